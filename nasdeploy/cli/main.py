@@ -1,0 +1,36 @@
+"""The command `nasdeploy`: one thin file a command, and errors as one line with an exit code.
+
+Modules of this package import nothing heavy at the top: `--help` has to be there in a third of a second.
+"""
+
+import sys
+
+import typer
+
+from nasdeploy.errors import Interrupted, NasdeployError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def _nasdeploy() -> None:
+    """From your images and your device to the most accurate network that measurably meets a latency budget."""
+
+
+def main() -> None:
+    """Console script; maps every expected error to one line on stderr and its exit code."""
+    try:
+        app()
+    except NasdeployError as error:
+        _stop(error)
+    except KeyboardInterrupt:
+        _stop(Interrupted("stopped; what was finished is kept, and the same command resumes"))
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        _stop(NasdeployError(f"{error.filename}: {error.strerror}"))
+
+
+def _stop(error: NasdeployError) -> None:
+    print(f"nasdeploy: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)

@@ -1,0 +1,98 @@
+"""Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nasdeploy.errors import UserError
+from nasdeploy.registry import suggestion
+
+
+class Settings(BaseModel):
+    """Base of everything that a user writes: immutable, unknown keys and silent conversions refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no settings; write one 'key: value' a line")
+    return data
+
+
+def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML."""
+    changed: dict[str, Any] = json.loads(json.dumps(data))
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path:
+            raise UserError(f"--set {assignment}: write it as key.key=value")
+        *parents, last = path.split(".")
+        target = changed
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {assignment}: {parent} holds a value, not settings")
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {assignment}: '{text}' is not a valid YAML value") from None
+    return changed
+
+
+def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
+    """`data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
+    try:
+        # By way of JSON, where strict mode still takes a list for a tuple.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first(model, error)}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _first(model: type[BaseModel], error: ValidationError) -> str:
+    """The most telling of the errors in one line: an unknown key first, since it often causes a missing one."""
+    found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")[0]
+    where = ".".join(str(part) for part in found["loc"])
+    if found["type"] == "extra_forbidden":
+        known = _keys(model, found["loc"][:-1])
+        return f"unknown key '{where}'{suggestion(str(found['loc'][-1]), known)}"
+    if found["type"] == "missing":
+        return f"{where} is missing"
+    message = found["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
+    value = json.dumps(found["input"], default=str)
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{where} is {shown}: {message[0].lower() + message[1:]}"
+
+
+def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
+    """Keys that the settings at `path` inside `model` may have."""
+    models: list[type[BaseModel]] = [model]
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if inner:
+            models = [found for annotation in inner for found in _models_in(annotation)]
+    return {name for found in models for name in found.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

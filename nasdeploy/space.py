@@ -1,0 +1,188 @@
+"""Search spaces: choices, and slots that read them. Plans, costs and the keys to measure derive from slots."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import product
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from nasdeploy.arch import Arch, Choice, Json, flatten
+from nasdeploy.errors import UserError
+from nasdeploy.plan import Block, Plan, Shape, Step
+from nasdeploy.registry import suggestion
+
+Codes = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One position of the network, the choices that it reads, and how often it runs for one sample."""
+
+    name: str
+    reads: tuple[str, ...]
+    times: int = 1
+
+
+class SearchSpace(ABC):
+    """A set of architectures, given by choices and by the block that each slot holds for given values.
+
+    A subclass sets `name`, `choices` and `slots` and defines `block` and `inputs`; a network whose steps do not form a
+    chain also overrides `plan`.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    slots: tuple[Slot, ...]
+
+    @abstractmethod
+    def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+        """The block in `slot` for the values that the slot reads; None where the network has none (absent depth)."""
+
+    @abstractmethod
+    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
+        """Names and shapes (without batch) of the network's inputs."""
+
+    @property
+    def named(self) -> Mapping[str, Arch]:
+        """Architectures with a published name."""
+        return {}
+
+    # -- architectures
+
+    def arch(self, data: Json) -> Arch:
+        """The canonical architecture for values by name or nested JSON; raises `UserError` naming what does not fit.
+
+        Canonical: a choice that no present slot reads has its first value, so equal networks are equal architectures.
+        """
+        values = data if isinstance(data, Arch) else flatten(data)
+        names = {choice.name for choice in self.choices}
+        for name in values:
+            if name not in names:
+                raise UserError(f"architecture: '{name}' is no choice of space {self.name}{suggestion(name, names)}")
+        for choice in self.choices:
+            if choice.name not in values:
+                raise UserError(f"architecture: {choice.name} is missing; allowed: {_list(choice.values)}")
+            if values[choice.name] not in choice.values:
+                found = values[choice.name]
+                raise UserError(f"architecture: {choice.name} is {found}; allowed: {_list(choice.values)}")
+        return self._canonical({choice.name: values[choice.name] for choice in self.choices})
+
+    def _canonical(self, values: Mapping[str, int]) -> Arch:
+        read = {name for slot in self.slots if self.block_at(slot, values) is not None for name in slot.reads}
+        return Arch({c.name: values[c.name] if c.name in read else c.values[0] for c in self.choices})
+
+    def plan(self, arch: Arch) -> Plan:
+        """The network of `arch`: here a chain of the present blocks."""
+        cached = self._plans.get(arch)
+        if cached is None:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.clear()
+            cached = self._plans[arch] = self._chain(arch)
+        return cached
+
+    @cached_property
+    def _plans(self) -> dict[Arch, Plan]:
+        return {}
+
+    def _chain(self, arch: Arch) -> Plan:
+        inputs = self.inputs(arch)
+        previous = inputs[0][0]
+        steps = []
+        for slot in self.slots:
+            block = self.block_at(slot, arch)
+            if block is not None:
+                steps.append(Step(slot.name, block, (previous,), slot.times))
+                previous = slot.name
+        return Plan(inputs, tuple(steps), (previous,))
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """An architecture with each choice uniform over its values (the distribution of supernet training)."""
+        return self._canonical({c.name: c.values[rng.integers(len(c.values))] for c in self.choices})
+
+    def smallest(self) -> Arch:
+        """The architecture with the smallest value of every choice."""
+        return self._canonical({c.name: c.values[0] for c in self.choices})
+
+    def largest(self) -> Arch:
+        """The architecture with the largest value of every choice."""
+        return self._canonical({c.name: c.values[-1] for c in self.choices})
+
+    # -- integer arrays
+
+    @property
+    def size(self) -> int:
+        """Number of combinations of values."""
+        return prod(len(choice.values) for choice in self.choices)
+
+    def sample_codes(self, count: int, rng: np.random.Generator) -> Codes:
+        """Codes `[count, choices]`, each choice uniform; not brought into canonical form."""
+        return np.stack([rng.integers(len(c.values), size=count, dtype=np.int16) for c in self.choices], axis=1)
+
+    def mutate(self, codes: Codes, probability: float, rng: np.random.Generator) -> Codes:
+        """Each gene of `codes` `[n, choices]` drawn anew (uniform over its values) with the given probability."""
+        return np.where(rng.random(codes.shape) < probability, self.sample_codes(len(codes), rng), codes)
+
+    def crossover(self, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
+        """Uniform crossover of equally long `a` and `b` `[n, choices]`: each gene from either parent, 0.5."""
+        return np.where(rng.random(a.shape) < 0.5, a, b)
+
+    def encode(self, archs: Sequence[Arch]) -> Codes:
+        """Codes `[n, choices]`: for each choice the index of its value."""
+        places = [(c.name, {value: index for index, value in enumerate(c.values)}) for c in self.choices]
+        return np.array([[place[arch[name]] for name, place in places] for arch in archs], dtype=np.int16).reshape(
+            len(archs), len(self.choices)
+        )
+
+    def decode(self, codes: Codes) -> list[Arch]:
+        """The canonical architectures of codes `[n, choices]`."""
+        return [
+            self._canonical({c.name: c.values[index] for c, index in zip(self.choices, row, strict=True)})
+            for row in codes
+        ]
+
+    # -- blocks
+
+    def block_at(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+        """`block`, remembered: a space has few distinct blocks and asks for them often."""
+        place = (slot.name, *(values[name] for name in slot.reads))
+        if place not in self._blocks:
+            self._blocks[place] = self.block(slot, {name: values[name] for name in slot.reads})
+        return self._blocks[place]
+
+    @cached_property
+    def _blocks(self) -> dict[tuple[str | int, ...], Block | None]:
+        return {}
+
+    @cached_property
+    def values_of(self) -> Mapping[str, tuple[int, ...]]:
+        """Admissible values by choice name."""
+        return {choice.name: choice.values for choice in self.choices}
+
+    def blocks_of(self, slot: Slot) -> Iterator[Block | None]:
+        """The slot's block for every combination of the values that it reads; the last choice varies fastest."""
+        for combination in product(*(self.values_of[name] for name in slot.reads)):
+            yield self.block_at(slot, dict(zip(slot.reads, combination, strict=True)))
+
+    def distinct_blocks(self) -> dict[str, Block]:
+        """Every block that some architecture holds, by key, in order of first appearance."""
+        found = (block for slot in self.slots for block in self.blocks_of(slot) if block is not None)
+        return {block.key: block for block in found}
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
+        choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
+        blocks = [f"{slot.name}:{block.key if block else '-'}" for slot in self.slots for block in self.blocks_of(slot)]
+        return sha256("\n".join([*choices, *blocks]).encode()).hexdigest()[:12]
+
+
+_PLANS_KEPT = 4096
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)
