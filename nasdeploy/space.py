@@ -149,7 +149,7 @@ class SearchSpace(ABC):
 
     def block_at(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
         """`block`, remembered: a space has few distinct blocks and asks for them often."""
-        place = (slot.name, *(values[name] for name in slot.reads))
+        place: tuple[str | int, ...] = (slot.name, *(values[name] for name in slot.reads))
         if place not in self._blocks:
             self._blocks[place] = self.block(slot, {name: values[name] for name in slot.reads})
         return self._blocks[place]
