@@ -1,0 +1,167 @@
+"""What was measured of architectures: accuracies and whole-network latencies, in an SQLite database.
+
+Nothing is evaluated twice, and what `put` returned from is still there after a kill or a power cut.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from math import nan
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from nasdeploy.errors import UserError
+
+_SCHEMA_VERSION = 1
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS supernet (digest TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS evaluations (
+    digest TEXT PRIMARY KEY, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
+    images INTEGER NOT NULL, seconds REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS measurements (
+    digest TEXT, device TEXT, median REAL NOT NULL, p10 REAL NOT NULL, p90 REAL NOT NULL, n INTEGER NOT NULL,
+    predicted REAL NOT NULL, PRIMARY KEY (digest, device)
+) STRICT;
+PRAGMA user_version = {_SCHEMA_VERSION};
+COMMIT;
+"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy of one architecture on `images` held-out training images, after recalibration."""
+
+    digest: str
+    arch: str
+    """The architecture as JSON text."""
+    top1: float
+    """0..1"""
+    top1_error: float
+    """Standard error of `top1`."""
+    cross_entropy: float
+    """Mean, in nats; not a number if the network's logits were not."""
+    images: int
+    seconds: float
+    """Time that the evaluation took."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latency of one whole network on one device, in seconds."""
+
+    digest: str
+    device: str
+    median: float
+    p10: float
+    p90: float
+    n: int
+    """Number of timed runs."""
+    predicted: float
+    """What the latency table said before it was measured."""
+
+
+Row = TypeVar("Row", Evaluation, Measurement)
+
+
+class Evaluations:
+    """The evaluations of one supernet. A context manager; closes the database at the end."""
+
+    def __init__(self, path: Path, supernet: str) -> None:
+        """Opens or creates the database; raises `UserError` if it is damaged or of another `supernet` (a digest)."""
+        self._path = path
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Statements commit by themselves: each `put` is a transaction.
+            self._connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._prepare(supernet)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, supernet: str) -> None:
+        with self._errors():
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _SCHEMA_VERSION):
+                raise UserError(f"{self._path}: of another version of nasdeploy; move it away or use another run")
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA)
+            self._connection.execute(
+                "INSERT INTO supernet SELECT ? WHERE NOT EXISTS (SELECT * FROM supernet)", (supernet,)
+            )
+            found = self._connection.execute("SELECT digest FROM supernet").fetchone()[0]
+        if found != supernet:
+            raise UserError(
+                f"{self._path}: holds evaluations of another supernet ({found}, not {supernet}); "
+                "move it away, or search in another run"
+            )
+
+    def get(self, digest: str) -> Evaluation | None:
+        """The evaluation of an architecture, None if there is none."""
+        return next(self._select(Evaluation, "evaluations WHERE digest = ?", digest), None)
+
+    def put(self, evaluation: Evaluation) -> None:
+        """Keep an evaluation; of an architecture that was evaluated before, the first one stays."""
+        self._insert("evaluations", evaluation, "ON CONFLICT (digest) DO NOTHING")
+
+    def all(self) -> list[Evaluation]:
+        """All evaluations, in the order in which they were made."""
+        return list(self._select(Evaluation, "evaluations ORDER BY rowid"))
+
+    def get_measurement(self, digest: str, device: str) -> Measurement | None:
+        """The latency of an architecture on a device, None if it was not measured."""
+        return next(self._select(Measurement, "measurements WHERE digest = ? AND device = ?", digest, device), None)
+
+    def put_measurement(self, measurement: Measurement) -> None:
+        """Keep a latency; one of the same architecture on the same device is replaced."""
+        changed = ", ".join(f"{f.name} = excluded.{f.name}" for f in fields(Measurement)[2:])
+        self._insert("measurements", measurement, f"ON CONFLICT (digest, device) DO UPDATE SET {changed}")
+
+    def all_measurements(self) -> list[Measurement]:
+        """All latencies, in the order in which they were first measured."""
+        return list(self._select(Measurement, "measurements ORDER BY rowid"))
+
+    def close(self) -> None:
+        """Close the database; everything is on disk already."""
+        self._connection.close()
+
+    def __enter__(self) -> "Evaluations":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _select(self, row: type[Row], rest: str, *values: str) -> Iterator[Row]:
+        columns = ", ".join(field.name for field in fields(row))
+        with self._errors():
+            found: list[tuple[Any, ...]] = self._connection.execute(f"SELECT {columns} FROM {rest}", values).fetchall()
+        return (row(*map(_number, one)) for one in found)
+
+    def _insert(self, table: str, row: Evaluation | Measurement, conflict: str) -> None:
+        columns = ", ".join(field.name for field in fields(row))
+        places = ", ".join("?" for _ in fields(row))
+        with self._errors():
+            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places}) {conflict}", astuple(row))
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{self._path}: {error}; check the path, the disk and that no other search runs") from None
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            raise UserError(f"{self._path}: damaged ({error}); restore it, or move it away and search anew") from None
+
+
+def _number(value: Any) -> Any:
+    """SQLite keeps NaN as NULL."""
+    return nan if value is None else value

@@ -1,0 +1,151 @@
+"""Files that appear whole or not at all, and JSON read back with mistakes reported in one line."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, BinaryIO
+
+from nasdeploy.errors import UserError
+
+_PARTIAL = ".partial"
+_FULL_BELOW_BYTES = 1 << 20
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path whose file takes the place of `path` when the block ends, and is removed if it raises.
+
+    The temporary file has the same name, in a hidden directory beside `path`: writers that look at the suffix work,
+    and whoever lists the folder never sees a half-written file. Missing parent directories are created. Raises
+    `UserError` if the place cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(mkdtemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent))
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    partial = workspace / path.name
+    try:
+        with disk_full_named(path):
+            yield partial
+            _sync(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextmanager
+def disk_full_named(path: Path) -> Iterator[None]:
+    """Turns the errors that a full disk causes while `path` is written into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _disk_full(path) from None
+    except RuntimeError as error:
+        # torch.save reports a failed write without an errno.
+        if shutil.disk_usage(path.parent).free >= _FULL_BELOW_BYTES:
+            raise
+        raise _disk_full(path) from error
+
+
+def _disk_full(path: Path) -> UserError:
+    return UserError(f"{path}: cannot be written, disk full; free some space and run the same command again")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full(path)
+    return UserError(f"{path}: cannot be written ({error.strerror}); check the path and its permissions")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_partial(directory: Path) -> None:
+    """Delete what killed processes left half-written below `directory`; nobody may be writing there meanwhile."""
+    for leftover in list(directory.rglob(f".*{_PARTIAL}")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a binary file, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON, whole or not at all; raises `ValueError` for numbers that are not finite."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises `UserError` if it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not valid JSON ({error}); restore it or make it anew") from None
+
+
+def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one JSON object as a line, after removing a line that a killed process left unfinished.
+
+    The line survives a kill of this process, not a power cut. One process at a time may append.
+    """
+    text = json.dumps(line, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_full_named(path), path.open("a+b") as file:
+        _drop_torn_line(file)
+        file.write(text.encode("utf-8"))
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none if there is no file yet; raises `UserError` if one is damaged.
+
+    A last line without its line break is one that a killed process left unfinished, and is left out.
+    """
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    lines = content.split(b"\n")[:-1]
+    return [_json_line(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _json_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: line {number} is damaged ({error}); remove that line") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: line {number} holds no JSON object; remove that line")
+    return data

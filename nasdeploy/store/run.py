@@ -1,0 +1,213 @@
+"""A run: the directory that holds everything made from one recipe, and the manifest that says what is finished."""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import time_ns
+from typing import Any, Literal
+
+from pydantic import Field
+
+from nasdeploy.errors import UserError
+from nasdeploy.settings import Settings, parse
+from nasdeploy.store.files import read_json, remove_partial, write_json
+from nasdeploy.store.versions import installed_versions
+
+StepName = Literal["train", "profile", "search", "export"]
+Facts = dict[str, Any]
+
+RUNS = Path("runs")
+_MANIFEST = "manifest.json"
+_LOCK = ".lock"
+
+
+class Manifest(Settings):
+    """What a run is and which steps of it are finished, with their facts (JSON values)."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    recipe: dict[str, Any]
+    space: str
+    classes: tuple[str, ...]
+    seed: int
+    versions: dict[str, str]
+    created: str
+    finished: dict[StepName, Facts] = Field(default_factory=dict)
+
+
+class Run:
+    """A run directory. Make one with `create`, `open` or `latest`; write to it only inside `lock`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self._manifest = manifest
+        self._locks = 0
+
+    @classmethod
+    def create(
+        cls, root: Path, name: str, *, recipe: Mapping[str, Any], space: str, classes: Sequence[str], seed: int
+    ) -> "Run":
+        """A new run `root/name`; `space` is the space's digest. Raises `UserError` if there is one of that name."""
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise UserError(
+                f"run name '{name}': use letters, digits, '.', '_' and '-', starting with a letter or digit"
+            )
+        path = root / name
+        manifest = Manifest(
+            name=name,
+            recipe=dict(recipe),
+            space=space,
+            classes=tuple(classes),
+            seed=seed,
+            versions=installed_versions(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        run = cls(path, manifest)
+        path.mkdir(parents=True, exist_ok=True)
+        with run.lock():
+            run._refuse_to_mix()
+            run._save()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """The run in a directory, now the latest; raises `UserError` if there is none or its manifest is damaged."""
+        file = path / _MANIFEST
+        if not file.is_file():
+            raise UserError(
+                f"{path}: no run there (no {_MANIFEST}); give the directory of one, such as {RUNS / 'NAME'}"
+            )
+        run = cls(path, _read(file))
+        run._touch()
+        return run
+
+    @classmethod
+    def latest(cls, root: Path = RUNS) -> "Run":
+        """The most recently used run in `root`; raises `UserError` if there is none."""
+        files = root.glob(f"[!.]*/{_MANIFEST}")
+        found = [(file.stat().st_mtime_ns, file.parent.name, file.parent) for file in files]
+        if not found:
+            raise UserError(
+                f"no run in {root}; start one with 'nasdeploy train RECIPE', or give its directory with --run"
+            )
+        return cls.open(max(found)[2])
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run is, as last read or written by this process."""
+        return self._manifest
+
+    @property
+    def metrics(self) -> Path:
+        """Training metrics, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of training checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def search_database(self) -> Path:
+        """SQLite database of evaluated architectures."""
+        return self.path / "search.sqlite"
+
+    @property
+    def search_result(self) -> Path:
+        """JSON file with the search's winner and Pareto front."""
+        return self.path / "search.json"
+
+    @property
+    def exports(self) -> Path:
+        """Directory with one directory for each exported architecture."""
+        return self.path / "export"
+
+    def is_finished(self, step: StepName) -> bool:
+        """Whether a step of this run was completed."""
+        return step in self._manifest.finished
+
+    def facts(self, step: StepName) -> Facts:
+        """The facts that a finished step left; raises `UserError` if it is not finished."""
+        if not self.is_finished(step):
+            raise UserError(f"{self.path}: 'nasdeploy {step}' has not finished in this run; run it first")
+        return self._manifest.finished[step]
+
+    def finish(self, step: StepName, facts: Mapping[str, Any]) -> None:
+        """Record a step as finished, with what later steps and the user want to know (JSON values)."""
+        with self.lock():
+            current = _read(self.path / _MANIFEST)
+            self._manifest = current.model_copy(update={"finished": {**current.finished, step: dict(facts)}})
+            self._save()
+
+    def discard(self) -> None:
+        """Delete the run and everything in it."""
+        # Out of sight in one step: a new run of this name must never find half of the old one's files.
+        discarded = self.path.with_name(f".{self.path.name}.discarded")
+        shutil.rmtree(discarded, ignore_errors=True)
+        with self.lock():
+            self.path.rename(discarded)
+            shutil.rmtree(discarded)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Exclusive use of the run by this process, which may nest it; raises `UserError` if another process has it.
+
+        The operating system gives it up when the process ends, however it ends. Holding it, what killed processes
+        left half-written is removed.
+        """
+        if self._locks == 0:
+            with _locked(self.path):
+                remove_partial(self.path)
+                yield from self._held()
+        else:
+            yield from self._held()
+
+    def _held(self) -> Iterator[None]:
+        self._locks += 1
+        try:
+            yield
+        finally:
+            self._locks -= 1
+
+    def _refuse_to_mix(self) -> None:
+        if (self.path / _MANIFEST).exists():
+            raise UserError(f"{self.path}: there is such a run; give another name, or --restart to replace it")
+        if any(entry.name != _LOCK for entry in self.path.iterdir()):
+            raise UserError(f"{self.path}: holds files but no run; give another name, or empty that directory")
+
+    def _save(self) -> None:
+        write_json(self.path / _MANIFEST, self._manifest.model_dump(mode="json"))
+        self._touch()
+
+    def _touch(self) -> None:
+        """Make this run the latest, as far as the file system allows (a copy may be read-only)."""
+        now = time_ns()
+        try:
+            os.utime(self.path / _MANIFEST, ns=(now, now))
+        except OSError:
+            return
+
+
+def _read(file: Path) -> Manifest:
+    data = read_json(file)
+    if not isinstance(data, dict):
+        raise UserError(f"{file}: damaged, it holds no JSON object; restore it or train anew with --restart")
+    return parse(Manifest, data, str(file))
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    # A POSIX record lock: unlike flock it is not shared with data-loader workers that outlive a killed parent.
+    with (directory / _LOCK).open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{directory}: in use by another process; wait for it or give the run another name"
+            ) from None
+        yield
