@@ -1,0 +1,81 @@
+"""Functions that every block family is made of, on explicit tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Which statistics batch normalisation uses.
+
+    `batch`: those of the batch, else the running ones. With `momentum` > 0 the running ones move towards the batch's.
+    """
+
+    batch: bool
+    momentum: float = 0.0
+
+
+BATCH = Statistics(batch=True)
+"""Training: normalise by the batch; running statistics are neither used nor changed."""
+RUNNING = Statistics(batch=False)
+"""Inference: normalise by running statistics."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "relu": F.relu, "hswish": F.hardswish}
+BN_EPS = 1e-5
+
+
+class NormTensors(NamedTuple):
+    """Scale, shift, running mean and running variance, `[channels]` each."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
+    """The leading `channels` of a normalisation."""
+    weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    if channels == norm.num_features:
+        return NormTensors(weight, bias, mean, var)
+    return NormTensors(weight[:channels], bias[:channels], mean[:channels], var[:channels])
+
+
+def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics) -> Tensor:
+    """Batch normalisation of `[N, channels, H, W]`."""
+    if statistics.batch and not statistics.momentum:
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, BN_EPS)
+    return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, BN_EPS)
+
+
+def slice_conv(weight: Tensor, out_channels: int, in_channels: int) -> Tensor:
+    """The leading output and input channels of a convolution's weight `[out, in, k, k]`."""
+    if weight.shape[1] != in_channels:
+        weight = weight[:out_channels, :in_channels]
+    elif weight.shape[0] != out_channels:
+        weight = weight[:out_channels]
+    return weight
+
+
+def centre_crop(weight: Tensor, channels: int, kernel_size: int) -> Tensor:
+    """The leading channels and the central taps of a depthwise weight `[channels, 1, k, k]`."""
+    if weight.shape[0] != channels:
+        weight = weight[:channels]
+    margin = (weight.shape[-1] - kernel_size) // 2
+    if margin:
+        weight = weight[:, :, margin : margin + kernel_size, margin : margin + kernel_size]
+    return weight
+
+
+def drop_connect(x: Tensor, rate: float) -> Tensor:
+    """Zero whole samples of `[N, ...]` with probability `rate`; the others are scaled by 1 / (1 - rate)."""
+    if rate == 0.0:
+        return x
+    keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
+    return x * (keep / (1.0 - rate))

@@ -1,0 +1,194 @@
+"""Search spaces that are tables of stages (AlphaNet, Table 7): stem, MBConv stages, pooling head; choices per stage."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from nasdeploy.arch import Arch, Choice
+from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, strided
+from nasdeploy.errors import UserError
+from nasdeploy.plan import Block, Shape
+from nasdeploy.settings import Settings
+from nasdeploy.space import SearchSpace, Slot
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("list the values in ascending order, each once")
+    return values
+
+
+def _odd(values: tuple[int, ...]) -> tuple[int, ...]:
+    if any(value % 2 == 0 for value in values):
+        raise ValueError("kernel sizes are odd")
+    return values
+
+
+Values = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=64), AfterValidator(_ascending)
+]
+Kernels = Annotated[Values, AfterValidator(_odd)]
+ActivationName = Literal["swish", "relu", "hswish"]
+
+
+class StemRow(Settings):
+    """The first convolution."""
+
+    width: Values
+    kernel: Literal[3, 5, 7] = 3
+    stride: Literal[1, 2] = 2
+
+
+class StageRow(Settings):
+    """A stage: blocks of one width, kernel and expansion; the stride is that of the first block."""
+
+    width: Values
+    depth: Values
+    kernel: Kernels
+    expand: Values
+    stride: Literal[1, 2] = 1
+    se: bool = False
+    activation: ActivationName | None = None
+
+
+class HeadRow(Settings):
+    """The pooling head: `expand` times the last stage's width before pooling, `width` after it."""
+
+    width: Values
+    expand: int = Field(default=6, ge=1, le=16)
+
+
+class MobileNetTable(Settings):
+    """A search space as a user declares it in YAML."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    resolution: Values
+    activation: ActivationName = "swish"
+    stem: StemRow
+    stages: tuple[StageRow, ...] = Field(min_length=1, max_length=16)
+    head: HeadRow
+    named: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _resolution_survives(self) -> "MobileNetTable":
+        strides = prod([self.stem.stride, *(stage.stride for stage in self.stages)])
+        if self.resolution[0] < strides:
+            raise ValueError(f"resolution {self.resolution[0]} is smaller than the product of the strides, {strides}")
+        return self
+
+
+class MobileNetSpace(SearchSpace):
+    """The space of a table, for a number of classes.
+
+    Choices: `resolution`, `width.0` (stem) .. `width.S` (last stage) and `width.S+1` (head), and per stage `depth.s`,
+    `kernel_size.s`, `expand_ratio.s`. A smaller depth keeps a stage's first blocks.
+    """
+
+    def __init__(self, table: MobileNetTable, classes: int) -> None:
+        self.table, self.classes, self.name = table, classes, table.name
+        self.choices = _choices(table)
+        self.slots = (
+            Slot("stem", ("resolution", "width.0")),
+            *(slot for stage in range(len(table.stages)) for slot in self._stage_slots(stage)),
+            Slot("head", ("resolution", f"width.{len(table.stages)}", f"width.{len(table.stages) + 1}")),
+        )
+
+    def _stage_slots(self, stage: int) -> list[Slot]:
+        row = self.table.stages[stage]
+        own = (f"width.{stage + 1}", f"kernel_size.{stage}", f"expand_ratio.{stage}")
+        slots = [Slot(f"stage{stage + 1}_block1", ("resolution", f"width.{stage}", *own))]
+        for number in range(2, row.depth[-1] + 1):
+            depth = (f"depth.{stage}",) if number > row.depth[0] else ()
+            slots.append(Slot(f"stage{stage + 1}_block{number}", ("resolution", *own, *depth)))
+        return slots
+
+    @cached_property
+    def _sides(self) -> dict[int, tuple[int, ...]]:
+        """For each resolution the side of the feature map that enters each stage, and the head."""
+        sides = {}
+        for resolution in self.table.resolution:
+            side = [strided(resolution, self.table.stem.stride)]
+            for row in self.table.stages:
+                side.append(strided(side[-1], row.stride))
+            sides[resolution] = tuple(side)
+        return sides
+
+    def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+        """The block of a slot; None beyond the stage's depth."""
+        table, resolution = self.table, values["resolution"]
+        last = len(table.stages)
+        if slot.name == "stem":
+            return Stem(resolution, values["width.0"], table.stem.kernel, table.stem.stride, table.activation)
+        if slot.name == "head":
+            width, out = values[f"width.{last}"], values[f"width.{last + 1}"]
+            side = self._sides[resolution][last]
+            return PoolHead(side, width, out, table.head.expand, self.classes, table.activation)
+        stage, number = _place(slot)
+        return None if number > values.get(f"depth.{stage}", number) else self._mbconv(stage, number, values)
+
+    def _mbconv(self, stage: int, number: int, values: Mapping[str, int]) -> MBConv:
+        row, width, first = self.table.stages[stage], values[f"width.{stage + 1}"], number == 1
+        return MBConv(
+            side=self._sides[values["resolution"]][stage if first else stage + 1],
+            in_channels=values[f"width.{stage}"] if first else width,
+            out_channels=width,
+            kernel_size=values[f"kernel_size.{stage}"],
+            expand_ratio=values[f"expand_ratio.{stage}"],
+            stride=row.stride if first else 1,
+            se=row.se,
+            activation=row.activation or self.table.activation,
+        )
+
+    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
+        """One RGB image at the architecture's resolution."""
+        return (("input", (3, arch["resolution"], arch["resolution"])),)
+
+    @cached_property
+    def named(self) -> Mapping[str, Arch]:
+        """Architectures that the table names."""
+        return {name: self.arch(values) for name, values in self.table.named.items()}
+
+    def drop_rates(self, dropout: float, drop_connect: float) -> dict[str, float]:
+        """Drop probability by slot for the largest network: dropout in the head, drop-connect in the last two stages.
+
+        Drop-connect grows with the block's index over all blocks of the largest network (AlphaNet's recipe).
+        """
+        blocks = [slot for slot in self.slots if slot.name not in ("stem", "head")]
+        late = len(self.table.stages) - 2
+        rates = {
+            slot.name: drop_connect * index / len(blocks)
+            for index, slot in enumerate(blocks)
+            if _place(slot)[0] >= late
+        }
+        return rates | {"head": dropout}
+
+
+def _choices(table: MobileNetTable) -> tuple[Choice, ...]:
+    widths = [table.stem.width, *(row.width for row in table.stages), table.head.width]
+    return (
+        Choice("resolution", table.resolution),
+        *(Choice(f"width.{place}", values) for place, values in enumerate(widths)),
+        *(Choice(f"depth.{stage}", row.depth) for stage, row in enumerate(table.stages)),
+        *(Choice(f"kernel_size.{stage}", row.kernel) for stage, row in enumerate(table.stages)),
+        *(Choice(f"expand_ratio.{stage}", row.expand) for stage, row in enumerate(table.stages)),
+    )
+
+
+def _place(slot: Slot) -> tuple[int, int]:
+    """Stage (from 0) and block number (from 1) of a slot called `stageS_blockN`."""
+    stage, number = slot.name.removeprefix("stage").split("_block")
+    return int(stage) - 1, int(number)
+
+
+def space_from_table(table: MobileNetTable, classes: int) -> MobileNetSpace:
+    """The space of a table; raises `UserError` if one of its named architectures lies outside it."""
+    space = MobileNetSpace(table, classes)
+    for name, values in table.named.items():
+        try:
+            space.arch(values)
+        except UserError as error:
+            raise UserError(f"space {table.name}: named.{name}: {error}") from None
+    return space

@@ -1,0 +1,75 @@
+"""A sub-network inside the supernet and the same one extracted must be the same function, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nasdeploy.arch import Arch
+from nasdeploy.nn.network import Network
+from nasdeploy.nn.rescale import rescale
+from nasdeploy.space import SearchSpace
+from nasdeploy.spaces import SPACES, load_space
+from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import Supernet, input_side
+
+ARCHS = 50
+IMAGE_SIDE = {"alphanet": 64, "cifar10": 32, "digits": 12}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def randomised(module: nn.Module, seed: int = 0) -> None:
+    """Random batch-norm weights and statistics: a fresh supernet's zero scales hide every slicing bug."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.weight.uniform_(0.5, 1.5, generator=generator)
+                norm.bias.normal_(0, 0.2, generator=generator)
+                norm.running_mean.normal_(0, 0.2, generator=generator)
+                norm.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+def at_resolutions(name: str) -> SearchSpace:
+    """The space; for alphanet with resolutions that a test can afford."""
+    if name != "alphanet":
+        return load_space(name, 10)
+    from nasdeploy.spaces import load_table
+    from nasdeploy.spaces.mobilenet import space_from_table
+
+    table = load_table(name).model_copy(update={"resolution": (48, 56, 64, 72), "named": {}})
+    return space_from_table(table, 10)
+
+
+def gradients_of_supernet(supernet: Supernet, network: Network, arch: Arch) -> list[tuple[Tensor, Tensor]]:
+    """Pairs (gradient in the supernet, sliced; gradient in the network), by slicing the supernet's gradients."""
+    holder = Supernet(supernet.space)
+    for to, source in zip(holder.parameters(), supernet.parameters(), strict=True):
+        to.data.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
+    sliced = extract(holder, arch)
+    return [(a, b.grad) for a, b in zip(sliced.parameters(), network.parameters(), strict=True) if b.grad is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", SPACES)
+def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
+    space = at_resolutions(name)
+    torch.manual_seed(0)
+    supernet = Supernet(space).to(memory_format=LAYOUTS[layout])
+    randomised(supernet)
+    rng = np.random.default_rng(0)
+    images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
+    for _ in range(ARCHS):
+        arch = space.sample(rng)
+        network = extract(supernet, arch).to(memory_format=LAYOUTS[layout])
+        supernet.zero_grad()
+        logits = supernet(images, arch)
+        alone = network(rescale(images, input_side(network.plan)))
+        assert torch.equal(logits, alone)
+        logits.square().sum().backward()
+        alone.square().sum().backward()
+        pairs = gradients_of_supernet(supernet, network, arch)
+        assert len(pairs) == len(list(network.parameters()))
+        for in_supernet, in_network in pairs:
+            assert torch.equal(in_supernet, in_network)
