@@ -1,0 +1,122 @@
+"""From the sum of a network's table entries to its latency: an affine map, fitted on whole networks, and its error.
+
+A network is not the sum of its blocks: each call of a runtime costs something once, and blocks measured alone pay for
+it every time. Hence three terms: the sum of entries, the number of blocks, and a constant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasdeploy.costs import Floats
+
+_NOISE = 0.02
+"""Relative residual from which a robust fit counts a network less: what two measurements may well differ by."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`latency = slope * entries + per_block * blocks + offset`, in seconds."""
+
+    slope: float
+    per_block: float
+    offset: float
+
+    def __call__(self, entries: Floats, blocks: Floats) -> Floats:
+        """Latencies `[n]` of networks, given the sums of their entries `[n]` and their numbers of blocks `[n]`."""
+        return self.slope * entries + self.per_block * blocks + self.offset
+
+
+def fit(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]) -> Calibration:
+    """Least squares on relative residuals, the slope not negative.
+
+    With fewer networks than terms, or all of one depth, the solution nearest to the plain sum is taken.
+    """
+    from scipy.optimize import lsq_linear
+
+    matrix, target, scale = _relative(entries, blocks, seconds)
+    found = lsq_linear(matrix, target, bounds=(_LOWER / scale, np.inf), lsq_solver="exact", tol=1e-14)
+    return _calibration(found.x * scale)
+
+
+def fit_robust(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]) -> Calibration:
+    """As `fit`, but a network that lies far off counts only linearly (soft L1 loss)."""
+    from scipy.optimize import least_squares
+
+    matrix, target, scale = _relative(entries, blocks, seconds)
+    first = fit(entries, blocks, seconds)
+    start = (np.array([first.slope, first.per_block, first.offset]) - _PLAIN_SUM) / scale
+    found = least_squares(
+        lambda x: matrix @ x - target,
+        np.maximum(start, _LOWER / scale),
+        lambda x: matrix,
+        bounds=(_LOWER / scale, np.inf),
+        loss="soft_l1",
+        f_scale=_NOISE,
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
+    )
+    return _calibration(found.x * scale)
+
+
+_PLAIN_SUM = np.array([1.0, 0.0, 0.0])
+_LOWER = np.array([-1.0, -np.inf, -np.inf])
+"""Of the difference to the plain sum: a slope of 0."""
+
+
+def _relative(
+    entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]
+) -> tuple[Floats, Floats, Floats]:
+    """Matrix, target and column scales of the fit of what a network's latency differs from the plain sum by."""
+    measured = np.array(seconds, dtype=np.float64)
+    columns = np.stack([np.array(entries), np.array(blocks), np.ones(len(measured))], axis=1) / measured[:, None]
+    scale = 1 / np.abs(columns).max(axis=0)
+    return columns * scale, 1 - columns @ _PLAIN_SUM, scale
+
+
+def _calibration(difference: Floats) -> Calibration:
+    slope, per_block, offset = (float(value) for value in _PLAIN_SUM + difference)
+    return Calibration(max(slope, 0.0), per_block, offset)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Relative errors of predictions for networks that were not used for fitting."""
+
+    n: int
+    mean_absolute: float
+    p95: float
+    within_5_percent: float
+    within_10_percent: float
+    spearman: float
+    kendall: float
+    mean_absolute_by_third: tuple[float, float, float]
+    """Fast, middle and slow third of the networks."""
+
+
+def relative_errors(predicted: Sequence[float], measured: Sequence[float]) -> Floats:
+    """`(predicted - measured) / measured`."""
+    return np.array(predicted, dtype=np.float64) / np.array(measured, dtype=np.float64) - 1
+
+
+def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut | None:
+    """Statistics over at least three networks of different latency; None for fewer, which would say nothing."""
+    from scipy.stats import kendalltau, spearmanr
+
+    if len(set(measured)) < 3 or len(set(predicted)) < 3:
+        return None
+    absolute = np.abs(relative_errors(predicted, measured))
+    by_latency = absolute[np.argsort(measured)]
+    fast, middle, slow = (float(third.mean()) for third in np.array_split(by_latency, 3))
+    return HeldOut(
+        n=len(absolute),
+        mean_absolute=float(absolute.mean()),
+        p95=float(np.percentile(absolute, 95)),
+        within_5_percent=float((absolute <= 0.05).mean()),
+        within_10_percent=float((absolute <= 0.10).mean()),
+        spearman=float(spearmanr(predicted, measured).statistic),
+        kendall=float(kendalltau(predicted, measured).statistic),
+        mean_absolute_by_third=(fast, middle, slow),
+    )

@@ -1,0 +1,217 @@
+"""The latency table of a search space on a device: an entry for every block, calibrated on whole networks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nasdeploy.arch import Arch, Json
+from nasdeploy.costs import Floats, SlotCost, count
+from nasdeploy.errors import UserError
+from nasdeploy.extremes import extremes
+from nasdeploy.latency.calibration import Calibration, HeldOut, fit, fit_robust, held_out_error, relative_errors
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.device import differences, fingerprint
+from nasdeploy.latency.measure import Timing
+from nasdeploy.plan import Block, Plan
+from nasdeploy.runtimes.device import Device
+from nasdeploy.settings import Settings, parse
+from nasdeploy.space import SearchSpace, Slot
+from nasdeploy.store.files import read_json, write_text
+
+Role = Literal["calibration", "held-out", "search"]
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A whole network's latency, beside the terms of its prediction; times in seconds."""
+
+    arch: dict[str, Any]
+    role: Role
+    entries: float
+    """Sum of the table's entries of its blocks."""
+    blocks: int
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds, and their standard deviation as seen on whole networks."""
+
+    seconds: float
+    uncertainty: float
+
+
+class LatencyTable(Settings):
+    """Latencies in seconds by block key, and how they add up to a network's. Made by `LatencyTable.fitted`."""
+
+    schema_version: Literal[1] = 1
+    conditions: Conditions
+    created: str
+    calibration: Calibration
+    held_out: HeldOut | None
+    """Error on the networks with that role."""
+    relative_uncertainty: float
+    """Standard deviation of relative errors, of the held-out networks if there are any."""
+    entries: dict[str, Timing]
+    networks: tuple[MeasuredNetwork, ...]
+
+    @classmethod
+    def fitted(
+        cls,
+        conditions: Conditions,
+        created: str,
+        entries: Mapping[str, Timing],
+        networks: Sequence[MeasuredNetwork],
+    ) -> "LatencyTable":
+        """A table calibrated on `networks` by their role; robustly if a search has added some."""
+        known = [network for network in networks if network.role != "held-out"]
+        held_out = [network for network in networks if network.role == "held-out"]
+        searched = any(network.role == "search" for network in networks)
+        calibration = (fit_robust if searched else fit)(*_terms(known), [n.timing.median for n in known])
+        return cls(
+            conditions=conditions,
+            created=created,
+            calibration=calibration,
+            held_out=held_out_error(_predicted(calibration, held_out), [n.timing.median for n in held_out]),
+            relative_uncertainty=_deviation(calibration, held_out or known),
+            entries=dict(entries),
+            networks=tuple(networks),
+        )
+
+    def with_measured(self, space: SearchSpace, measured: Mapping[Arch, Timing]) -> "LatencyTable":
+        """This table with more networks, measured during a search, in its calibration."""
+        added = [network_terms(self.entries, space, arch, "search", timing) for arch, timing in measured.items()]
+        replaced = [network.arch for network in added]
+        kept = [n for n in self.networks if n.role != "search" or n.arch not in replaced]
+        return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added])
+
+    # -- prediction
+
+    def predict(self, plan: Plan) -> Prediction:
+        """Latency of a network; raises `UserError` naming blocks that the table lacks."""
+        entries, blocks = _sums(self.entries, plan)
+        seconds = float(self.calibration(np.array(entries), np.array(blocks)))
+        return Prediction(seconds, self.relative_uncertainty * seconds)
+
+    @cached_property
+    def slot_costs(self) -> tuple[SlotCost, SlotCost]:
+        """The two columns of `Costs` that `latency_of` takes: sum of entries, number of blocks."""
+        return (self._entry, count)
+
+    def latency_of(self, columns: Floats) -> Floats:
+        """Latencies `[n]` of architectures, from the columns `[n, 2]` of `Costs(space, table.slot_costs)`."""
+        return self.calibration(columns[:, 0], columns[:, 1])
+
+    def range(self, space: SearchSpace) -> tuple[float, float]:
+        """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
+        fastest, slowest = extremes(space, self._calibrated)
+        return fastest.cost + self.calibration.offset, slowest.cost + self.calibration.offset
+
+    def _entry(self, slot: Slot, block: Block) -> float:
+        return slot.times * _median(self.entries, block.key)
+
+    def _calibrated(self, slot: Slot, block: Block) -> float:
+        return self.calibration.slope * self._entry(slot, block) + self.calibration.per_block * slot.times
+
+    # -- files
+
+    def save(self, path: Path) -> None:
+        """Write the table, one line an entry, whole or not at all."""
+        data = self.model_dump(mode="json")
+        write_text(path, _lines({**data, "sha256": _checksum(data)}))
+
+    @classmethod
+    def load(cls, path: Path) -> "LatencyTable":
+        """Read a table; raises `UserError` if it is damaged, was edited, or is of another version."""
+        data = read_json(path)
+        remedy = "restore it, or measure again with 'nasdeploy profile --restart'"
+        if not isinstance(data, dict) or data.pop("sha256", None) != _checksum(data):
+            raise UserError(f"{path}: damaged or edited, its content does not match its checksum; {remedy}")
+        try:
+            return parse(cls, data, str(path))
+        except UserError as error:
+            raise UserError(f"{error}; {remedy}") from None
+
+    def require_space(self, space: SearchSpace) -> None:
+        """Raise `UserError` unless this is the table of `space`."""
+        measured = self.conditions
+        if measured.space_digest != space.digest:
+            raise UserError(
+                f"the latency table is of space {measured.space} with {measured.classes} classes "
+                f"({measured.space_digest}), not of {space.name} ({space.digest}); run 'nasdeploy profile' for that one"
+            )
+
+
+def check_device(table: LatencyTable, device: Device, *, strict: bool) -> list[str]:
+    """What differs between the table's device and `device` on this machine; if strict, a `UserError` if anything."""
+    found = differences(table.conditions.fingerprint, fingerprint(device))
+    if found and strict:
+        raise UserError(
+            f"the latency table was measured on another device ({'; '.join(found)}); "
+            f"measure this one with 'nasdeploy profile --device {device.name}'"
+        )
+    return found
+
+
+def network_terms(
+    entries: Mapping[str, Timing], space: SearchSpace, arch: Arch, role: Role, timing: Timing
+) -> MeasuredNetwork:
+    """A measured network as a table keeps it; raises `UserError` naming blocks that `entries` lack."""
+    total, blocks = _sums(entries, space.plan(arch))
+    return MeasuredNetwork(arch.to_json(), role, total, blocks, timing)
+
+
+def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int]:
+    missing = sorted({key for key in plan.keys if key not in entries})
+    if missing:
+        raise _lacks(missing)
+    total = sum(step.times * entries[step.block.key].median for step in plan)
+    return total, sum(step.times for step in plan)
+
+
+def _median(entries: Mapping[str, Timing], key: str) -> float:
+    if key not in entries:
+        raise _lacks([key])
+    return entries[key].median
+
+
+def _lacks(keys: Sequence[str]) -> UserError:
+    shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+    return UserError(f"the latency table has no entry for {shown}; measure the space with 'nasdeploy profile'")
+
+
+def _terms(networks: Sequence[MeasuredNetwork]) -> tuple[list[float], list[float]]:
+    return [network.entries for network in networks], [float(network.blocks) for network in networks]
+
+
+def _predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
+    entries, blocks = _terms(networks)
+    return [float(seconds) for seconds in calibration(np.array(entries), np.array(blocks))]
+
+
+def _deviation(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> float:
+    errors = relative_errors(_predicted(calibration, networks), [n.timing.median for n in networks])
+    return float(np.sqrt((errors**2).mean()))
+
+
+def _checksum(data: Json) -> str:
+    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _lines(data: Mapping[str, Json]) -> str:
+    """JSON with a line for each entry and each network, so that a person and a `diff` can read it."""
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {_member(value)}" for key, value in data.items()) + "\n}\n"
+
+
+def _member(value: Json) -> str:
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n]"
+    if isinstance(value, dict):
+        return "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items()) + "\n}"
+    return json.dumps(value)
