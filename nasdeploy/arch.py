@@ -29,7 +29,7 @@ class Arch(Mapping[str, int]):
 
     def __init__(self, values: Mapping[str, int]) -> None:
         self._values = dict(values)
-        self._hash = hash(tuple(self._values.items()))
+        self._hash = hash(frozenset(self._values.items()))
 
     def __getitem__(self, name: str) -> int:
         return self._values[name]

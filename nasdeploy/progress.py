@@ -65,12 +65,12 @@ def _bar(name: str, total: int, first: int) -> Iterator[Task]:
     from rich.console import Console
 
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
         bars.TextColumn("{task.fields[rate]}"),
         bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.fields[note]}", markup=False),
     )
     start = monotonic()
     with bars.Progress(*columns, console=Console(stderr=True)) as shown:

@@ -8,7 +8,8 @@ import numpy as np
 def seed_for(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, e.g. `seed_for(0, "step", 17)`; independent for different purposes."""
     words = [crc32(part.encode()) if isinstance(part, str) else part for part in purpose]
-    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
+    # The length goes in because SeedSequence takes [a] and [a, 0] for the same.
+    state = np.random.SeedSequence([len(words), seed, *words]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 
 

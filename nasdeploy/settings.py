@@ -1,7 +1,9 @@
 """Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -21,13 +23,26 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that also reads `1e-3` as a number, as YAML 1.2 does; in 1.1 it is a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds no settings; write one 'key: value' a line")
@@ -36,7 +51,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML."""
-    changed: dict[str, Any] = json.loads(json.dumps(data))
+    changed = deepcopy(data)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator or not path:
@@ -48,8 +63,8 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
             if not isinstance(target, dict):
                 raise UserError(f"--set {assignment}: {parent} holds a value, not settings")
         try:
-            target[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            target[last] = _yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"--set {assignment}: '{text}' is not a valid YAML value") from None
     return changed
 
@@ -58,17 +73,17 @@ def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
     """`data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
     try:
         # By way of JSON, where strict mode still takes a list for a tuple.
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(f"{source}: {_first(model, error)}") from None
-    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: {_first(model, data, error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: {error}") from None
 
 
-def _first(model: type[BaseModel], error: ValidationError) -> str:
+def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> str:
     """The most telling of the errors in one line: an unknown key first, since it often causes a missing one."""
     found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")[0]
-    where = ".".join(str(part) for part in found["loc"])
+    where = _where(data, found["loc"], names_key=found["type"] in ("extra_forbidden", "missing"))
     if found["type"] == "extra_forbidden":
         known = _keys(model, found["loc"][:-1])
         return f"unknown key '{where}'{suggestion(str(found['loc'][-1]), known)}"
@@ -80,6 +95,19 @@ def _first(model: type[BaseModel], error: ValidationError) -> str:
     value = json.dumps(found["input"], default=str)
     shown = value if len(value) <= 60 else value[:57] + "..."
     return f"{where} is {shown}: {message[0].lower() + message[1:]}"
+
+
+def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
+    """The place as the user would write it: pydantic's location without the names of members of unions."""
+    parts = []
+    for number, part in enumerate(location, start=1):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            if not (names_key and number == len(location)):
+                continue
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:

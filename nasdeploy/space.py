@@ -73,8 +73,20 @@ class SearchSpace(ABC):
         return self._canonical({choice.name: values[choice.name] for choice in self.choices})
 
     def _canonical(self, values: Mapping[str, int]) -> Arch:
-        read = {name for slot in self.slots if self.block_at(slot, values) is not None for name in slot.reads}
-        return Arch({c.name: values[c.name] if c.name in read else c.values[0] for c in self.choices})
+        read: set[str] = set()
+        absent = []
+        for slot in self.slots:
+            if self.block_at(slot, values) is None:
+                absent.append(slot)
+            else:
+                read.update(slot.reads)
+        while True:
+            arch = {c.name: values[c.name] if c.name in read else c.values[0] for c in self.choices}
+            # A choice that only absent slots read may be the one that makes them absent.
+            appeared = [slot for slot in absent if self.block_at(slot, arch) is not None]
+            if not appeared:
+                return Arch(arch)
+            read.update(name for slot in appeared for name in slot.reads)
 
     def plan(self, arch: Arch) -> Plan:
         """The network of `arch`: here a chain of the present blocks."""
@@ -177,7 +189,11 @@ class SearchSpace(ABC):
     def digest(self) -> str:
         """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
         choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
-        blocks = [f"{slot.name}:{block.key if block else '-'}" for slot in self.slots for block in self.blocks_of(slot)]
+        blocks = [
+            f"{slot.name}*{slot.times}:{block.key if block else '-'}"
+            for slot in self.slots
+            for block in self.blocks_of(slot)
+        ]
         return sha256("\n".join([*choices, *blocks]).encode()).hexdigest()[:12]
 
 
