@@ -23,12 +23,15 @@ def main() -> None:
         app()
     except NasdeployError as error:
         _stop(error)
-    except KeyboardInterrupt:
+    except SystemExit as stop:
+        # Typer turns Ctrl-C into exit code 130 without a word.
+        if stop.code != Interrupted.exit_code:
+            raise
         _stop(Interrupted("stopped; what was finished is kept, and the same command resumes"))
     except OSError as error:
-        if error.errno is None or error.filename is None:
+        if error.strerror is None:
             raise
-        _stop(NasdeployError(f"{error.filename}: {error.strerror}"))
+        _stop(NasdeployError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror))
 
 
 def _stop(error: NasdeployError) -> None:
