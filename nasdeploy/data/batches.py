@@ -1,0 +1,91 @@
+"""Batches of images for training, evaluation and recalibration, float32 and normalised."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count as counted
+from itertools import islice
+from typing import overload
+
+import numpy as np
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from nasdeploy.data.fetched import fetched
+from nasdeploy.data.images import Images
+from nasdeploy.data.loader import load
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.transforms import normalise, training_transform
+from nasdeploy.randomness import generator, seed_for
+
+
+def steps_per_epoch(images: Images, batch_size: int) -> int:
+    """Number of batches of an epoch: whole ones only, but one for a set that is smaller than a batch."""
+    return max(1, len(images) // batch_size)
+
+
+def train_batches(
+    images: Images, settings: DataSettings, batch_size: int, seed: int, epoch: int, start: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented batches `[N, 3, size, size]` and labels `[N]` of one epoch, from batch `start` on.
+
+    The order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index). A last batch that is
+    not full is left out. Raises `UserError` naming an unreadable image, unless the settings skip those.
+    """
+    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start):
+        yield normalise(pixels, settings.mean, settings.std), labels
+
+
+def _augmented(
+    images: Images, settings: DataSettings, batch_size: int, seed: int, epoch: int, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `train_batches` gives, before it is normalised: pixels are uint8."""
+    order = generator(seed, "order", epoch).permutation(len(images))
+    ends = range(start, steps_per_epoch(images, batch_size))
+    batches = [order[step * batch_size : (step + 1) * batch_size].tolist() for step in ends]
+    seeds = generator(seed, "augmentation", epoch).integers(0, 1 << 32, size=len(images), dtype=np.uint32)
+    source = images if settings.augment.crop == "random-resized" else fetched(images, settings)
+    return load(source, batches, settings, training_transform(settings), seeds)
+
+
+def evaluation_batches(images: Images, settings: DataSettings, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images in order, as batches `[N, 3, size, size]` and labels `[N]` without randomness; the last may be short.
+
+    Raises `UserError` naming an unreadable image, unless the settings skip those.
+    """
+    batches = [range(at, min(at + batch_size, len(images))) for at in range(0, len(images), batch_size)]
+    for pixels, labels in load(fetched(images, settings), batches, settings, F.pil_to_tensor):
+        yield normalise(pixels, settings.mean, settings.std), labels
+
+
+class CalibrationBatches(Sequence[Tensor]):
+    """Batches `[N, 3, size, size]`, kept as bytes (a quarter of the memory) and normalised when asked for."""
+
+    def __init__(self, pixels: Sequence[Tensor], settings: DataSettings) -> None:
+        self._pixels, self._settings = tuple(pixels), settings
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "CalibrationBatches": ...
+
+    def __getitem__(self, index: int | slice) -> "Tensor | CalibrationBatches":
+        if isinstance(index, slice):
+            return CalibrationBatches(self._pixels[index], self._settings)
+        return normalise(self._pixels[index], self._settings.mean, self._settings.std)
+
+
+def calibration_batches(
+    images: Images, settings: DataSettings, batch_size: int, count: int, seed: int
+) -> CalibrationBatches:
+    """`count` batches of training images with the training augmentation, the same each time for a seed.
+
+    When the images run out they come again, augmented differently. In memory they take count * batch_size * 3 * size^2
+    bytes.
+    """
+    own_seed = seed_for(seed, "calibration")
+    epochs = (_augmented(images, settings, batch_size, own_seed, epoch, start=0) for epoch in counted())
+    batches = (pixels for epoch in epochs for pixels, _ in epoch)
+    return CalibrationBatches(list(islice(batches, count)), settings)

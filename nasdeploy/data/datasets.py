@@ -1,0 +1,22 @@
+"""Every kind of data that a recipe can name, and opening it."""
+
+from collections.abc import Callable
+
+from nasdeploy.data.cifar10 import open_cifar10
+from nasdeploy.data.digits import open_digits
+from nasdeploy.data.fashion_mnist import open_fashion_mnist
+from nasdeploy.data.folder import open_folder
+from nasdeploy.data.images import ImageSets
+from nasdeploy.data.settings import DatasetKind, DataSettings
+
+DATASETS: dict[DatasetKind, Callable[[DataSettings, int], ImageSets]] = {
+    "folder": open_folder,
+    "digits": open_digits,
+    "cifar10": open_cifar10,
+    "fashion-mnist": open_fashion_mnist,
+}
+
+
+def open_data(settings: DataSettings, seed: int) -> ImageSets:
+    """The images that `settings` describe, split by `seed`; raises `UserError` naming what is missing or damaged."""
+    return DATASETS[settings.kind](settings, seed)

@@ -1,0 +1,114 @@
+"""Reading batches with torch's DataLoader: seeded by sample, and with unreadable images named."""
+
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.images import ArrayImages, Images
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.errors import UserError
+
+Transform = Callable[[Image.Image], Tensor]
+Seeds = npt.NDArray[np.uint32]
+
+_MOST_WORKERS = 8
+
+
+class _Batch(NamedTuple):
+    """Pixels uint8 `[N, 3, S, S]`, labels `[N]`, and messages about images that are missing from it.
+
+    Messages travel as values, because an exception from a worker process arrives with its whole traceback as its text.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    unreadable: list[str]
+
+
+class _Batches(Dataset[_Batch]):
+    """Batches by the list of their indices into `images`."""
+
+    def __init__(self, images: Images, transform: Transform, seeds: Seeds | None) -> None:
+        self._images, self._transform, self._seeds = images, transform, seeds
+
+    def __getitem__(self, indices: Sequence[int]) -> _Batch:
+        pixels, labels, unreadable = [], [], []
+        with _generators_kept():
+            for index in indices:
+                try:
+                    image, label = self._images[index]
+                except UnreadableImage as error:
+                    unreadable.append(str(error))
+                    continue
+                if self._seeds is not None:
+                    _seed_generators(int(self._seeds[index]))
+                pixels.append(self._transform(image))
+                labels.append(label)
+        return _Batch(torch.stack(pixels) if pixels else torch.empty(0), torch.tensor(labels), unreadable)
+
+
+def _seed_generators(seed: int) -> None:
+    """Seed what torchvision's and timm's transforms draw from. (`torch.manual_seed` would take 100 times as long.)"""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm draws from it)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """Leave the global generators, which training draws from, as they were."""
+    of_torch, of_python, of_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        torch.set_rng_state(of_torch)
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def load(
+    images: Images,
+    batches: Sequence[Sequence[int]],
+    settings: DataSettings,
+    transform: Transform,
+    seeds: Seeds | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Transformed pixels and labels of each batch of indices; before image i the generators are seeded by `seeds[i]`.
+
+    Raises `UserError` naming an unreadable image; where the settings skip those, a batch is shorter by them.
+    """
+    loader = DataLoader(
+        _Batches(images, transform, seeds),
+        batch_size=None,
+        sampler=batches,
+        num_workers=min(_workers(images, settings, seeded=seeds is not None), len(batches)),
+        generator=torch.Generator(),
+    )
+    for pixels, labels, unreadable in loader:
+        for message in unreadable:
+            if settings.on_unreadable == "stop":
+                raise UserError(message)
+            warnings.warn(f"left out: {message}", stacklevel=2)
+        if not len(labels):
+            raise UserError(f"a whole batch of images is unreadable; first of all: {unreadable[0]}")
+        yield pixels, labels
+
+
+def _workers(images: Images, settings: DataSettings, seeded: bool) -> int:
+    """Processes to read with: none for images in memory, unless a policy makes them expensive."""
+    if settings.workers is not None:
+        return settings.workers
+    if isinstance(images, ArrayImages) and not (seeded and settings.augment.policy != "none"):
+        return 0
+    return min(_MOST_WORKERS, os.cpu_count() or 1)

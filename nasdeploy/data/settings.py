@@ -1,0 +1,99 @@
+"""What a recipe says about its data: where the images are, how they are fetched, augmented and split. Torch-free."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from nasdeploy.settings import Settings
+
+DatasetKind = Literal["folder", "digits", "cifar10", "fashion-mnist"]
+
+Mean = Annotated[float, Field(ge=0.0, le=1.0)]
+Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Where data sets that torchvision fetches are looked for unless the recipe names a path.
+DOWNLOADS = "~/.cache/nasdeploy"
+
+_TIMM_POLICY = re.compile(r"(original|originalr|v0|v0r|3a|rand|augmix)(-[a-z]+[0-9.]+)*")
+
+
+class AugmentSettings(Settings):
+    """Random changes to training images, in this order: crop, horizontal flip, policy.
+
+    `crop`: `random-resized` (a random part of `scale` of the area and of aspect `ratio`, resized), `pad` (`pad` black
+    pixels on each side, then a random crop) or `none`. `policy`: `none`, torchvision's `imagenet` (AutoAugment) and
+    `trivial` (TrivialAugment Wide), or timm's notation, e.g. `v0-mstd0.5`, `rand-m9-mstd0.5`.
+    """
+
+    crop: Literal["random-resized", "pad", "none"] = "random-resized"
+    scale: tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]] = (0.08, 1.0)
+    ratio: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]] = (3 / 4, 4 / 3)
+    pad: int = Field(default=4, ge=1, le=256)
+    flip: bool = True
+    policy: str = "none"
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ascending(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError("the first number must not be above the second")
+        return bounds
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        if policy not in ("none", "imagenet", "trivial") and not _TIMM_POLICY.fullmatch(policy):
+            raise ValueError("write none, imagenet, trivial, or timm's notation such as v0-mstd0.5 or rand-m9-mstd0.5")
+        return policy
+
+    @model_validator(mode="after")
+    def _used(self) -> "AugmentSettings":
+        users = {"scale": "random-resized", "ratio": "random-resized", "pad": "pad"}
+        for name in sorted(self.model_fields_set & users.keys()):
+            if self.crop != users[name]:
+                raise ValueError(f"{name} has an effect only with crop: {users[name]}, and crop is {self.crop}")
+        return self
+
+
+class DataSettings(Settings):
+    """Images of a run.
+
+    `size`: side in pixels that images are fetched at (the model rescales from there to its own resolution).
+    `resize`: length of the shorter side before the centre crop of `size` in evaluation; `size` if left out.
+    `holdout`: fraction of the training images kept apart for the search's accuracy. `test`: fraction of all images
+    kept for testing where the data brings no test part. `images_per_class`: train on a random part of this many.
+    `workers`: processes that read images; as many as the machine and the data call for if left out.
+    """
+
+    kind: DatasetKind
+    path: str | None = None
+    size: int = Field(ge=4, le=2048)
+    resize: int | None = Field(default=None, ge=4, le=4096)
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
+    augment: AugmentSettings = AugmentSettings()
+    holdout: Fraction = 0.1
+    test: Fraction = 0.2
+    images_per_class: int | None = Field(default=None, ge=2)
+    on_unreadable: Literal["stop", "skip"] = "stop"
+    workers: int | None = Field(default=None, ge=0, le=256)
+
+    @property
+    def shorter_side(self) -> int:
+        """Length in pixels of the shorter side before the centre crop."""
+        return self.resize or self.size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSettings":
+        if self.kind == "folder" and self.path is None:
+            raise ValueError("path is missing: name the folder that holds train/CLASS/, or pass --data DIR")
+        if self.kind == "digits" and self.path is not None:
+            raise ValueError("digits come with scikit-learn: leave path out, or set kind: folder to use your images")
+        if self.shorter_side < self.size:
+            raise ValueError(f"resize is {self.resize}, less than size {self.size}: nothing would be left to crop")
+        return self

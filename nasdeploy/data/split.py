@@ -1,0 +1,76 @@
+"""Seeded stratified splits, and the sets of a run made with them.
+
+Own code rather than scikit-learn's: a split that changed with a library's version would let test images into the
+training of a resumed run.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nasdeploy.data.images import Images, ImageSets
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.errors import UserError
+from nasdeploy.randomness import generator
+
+
+def stratified(labels: Sequence[int], fraction: float, seed: int, purpose: str) -> tuple[list[int], list[int]]:
+    """Indices of (the rest, `fraction` of each class), ascending; both parts have an image of every class.
+
+    Each class needs two images.
+    """
+    rest, part = [], []
+    for members in _shuffled_classes(labels, seed, purpose):
+        taken = min(max(1, round(fraction * len(members))), len(members) - 1)
+        part += members[:taken]
+        rest += members[taken:]
+    return sorted(rest), sorted(part)
+
+
+def some_of_each(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Indices of `count` images of each class (all where it has fewer), ascending."""
+    return sorted(i for members in _shuffled_classes(labels, seed, "images per class") for i in members[:count])
+
+
+def _shuffled_classes(labels: Sequence[int], seed: int, purpose: str) -> list[list[int]]:
+    array = np.asarray(labels)
+    return [
+        generator(seed, purpose, int(label)).permutation(np.flatnonzero(array == label)).tolist()
+        for label in np.unique(array)
+    ]
+
+
+def image_sets(
+    classes: Sequence[str],
+    training: Images,
+    settings: DataSettings,
+    seed: int,
+    *,
+    val: Images | None = None,
+    test: Images | None = None,
+    notes: Sequence[str] = (),
+) -> ImageSets:
+    """The sets of a run from the training images and, where the data has them, validation and test images.
+
+    Raises `UserError` if there are fewer than two classes or too few images of one.
+    """
+    _check(classes, training, parts=3 if test is None else 2)
+    if test is None:
+        rest, part = stratified(training.labels, settings.test, seed, "test")
+        training, test = training.subset(rest), training.subset(part)
+    if settings.images_per_class is not None:
+        training = training.subset(some_of_each(training.labels, settings.images_per_class, seed))
+    rest, part = stratified(training.labels, settings.holdout, seed, "search")
+    train, search = training.subset(rest), training.subset(part)
+    return ImageSets(tuple(classes), train, search, search if val is None else val, test, tuple(notes))
+
+
+def _check(classes: Sequence[str], training: Images, parts: int) -> None:
+    if len(classes) < 2:
+        raise UserError(f"data: only one class ({', '.join(classes)}); at least two are needed")
+    for label, count in enumerate(np.bincount(training.labels, minlength=len(classes))):
+        if count < parts:
+            raise UserError(
+                f"data: class '{classes[label]}' has {count} image{'s'[: count != 1]}; at least {parts} are needed "
+                "(for training, search and test)"
+            )
