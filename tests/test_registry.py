@@ -1,0 +1,28 @@
+import pytest
+
+from nasdeploy.errors import UserError
+from nasdeploy.registry import lookup, suggestion
+
+ENTRIES = {"onnx": 1, "openvino": 2, "tensorrt": 3}
+
+
+def test_finds_what_is_there() -> None:
+    assert lookup("format", ENTRIES, "openvino") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("onx", "unknown format 'onx'; did you mean 'onnx'?"),
+        ("zzz", "unknown format 'zzz'; known: onnx, openvino, tensorrt"),
+        ("", "unknown format ''; known: onnx, openvino, tensorrt"),
+    ],
+)
+def test_offers_the_nearest_name_or_all(name: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        lookup("format", ENTRIES, name)
+    assert str(caught.value) == said
+
+
+def test_has_nothing_to_offer_where_nothing_is_known() -> None:
+    assert suggestion("x", []) == ""
