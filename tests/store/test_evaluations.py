@@ -1,0 +1,147 @@
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nasdeploy.errors import UserError
+from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
+
+EVALUATION = Evaluation(
+    digest="0123456789ab", arch='{"width":[1]}', top1=0.75, top1_error=0.01, cross_entropy=1.5, images=1000, seconds=2.0
+)
+MEASUREMENT = Measurement(digest="0123456789ab", device="cpu", median=0.02, p10=0.019, p90=0.022, n=50, predicted=0.021)
+
+
+def test_what_was_put_is_there_after_closing(tmp_path: Path) -> None:
+    other = replace(EVALUATION, digest="b", top1=0.5)
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        assert evaluations.get(EVALUATION.digest) is None
+        evaluations.put(EVALUATION)
+        evaluations.put(other)
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        assert evaluations.get(EVALUATION.digest) == EVALUATION
+        assert evaluations.all() == [EVALUATION, other]
+
+
+def test_nothing_is_kept_twice_and_the_first_stays(tmp_path: Path) -> None:
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        evaluations.put(EVALUATION)
+        evaluations.put(replace(EVALUATION, top1=0.1))
+        assert evaluations.all() == [EVALUATION]
+
+
+def test_measurements_are_kept_by_device_and_replaced(tmp_path: Path) -> None:
+    board = replace(MEASUREMENT, device="board")
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        evaluations.put_measurement(MEASUREMENT)
+        evaluations.put_measurement(board)
+        again = replace(MEASUREMENT, median=0.03, predicted=0.029)
+        evaluations.put_measurement(again)
+        assert evaluations.get_measurement(MEASUREMENT.digest, "cpu") == again
+        assert evaluations.get_measurement(MEASUREMENT.digest, "gpu") is None
+        assert evaluations.all_measurements() == [again, board]
+        assert evaluations.all() == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.builds(
+        Evaluation,
+        digest=st.text("0123456789abcdef", min_size=12, max_size=12),
+        arch=st.text(st.characters(exclude_categories=["Cs"])),
+        top1=st.floats(0, 1),
+        top1_error=st.floats(0, 1),
+        cross_entropy=st.floats(0) | st.just(math.inf),
+        images=st.integers(1, 10**9),
+        seconds=st.floats(0, 1e9),
+    )
+)
+def test_round_trip(tmp_path: Path, evaluation: Evaluation) -> None:
+    (tmp_path / "s.sqlite").unlink(missing_ok=True)
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        evaluations.put(evaluation)
+        assert evaluations.get(evaluation.digest) == evaluation
+
+
+def test_a_network_without_finite_logits_is_kept_too(tmp_path: Path) -> None:
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        evaluations.put(replace(EVALUATION, cross_entropy=math.nan))
+        found = evaluations.get(EVALUATION.digest)
+    assert found is not None
+    assert math.isnan(found.cross_entropy)
+
+
+def test_the_database_of_another_supernet_is_refused(tmp_path: Path) -> None:
+    Evaluations(tmp_path / "s.sqlite", "net").close()
+    with pytest.raises(UserError, match=r"s\.sqlite: holds evaluations of another supernet \(net, not new\)"):
+        Evaluations(tmp_path / "s.sqlite", "new")
+    Evaluations(tmp_path / "s.sqlite", "net").close()
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    Evaluations(tmp_path / "s.sqlite", "net").close()
+    connection = sqlite3.connect(tmp_path / "s.sqlite")
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(UserError, match="of another version of nasdeploy"):
+        Evaluations(tmp_path / "s.sqlite", "net")
+
+
+def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "s.sqlite"
+    file.write_bytes(b"not a database, but long enough to be one" * 100)
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"s\.sqlite: damaged \(file is not a database\)"):
+        Evaluations(file, "net")
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_page_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "s.sqlite"
+    with Evaluations(file, "net") as evaluations:
+        for number in range(500):
+            evaluations.put(replace(EVALUATION, digest=str(number)))
+    content = bytearray(file.read_bytes())
+    content[-20000:] = b"\xff" * 20000
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"s\.sqlite: damaged"), Evaluations(file, "net") as evaluations:
+        evaluations.all()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unable to open database file"):
+        Evaluations(tmp_path, "net")
+
+
+WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from nasdeploy.store.evaluations import Evaluation, Evaluations
+with Evaluations(Path(sys.argv[1]), "net") as evaluations:
+    number = len(evaluations.all())
+    while True:
+        evaluations.put(Evaluation(str(number), "{}", 0.5, 0.1, 1.0, 10, 1.0))
+        number += 1
+        print(number, flush=True)
+"""
+
+
+def test_what_put_returned_from_outlives_a_kill(tmp_path: Path) -> None:
+    for rounds in range(1, 4):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "s.sqlite")], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(20 * rounds)]
+        process.send_signal(signal.SIGKILL)
+        reported = int([*lines, *process.communicate()[0].splitlines()][-1])
+        with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+            kept = [evaluation.digest for evaluation in evaluations.all()]
+        assert kept == [str(number) for number in range(len(kept))]
+        assert reported <= len(kept) <= reported + 1

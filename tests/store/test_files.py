@@ -1,0 +1,213 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nasdeploy.errors import UserError
+from nasdeploy.store import files
+from nasdeploy.store.files import (
+    append_json_line,
+    read_json,
+    read_json_lines,
+    remove_partial,
+    replacing,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8
+)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_the_file_appears_at_the_end_under_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "model.onnx"
+    with replacing(target) as partial:
+        partial.write_bytes(b"new")
+        assert not target.exists()
+        assert partial.name == "model.onnx"
+        assert list(target.parent.glob("*.onnx")) == []
+    assert target.read_bytes() == b"new"
+    assert names(target.parent) == ["model.onnx"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    write_bytes(target, b"old")
+
+    def interrupted() -> None:
+        with replacing(target) as partial:
+            partial.write_bytes(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_the_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "ours", b"")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_content_is_synced_before_it_takes_the_name_and_the_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), (tmp_path / "a").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(tmp_path / "a", b"x")
+    (file, named_before), (folder, named_after) = synced
+    assert Path(file).name == "a"
+    assert (named_before, folder, named_after) == (False, str(tmp_path), True)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_and_the_old_file_stays(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, 1)
+
+    def full(descriptor: int) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"a\.json: cannot be written, disk full"):
+        write_json(target, 2)
+    assert read_json(target) == 1
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, UserError), (1 << 30, RuntimeError)])
+def test_a_library_that_reports_a_full_disk_in_its_own_way(
+    free: int, expected: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: files.shutil._ntuple_diskusage(1, 1, free))
+    with pytest.raises(expected), replacing(tmp_path / "a.pt"):
+        raise RuntimeError("unexpected pos 640 vs 534")
+
+
+def test_other_system_errors_keep_their_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "x")
+    with pytest.raises(UserError, match=r"file/a: cannot be written \(.*\); check the path"):
+        write_text(tmp_path / "file" / "a", "x")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nasdeploy.store.files import append_json_line, write_bytes
+folder, count = Path(sys.argv[1]), 0
+while True:
+    write_bytes(folder / "whole", bytes([count % 256]) * 3_000_000)
+    append_json_line(folder / "lines", {"count": count, "long": "x" * 20_000})
+    count += 1
+    print(count, flush=True)
+"""
+
+
+def test_a_kill_leaves_whole_files_and_every_finished_line(tmp_path: Path) -> None:
+    written = 0
+    for rounds in range(1, 5):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        done = [process.stdout.readline() for _ in range(3 * rounds)]
+        process.send_signal(signal.SIGKILL)
+        done += process.communicate()[0].splitlines()
+        content = (tmp_path / "whole").read_bytes()
+        assert content == content[:1] * 3_000_000
+        written += len(done)
+        # A line may have been finished and not yet reported.
+        assert written <= len(read_json_lines(tmp_path / "lines")) <= written + 1
+        written = len(read_json_lines(tmp_path / "lines"))
+    remove_partial(tmp_path)
+    assert names(tmp_path) == ["lines", "whole"]
+
+
+@same_folder
+@given(JSON)
+def test_json_round_trip(tmp_path: Path, data: Any) -> None:
+    write_json(tmp_path / "a.json", data)
+    assert read_json(tmp_path / "a.json") == data
+
+
+def test_json_is_never_written_with_numbers_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe", b"[" * 100_000, b"1" * 10_000])
+def test_damaged_json_is_named(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(file)
+    assert str(caught.value).startswith(f"{file}: damaged, not valid JSON (")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.json: cannot be read \(No such file or directory\)"):
+        read_json(tmp_path / "a.json")
+
+
+@same_folder
+@given(st.lists(st.dictionaries(st.text(), SCALARS, max_size=3), max_size=5))
+def test_json_lines_round_trip(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+    file = tmp_path / "m.jsonl"
+    file.unlink(missing_ok=True)
+    for line in lines:
+        append_json_line(file, line)
+    assert read_json_lines(file) == lines
+
+
+@same_folder
+@given(st.integers(1, 60))
+def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path, cut: int) -> None:
+    file = tmp_path / "m.jsonl"
+    whole = b"".join(json.dumps({"step": step, "loss": 0.5}).encode() + b"\n" for step in range(2))
+    file.write_bytes(whole[:-cut] if cut < len(whole) else b"")
+    kept = read_json_lines(file)
+    assert kept == [{"step": step, "loss": 0.5} for step in range(len(kept))]
+    assert len(kept) < 2
+    append_json_line(file, {"step": 9})
+    assert read_json_lines(file) == [*kept, {"step": 9}]
+
+
+@pytest.mark.parametrize(("line", "said"), [(b"{torn", "line 2 is damaged"), (b"[1]", "line 2 holds no JSON object")])
+def test_a_damaged_line_in_the_middle_is_named(line: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 2}\n')
+    with pytest.raises(UserError, match=said):
+        read_json_lines(tmp_path / "m.jsonl")
+
+
+def test_no_lines_where_nothing_was_appended(tmp_path: Path) -> None:
+    assert read_json_lines(tmp_path / "m.jsonl") == []
