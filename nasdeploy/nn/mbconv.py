@@ -20,7 +20,7 @@ from nasdeploy.nn.functional import (
     batch_norm,
     centre_crop,
     drop_connect,
-    slice_conv,
+    slice_matrix,
     slice_norm,
 )
 
@@ -55,7 +55,7 @@ class StemFamily:
     def slice(weights: StemWeights, block: Stem) -> ConvTensors:
         """Leading output channels."""
         out = block.out_channels
-        return ConvTensors(slice_conv(weights.conv.weight, out, block.in_channels), slice_norm(weights.norm, out))
+        return ConvTensors(slice_matrix(weights.conv.weight, out, block.in_channels), slice_norm(weights.norm, out))
 
     @staticmethod
     def forward(block: Stem, tensors: ConvTensors, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
@@ -118,20 +118,20 @@ class MBConvFamily:
         expand = squeeze = shortcut = None
         if block.expand_ratio != 1:
             assert weights.expand is not None and weights.expand_norm is not None
-            expand = ConvTensors(slice_conv(weights.expand.weight, mid, inside), slice_norm(weights.expand_norm, mid))
+            expand = ConvTensors(slice_matrix(weights.expand.weight, mid, inside), slice_norm(weights.expand_norm, mid))
         if block.se:
             assert weights.reduce is not None and weights.restore is not None
             squeeze = _slice_squeeze(weights.reduce, weights.restore, mid, block.se_channels)
         if inside != out:
             assert weights.shortcut is not None
-            shortcut = slice_conv(weights.shortcut.weight, out, inside)
+            shortcut = slice_matrix(weights.shortcut.weight, out, inside)
         return MBConvTensors(
             expand,
             ConvTensors(
                 centre_crop(weights.depthwise.weight, mid, block.kernel_size), slice_norm(weights.depthwise_norm, mid)
             ),
             squeeze,
-            ConvTensors(slice_conv(weights.project.weight, out, mid), slice_norm(weights.project_norm, out)),
+            ConvTensors(slice_matrix(weights.project.weight, out, mid), slice_norm(weights.project_norm, out)),
             shortcut,
         )
 
@@ -159,9 +159,9 @@ class MBConvFamily:
 def _slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: int) -> SqueezeTensors:
     assert reduce.bias is not None and restore.bias is not None
     return SqueezeTensors(
-        slice_conv(reduce.weight, squeezed, mid),
+        slice_matrix(reduce.weight, squeezed, mid),
         reduce.bias if reduce.out_channels == squeezed else reduce.bias[:squeezed],
-        slice_conv(restore.weight, mid, squeezed),
+        slice_matrix(restore.weight, mid, squeezed),
         restore.bias if restore.out_channels == mid else restore.bias[:mid],
     )
 
@@ -208,14 +208,13 @@ class PoolHeadFamily:
     @staticmethod
     def slice(weights: PoolHeadWeights, block: PoolHead) -> PoolHeadTensors:
         """Leading channels."""
-        mid, out, classifier = block.mid_channels, block.out_channels, weights.classifier.weight
+        mid, out = block.mid_channels, block.out_channels
         return PoolHeadTensors(
             ConvTensors(
-                slice_conv(weights.expand.weight, mid, block.in_channels), slice_norm(weights.expand_norm, mid)
+                slice_matrix(weights.expand.weight, mid, block.in_channels), slice_norm(weights.expand_norm, mid)
             ),
-            slice_conv(weights.project.weight, out, mid),
-            # Contiguous, because the matrix product's gradient is computed differently for strided weights.
-            classifier if classifier.shape[1] == out else classifier[:, :out].contiguous(),
+            slice_matrix(weights.project.weight, out, mid),
+            slice_matrix(weights.classifier.weight, block.classes, out),
             weights.classifier.bias,
         )
 

@@ -1,5 +1,7 @@
 """A sub-network inside the supernet and the same one extracted must be the same function, bit for bit."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from nasdeploy.arch import Arch
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.space import SearchSpace
-from nasdeploy.spaces import SPACES, load_space
+from nasdeploy.spaces import SPACES, load_space, load_table
+from nasdeploy.spaces.mobilenet import space_from_table
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 
@@ -34,16 +37,12 @@ def at_resolutions(name: str) -> SearchSpace:
     """The space; for alphanet with resolutions that a test can afford."""
     if name != "alphanet":
         return load_space(name, 10)
-    from nasdeploy.spaces import load_table
-    from nasdeploy.spaces.mobilenet import space_from_table
-
     table = load_table(name).model_copy(update={"resolution": (48, 56, 64, 72), "named": {}})
     return space_from_table(table, 10)
 
 
-def gradients_of_supernet(supernet: Supernet, network: Network, arch: Arch) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (gradient in the supernet, sliced; gradient in the network), by slicing the supernet's gradients."""
-    holder = Supernet(supernet.space)
+def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch) -> list[tuple[Tensor, Tensor]]:
+    """Pairs (gradient in the supernet, sliced; gradient in the network), by slicing `holder` filled with gradients."""
     for to, source in zip(holder.parameters(), supernet.parameters(), strict=True):
         to.data.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
     sliced = extract(holder, arch)
@@ -58,6 +57,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     torch.manual_seed(0)
     supernet = Supernet(space).to(memory_format=LAYOUTS[layout])
     randomised(supernet)
+    holder = deepcopy(supernet)
     rng = np.random.default_rng(0)
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
     for _ in range(ARCHS):
@@ -69,7 +69,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
         assert torch.equal(logits, alone)
         logits.square().sum().backward()
         alone.square().sum().backward()
-        pairs = gradients_of_supernet(supernet, network, arch)
+        pairs = gradients(supernet, holder, network, arch)
         assert len(pairs) == len(list(network.parameters()))
         for in_supernet, in_network in pairs:
             assert torch.equal(in_supernet, in_network)
