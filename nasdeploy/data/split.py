@@ -54,7 +54,10 @@ def image_sets(
 
     Raises `UserError` if there are fewer than two classes or too few images of one.
     """
-    _check(classes, training, parts=3 if test is None else 2)
+    _check_training(classes, training, parts=3 if test is None else 2)
+    for name, given in (("val", val), ("test", test)):
+        if given is not None and not len(given):
+            raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
     if test is None:
         rest, part = stratified(training.labels, settings.test, seed, "test")
         training, test = training.subset(rest), training.subset(part)
@@ -65,12 +68,12 @@ def image_sets(
     return ImageSets(tuple(classes), train, search, search if val is None else val, test, tuple(notes))
 
 
-def _check(classes: Sequence[str], training: Images, parts: int) -> None:
+def _check_training(classes: Sequence[str], training: Images, parts: int) -> None:
     if len(classes) < 2:
         raise UserError(f"data: only one class ({', '.join(classes)}); at least two are needed")
     for label, count in enumerate(np.bincount(training.labels, minlength=len(classes))):
         if count < parts:
             raise UserError(
-                f"data: class '{classes[label]}' has {count} image{'s'[: count != 1]}; at least {parts} are needed "
+                f"data: class '{classes[label]}' has {count} image{'' if count == 1 else 's'}; at least {parts} are needed "
                 "(for training, search and test)"
             )

@@ -1,0 +1,165 @@
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
+from nasdeploy.data.fetched import FetchedImages, fetched
+from nasdeploy.data.images import ArrayImages, FileImages
+from nasdeploy.data.settings import AugmentSettings, DataSettings
+from nasdeploy.data.transforms import evaluation_transform
+from nasdeploy.errors import UserError
+from tests.data.arrays import noise_images
+from tests.data.pictures import write_folder
+
+RANDOM_CROP = AugmentSettings(policy="rand-m5-mstd0.5")
+PAD = AugmentSettings(crop="pad", pad=1)
+DATA = DataSettings(kind="digits", size=8, augment=PAD, workers=0)
+
+
+def with_changes(**changes: object) -> DataSettings:
+    return DATA.model_copy(update=changes)
+
+
+def files(root: Path, side: int = 10) -> FileImages:
+    write_folder(root, {"train": {"a": 6, "b": 5}}, side)
+    paths = sorted(root.glob("train/*/*.png"))
+    return FileImages(paths, [int(path.parent.name == "b") for path in paths])
+
+
+def same(a: Iterable[tuple[Tensor, Tensor]], b: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    return all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("augment", [RANDOM_CROP, PAD])
+def test_workers_and_restarts_change_nothing(tmp_path: Path, augment: AugmentSettings) -> None:
+    images = files(tmp_path)
+    settings = with_changes(augment=augment)
+    alone = list(train_batches(images, settings, 2, seed=3, epoch=1))
+    assert len(alone) == steps_per_epoch(images, 2) == 5
+    with_two = train_batches(files(tmp_path), settings.model_copy(update={"workers": 2}), 2, seed=3, epoch=1)
+    assert same(alone, with_two)
+    assert same(alone[2:], train_batches(images, settings, 2, seed=3, epoch=1, start=2))
+    assert not list(train_batches(images, settings, 2, seed=3, epoch=1, start=5))
+
+
+def test_epochs_and_seeds_differ_in_order_and_augmentation() -> None:
+    images = noise_images([1] * 40)
+    runs = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders, pictures = set(), set()
+    for seed, epoch in runs:
+        x, y = (torch.cat(parts) for parts in zip(*train_batches(images, DATA, 8, seed, epoch), strict=True))
+        assert sorted(y.tolist()) == list(range(40))
+        orders.add(tuple(y.tolist()))
+        pictures.add(x[y.argsort()].numpy().tobytes())
+    assert len(orders) == len(pictures) == len(runs)
+
+
+def test_the_last_batch_is_dropped_unless_it_is_the_only_one() -> None:
+    assert [len(y) for _, y in train_batches(noise_images([7, 4]), DATA, 4, 0, 0)] == [4, 4]
+    assert [len(y) for _, y in train_batches(noise_images([2, 1]), DATA, 4, 0, 0)] == [3]
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    images = noise_images([4, 4])
+    settings = with_changes(augment=RANDOM_CROP)
+
+    def draws() -> tuple[float, float, float]:
+        return torch.rand(1).item(), random.random(), np.random.rand()  # noqa: NPY002
+
+    def seed() -> None:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+
+    seed()
+    expected = [draws() for _ in range(4)]
+    seed()
+    found = [draws()]
+    for _ in train_batches(images, settings, 4, 0, 0):
+        found.append(draws())
+    list(evaluation_batches(images, settings, 4))
+    assert [*found, draws()] == expected
+
+
+@pytest.mark.parametrize("shorter_side", [None, 12])
+def test_evaluation_is_in_order_and_exact(tmp_path: Path, shorter_side: int | None) -> None:
+    images = files(tmp_path)
+    settings = with_changes(resize=shorter_side)
+    batches = list(evaluation_batches(images, settings, 4))
+    assert [len(y) for _, y in batches] == [4, 4, 3]
+    transform = evaluation_transform(settings)
+    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([transform(images.image(i)) for i in range(11)]))
+    assert torch.cat([y for _, y in batches]).tolist() == list(images.labels)
+    assert same(batches, evaluation_batches(files(tmp_path), settings.model_copy(update={"workers": 2}), 4))
+
+
+def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, again = files(tmp_path), files(tmp_path)
+    in_memory = fetched(images, DATA)
+    assert isinstance(in_memory, ArrayImages)
+    assert fetched(images, DATA) is in_memory
+    assert fetched(images, with_changes(size=6)) is not in_memory
+    kept = list(train_batches(images, DATA, 4, 0, 0))
+    monkeypatch.setattr("nasdeploy.data.fetched._MOST_BYTES", 100)
+    assert isinstance(fetched(again, DATA), FetchedImages)
+    assert same(kept, train_batches(again, DATA, 4, 0, 0))
+
+
+def test_arrays_of_the_right_size_are_used_as_they_are() -> None:
+    images = noise_images([4, 4], side=8)
+    assert fetched(images, DATA) is images
+    assert fetched(images, with_changes(resize=9)) is not images
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [RANDOM_CROP, PAD])
+def test_an_image_that_breaks_later_stops_with_its_name(tmp_path: Path, workers: int, augment: AugmentSettings) -> None:
+    images = files(tmp_path)
+    bad = images.path(3)
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(UserError) as caught:
+        list(train_batches(images, with_changes(workers=workers, augment=augment), 11, 0, 0))
+    assert str(caught.value).startswith(f"{bad}: cannot be read as an image")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("augment", [RANDOM_CROP, PAD])
+@pytest.mark.filterwarnings("ignore:left out")
+def test_or_is_left_out_where_the_recipe_allows(tmp_path: Path, workers: int, augment: AugmentSettings) -> None:
+    images = files(tmp_path)
+    whole = next(iter(train_batches(images, with_changes(augment=augment), 11, 0, 0)))
+    images = files(tmp_path)
+    images.path(3).write_bytes(b"")
+    settings = with_changes(workers=workers, augment=augment, on_unreadable="skip")
+    pixels, labels = next(iter(train_batches(images, settings, 11, 0, 0)))
+    assert len(labels) == 10
+    assert {x.numpy().tobytes() for x in pixels} < {x.numpy().tobytes() for x in whole[0]}
+    assert sum(len(y) for _, y in evaluation_batches(images, settings, 4)) == 10
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_batch_without_any_readable_image_stops(tmp_path: Path) -> None:
+    images = files(tmp_path)
+    for i in range(len(images)):
+        images.path(i).write_bytes(b"")
+    with pytest.raises(UserError, match="a whole batch of images is unreadable"):
+        list(train_batches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 4, 0, 0))
+
+
+def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
+    images = noise_images([6, 6])
+    batches = calibration_batches(images, DATA, batch_size=4, count=7, seed=0)
+    assert len(batches) == 7
+    assert all(batch.shape == (4, 3, 8, 8) and batch.dtype == torch.float32 for batch in batches)
+    assert len({batch.numpy().tobytes() for batch in batches}) == 7
+    again = calibration_batches(images, DATA, batch_size=4, count=9, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(batches, again[:7], strict=True))
+    assert not torch.equal(batches[0], calibration_batches(images, DATA, 4, 1, seed=1)[0])
+    training = next(iter(train_batches(images, DATA, 4, 0, 0)))[0]
+    assert not torch.equal(batches[0], training)

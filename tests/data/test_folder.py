@@ -1,0 +1,123 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nasdeploy.data.datasets import open_data
+from nasdeploy.data.folder import list_folder
+from nasdeploy.data.images import ImageSets
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.errors import UserError
+from tests.data.pictures import noise, write_folder
+
+TRAIN = {"train": {"cat": 10, "dog": 10}}
+
+
+def opened(root: Path, **changes: object) -> ImageSets:
+    return open_data(DataSettings.model_validate({"kind": "folder", "path": str(root), "size": 10, **changes}), seed=0)
+
+
+def files(sets: ImageSets, part: str) -> list[Path]:
+    images = getattr(sets, part)
+    return [images.path(i) for i in range(len(images))]
+
+
+def test_splits_a_training_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN)
+    sets = opened(root)
+    assert sets.classes == ("cat", "dog")
+    assert [len(files(sets, part)) for part in ("train", "search", "test")] == [14, 2, 4]
+    everything = [path for part in ("train", "search", "test") for path in files(sets, part)]
+    assert sorted(everything) == sorted(root.glob("train/*/*"))
+    assert sets.val is sets.search
+
+
+def test_keeps_given_parts(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {**TRAIN, "val": {"cat": 1, "dog": 1}, "test": {"cat": 2, "dog": 3}})
+    sets = opened(root, holdout=0.2)
+    assert Counter(sets.test.labels) == {0: 2, 1: 3}
+    assert files(sets, "val") == [root / "val/cat/0.png", root / "val/dog/0.png"]
+    assert [len(files(sets, part)) for part in ("train", "search")] == [16, 4]
+    image, label = sets.test[4]
+    assert label == 1
+    seed = 20 + 2 + 2 + 2  # the last image that write_folder wrote
+    assert np.array_equal(np.asarray(image), np.asarray(noise(10, 10, seed)))
+
+
+def test_labels_follow_the_folders(tmp_path: Path) -> None:
+    sets = opened(write_folder(tmp_path, TRAIN))
+    for part in ("train", "search", "test"):
+        names = [path.parent.name for path in files(sets, part)]
+        assert names == [sets.classes[label] for label in getattr(sets, part).labels]
+
+
+def test_other_files_are_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {**TRAIN, "test": {"cat": 2}})
+    for name in ("train/cat/.DS_Store", "train/cat/notes.txt", "train/dog/a.csv", "train/readme.md", "train/loose.png"):
+        (root / name).write_text("x")
+    (root / "train/.cache").mkdir()
+    assert opened(root).notes == (
+        f"{root}: 1 files outside the class folders ignored",
+        f"{root}: 3 files that are no images ignored",
+        f"{root}: 1 hidden files ignored",
+        f"{root / 'test'}: no images of dog",
+    )
+
+
+def test_images_in_deeper_folders_belong_to_the_class(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN)
+    (root / "train/cat/more").mkdir()
+    noise(10, 10, 999).save(root / "train/cat/more/x.JPEG", "JPEG")
+    assert list_folder(root).parts["train"]["cat"][-1] == root / "train/cat/more/x.JPEG"
+
+
+def test_wrong_forms_are_named(tmp_path: Path) -> None:
+    def message(root: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            opened(root)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "no such folder" in message(tmp_path / "nowhere")
+    assert "no folders at all" in message(tmp_path)
+    write_folder(tmp_path / "a", {"cat": {"x": 1}})
+    assert "has no train folder (it holds cat)" in message(tmp_path / "a")
+    (tmp_path / "b/train").mkdir(parents=True)
+    assert "b/train: holds no class folders" in message(tmp_path / "b")
+    write_folder(tmp_path / "c", {"train": {"cat": 3, "dog": 0}})
+    assert "c/train/dog: holds no images" in message(tmp_path / "c")
+    write_folder(tmp_path / "d", {**TRAIN, "test": {"cats": 1}})
+    assert "d/test/cats: no such class in" in message(tmp_path / "d")
+    assert "did you mean 'cat'" in message(tmp_path / "d")
+    write_folder(tmp_path / "e", {**TRAIN, "val": {"cat": 0}})
+    assert "e/val: holds no images" in message(tmp_path / "e")
+    write_folder(tmp_path / "f", {"train": {"cat": 5}})
+    assert "only one class (cat)" in message(tmp_path / "f")
+
+
+def test_a_damaged_file_stops_or_is_skipped(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN)
+    bad = [root / "train/cat/3.png", root / "train/dog/4.png"]
+    bad[0].write_bytes(bad[0].read_bytes()[:50])
+    bad[1].write_bytes(b"")
+    with pytest.raises(UserError, match=r"train/cat/3.png: cannot be read .* \(1 more like it\)$"):
+        opened(root)
+    sets = opened(root, on_unreadable="skip")
+    everything = {path for part in ("train", "search", "test") for path in files(sets, part)}
+    assert everything == set(root.glob("train/*/*")) - set(bad)
+    assert [note.partition(": skipped")[0] for note in sets.notes] == [str(path) for path in bad]
+
+
+def test_a_class_without_readable_images_is_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN)
+    for path in root.glob("train/dog/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="class 'dog' has 0 images"):
+        opened(root, on_unreadable="skip")
+
+
+def test_a_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    first, second = (write_folder(tmp_path / name, TRAIN) for name in ("a", "b"))
+    names = [[path.relative_to(root) for path in files(opened(root), "test")] for root in (first, second)]
+    assert names[0] == names[1]
