@@ -74,6 +74,6 @@ def _check_training(classes: Sequence[str], training: Images, parts: int) -> Non
     for label, count in enumerate(np.bincount(training.labels, minlength=len(classes))):
         if count < parts:
             raise UserError(
-                f"data: class '{classes[label]}' has {count} image{'' if count == 1 else 's'}; at least {parts} are needed "
-                "(for training, search and test)"
+                f"data: class '{classes[label]}' has {count} image{'' if count == 1 else 's'}; at least {parts} are "
+                "needed (for training, search and test)"
             )

@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.data.inspect import inspect_folder
+from nasdeploy.errors import UserError
+from tests.data.pictures import noise, write_folder
+
+
+def test_counts_and_sides(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": {"a": 3, "b": 5}, "test": {"a": 2}}, side=20)
+    noise(12, 90).save(root / "train/a/wide.png")
+    noise(70, 33).save(root / "train/b/tall.png")
+    (root / "train/b/bad.png").write_bytes(b"")
+    found = inspect_folder(root)
+    assert found.classes == ("a", "b")
+    assert found.images == {"train": 11, "test": 2}
+    assert found.per_class == {"a": 4, "b": 7}
+    assert found.sides == (12, 20, 33)
+    assert found.notes == (f"{root / 'test'}: no images of b",)
+
+
+def test_looks_at_images_of_every_class_of_a_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdeploy.data.inspect._LOOKED_AT", 10)
+    root = write_folder(tmp_path, {"train": {"a": 30}}, side=8)
+    write_folder(root, {"train": {"b": 30}}, side=16)
+    assert inspect_folder(root).sides == (8, 12, 16)
+
+
+def test_a_folder_of_unreadable_images_is_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": {"a": 2}})
+    for path in root.glob("train/a/*"):
+        path.write_bytes(b"x")
+    with pytest.raises(UserError, match="none of the images could be read"):
+        inspect_folder(root)
