@@ -12,7 +12,7 @@ import numpy as np
 from nasdeploy.costs import Floats
 
 _NOISE = 0.02
-"""Relative residual from which a robust fit counts a network less: what two measurements may well differ by."""
+"""Relative residual that two measurements of one network may well show."""
 
 
 @dataclass(frozen=True)
@@ -29,56 +29,39 @@ class Calibration:
 
 
 def fit(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]) -> Calibration:
-    """Least squares on relative residuals, the slope not negative.
+    """Least squares on relative residuals with soft L1 loss, the slope not negative.
 
-    With fewer networks than terms, or all of one depth, the solution nearest to the plain sum is taken.
+    Residuals beyond 2 % count linearly, so that a network that was measured in a bad moment does not tilt the fit.
+    With fewer networks than terms, or all of one depth, the solution is close to the plain sum.
     """
-    from scipy.optimize import lsq_linear
+    from scipy.optimize import least_squares, lsq_linear
 
-    matrix, target, scale = _relative(entries, blocks, seconds)
-    found = lsq_linear(matrix, target, bounds=(_LOWER / scale, np.inf), lsq_solver="exact", tol=1e-14)
-    return _calibration(found.x * scale)
-
-
-def fit_robust(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]) -> Calibration:
-    """As `fit`, but a network that lies far off counts only linearly (soft L1 loss)."""
-    from scipy.optimize import least_squares
-
-    matrix, target, scale = _relative(entries, blocks, seconds)
-    first = fit(entries, blocks, seconds)
-    start = (np.array([first.slope, first.per_block, first.offset]) - _PLAIN_SUM) / scale
-    found = least_squares(
-        lambda x: matrix @ x - target,
-        np.maximum(start, _LOWER / scale),
-        lambda x: matrix,
-        bounds=(_LOWER / scale, np.inf),
-        loss="soft_l1",
-        f_scale=_NOISE,
-        xtol=1e-12,
-        ftol=1e-12,
-        gtol=1e-12,
-    )
-    return _calibration(found.x * scale)
-
-
-_PLAIN_SUM = np.array([1.0, 0.0, 0.0])
-_LOWER = np.array([-1.0, -np.inf, -np.inf])
-"""Of the difference to the plain sum: a slope of 0."""
-
-
-def _relative(
-    entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]
-) -> tuple[Floats, Floats, Floats]:
-    """Matrix, target and column scales of the fit of what a network's latency differs from the plain sum by."""
     measured = np.array(seconds, dtype=np.float64)
     columns = np.stack([np.array(entries), np.array(blocks), np.ones(len(measured))], axis=1) / measured[:, None]
     scale = 1 / np.abs(columns).max(axis=0)
-    return columns * scale, 1 - columns @ _PLAIN_SUM, scale
-
-
-def _calibration(difference: Floats) -> Calibration:
-    slope, per_block, offset = (float(value) for value in _PLAIN_SUM + difference)
+    matrix, lower = columns * scale, _LOWER / scale
+    # What the latency differs from the plain sum by, which makes the plain sum the solution of least norm.
+    target = 1 - columns @ _PLAIN_SUM
+    start = lsq_linear(matrix, target, (lower, np.inf), lsq_solver="exact").x
+    found = least_squares(
+        lambda x: matrix @ x - target,
+        start,
+        jac=lambda x: matrix,
+        bounds=(lower, np.inf),
+        loss="soft_l1",
+        f_scale=_NOISE,
+        xtol=_TOLERANCE,
+        ftol=_TOLERANCE,
+        gtol=_TOLERANCE,
+    )
+    slope, per_block, offset = (float(value) for value in _PLAIN_SUM + found.x * scale)
     return Calibration(max(slope, 0.0), per_block, offset)
+
+
+_TOLERANCE = 1e-12
+_PLAIN_SUM = np.array([1.0, 0.0, 0.0])
+_LOWER = np.array([-1.0, -np.inf, -np.inf])
+"""Of the difference to the plain sum: a slope of 0."""
 
 
 @dataclass(frozen=True)

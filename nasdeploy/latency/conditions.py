@@ -1,6 +1,8 @@
 """What a measurement was made of, on, and how. Measurements under different conditions are never mixed."""
 
-from nasdeploy.latency.device import Fingerprint, fingerprint
+from dataclasses import fields
+
+from nasdeploy.latency.device import Fingerprint, differences, fingerprint
 from nasdeploy.latency.measure import Protocol
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import Settings
@@ -26,10 +28,23 @@ class Conditions(Settings):
             protocol=protocol,
             space=space.name,
             space_digest=space.digest,
-            classes=space.plan(space.smallest()).steps[-1].block.output[0],
+            classes=classes_of(space),
         )
 
-    @property
-    def file_name(self) -> str:
-        """Name of the table's file."""
-        return f"{self.device.name}-{self.space}-{self.space_digest}-{self.classes}.json"
+    def changes(self, now: "Conditions") -> list[str]:
+        """One readable line for each thing that differs between these conditions and those of `now`."""
+        found = differences(self.fingerprint, now.fingerprint)
+        if self.space_digest != now.space_digest:
+            found.append(f"space: {self.space} ({self.space_digest}), now {now.space} ({now.space_digest})")
+        if self.device.name != now.device.name:
+            found.append(f"device: {self.device.name}, now {now.device.name}")
+        for field in fields(Protocol):
+            before, after = getattr(self.protocol, field.name), getattr(now.protocol, field.name)
+            if before != after:
+                found.append(f"protocol, {field.name}: {before}, now {after}")
+        return found
+
+
+def classes_of(space: SearchSpace) -> int:
+    """How many classes the networks of `space` tell apart."""
+    return space.plan(space.smallest()).steps[-1].block.output[0]

@@ -19,20 +19,29 @@ Clock = Callable[[], int]
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """How many sessions are open together, and how often each of them is visited."""
+
+    group: int
+    visits: int
+
+    def __post_init__(self) -> None:
+        if min(self.group, self.visits) < 1:
+            raise ValueError(f"a measurement needs a group and a visit at least; found {self}")
+
+
+@dataclass(frozen=True)
 class Protocol:
     """How to measure. A visit is a few runs of one session; the open sessions are visited in turn.
 
     Raises `ValueError` for settings that nothing can be measured with.
     """
 
-    group: int = 50
-    """Sessions that are open together."""
+    blocks: Rounds = Rounds(group=50, visits=5)
+    networks: Rounds = Rounds(group=16, visits=10)
+    """Smaller groups, because an open network takes up to 200 MB."""
     warmup: int = 3
     """Runs thrown away before the first visit."""
-    visits: int = 5
-    """Visits of a single block."""
-    network_visits: int = 10
-    """Visits of a whole network."""
     discarded: int = 1
     """Runs thrown away at the start of a visit: the session before has filled the caches."""
     kept: int = 5
@@ -44,13 +53,18 @@ class Protocol:
     retries: int = 3
     wait_s: float = 1.0
     """Pause before measuring again."""
+    calibration_networks: int = 24
+    """Whole networks that the table is calibrated on."""
+    held_out_networks: int = 40
+    """Whole networks that tell the table's error."""
 
     def __post_init__(self) -> None:
-        counts = (self.group, self.warmup, self.visits, self.network_visits, self.kept)
-        if min(counts) < 1 or min(self.discarded, self.retries, self.wait_s) < 0:
-            raise ValueError("group, warmup, visits, network_visits and kept are at least 1, the others not negative")
+        if min(self.warmup, self.kept, self.calibration_networks) < 1:
+            raise ValueError(f"a protocol needs runs to warm up, runs to keep, and networks; found {self}")
         if self.shortest_run_s <= 0 or self.noisy_above <= 1:
-            raise ValueError("shortest_run_s is above 0 and noisy_above above 1")
+            raise ValueError(f"a protocol has shortest_run_s > 0 and noisy_above > 1; found {self}")
+        if min(self.discarded, self.retries, self.wait_s, self.held_out_networks) < 0:
+            raise ValueError(f"nothing in a protocol is negative; found {self}")
 
 
 @dataclass(frozen=True)
@@ -91,16 +105,20 @@ Opener = Callable[[], Timed]
 
 def measure(
     openers: Mapping[str, Opener],
-    visits: int,
+    rounds: Rounds,
     protocol: Protocol,
     *,
+    on_visit: Callable[[], None] = lambda: None,
     clock: Clock = perf_counter_ns,
     pause: Callable[[float], None] = sleep,
 ) -> Iterator[dict[str, Timing]]:
-    """Timings by key, one group of sessions after the other; a group's sessions are open only while it is measured."""
+    """Timings by key, group after group; a group's sessions are open only while it is measured.
+
+    `on_visit` is called after each visit but those to noisy sessions again.
+    """
     remaining = iter(openers.items())
-    while group := dict(islice(remaining, protocol.group)):
-        yield _Group(group, visits, protocol, clock).measure(pause)
+    while group := dict(islice(remaining, rounds.group)):
+        yield _Group(group, rounds.visits, protocol, clock).measure(on_visit, pause)
 
 
 class _Group:
@@ -111,12 +129,13 @@ class _Group:
         self._sessions: dict[str, Timed] = {}
         self._calls: dict[str, int] = {}
 
-    def measure(self, pause: Callable[[float], None]) -> dict[str, Timing]:
+    def measure(self, on_visit: Callable[[], None], pause: Callable[[float], None]) -> dict[str, Timing]:
         try:
             for key, opener in self._openers.items():
                 self._sessions[key] = opener()
                 self._calls[key] = self._warm_up(self._sessions[key])
-            return self._until_quiet(pause)
+            timings = self._visit_all(self._sessions, on_visit)
+            return self._retry_noisy(timings, pause)
         finally:
             for session in self._sessions.values():
                 session.close()
@@ -128,23 +147,23 @@ class _Group:
             calls = ceil(self._protocol.shortest_run_s / max(self._run(session, calls), 1e-9))
         return calls
 
-    def _until_quiet(self, pause: Callable[[float], None]) -> dict[str, Timing]:
-        timings = self._visit_all(self._sessions)
+    def _retry_noisy(self, timings: dict[str, Timing], pause: Callable[[float], None]) -> dict[str, Timing]:
         for _ in range(self._protocol.retries):
             noisy = [key for key, timing in timings.items() if timing.noisy]
             if not noisy:
                 break
             pause(self._protocol.wait_s)
-            for key, timing in self._visit_all(noisy).items():
+            for key, timing in self._visit_all(noisy, lambda: None).items():
                 timings[key] = min(timings[key], timing, key=lambda either: either.spread)
         return timings
 
-    def _visit_all(self, keys: Iterable[str]) -> dict[str, Timing]:
+    def _visit_all(self, keys: Iterable[str], on_visit: Callable[[], None]) -> dict[str, Timing]:
         runs: dict[str, list[float]] = {key: [] for key in keys}
         with _no_garbage_collection():
             for _ in range(self._visits):
                 for key, times in runs.items():
                     times.extend(self._visit(self._sessions[key], self._calls[key]))
+                    on_visit()
         return {key: self._summary(times) for key, times in runs.items()}
 
     def _visit(self, session: Timed, calls: int) -> list[float]:

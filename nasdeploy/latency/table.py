@@ -14,7 +14,7 @@ from nasdeploy.arch import Arch, Json
 from nasdeploy.costs import Floats, SlotCost, count
 from nasdeploy.errors import UserError
 from nasdeploy.extremes import extremes
-from nasdeploy.latency.calibration import Calibration, HeldOut, fit, fit_robust, held_out_error, relative_errors
+from nasdeploy.latency.calibration import Calibration, HeldOut, fit, held_out_error, relative_errors
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.device import differences, fingerprint
 from nasdeploy.latency.measure import Timing
@@ -69,11 +69,10 @@ class LatencyTable(Settings):
         entries: Mapping[str, Timing],
         networks: Sequence[MeasuredNetwork],
     ) -> "LatencyTable":
-        """A table calibrated on `networks` by their role; robustly if a search has added some."""
+        """A table calibrated on all `networks` but the held-out ones, which give its error."""
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
-        searched = any(network.role == "search" for network in networks)
-        calibration = (fit_robust if searched else fit)(*_terms(known), [n.timing.median for n in known])
+        calibration = fit(*_terms(known), [network.timing.median for network in known])
         return cls(
             conditions=conditions,
             created=created,
@@ -102,7 +101,7 @@ class LatencyTable(Settings):
     @cached_property
     def slot_costs(self) -> tuple[SlotCost, SlotCost]:
         """The two columns of `Costs` that `latency_of` takes: sum of entries, number of blocks."""
-        return (self._entry, count)
+        return (entry_cost(self.entries), count)
 
     def latency_of(self, columns: Floats) -> Floats:
         """Latencies `[n]` of architectures, from the columns `[n, 2]` of `Costs(space, table.slot_costs)`."""
@@ -110,14 +109,10 @@ class LatencyTable(Settings):
 
     def range(self, space: SearchSpace) -> tuple[float, float]:
         """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
-        fastest, slowest = extremes(space, self._calibrated)
-        return fastest.cost + self.calibration.offset, slowest.cost + self.calibration.offset
-
-    def _entry(self, slot: Slot, block: Block) -> float:
-        return slot.times * _median(self.entries, block.key)
-
-    def _calibrated(self, slot: Slot, block: Block) -> float:
-        return self.calibration.slope * self._entry(slot, block) + self.calibration.per_block * slot.times
+        terms = self.calibration
+        entry, blocks = self.slot_costs
+        fastest, slowest = extremes(space, lambda s, b: terms.slope * entry(s, b) + terms.per_block * blocks(s, b))
+        return fastest.cost + terms.offset, slowest.cost + terms.offset
 
     # -- files
 
@@ -175,10 +170,15 @@ def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int]:
     return total, sum(step.times for step in plan)
 
 
-def _median(entries: Mapping[str, Timing], key: str) -> float:
-    if key not in entries:
-        raise _lacks([key])
-    return entries[key].median
+def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
+    """Seconds of a slot's block by its entry, not calibrated; raises `UserError` for a block without one."""
+
+    def cost(slot: Slot, block: Block) -> float:
+        if block.key not in entries:
+            raise _lacks([block.key])
+        return slot.times * entries[block.key].median
+
+    return cost
 
 
 def _lacks(keys: Sequence[str]) -> UserError:

@@ -1,0 +1,65 @@
+"""What was measured so far, kept beside the table that it will become, so that a killed measurement goes on."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from nasdeploy.errors import UserError
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.measure import Timing
+from nasdeploy.settings import Settings, parse
+from nasdeploy.store.files import append_json_line, read_json_lines
+
+Kind = Literal["blocks", "networks"]
+
+
+class _Line(Settings):
+    conditions: Conditions | None = None
+    blocks: dict[str, Timing] = Field(default_factory=dict)
+    networks: dict[str, Timing] = Field(default_factory=dict)
+
+
+class Journal:
+    """A file of JSON lines: the conditions, then one line for each group of sessions.
+
+    `timings` has what was measured so far: blocks by key, networks by `Arch.text`. `discarded` says why an earlier
+    journal at this path could not be continued; it is empty if there was none or it could.
+    """
+
+    def __init__(self, path: Path, conditions: Conditions) -> None:
+        """Continue the journal at `path`, or start one; raises `UserError` if there is a damaged one."""
+        self._path = path
+        lines = _read(path)
+        self.discarded = _changes(lines[0].conditions, conditions) if lines else []
+        if self.discarded:
+            lines = []
+            path.unlink()
+        if not lines:
+            append_json_line(path, {"conditions": conditions.model_dump(mode="json")})
+        self.timings: dict[Kind, dict[str, Timing]] = {
+            "blocks": {key: timing for line in lines for key, timing in line.blocks.items()},
+            "networks": {key: timing for line in lines for key, timing in line.networks.items()},
+        }
+
+    def add(self, kind: Kind, timings: Mapping[str, Timing]) -> None:
+        """Keep the timings of a group."""
+        append_json_line(self._path, {kind: {key: asdict(timing) for key, timing in timings.items()}})
+        self.timings[kind].update(timings)
+
+    def remove(self) -> None:
+        """Delete the file: the table has everything."""
+        self._path.unlink()
+
+
+def _changes(before: Conditions | None, now: Conditions) -> list[str]:
+    return ["it does not say what it is of"] if before is None else before.changes(now)
+
+
+def _read(path: Path) -> list[_Line]:
+    try:
+        return [parse(_Line, line, f"{path}: line {n}") for n, line in enumerate(read_json_lines(path), start=1)]
+    except UserError as error:
+        raise UserError(f"{error}; or measure from the start with --restart") from None

@@ -1,0 +1,38 @@
+"""Choosing whole networks that cover a space's latency range evenly, its fastest and its slowest included.
+
+Networks drawn uniformly sit in the middle of the range: a calibration on them would be extrapolated for low budgets.
+"""
+
+import numpy as np
+
+from nasdeploy.arch import Arch
+from nasdeploy.costs import Costs, SlotCost
+from nasdeploy.extremes import extremes
+from nasdeploy.space import Codes, SearchSpace
+
+_CANDIDATES = 4000
+
+
+def stratified(space: SearchSpace, cost: SlotCost, number: int, rng: np.random.Generator) -> list[Arch]:
+    """Up to `number` different architectures in ascending cost: both extremes, and others at equal ratios between them.
+
+    Fewer if the space has fewer. `cost` is positive for every network.
+    """
+    cheapest, dearest = extremes(space, cost)
+    candidates = _candidates(space, space.encode([cheapest.arch, dearest.arch]), rng)
+    costs = dict(zip(space.decode(candidates), Costs(space, [cost])(candidates)[:, 0], strict=True))
+    chosen = {extreme.arch: extreme.cost for extreme in (cheapest, dearest)}
+    for target in np.geomspace(cheapest.cost, dearest.cost, number)[1:-1]:
+        unused = [arch for arch in costs if arch not in chosen]
+        if unused:
+            nearest = min(unused, key=lambda arch: abs(costs[arch] - target))
+            chosen[nearest] = costs[nearest]
+    return sorted(chosen, key=lambda arch: chosen[arch])[:number]
+
+
+def _candidates(space: SearchSpace, ends: Codes, rng: np.random.Generator) -> Codes:
+    """Random architectures of which any part, from none to all, has the genes of either end: `[n, choices]`."""
+    random = space.sample_codes(_CANDIDATES, rng)
+    end = ends[rng.integers(len(ends), size=_CANDIDATES)]
+    share = rng.random((_CANDIDATES, 1))
+    return np.where(rng.random(random.shape) < share, end, random)

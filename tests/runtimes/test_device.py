@@ -1,0 +1,75 @@
+"""Device files."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nasdeploy.errors import UserError
+from nasdeploy.resources import resource_names
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.device import Device, load_device
+
+
+@pytest.mark.parametrize("name", resource_names("profiles"))
+def test_shipped_devices_have_their_files_name_and_a_known_runtime(name):
+    device = load_device(name)
+    assert device.name == name
+    assert device.runtime in RUNTIMES
+
+
+def test_cpu_is_onnx_runtime_on_one_thread():
+    device = load_device("cpu")
+    assert (device.runtime, device.threads, device.batch, device.precision) == ("onnxruntime", 1, 1, "fp32")
+
+
+def test_a_users_own_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text('name: mine\nruntime: onnxruntime\nthreads: 2\noptions: {session.x64quantprecision: "1"}\n')
+    assert load_device(file) == Device(
+        name="mine", runtime="onnxruntime", threads=2, options={"session.x64quantprecision": "1"}
+    )
+    assert load_device(str(file)).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: mine\nruntime: onnxruntime\nthread: 2\n", "unknown key 'thread'; did you mean 'threads'"),
+        ("name: mine\n", "runtime is missing"),
+        ("name: mine\nruntime: onnxruntime\nthreads: 0\n", "threads is 0"),
+        ("name: a/b\nruntime: onnxruntime\n", "name is"),
+        ("name: mine\nruntime: onnxruntime\noptions: {a: 1}\n", r"options\.a is 1"),
+        ("name: [\n", "not valid YAML"),
+    ],
+)
+def test_wrong_files_are_user_errors(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_device(file)
+    assert str(file) in str(caught.value)
+
+
+def test_unknown_device_offers_the_nearest():
+    with pytest.raises(UserError, match="unknown device 'cpuu'; did you mean 'cpu'"):
+        load_device("cpuu")
+
+
+def test_unknown_runtime_offers_the_nearest():
+    with pytest.raises(UserError, match="unknown runtime 'onnxruntim'; did you mean 'onnxruntime'"):
+        runtime_of(Device(name="mine", runtime="onnxruntim"))
+
+
+def test_runtime_that_is_not_installed_says_what_to_run(monkeypatch):
+    monkeypatch.setattr("nasdeploy.runtimes.onnxruntime.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="run: pip install onnxruntime"):
+        runtime_of(Device(name="mine", runtime="onnxruntime"))
+
+
+def test_looking_at_devices_imports_neither_torch_nor_a_runtime():
+    code = (
+        "import sys; from nasdeploy.runtimes.device import load_device; from nasdeploy.latency import files;"
+        "load_device('cpu'); print(sorted({'torch', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
