@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from nasdeploy.cli.train import train
 from nasdeploy.errors import Interrupted, NasdeployError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -15,6 +16,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.callback()
 def _nasdeploy() -> None:
     """From your images and your device to the most accurate network that measurably meets a latency budget."""
+
+
+app.command()(train)
 
 
 def main() -> None:

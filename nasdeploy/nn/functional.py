@@ -80,7 +80,7 @@ def slice_matrix(weight: Tensor, rows: int, columns: int) -> Tensor:
     """The leading output and input channels of a weight `[out, in, ...]`; contiguous, the weight itself if whole."""
     if weight.shape[0] == rows and weight.shape[1] == columns:
         return weight
-    sliced: Tensor = _Leading.apply(weight, rows, columns)  # type: ignore[no-untyped-call]
+    sliced: Tensor = _Leading.apply(weight, rows, columns)
     return sliced
 
 

@@ -1,0 +1,80 @@
+"""The steps of a run, each taking up where it was stopped: train, profile, search, export."""
+
+from pathlib import Path
+
+from nasdeploy.data.datasets import open_data
+from nasdeploy.errors import UserError
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import Recipe
+from nasdeploy.store.run import RUNS, Run
+from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.trainer import Trainer
+
+
+def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart: bool = False) -> Run:
+    """Train the supernet of a recipe in `runs/NAME`, resuming if it was begun there.
+
+    `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
+    unless `restart` discards it.
+    """
+    path = RUNS / recipe.name
+    if restart and (path / "manifest.json").exists():
+        Run.open(path).discard()
+    run = _begun(path, recipe)
+    if run is not None and run.is_finished("train"):
+        raise UserError(
+            f"{path}: training is finished; go on with 'nasdeploy search', give another name with --name, or train "
+            "anew with --restart"
+        )
+    sets = open_data(recipe.data, recipe.seed)
+    for note in sets.notes:
+        progress.say(f"data: {note}")
+    space = recipe.load_space(len(sets.classes))
+    if run is None:
+        run = Run.create(
+            RUNS, recipe.name, recipe=recipe.to_json(), space=space.digest, classes=sets.classes, seed=recipe.seed
+        )
+    with run.lock():
+        progress.say(
+            f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
+            f"space {space.name} with {space.size:.3g} architectures"
+        )
+        trainer = Trainer(
+            space=space,
+            sets=sets,
+            data=recipe.data,
+            settings=recipe.train,
+            recalibration=recipe.recalibration,
+            seed=recipe.seed,
+            checkpoints=Checkpoints(run.checkpoints),
+            metrics=run.metrics,
+            progress=progress,
+        )
+        metrics = trainer.run(Checkpoints(Run.open(init).checkpoints).latest() if init else None)
+        run.finish("train", metrics)
+    return run
+
+
+def _begun(path: Path, recipe: Recipe) -> Run | None:
+    """The run in `path`, None if there is none; raises `UserError` if it was begun with another recipe."""
+    if not (path / "manifest.json").exists():
+        return None
+    run = Run.open(path)
+    differing = _differences(run.manifest.recipe, recipe.to_json())
+    if differing:
+        raise UserError(
+            f"{path}: begun with another recipe ({differing[0]} differs); give another name with --name, or start anew "
+            "with --restart"
+        )
+    return run
+
+
+def _differences(a: object, b: object, name: str = "") -> list[str]:
+    """Dotted names of the values in which two nested mappings differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            found
+            for key in sorted(a.keys() | b.keys())
+            for found in _differences(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if a == b else [name]

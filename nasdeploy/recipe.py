@@ -1,0 +1,78 @@
+"""Recipes: everything of a run in one YAML file. Torch-free."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.errors import UserError
+from nasdeploy.registry import suggestion
+from nasdeploy.resources import resource, resource_names
+from nasdeploy.search.settings import SearchSettings
+from nasdeploy.settings import Settings, load_yaml, override, parse
+from nasdeploy.space import SearchSpace
+from nasdeploy.spaces import load_space
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.supernet.settings import RecalibrationSettings
+from nasdeploy.train.settings import TrainSettings
+
+
+class Recipe(Settings):
+    """A run from images to a verified model."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run directory."""
+    seed: int = Field(default=0, ge=0)
+    space: str | MobileNetTable
+    """A registered space, or a table of stages."""
+    data: DataSettings
+    train: TrainSettings = TrainSettings()
+    recalibration: RecalibrationSettings = RecalibrationSettings()
+    device: str = "cpu"
+    """Device to measure on: a name in profiles/ or a file."""
+    search: SearchSettings = SearchSettings()
+
+    def load_space(self, classes: int) -> SearchSpace:
+        """The search space for a number of classes."""
+        if isinstance(self.space, str):
+            return load_space(self.space, classes)
+        return space_from_table(self.space, classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, defaults included; `parse_recipe` reads them back."""
+        return self.model_dump(mode="json")
+
+
+def load_recipe(name: str, assignments: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """The recipe in a file, or the shipped one of that name, with `key.key=value` assignments on top.
+
+    `data` is the folder given with `--data`. Relative data paths in the result are absolute, so that the run can be
+    continued from elsewhere. Raises `UserError` for whatever is wrong.
+    """
+    path = _find(name)
+    content = override(load_yaml(path), assignments)
+    if data is not None and isinstance(content.get("data"), dict):
+        content["data"]["path"] = data
+    given = content.get("data")
+    if isinstance(given, dict) and isinstance(given.get("path"), str):
+        given["path"] = str(Path(given["path"]).expanduser().absolute())
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
+    """The recipe in plain values; `source` is named in errors."""
+    return parse(Recipe, content, source)
+
+
+def _find(name: str) -> Path:
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise UserError(f"{name}: no such recipe file; check the path, or write one with 'nasdeploy init --data DIR'")
+    shipped = resource("recipes", name)
+    if shipped is None:
+        raise UserError(f"unknown recipe '{name}'{suggestion(name, resource_names('recipes'))}")
+    return shipped

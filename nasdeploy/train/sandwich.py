@@ -1,0 +1,71 @@
+"""The sandwich rule with in-place distillation (BigNAS, section 3.1; AlphaNet, section 4)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nasdeploy.arch import Arch
+from nasdeploy.space import SearchSpace
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.train.losses import Distillation
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """The architectures of one step."""
+
+    largest: Arch
+    random: tuple[Arch, ...]
+    smallest: Arch
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one step: label loss of the largest network, mean over the random ones, and of the smallest."""
+
+    largest: float
+    random: float | None
+    smallest: float
+
+
+def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> Sandwich:
+    """The largest, `count` random and the smallest architecture."""
+    return Sandwich(space.largest(), tuple(space.sample(rng) for _ in range(count)), space.smallest())
+
+
+@dataclass(frozen=True)
+class SandwichStep:
+    """Accumulates the gradients of one step over all of its networks."""
+
+    supernet: Supernet
+    distillation: Distillation | None
+    label_smoothing: float
+    drop_rates: Mapping[str, float]
+    """Of the largest network; the others are not regularised."""
+
+    def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
+        """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
+        logits = self.supernet(images, sandwich.largest, self.drop_rates)
+        largest = self._label_loss(logits, labels)
+        torch.autograd.backward(largest)
+        teacher = logits.detach()
+        random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
+        smallest = self._learn(sandwich.smallest, images, labels, teacher)
+        return Losses(float(largest.detach()), _mean(random), smallest)
+
+    def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
+        logits = self.supernet(images, arch)
+        loss = self.distillation(logits, teacher) if self.distillation else self._label_loss(logits, labels)
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
