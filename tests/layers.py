@@ -21,7 +21,7 @@ LAYERS = (
     "latency.profile",
     "train search export report",
     "recipe",
-    "pipeline",
+    "pipeline draft",
     "cli",
 )
 FIRST_WITH_TORCH = "nn"
