@@ -1,0 +1,68 @@
+"""ONNX: one file, weights included, that any ONNX runtime loads."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from nasdeploy.convert import OPSET, to_onnx
+from nasdeploy.export.manifest import TensorFacts
+from nasdeploy.nn.network import Network
+
+_RESCALING = {"Resize", "Upsample"}
+
+
+class OnnxFormat:
+    """Float32, NCHW at the architecture's resolution, any batch."""
+
+    file_name = "model.onnx"
+
+    def write(self, network: Network, path: Path) -> None:
+        """Write the network, in evaluation mode, to `path`."""
+        path.write_bytes(to_onnx(network))
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """What onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
+        try:
+            onnx.checker.check_model(path, full_check=True)
+            model = onnx.load(path, load_external_data=False)
+        # The checker, shape inference and protobuf each have errors of their own.
+        except Exception as error:
+            return [f"onnx.checker: {' '.join(str(error).split())[:300]}"]
+        return [
+            *_operators(model),
+            *_tensors("input", model.graph.input, inputs),
+            *_tensors("output", model.graph.output, outputs),
+        ]
+
+
+def _operators(model: ModelProto) -> Iterator[str]:
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": OPSET}:
+        yield f"operators: opsets {opsets}, expected only ONNX's own at version {OPSET}"
+    rescaling = sorted({node.op_type for node in model.graph.node} & _RESCALING)
+    if rescaling:
+        yield f"operators: {', '.join(rescaling)} rescales the image, which preprocessing has done already"
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        yield "weights lie in another file"
+
+
+def _tensors(kind: str, found: Sequence[ValueInfoProto], expected: Sequence[TensorFacts]) -> Iterator[str]:
+    shown, wanted = [_described(value) for value in found], [_wanted(tensor) for tensor in expected]
+    if shown != wanted:
+        yield f"{kind}: {', '.join(shown) or 'none'}; expected {', '.join(wanted)}"
+
+
+def _described(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sizes = (dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return _text(value.name, TensorProto.DataType.Name(tensor.elem_type), sizes)
+
+
+def _wanted(tensor: TensorFacts) -> str:
+    return _text(tensor.name, {"float32": "FLOAT"}[tensor.dtype], tensor.shape)
+
+
+def _text(name: str, kind: str, sizes: Iterator[str | int] | Sequence[str | int]) -> str:
+    return f"{name} {kind} [{', '.join(map(str, sizes))}]"
