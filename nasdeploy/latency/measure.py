@@ -179,7 +179,8 @@ class _Group:
         return (self._clock() - start) * 1e-9 / calls
 
     def _summary(self, runs: list[float]) -> Timing:
-        p10, median, p90 = (float(value) for value in np.percentile(runs, [10, 50, 90]))
+        # Sorted, because rounding may put percentiles of nearly equal runs out of order.
+        p10, median, p90 = np.sort(np.percentile(runs, [10, 50, 90])).tolist()
         return Timing(median, p10, p90, len(runs), noisy=p90 > self._protocol.noisy_above * median)
 
 

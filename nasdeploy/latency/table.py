@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from nasdeploy.arch import Arch, Json
 from nasdeploy.costs import Floats, SlotCost, count
@@ -29,7 +30,10 @@ Role = Literal["calibration", "held-out", "search"]
 
 @dataclass(frozen=True)
 class MeasuredNetwork:
-    """A whole network's latency, beside the terms of its prediction; times in seconds."""
+    """A whole network's latency, beside the terms of its prediction; times in seconds.
+
+    Raises `ValueError` if there is nothing that can take time.
+    """
 
     arch: dict[str, Any]
     role: Role
@@ -37,6 +41,10 @@ class MeasuredNetwork:
     """Sum of the table's entries of its blocks."""
     blocks: int
     timing: Timing
+
+    def __post_init__(self) -> None:
+        if self.entries <= 0 or self.blocks < 1:
+            raise ValueError(f"a network has blocks that take time; found {self}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class LatencyTable(Settings):
     calibration: Calibration
     held_out: HeldOut | None
     """Error on the networks with that role."""
-    relative_uncertainty: float
+    relative_uncertainty: float = Field(ge=0)
     """Standard deviation of relative errors, of the held-out networks if there are any."""
     entries: dict[str, Timing]
     networks: tuple[MeasuredNetwork, ...]
@@ -107,12 +115,15 @@ class LatencyTable(Settings):
         """Latencies `[n]` of architectures, from the columns `[n, 2]` of `Costs(space, table.slot_costs)`."""
         return self.calibration(columns[:, 0], columns[:, 1])
 
+    def calibrated_cost(self, slot: Slot, block: Block) -> float:
+        """Seconds that a slot's block adds to a network's predicted latency; the calibration's offset comes on top."""
+        entry, blocks = self.slot_costs
+        return self.calibration.slope * entry(slot, block) + self.calibration.per_block * blocks(slot, block)
+
     def range(self, space: SearchSpace) -> tuple[float, float]:
         """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
-        terms = self.calibration
-        entry, blocks = self.slot_costs
-        fastest, slowest = extremes(space, lambda s, b: terms.slope * entry(s, b) + terms.per_block * blocks(s, b))
-        return fastest.cost + terms.offset, slowest.cost + terms.offset
+        fastest, slowest = extremes(space, self.calibrated_cost)
+        return fastest.cost + self.calibration.offset, slowest.cost + self.calibration.offset
 
     # -- files
 

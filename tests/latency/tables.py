@@ -1,0 +1,72 @@
+"""Latency tables of the toy space without measuring anything."""
+
+from itertools import product
+
+import numpy as np
+
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.device import Fingerprint
+from nasdeploy.latency.measure import Protocol, Timing
+from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.runtimes.device import Device
+from tests.toy import ToySpace
+
+SPACE = ToySpace()
+DEVICE = Device(name="cpu", runtime="onnxruntime")
+FINGERPRINT = Fingerprint(
+    cpu="a processor",
+    cores=2,
+    governor="performance",
+    max_frequency="2600 MHz",
+    memory="24 GiB",
+    system="Linux 6",
+    runtime="onnxruntime 1",
+    precision="fp32",
+    batch=1,
+    threads=1,
+    options="",
+)
+CONDITIONS = Conditions(
+    device=DEVICE,
+    fingerprint=FINGERPRINT,
+    protocol=Protocol(),
+    space=SPACE.name,
+    space_digest=SPACE.digest,
+    classes=10,
+)
+
+
+def timing(seconds):
+    return Timing(median=seconds, p10=0.99 * seconds, p90=1.01 * seconds, n=25)
+
+
+def entries(seed=0):
+    draw = np.random.default_rng(seed)
+    return {key: timing(float(draw.uniform(1e-4, 1e-3))) for key in SPACE.distinct_blocks()}
+
+
+def archs():
+    """Every architecture of the space, once."""
+    names = [choice.name for choice in SPACE.choices]
+    combinations = product(*(choice.values for choice in SPACE.choices))
+    return list({SPACE.arch(dict(zip(names, values, strict=True))): None for values in combinations})
+
+
+def true_seconds(arch, known):
+    """What a whole network takes in this toy world."""
+    plan = SPACE.plan(arch)
+    total = sum(step.times * known[step.block.key].median for step in plan)
+    return 0.9 * total + 2e-5 * sum(step.times for step in plan) + 5e-5
+
+
+def table(noise=0.0, seed=0):
+    """A table calibrated on every seventh architecture, every eleventh of the others held out."""
+    draw = np.random.default_rng(seed)
+    known = entries(seed)
+    networks = []
+    for place, arch in enumerate(archs()):
+        role = "calibration" if place % 7 == 0 else "held-out" if place % 11 == 0 else None
+        if role:
+            seconds = true_seconds(arch, known) * (1 + noise * draw.standard_normal())
+            networks.append(network_terms(known, SPACE, arch, role, timing(seconds)))
+    return LatencyTable.fitted(CONDITIONS, "2026-11-24T00:00:00+00:00", known, networks)

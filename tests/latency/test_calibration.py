@@ -1,0 +1,97 @@
+"""Calibration and its error against NumPy and SciPy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nasdeploy.latency.calibration import fit, held_out_error
+
+
+def networks(noise, n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    entries = rng.uniform(5e-3, 50e-3, n)
+    blocks = rng.integers(10, 40, n)
+    seconds = (1.02 * entries - 4e-6 * blocks + 1e-4) * (1 + noise * rng.standard_normal(n))
+    return entries, blocks, seconds
+
+
+def test_exact_data_give_the_exact_terms():
+    found = fit(*networks(noise=0))
+    assert found.slope == pytest.approx(1.02, rel=1e-9)
+    assert found.per_block == pytest.approx(-4e-6, rel=1e-6)
+    assert found.offset == pytest.approx(1e-4, rel=1e-6)
+
+
+def test_small_noise_gives_relative_least_squares():
+    entries, blocks, seconds = networks(noise=1e-4)
+    matrix = np.stack([entries, blocks, np.ones(len(entries))], axis=1) / seconds[:, None]
+    expected, *_ = np.linalg.lstsq(matrix, np.ones(len(entries)), rcond=None)
+    found = fit(entries, blocks, seconds)
+    np.testing.assert_allclose([found.slope, found.per_block, found.offset], expected, rtol=2e-3)
+    np.testing.assert_allclose(found(entries, blocks) / seconds, matrix @ expected, rtol=1e-6)
+
+
+def test_no_term_can_be_moved_to_a_smaller_loss():
+    entries, blocks, seconds = networks(noise=0.05)
+    found = np.array(list(vars(fit(entries, blocks, seconds)).values()))
+    columns = np.stack([entries, blocks, np.ones(len(entries))])
+
+    def loss(terms):
+        residuals = (terms @ columns - seconds) / seconds / 0.02
+        return (2 * (np.sqrt(1 + residuals**2) - 1)).sum()
+
+    for term in range(3):
+        for step in (-1e-3, 1e-3):
+            moved = found.copy()
+            moved[term] *= 1 + step
+            assert loss(moved) > loss(found)
+
+
+def test_a_network_far_off_hardly_tilts_the_fit():
+    entries, blocks, seconds = networks(noise=0.005)
+    clean = fit(entries, blocks, seconds)
+    disturbed = seconds.copy()
+    disturbed[np.argmax(entries)] *= 2
+    robust = fit(entries, blocks, disturbed)
+    assert np.abs(robust(entries, blocks) / clean(entries, blocks) - 1).max() < 0.02
+
+
+def test_slope_is_never_negative():
+    assert fit([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [4.0, 3.0, 2.0, 1.0]).slope >= 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_few_networks_are_met_exactly(number):
+    entries, blocks, seconds = [1.0, 2.0][:number], [3, 3][:number], [2.0, 4.0][:number]
+    np.testing.assert_allclose(fit(entries, blocks, seconds)(np.array(entries), np.array(blocks)), seconds)
+
+
+def test_networks_of_one_depth_leave_the_plain_sum_where_it_fits():
+    found = fit([1.0, 2.0, 3.0], [5, 5, 5], [1.0, 2.0, 3.0])
+    assert (found.slope, found.per_block, found.offset) == pytest.approx((1, 0, 0), abs=1e-9)
+
+
+def test_statistics_are_scipys():
+    rng = np.random.default_rng(3)
+    measured = rng.permutation(np.linspace(1.0, 9.0, 30))
+    predicted = measured * (1 + rng.normal(0, 0.06, 30))
+    found = held_out_error(predicted, measured)
+    errors = [abs(p - m) / m for p, m in zip(predicted, measured, strict=True)]
+    assert found.n == 30
+    assert found.mean_absolute == pytest.approx(sum(errors) / 30)
+    assert found.p95 == pytest.approx(np.quantile(errors, 0.95))
+    assert found.within_5_percent == sum(e <= 0.05 for e in errors) / 30
+    assert found.within_10_percent == sum(e <= 0.10 for e in errors) / 30
+    ranks = np.corrcoef(stats.rankdata(predicted), stats.rankdata(measured))[0, 1]
+    assert found.spearman == pytest.approx(ranks)
+    pairs = [(i, j) for i in range(30) for j in range(i)]
+    concordant = sum(np.sign((predicted[i] - predicted[j]) * (measured[i] - measured[j])) for i, j in pairs)
+    assert found.kendall == pytest.approx(concordant / len(pairs))
+    fast = [e for e, m in zip(errors, measured, strict=True) if m < 3.7]
+    assert found.mean_absolute_by_third[0] == pytest.approx(sum(fast) / 10)
+
+
+def test_too_few_networks_have_no_statistics():
+    assert held_out_error([], []) is None
+    assert held_out_error([1.0, 2.0], [1.0, 2.0]) is None
+    assert held_out_error([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None

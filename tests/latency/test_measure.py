@@ -1,0 +1,199 @@
+"""The measuring protocol, with sessions that move a clock of their own."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+
+from nasdeploy.latency.measure import Protocol, Rounds, Timing, measure
+
+MS = 1_000_000
+
+
+class World:
+    """A clock, sessions that take fake time, and a log of what happens."""
+
+    def __init__(self):
+        self.now = 0
+        self.log = []
+        self.pauses = []
+        self.open = 0
+        self.most_open = 0
+
+    def opener(self, key, nanoseconds):
+        def opened():
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+            return Session(self, key, nanoseconds)
+
+        return opened
+
+    def measure(self, openers, rounds, protocol, **options):
+        found = measure(openers, rounds, protocol, clock=lambda: self.now, pause=self.pauses.append, **options)
+        return {key: timing for group in found for key, timing in group.items()}
+
+
+class Session:
+    def __init__(self, world, key, nanoseconds):
+        self.world, self.key, self.nanoseconds = world, key, nanoseconds
+        self.calls = 0
+
+    def call(self):
+        self.calls += 1
+        self.world.log.append(self.key)
+        self.world.now += self.nanoseconds(self.calls) if callable(self.nanoseconds) else self.nanoseconds
+
+    def close(self):
+        self.world.open -= 1
+
+
+PLAIN = Protocol(warmup=2, discarded=1, kept=3, retries=3, wait_s=7.0)
+
+
+def runs(log):
+    """Consecutive calls of one session, as (key, calls)."""
+    found = []
+    for key in log:
+        if found and found[-1][0] == key:
+            found[-1][1] += 1
+        else:
+            found.append([key, 1])
+    return [tuple(run) for run in found]
+
+
+def test_sessions_are_visited_in_turn():
+    world = World()
+    world.measure({"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}, Rounds(2, 3), PLAIN)
+    warm_up, visits = [("a", 2), ("b", 2)], [("a", 4), ("b", 4)] * 3
+    assert runs(world.log) == warm_up + visits
+
+
+def test_times_are_the_sessions():
+    world = World()
+    found = world.measure({"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}, Rounds(2, 5), PLAIN)
+    assert (found["a"].p10, found["a"].median, found["a"].p90) == pytest.approx((2e-3, 2e-3, 2e-3))
+    assert (found["a"].n, found["a"].noisy) == (15, False)
+    assert found["b"].median == pytest.approx(3e-3)
+
+
+def test_first_run_of_a_visit_does_not_count():
+    world = World()
+    # After the two runs of warm-up, the first of every four runs is cold.
+    cold = world.opener("a", lambda call: 9 * MS if call > 2 and (call - 3) % 4 == 0 else 2 * MS)
+    assert world.measure({"a": cold}, Rounds(1, 5), PLAIN)["a"].p90 == pytest.approx(2e-3)
+    world = World()
+    cold = world.opener("a", lambda call: 9 * MS if call > 2 and (call - 3) % 4 == 0 else 2 * MS)
+    assert world.measure({"a": cold}, Rounds(1, 5), replace(PLAIN, discarded=0))["a"].p90 > 8e-3
+
+
+def test_short_calls_are_timed_together():
+    world = World()
+    found = world.measure({"a": world.opener("a", MS // 10)}, Rounds(1, 2), PLAIN)
+    # Warm-up: one call, then as many as last a millisecond; two visits of four runs of ten calls.
+    assert len(world.log) == 1 + 10 + 2 * 4 * 10
+    assert found["a"].median == pytest.approx(1e-4)
+    assert found["a"].n == 6
+
+
+def test_run_lasts_a_millisecond_even_if_the_first_call_was_slow():
+    world = World()
+    world.measure({"a": world.opener("a", lambda call: 50 * MS if call == 1 else MS // 4)}, Rounds(1, 1), PLAIN)
+    assert len(world.log) == 1 + 1 + 4 * 4
+
+
+def test_only_a_group_is_open_at_once():
+    world = World()
+    openers = {str(number): world.opener(str(number), 2 * MS) for number in range(7)}
+    groups = list(measure(openers, Rounds(3, 1), PLAIN, clock=lambda: world.now))
+    assert [list(group) for group in groups] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert world.most_open == 3
+    assert world.open == 0
+
+
+def test_noisy_session_is_measured_again_after_a_pause_and_then_trusted():
+    world = World()
+    # The first visits (2 + 2 * 4 calls) see every second call slow; later ones are quiet.
+    calms_down = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
+    found = world.measure({"quiet": world.opener("quiet", 3 * MS), "noisy": calms_down}, Rounds(2, 2), PLAIN)
+    assert world.pauses == [7.0]
+    assert found["noisy"].p90 == pytest.approx(2e-3)
+    assert not found["noisy"].noisy
+    assert world.log.count("quiet") == 2 + 2 * 4
+    assert world.log.count("noisy") == 2 + 2 * 4 * 2
+
+
+def test_what_stays_noisy_is_flagged_after_three_more_attempts():
+    world = World()
+    found = world.measure({"a": world.opener("a", lambda call: 8 * MS if call % 2 else 2 * MS)}, Rounds(1, 2), PLAIN)
+    assert found["a"].noisy
+    assert world.pauses == [7.0] * 3
+    assert len(world.log) == 2 + 2 * 4 * 4
+
+
+def test_quietest_attempt_is_kept():
+    world = World()
+
+    def wild_then_restless_then_wild(call):
+        slow = 3 * MS if 10 < call <= 18 else 20 * MS
+        return slow if call % 2 else 2 * MS
+
+    found = world.measure({"a": world.opener("a", wild_then_restless_then_wild)}, Rounds(1, 2), PLAIN)
+    assert found["a"].noisy
+    assert found["a"].p90 < 4e-3
+
+
+def test_every_visit_is_announced_but_no_retry():
+    world = World()
+    heard = []
+    openers = {"a": world.opener("a", lambda call: 8 * MS if call % 2 else 2 * MS), "b": world.opener("b", MS)}
+    world.measure(openers, Rounds(2, 4), PLAIN, on_visit=lambda: heard.append(1))
+    assert len(heard) == 8
+
+
+def test_garbage_collection_is_off_while_timing_and_on_again_afterwards():
+    world = World()
+    seen = []
+
+    class Watching(Session):
+        def call(self):
+            super().call()
+            seen.append(gc.isenabled())
+
+    assert gc.isenabled()
+    world.measure({"a": lambda: Watching(world, "a", 2 * MS)}, Rounds(1, 1), PLAIN)
+    assert gc.isenabled()
+    assert seen == [True, True, False, False, False, False]
+
+
+def test_sessions_are_closed_and_collection_restored_when_stopped():
+    world = World()
+
+    def stop(call):
+        if call > 3:
+            raise KeyboardInterrupt
+        return MS
+
+    openers = {"a": world.opener("a", MS), "b": world.opener("b", stop)}
+    with pytest.raises(KeyboardInterrupt):
+        world.measure(openers, Rounds(2, 2), PLAIN)
+    assert world.open == 0
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(0.0, 0.0, 0.0, 1), (-1.0, 1.0, 1.0, 1), (1.0, 2.0, 3.0, 1), (float("nan"), 1.0, 1.0, 1), (1.0, 1.0, 1.0, 0)],
+)
+def test_impossible_timings_are_refused(numbers):
+    with pytest.raises(ValueError, match="a timing has"):
+        Timing(*numbers)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kept": 0}, {"warmup": 0}, {"retries": -1}, {"wait_s": -1.0}, {"noisy_above": 1.0}, {"shortest_run_s": 0}]
+)
+def test_impossible_protocols_are_refused(wrong):
+    with pytest.raises(ValueError, match="a protocol"):
+        replace(PLAIN, **wrong)
+    with pytest.raises(ValueError, match="a group and a visit"):
+        Rounds(group=0, visits=1)

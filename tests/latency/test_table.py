@@ -1,0 +1,218 @@
+"""Latency tables: prediction, range, refitting, files."""
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasdeploy.costs import Costs
+from nasdeploy.errors import UserError
+from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.table import LatencyTable, check_device
+from nasdeploy.spaces import load_space
+from tests.latency.tables import CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
+
+
+def test_prediction_is_the_true_latency_where_that_is_affine():
+    exact = table()
+    for arch in archs()[::13]:
+        predicted = exact.predict(SPACE.plan(arch))
+        assert predicted.seconds == pytest.approx(true_seconds(arch, exact.entries), rel=1e-6)
+        assert predicted.uncertainty == pytest.approx(0, abs=1e-9)
+
+
+def test_a_batch_is_scored_like_single_plans():
+    noisy = table(noise=0.03)
+    everything = archs()
+    columns = Costs(SPACE, noisy.slot_costs)(SPACE.encode(everything))
+    one_by_one = [noisy.predict(SPACE.plan(arch)).seconds for arch in everything]
+    np.testing.assert_allclose(noisy.latency_of(columns), one_by_one, rtol=1e-12)
+
+
+def test_range_is_that_of_all_predictions():
+    noisy = table(noise=0.03)
+    seconds = [noisy.predict(SPACE.plan(arch)).seconds for arch in archs()]
+    assert noisy.range(SPACE) == pytest.approx((min(seconds), max(seconds)), rel=1e-12)
+
+
+def test_uncertainty_is_the_deviation_on_held_out_networks():
+    noisy = table(noise=0.03)
+    held_out = [network for network in noisy.networks if network.role == "held-out"]
+    predicted = [noisy.calibration(network.entries, network.blocks) for network in held_out]
+    errors = [p / network.timing.median - 1 for p, network in zip(predicted, held_out, strict=True)]
+    deviation = (sum(e**2 for e in errors) / len(errors)) ** 0.5
+    assert 0.02 < deviation < 0.04
+    predicted = noisy.predict(SPACE.plan(SPACE.largest()))
+    assert predicted.uncertainty == pytest.approx(deviation * predicted.seconds)
+    assert noisy.held_out.mean_absolute == pytest.approx(np.abs(errors).mean())
+    assert noisy.held_out.n == len(held_out)
+
+
+def test_a_plan_with_unknown_blocks_is_refused_by_name():
+    known = table()
+    plan = SPACE.plan(SPACE.largest())
+    keys = list(dict.fromkeys(plan.keys))
+    without = known.model_copy(update={"entries": {k: t for k, t in known.entries.items() if k not in keys[:1]}})
+    with pytest.raises(UserError) as caught:
+        without.predict(plan)
+    assert keys[0] in str(caught.value)
+    with pytest.raises(UserError, match="no entry for Square"):
+        Costs(SPACE, without.slot_costs)
+    with pytest.raises(UserError, match=f"and {len(set(keys)) - 3} more"):
+        known.model_copy(update={"entries": {}}).predict(plan)
+
+
+# -- networks measured during a search
+
+
+def test_measured_networks_move_the_prediction_towards_them():
+    before = table()
+    slower = {arch: timing(1.1 * true_seconds(arch, before.entries)) for arch in archs()[::3]}
+    after = before.with_measured(SPACE, slower)
+    plan = SPACE.plan(archs()[3])
+    assert before.predict(plan).seconds < after.predict(plan).seconds < 1.1 * before.predict(plan).seconds
+    assert sum(network.role == "search" for network in after.networks) == len(slower)
+    assert after.held_out.mean_absolute > before.held_out.mean_absolute
+    assert after.entries == before.entries
+
+
+def test_measuring_an_architecture_again_replaces_it():
+    arch = archs()[1]
+    once = table().with_measured(SPACE, {arch: timing(1.0)})
+    twice = once.with_measured(SPACE, {arch: timing(2.0), archs()[2]: timing(3.0)})
+    assert [n.timing.median for n in twice.networks if n.role == "search"] == [2.0, 3.0]
+
+
+def test_one_wild_measurement_does_not_spoil_the_table():
+    before = table(noise=0.005)
+    after = before.with_measured(SPACE, {SPACE.largest(): timing(5 * true_seconds(SPACE.largest(), before.entries))})
+    assert after.held_out.mean_absolute < 2 * before.held_out.mean_absolute
+
+
+# -- files
+
+seconds = st.floats(1e-9, 1e3)
+timings = st.builds(
+    lambda three, n, noisy: Timing(*(sorted(three)[place] for place in (1, 0, 2)), n, noisy),
+    st.tuples(seconds, seconds, seconds),
+    st.integers(1, 1000),
+    st.booleans(),
+)
+
+
+@given(st.dictionaries(st.text(), timings, max_size=5), st.lists(timings, min_size=1, max_size=5))
+def test_round_trip(tmp_path_factory, known, measured):
+    path = tmp_path_factory.mktemp("tables") / "table.json"
+    networks = [replace(network, timing=t) for network, t in zip(table().networks, measured, strict=False)]
+    networks[0] = replace(networks[0], role="calibration")
+    written = LatencyTable.fitted(CONDITIONS, "now", known, networks)
+    written.save(path)
+    assert LatencyTable.load(path) == written
+
+
+def test_file_has_a_line_for_each_entry(tmp_path):
+    table().save(tmp_path / "table.json")
+    lines = (tmp_path / "table.json").read_text().splitlines()
+    for key in entries():
+        assert sum(line.strip().startswith(json.dumps(key)) for line in lines) == 1
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "table.json"
+    table(noise=0.01).save(path)
+    return path
+
+
+def edited(path, change, *, honest):
+    """Change the JSON; `honest` writes the checksum that belongs to the changed content."""
+    data = json.loads(path.read_text())
+    change(data)
+    if honest:
+        checksum = data.pop("sha256")
+        checksum = sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        data["sha256"] = checksum
+    path.write_text(json.dumps(data))
+
+
+def first_entry(data):
+    return next(iter(data["entries"].values()))
+
+
+@pytest.mark.parametrize("size", [0, 1, 500, -3])
+def test_truncated_file_is_refused(saved, size):
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(UserError, match=r"table\.json"):
+        LatencyTable.load(saved)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '"text"', "{}", "null"])
+def test_other_json_is_refused(saved, content):
+    saved.write_text(content)
+    with pytest.raises(UserError, match="damaged or edited"):
+        LatencyTable.load(saved)
+
+
+def test_edited_number_is_refused(saved):
+    edited(saved, lambda data: first_entry(data).update(median=first_entry(data)["median"] * 1.001), honest=False)
+    with pytest.raises(UserError, match="damaged or edited"):
+        LatencyTable.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: first_entry(data).update(median=float("nan")), "entries"),
+        (lambda data: first_entry(data).update(median=-1.0), "entries"),
+        (lambda data: first_entry(data).update(p90=float("inf")), "entries"),
+        (lambda data: first_entry(data).pop("n"), "n is missing"),
+        (lambda data: first_entry(data).update(extra=1), "extra"),
+        (lambda data: first_entry(data).update(n="25"), "n is"),
+        (lambda data: data.update(schema_version=2), "schema_version is 2"),
+        (lambda data: data["calibration"].update(slope=float("nan")), "slope"),
+        (lambda data: data["networks"][0].update(role="guess"), "role"),
+        (lambda data: data["conditions"]["device"].update(threads=0), "threads is 0"),
+        (lambda data: data["conditions"]["protocol"].update(kept=0), "protocol"),
+        (lambda data: data.pop("calibration"), "calibration is missing"),
+        (lambda data: data.update(relative_uncertainty=-0.1), "relative_uncertainty"),
+        (lambda data: data["networks"][0].update(entries=-1.0), "entries"),
+    ],
+)
+def test_nonsense_is_refused_even_with_its_checksum(saved, change, message):
+    edited(saved, change, honest=True)
+    with pytest.raises(UserError, match=message) as caught:
+        LatencyTable.load(saved)
+    assert "nasdeploy profile --restart" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.json"):
+        LatencyTable.load(tmp_path / "absent.json")
+
+
+# -- where it holds
+
+
+def test_table_of_another_space_is_refused():
+    table().require_space(SPACE)
+    with pytest.raises(UserError, match=f"of space toy with 10 classes \\({SPACE.digest}\\), not of digits"):
+        table().require_space(load_space("digits", 10))
+
+
+def test_other_device_is_a_warning_or_with_strict_an_error(monkeypatch):
+    here = replace(FINGERPRINT, cpu="another processor", threads=2)
+    monkeypatch.setattr("nasdeploy.latency.table.fingerprint", lambda device: here)
+    expected = ["cpu: measured with a processor, here another processor", "threads: measured with 1, here 2"]
+    assert check_device(table(), DEVICE, strict=False) == expected
+    with pytest.raises(UserError, match="another processor.*nasdeploy profile --device cpu"):
+        check_device(table(), DEVICE, strict=True)
+
+
+def test_same_device_is_no_warning(monkeypatch):
+    monkeypatch.setattr("nasdeploy.latency.table.fingerprint", lambda device: FINGERPRINT)
+    assert check_device(table(), DEVICE, strict=False) == check_device(table(), DEVICE, strict=True) == []
