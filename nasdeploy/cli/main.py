@@ -7,6 +7,8 @@ import sys
 
 import typer
 
+from nasdeploy.cli.profile import profile
+from nasdeploy.cli.search import search
 from nasdeploy.cli.train import train
 from nasdeploy.errors import Interrupted, NasdeployError
 
@@ -19,6 +21,8 @@ def _nasdeploy() -> None:
 
 
 app.command()(train)
+app.command()(search)
+app.command()(profile)
 
 
 def main() -> None:

@@ -1,0 +1,126 @@
+"""`nasdeploy profile`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.latency.table import LatencyTable
+    from nasdeploy.progress import Progress
+    from nasdeploy.space import SearchSpace
+
+_CLASSES = 1000
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the run's device, else cpu]."),
+]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option("--space", metavar="NAME|RECIPE", help="Space to measure [default: the run's, with its classes]."),
+]
+ClassesOption = Annotated[
+    int | None, typer.Option("--classes", min=1, help=f"Number of classes, with --space [default: {_CLASSES}].")
+]
+RestartFlag = Annotated[bool, typer.Option("--restart", help="Measure everything anew.")]
+
+
+def profile(
+    device: DeviceOption = None,
+    space: SpaceOption = None,
+    classes: ClassesOption = None,
+    run: RunOption = None,
+    restart: RestartFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure a latency table of a whole search space on a device; the same command resumes."""
+    from nasdeploy.latency.files import table_path
+    from nasdeploy.progress import Progress
+    from nasdeploy.runtimes.device import load_device
+
+    if space is not None and run is not None:
+        raise UserError("--space and --run exclude each other: a run has its own space")
+    if space is None and classes is not None:
+        raise UserError("--classes belongs to --space: a run has its own classes")
+    progress = Progress(quiet)
+    if space is not None:
+        chosen, default_device = _named(space, classes or _CLASSES), "cpu"
+    else:
+        chosen, default_device = _of_run(run, progress)
+    target = load_device(device or default_device)
+    path = table_path(chosen, target)
+    progress.say(f"profile: space {chosen.name} on device {target.name}, into {path}")
+
+    from nasdeploy.latency.profile import profile as measure_space
+
+    table = measure_space(chosen, target, path, progress, restart=restart)
+    result = _result(table, chosen, path)
+    emit(result, as_json, lambda: _text(result))
+
+
+def _named(name: str, classes: int) -> "SearchSpace":
+    """A registered space, or that of a recipe."""
+    from nasdeploy.recipe import load_recipe
+    from nasdeploy.registry import suggestion
+    from nasdeploy.resources import resource
+    from nasdeploy.spaces import SPACES, load_space
+
+    if name in SPACES:
+        return load_space(name, classes)
+    if Path(name).suffix in (".yaml", ".yml") or resource("recipes", name):
+        return load_recipe(name).load_space(classes)
+    raise UserError(f"unknown search space '{name}'{suggestion(name, SPACES)} (or give a recipe)")
+
+
+def _of_run(directory: str | None, progress: "Progress") -> tuple["SearchSpace", str]:
+    """Space and device of a run."""
+    from nasdeploy.recipe import parse_recipe
+    from nasdeploy.store.run import Run
+
+    run = Run.open(Path(directory)) if directory else Run.latest()
+    progress.say(f"run: {run.path}")
+    recipe = parse_recipe(run.manifest.recipe, str(run.path))
+    return recipe.load_space(len(run.manifest.classes)), recipe.device
+
+
+def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str, Any]:
+    fastest, slowest = table.range(space)
+    return {
+        "table": str(path),
+        "device": table.conditions.device.name,
+        "space": space.name,
+        "space_digest": space.digest,
+        "classes": table.conditions.classes,
+        "blocks": len(table.entries),
+        "networks": len(table.networks),
+        "noisy_blocks": sum(timing.noisy for timing in table.entries.values()),
+        "noisy_networks": sum(network.timing.noisy for network in table.networks),
+        "fastest_ms": 1e3 * fastest,
+        "slowest_ms": 1e3 * slowest,
+        "relative_uncertainty": table.relative_uncertainty,
+        "held_out": asdict(table.held_out) if table.held_out else None,
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [
+        f"measured {result['table']}",
+        f"  {result['blocks']} blocks and {result['networks']} whole networks; "
+        f"too noisy to be trusted: {result['noisy_blocks']} and {result['noisy_networks']}",
+        f"  reachable latency: {result['fastest_ms']:.4g} ms to {result['slowest_ms']:.4g} ms",
+    ]
+    error = result["held_out"]
+    if error:
+        fast, middle, slow = (f"{100 * third:.1f}" for third in error["mean_absolute_by_third"])
+        lines += [
+            f"  error on {error['n']} networks not used for fitting: mean {100 * error['mean_absolute']:.1f} % "
+            f"(fast third {fast}, middle {middle}, slow {slow}), 95 % of them below {100 * error['p95']:.1f} %",
+            f"  rank correlation: Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}",
+        ]
+    return "\n".join(lines)
