@@ -28,6 +28,11 @@ class FolderSummary:
     sides: tuple[int, int, int]
     notes: tuple[str, ...]
 
+    @property
+    def has_test(self) -> bool:
+        """Whether the folder brings its own test images."""
+        return "test" in self.images
+
 
 def inspect_folder(path: Path) -> FolderSummary:
     """A summary of the folder at `path`; raises `UserError` if it has not the form train/CLASS/*."""

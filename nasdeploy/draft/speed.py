@@ -1,0 +1,46 @@
+"""How fast this machine trains a supernet: one step of random images, timed."""
+
+import os
+from time import perf_counter
+
+import torch
+
+from nasdeploy.randomness import generator
+from nasdeploy.space import SearchSpace
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.sandwich import SandwichStep, draw
+from nasdeploy.train.settings import TrainSettings
+
+_MOST_STEPS = 6
+_ENOUGH_S = 10.0
+
+
+def machine() -> str:
+    """The processor that training would run on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cores = os.cpu_count() or 1
+    return f"{cores} CPU core{'' if cores == 1 else 's'}"
+
+
+def has_gpu() -> bool:
+    """Whether training would run on a GPU."""
+    return torch.cuda.is_available()
+
+
+def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
+    """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
+    device = torch.device("cuda" if has_gpu() else "cpu")
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    supernet = Supernet(space).to(device).to(memory_format=torch.channels_last)
+    settings = TrainSettings()
+    step = SandwichStep(supernet, distillation_loss(settings.distillation), settings.label_smoothing, {})
+    times: list[float] = []
+    while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
+        start = perf_counter()
+        # The losses that a step returns are numbers, so that its work on a GPU is done.
+        step(draw(space, settings.random_networks, generator(0, "speed", len(times))), images, labels)
+        times.append(perf_counter() - start)
+    return min(times[1:]) / batch

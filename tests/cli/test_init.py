@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.cli.init import init
+from nasdeploy.data.datasets import open_data
+from nasdeploy.errors import UserError
+from nasdeploy.recipe import load_recipe
+from tests.data.pictures import write_folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "photos", {"train": {"a": 12, "b": 12}}, side=8)
+
+
+@pytest.fixture
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdeploy.draft.choices.seconds_per_image", lambda *_: 0.01)
+
+
+def test_writes_a_recipe_that_fits_and_says_so(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "recipe.yaml"
+    init(photos, out, hours=0.1, as_json=True)
+    result = json.loads(capsys.readouterr().out)
+    recipe = load_recipe(str(out))
+    assert result["classes"] == ["a", "b"]
+    assert (result["space"], result["epochs"]) == (recipe.space, recipe.train.epochs) == ("digits", 360)
+    assert 0 < result["estimated_training_s"] < 3600
+    sets = open_data(recipe.data, recipe.seed)
+    assert sum(map(len, (sets.train, sets.search, sets.test))) == 24
+
+
+@pytest.mark.usefixtures("_fast")
+def test_notes_about_the_folder_are_shown_unless_quiet(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "train/a/notes.txt").write_text("x")
+    init(photos, tmp_path / "1.yaml")
+    shown = capsys.readouterr()
+    assert "1 files that are no images ignored" in shown.err
+    assert shown.out.startswith(f"wrote {tmp_path}/1.yaml: space digits, 360 epochs")
+    init(photos, tmp_path / "2.yaml", quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("_fast")
+def test_an_existing_file_is_kept_unless_forced(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "recipe.yaml"
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"exists already; pass --force"):
+        init(photos, out)
+    assert out.read_text() == "mine"
+    init(photos, out, force=True)
+    assert load_recipe(str(out)).name == "photos"
+
+
+def test_a_folder_of_the_wrong_form_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no train folder"):
+        init(tmp_path, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()
