@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.search import search
 from nasdeploy.cli.train import train
@@ -20,6 +21,7 @@ def _nasdeploy() -> None:
     """From your images and your device to the most accurate network that measurably meets a latency budget."""
 
 
+app.command()(init)
 app.command()(train)
 app.command()(search)
 app.command()(profile)
