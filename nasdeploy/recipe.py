@@ -15,6 +15,7 @@ from nasdeploy.settings import Settings, load_yaml, override, parse
 from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.train.settings import TrainSettings
 
@@ -76,3 +77,19 @@ def _find(name: str) -> Path:
     if shipped is None:
         raise UserError(f"unknown recipe '{name}'{suggestion(name, resource_names('recipes'))}")
     return shipped
+
+
+def recipe_of(run: Run, assignments: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run was begun with, with `key.key=value` assignments on top."""
+    return parse_recipe(override(run.manifest.recipe, assignments), f"{run.path}/manifest.json")
+
+
+def space_of(run: Run) -> SearchSpace:
+    """The space of a run; raises `UserError` if it is not what it was when the run began."""
+    space = recipe_of(run).load_space(len(run.manifest.classes))
+    if space.digest != run.manifest.space:
+        raise UserError(
+            f"{run.path}: begun with another version of space {space.name} ({run.manifest.space}, now {space.digest}); "
+            "train anew with --restart"
+        )
+    return space

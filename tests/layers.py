@@ -19,9 +19,11 @@ LAYERS = (
     "evaluate",
     "convert",
     "latency.profile",
-    "train search export report",
+    "train search export",
+    "report",
     "recipe",
-    "pipeline draft",
+    "steps draft",
+    "pipeline",
     "cli",
 )
 FIRST_WITH_TORCH = "nn"

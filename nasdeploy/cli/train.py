@@ -33,10 +33,10 @@ def train(
 
     loaded = load_recipe(recipe, [*(assignments or ()), *([f"name={name}"] if name else ())], data)
 
-    from nasdeploy import pipeline
     from nasdeploy.progress import Progress
+    from nasdeploy.steps import train as step
 
-    run = pipeline.train(loaded, Progress(quiet), init=init, restart=restart)
+    run = step.train(loaded, Progress(quiet), init=init, restart=restart)
     facts = run.facts("train")
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
 

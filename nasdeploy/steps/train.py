@@ -1,4 +1,4 @@
-"""The steps of a run, each taking up where it was stopped: train, profile, search, export."""
+"""Training a run, taking up where it was stopped."""
 
 from pathlib import Path
 
@@ -56,11 +56,15 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
 
 
 def _begun(path: Path, recipe: Recipe) -> Run | None:
-    """The run in `path`, None if there is none; raises `UserError` if it was begun with another recipe."""
+    """The run in `path`, None if there is none; raises `UserError` if it was begun with another recipe.
+
+    Only what the weights depend on has to be the same: search and device may change.
+    """
     if not (path / "manifest.json").exists():
         return None
     run = Run.open(path)
-    differing = _differences(run.manifest.recipe, recipe.to_json())
+    before, now = run.manifest.recipe, recipe.to_json()
+    differing = [found for part in _LEARNED_FROM for found in _differences(before.get(part), now[part], part)]
     if differing:
         raise UserError(
             f"{path}: begun with another recipe ({differing[0]} differs); give another name with --name, or start anew "
@@ -69,12 +73,15 @@ def _begun(path: Path, recipe: Recipe) -> Run | None:
     return run
 
 
-def _differences(a: object, b: object, name: str = "") -> list[str]:
+_LEARNED_FROM = ("seed", "space", "data", "train")
+
+
+def _differences(a: object, b: object, name: str) -> list[str]:
     """Dotted names of the values in which two nested mappings differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         return [
             found
             for key in sorted(a.keys() | b.keys())
-            for found in _differences(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))
+            for found in _differences(a.get(key), b.get(key), f"{name}.{key}")
         ]
     return [] if a == b else [name]

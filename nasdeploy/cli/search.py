@@ -1,0 +1,66 @@
+"""`nasdeploy search`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.search.result import Found, SearchResult
+
+
+def search(
+    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Latency budget in milliseconds.")] = None,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="Latency budget as a part of the device's range, e.g. 40%.")
+    ] = None,
+    macs_m: Annotated[float | None, typer.Option("--macs-m", help="At most so many million MACs.")] = None,
+    params_m: Annotated[float | None, typer.Option("--params-m", help="At most so many million parameters.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device, over the recipe's.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
+    ] = None,
+    run_directory: RunOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a table that was measured elsewhere.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Find the most accurate network that measurably meets a budget."""
+    from nasdeploy.progress import Progress
+    from nasdeploy.recipe import recipe_of
+    from nasdeploy.steps.request import Bounds, request_search
+    from nasdeploy.store.run import Run
+
+    if latency_ms is not None and latency is not None:
+        raise UserError("--latency-ms and --latency both give a latency budget; use one of them")
+    run = Run.open(Path(run_directory)) if run_directory else Run.latest()
+    recipe = recipe_of(run, [*(assignments or ()), *([f"device={device}"] if device else ())])
+    bounds = Bounds(latency if latency_ms is None else f"{latency_ms!r}ms", macs_m, params_m)
+    progress = Progress(quiet)
+    request = request_search(run, recipe, bounds, strict, progress)
+
+    from nasdeploy.steps import search as step
+
+    result = step.search(request, progress)
+    emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: _text(run.path, result))
+
+
+def _text(path: Path, result: "SearchResult") -> str:
+    lines = [
+        f"{'network':14} {'top-1 in %':>14} {'M MACs':>8} {'M params':>9} {'predicted ms':>13} {'measured ms':>12}"
+    ]
+    lines += [_row(found) for found in result.front]
+    lines += ["finalists:", *(_row(found) for found in result.finalists), "chosen:", _row(result.winner)]
+    if result.ties:
+        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
+    return "\n".join([f"{path}: {result.evaluated} networks within the budget; Pareto front:", *lines])
+
+
+def _row(found: "Found") -> str:
+    top1 = f"{100 * found.top1:.2f} +- {100 * found.top1_error:.2f}"
+    predicted, measured = (f"{v:.4g}" if v is not None else "-" for v in (found.predicted_ms, found.measured_ms))
+    macs, params = f"{found.macs / 1e6:.2f}", f"{found.params / 1e6:.3f}"
+    return f"{found.digest:14} {top1:>14} {macs:>8} {params:>9} {predicted:>13} {measured:>12}"

@@ -1,0 +1,76 @@
+"""The Pareto picture of a search: accuracy over cost, with the networks that were measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nasdeploy.search.result import Found, SearchResult
+from nasdeploy.store.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], path: Path) -> None:
+    """Draw a PNG: all evaluated networks as (seconds, MACs or parameters; top-1), the front, finalists, the winner."""
+    from matplotlib.figure import Figure
+
+    label, scale = _axis(result)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(
+        [scale * cost for cost, _ in evaluated],
+        [100 * top1 for _, top1 in evaluated],
+        s=12,
+        color="0.75",
+        label=f"evaluated ({len(evaluated)})",
+    )
+    front = result.front
+    axes.errorbar(
+        [_cost(found, result) for found in front],
+        [100 * found.top1 for found in front],
+        yerr=[100 * found.top1_error for found in front],
+        color="tab:blue",
+        marker="o",
+        markersize=4,
+        linewidth=1,
+        elinewidth=0.8,
+        capsize=2,
+        label="Pareto front, +- one standard error",
+    )
+    _draw_measured(axes, result)
+    axes.set_xlabel(label)
+    axes.set_ylabel(f"top-1 in % on {result.images} held-out training images")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def _draw_measured(axes: "Axes", result: SearchResult) -> None:
+    """Finalists at their measured latency, the winner, and the budget."""
+    measured = [(found.measured_ms, 100 * found.top1) for found in result.finalists if found.measured_ms is not None]
+    if measured:
+        axes.scatter(
+            *zip(*measured, strict=True), marker="x", color="tab:orange", zorder=3, label="finalists, measured"
+        )
+    winner = result.winner
+    cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
+    axes.scatter([cost], [100 * winner.top1], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
+    if result.budget.latency_ms is not None:
+        axes.axvline(result.budget.latency_ms, color="tab:red", linewidth=1, linestyle="--", label="budget")
+
+
+def _axis(result: SearchResult) -> tuple[str, float]:
+    """Label of the cost axis, and the factor from the search's units to the axis's."""
+    if result.device is not None:
+        return f"latency in ms on {result.device} (front: predicted, finalists: measured)", 1e3
+    if result.budget.macs_m is not None or result.budget.params_m is None:
+        return "MACs in millions", 1e-6
+    return "parameters in millions", 1e-6
+
+
+def _cost(found: Found, result: SearchResult) -> float:
+    if found.predicted_ms is not None:
+        return found.predicted_ms
+    return (found.macs if result.budget.macs_m is not None or result.budget.params_m is None else found.params) / 1e6

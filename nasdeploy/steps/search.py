@@ -1,0 +1,139 @@
+"""Searching a run: the request's budget against the run's supernet, with everything kept in the run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from nasdeploy.arch import Arch
+from nasdeploy.data.batches import calibration_batches, evaluation_batches
+from nasdeploy.data.datasets import open_data
+from nasdeploy.evaluate import Evaluator
+from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.progress import Progress
+from nasdeploy.report.pareto import draw_front
+from nasdeploy.search.budget import Problem
+from nasdeploy.search.evolution import Candidate, pareto_front
+from nasdeploy.search.finalists import measure_networks
+from nasdeploy.search.result import BudgetRecord, Found, SearchResult
+from nasdeploy.search.search import Outcome, Search
+from nasdeploy.steps.request import SearchRequest
+from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.store.files import write_json
+from nasdeploy.supernet.weights import load_supernet
+from nasdeploy.train.checkpoint import Checkpoints
+
+PICTURE = "pareto.png"
+
+
+def search(request: SearchRequest, progress: Progress) -> SearchResult:
+    """Search, and write search.json and pareto.png into the run."""
+    run, recipe = request.run, request.recipe
+    weights = Checkpoints(run.checkpoints).latest()
+    progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
+    with run.lock():
+        evaluator = _evaluator(request, weights)
+        supernet = _supernet_id(request, weights)
+        with Evaluations(run.search_database, supernet) as evaluations:
+            task = Search(
+                space=request.space,
+                score=evaluator,
+                evaluations=evaluations,
+                budget=request.budget,
+                table=request.table,
+                measure=lambda archs: _measure(request, evaluator, archs, progress),
+                settings=recipe.search,
+                seed=recipe.seed,
+                progress=progress,
+            )
+            outcome = task.run()
+            result = _result(request, supernet, outcome, [c for c in outcome.finalists if task.meets(c.arch)])
+        write_json(run.search_result, result.model_dump(mode="json"))
+        problem = Problem(request.space, request.budget, outcome.table)
+        draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in outcome.candidates], run.path / PICTURE)
+        run.finish("search", {"winner": result.winner.model_dump(mode="json"), "budget": result.budget.model_dump()})
+    return result
+
+
+def _evaluator(request: SearchRequest, weights: Path) -> Evaluator:
+    recipe = request.recipe
+    sets = open_data(recipe.data, recipe.seed)
+    settings = recipe.recalibration
+    calibration = calibration_batches(
+        sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
+    )
+    return Evaluator(
+        load_supernet(weights, request.space),
+        calibration,
+        lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
+    )
+
+
+def _supernet_id(request: SearchRequest, weights: Path) -> str:
+    """Changes with the weights and with everything else that an accuracy depends on."""
+    with weights.open("rb") as file:
+        content = file_digest(file, "sha256").hexdigest()
+    recipe = request.recipe
+    conditions = [content, recipe.seed, recipe.data.model_dump(mode="json"), recipe.recalibration.model_dump()]
+    return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _measure(
+    request: SearchRequest, evaluator: Evaluator, archs: Sequence[Arch], progress: Progress
+) -> Mapping[Arch, Timing]:
+    assert request.device is not None
+    return measure_networks(archs, evaluator.network, request.device, progress)
+
+
+def _result(request: SearchRequest, supernet: str, outcome: Outcome, fitting: Sequence[Candidate]) -> SearchResult:
+    budget, winner = request.budget, outcome.winner
+    problem = Problem(request.space, budget, outcome.table)
+    # The table knows more now than when the candidates were found.
+    costs = problem.costs(request.space.encode([c.arch for c in outcome.candidates]))
+    current = [
+        Candidate(c.arch, c.evaluation, (float(row[0]), float(row[1]), float(row[2])))
+        for c, row in zip(outcome.candidates, costs, strict=True)
+    ]
+    ties = [
+        c.arch.digest
+        for c in fitting
+        if c is not winner and winner.evaluation.top1 - c.evaluation.top1 <= winner.evaluation.top1_error
+    ]
+
+    def found(candidate: Candidate) -> Found:
+        return _found(candidate, outcome.table, outcome.timings.get(candidate.arch))
+
+    return SearchResult(
+        supernet=supernet,
+        space=request.space.digest,
+        device=request.device.name if request.device else None,
+        budget=BudgetRecord(
+            latency_ms=None if budget.latency is None else 1e3 * budget.latency,
+            macs_m=None if budget.macs is None else budget.macs / 1e6,
+            params_m=None if budget.params is None else budget.params / 1e6,
+        ),
+        rounds=outcome.rounds,
+        evaluated=len(outcome.candidates),
+        images=winner.evaluation.images,
+        winner=found(winner),
+        ties=tuple(ties),
+        finalists=tuple(found(c) for c in outcome.finalists),
+        front=tuple(found(c) for c in pareto_front(current, problem.axis)),
+    )
+
+
+def _found(candidate: Candidate, table: LatencyTable | None, timing: Timing | None) -> Found:
+    evaluation = candidate.evaluation
+    return Found(
+        digest=candidate.arch.digest,
+        arch=candidate.arch.to_json(),
+        top1=evaluation.top1,
+        top1_error=evaluation.top1_error,
+        cross_entropy=evaluation.cross_entropy,
+        macs=int(candidate.costs[1]),
+        params=int(candidate.costs[2]),
+        predicted_ms=1e3 * candidate.costs[0] if table else None,
+        measured_ms=1e3 * timing.median if timing else None,
+        measured_p90_ms=1e3 * timing.p90 if timing else None,
+    )
