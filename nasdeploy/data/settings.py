@@ -55,7 +55,8 @@ class AugmentSettings(Settings):
     def _used(self) -> "AugmentSettings":
         users = {"scale": "random-resized", "ratio": "random-resized", "pad": "pad"}
         for name in sorted(self.model_fields_set & users.keys()):
-            if self.crop != users[name]:
+            # A default may be written out: settings that were saved are read back.
+            if self.crop != users[name] and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has an effect only with crop: {users[name]}, and crop is {self.crop}")
         return self
 

@@ -5,7 +5,7 @@ Nothing is evaluated twice, and what `put` returned from is still there after a 
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from math import nan
 from pathlib import Path
@@ -165,3 +165,17 @@ class Evaluations:
 def _number(value: Any) -> Any:
     """SQLite keeps NaN as NULL."""
     return nan if value is None else value
+
+
+def known_architectures(path: Path) -> list[str]:
+    """Architectures, as JSON texts, that a database holds evaluations of, whichever supernet they are of.
+
+    None if there is no database; raises `UserError` if it is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            return [str(text) for (text,) in connection.execute("SELECT arch FROM evaluations ORDER BY rowid")]
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it, or move it away and search anew") from None

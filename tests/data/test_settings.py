@@ -39,7 +39,7 @@ def test_policies(policy: str) -> None:
         ({"images_per_class": 1}, "images_per_class is 1"),
         ({"sise": 32}, "did you mean 'size'"),
         ({"augment": {"crop": "pad", "scale": [0.1, 1.0]}}, "scale has an effect only with crop: random-resized"),
-        ({"augment": {"pad": 4}}, "pad has an effect only with crop: pad"),
+        ({"augment": {"pad": 3}}, "pad has an effect only with crop: pad"),
         ({"augment": {"scale": [0.9, 0.1]}}, "first number must not be above"),
         ({"augment": {"policy": "autoaugment"}}, 'augment.policy is "autoaugment": write none, imagenet'),
         ({"augment": {"flipp": True}}, "did you mean 'flip'"),
@@ -50,3 +50,9 @@ def test_mistakes_are_named(changes: dict[str, object], message: str) -> None:
         settings(**changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("crop", ["random-resized", "pad", "none"])
+def test_saved_settings_are_read_back(crop: str) -> None:
+    found = settings(augment={"crop": crop})
+    assert parse(DataSettings, found.model_dump(mode="json"), "recipe") == found

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nasdeploy.errors import UserError
-from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
+from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement, known_architectures
 
 EVALUATION = Evaluation(
     digest="0123456789ab", arch='{"width":[1]}', top1=0.75, top1_error=0.01, cross_entropy=1.5, images=1000, seconds=2.0
@@ -145,3 +145,17 @@ def test_what_put_returned_from_outlives_a_kill(tmp_path: Path) -> None:
             kept = [evaluation.digest for evaluation in evaluations.all()]
         assert kept == [str(number) for number in range(len(kept))]
         assert reported <= len(kept) <= reported + 1
+
+
+def test_architectures_are_known_whatever_the_supernet(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    assert known_architectures(path) == []
+    assert not path.exists()
+    other = replace(EVALUATION, digest="b", arch='{"width":[2]}')
+    with Evaluations(path, "net") as evaluations:
+        evaluations.put(EVALUATION)
+        evaluations.put(other)
+        assert known_architectures(path) == [EVALUATION.arch, other.arch]
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    with pytest.raises(UserError, match="s.sqlite: cannot be read"):
+        known_architectures(path)
