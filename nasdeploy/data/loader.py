@@ -3,7 +3,7 @@
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
+from nasdeploy.errors import NasdeployError, UserError
 
 Transform = Callable[[Image.Image], Tensor]
 Seeds = npt.NDArray[np.uint32]
@@ -95,7 +95,7 @@ def load(
         num_workers=min(_workers(images, settings, seeded=seeds is not None), len(batches)),
         generator=torch.Generator(),
     )
-    for pixels, labels, unreadable in loader:
+    for pixels, labels, unreadable in _named_deaths(loader):
         for message in unreadable:
             if settings.on_unreadable == "stop":
                 raise UserError(message)
@@ -103,6 +103,19 @@ def load(
         if not len(labels):
             raise UserError(f"a whole batch of images is unreadable; first of all: {unreadable[0]}")
         yield pixels, labels
+
+
+def _named_deaths(loader: Iterable[_Batch]) -> Iterator[_Batch]:
+    """The batches; a worker process that is killed (out of memory, most often) ends in one line."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise NasdeployError(
+            "a process that reads images died, most likely for want of memory; set data.workers lower (0: none), or "
+            "give it more (/dev/shm in a container)"
+        ) from error
 
 
 def _workers(images: Images, settings: DataSettings, seeded: bool) -> int:

@@ -1,18 +1,22 @@
+import os
 import random
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
 from nasdeploy.data.fetched import FetchedImages, fetched
 from nasdeploy.data.images import ArrayImages, FileImages
+from nasdeploy.data.loader import load
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.transforms import evaluation_transform
-from nasdeploy.errors import UserError
+from nasdeploy.errors import NasdeployError, UserError
 from tests.data.arrays import noise_images
 from tests.data.pictures import write_folder
 
@@ -163,3 +167,21 @@ def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
     assert not torch.equal(batches[0], calibration_batches(images, DATA, 4, 1, seed=1)[0])
     training = next(iter(train_batches(images, DATA, 4, 0, 0)))[0]
     assert not torch.equal(batches[0], training)
+
+
+def die(image: Image.Image) -> Tensor:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_reading_process_that_is_killed_is_named() -> None:
+    with pytest.raises(NasdeployError, match="a process that reads images died"):
+        list(load(noise_images([2]), [[0], [1]], with_changes(workers=1), die))
+
+
+def test_a_mistake_in_a_transform_is_not_taken_for_a_damaged_image() -> None:
+    def fail(image: Image.Image) -> Tensor:
+        raise RuntimeError("mistake")
+
+    with pytest.raises(RuntimeError, match="mistake"):
+        list(load(noise_images([2]), [[0]], with_changes(on_unreadable="skip"), fail))
