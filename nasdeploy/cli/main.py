@@ -7,9 +7,11 @@ import sys
 
 import typer
 
+from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.search import search
+from nasdeploy.cli.space import app as space
 from nasdeploy.cli.train import train
 from nasdeploy.errors import Interrupted, NasdeployError
 
@@ -25,6 +27,8 @@ app.command()(init)
 app.command()(train)
 app.command()(search)
 app.command()(profile)
+app.command()(export)
+app.add_typer(space, name="space")
 
 
 def main() -> None:

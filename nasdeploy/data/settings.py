@@ -1,6 +1,7 @@
 """What a recipe says about its data: where the images are, how they are fetched, augmented and split. Torch-free."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from nasdeploy.settings import Settings
 
 DatasetKind = Literal["folder", "digits", "cifar10", "fashion-mnist"]
+
+KNOWN_CLASSES: Mapping[DatasetKind, int] = {"digits": 10, "cifar10": 10, "fashion-mnist": 10}
+"""Number of classes of the kinds that are always the same images."""
 
 Mean = Annotated[float, Field(ge=0.0, le=1.0)]
 Deviation = Annotated[float, Field(gt=0.0, le=1.0)]

@@ -1,0 +1,151 @@
+"""`nasdeploy space`: what a search space holds, and what one of its architectures costs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, emit
+
+if TYPE_CHECKING:
+    from nasdeploy.arch import Arch
+    from nasdeploy.data.settings import DataSettings
+    from nasdeploy.space import SearchSpace
+
+CLASSES = 1000
+"""Of a registered space, unless others are asked for: ImageNet's."""
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _space() -> None:
+    """Look at search spaces."""
+
+
+@app.command()
+def show(
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="A registered space, or a recipe, for its own.")],
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            "--arch", metavar="A", help="Show one network: a name, smallest, largest, a JSON file, or JSON itself."
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=1, help=f"Number of classes [default: {CLASSES}, or those of a recipe's data]."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print the choices of a space, its size, MACs and parameters, or those of one of its architectures."""
+    found = find_space(space, classes)
+    if arch is None:
+        result = _space_result(found)
+        emit(result, as_json, lambda: _space_text(result))
+        return
+
+    from nasdeploy.export.choose import resolve_arch
+
+    result = _arch_result(found, resolve_arch(arch, found, ()))
+    emit(result, as_json, lambda: _arch_text(result))
+
+
+def find_space(name: str, classes: int | None = None) -> "SearchSpace":
+    """The registered space called `name`, or that of a recipe with its data's classes; `classes` overrides both.
+
+    Raises `UserError` with the nearest name, or for a recipe or folder of images that cannot be read.
+    """
+    from nasdeploy.errors import UserError
+    from nasdeploy.registry import suggestion
+    from nasdeploy.resources import resource_names
+    from nasdeploy.spaces import SPACES, load_space
+
+    if name in SPACES:
+        return load_space(name, classes or CLASSES)
+    path, shipped = Path(name), resource_names("recipes")
+    if name not in shipped and not path.is_file() and path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"unknown search space '{name}'{suggestion(name, {*SPACES, *shipped})} (or give a recipe file)")
+
+    from nasdeploy.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    return recipe.load_space(classes or _classes_in(recipe.data))
+
+
+def _classes_in(data: "DataSettings") -> int:
+    from nasdeploy.data.settings import KNOWN_CLASSES
+
+    if data.kind in KNOWN_CLASSES:
+        return KNOWN_CLASSES[data.kind]
+
+    from nasdeploy.data.folder import list_folder
+
+    return len(list_folder(Path(data.path or "")).classes)
+
+
+def _space_result(space: "SearchSpace") -> dict[str, Any]:
+    return {
+        "space": space.name,
+        "classes": _classes(space),
+        "digest": space.digest,
+        "size": space.size,
+        "blocks": len(space.distinct_blocks()),
+        "choices": {choice.name: list(choice.values) for choice in space.choices},
+        "smallest": _costs(space, space.smallest()),
+        "largest": _costs(space, space.largest()),
+        "named": {name: _costs(space, arch) for name, arch in space.named.items()},
+    }
+
+
+def _arch_result(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
+    return {
+        "space": space.name,
+        "classes": _classes(space),
+        "space_digest": space.digest,
+        "arch": arch.to_json(),
+        **_costs(space, arch),
+        "blocks": len(space.plan(arch).steps),
+    }
+
+
+def _classes(space: "SearchSpace") -> int:
+    return space.plan(space.smallest()).steps[-1].block.output[0]
+
+
+def _costs(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
+    plan = space.plan(arch)
+    return {"digest": arch.digest, "macs": plan.macs, "params": plan.params}
+
+
+def _space_text(result: dict[str, Any]) -> str:
+    named = {"smallest": result["smallest"], **result["named"], "largest": result["largest"]}
+    return "\n".join(
+        [
+            f"space {result['space']} ({result['digest']}) for {result['classes']} classes: "
+            f"{result['size']:.3g} architectures of {result['blocks']} distinct blocks",
+            *_choice_lines(result["choices"]),
+            f"{'network':12} {'M MACs':>9} {'M params':>9}  digest",
+            *(
+                f"{name:12} {costs['macs'] / 1e6:>9.2f} {costs['params'] / 1e6:>9.3f}  {costs['digest']}"
+                for name, costs in named.items()
+            ),
+        ]
+    )
+
+
+def _choice_lines(choices: dict[str, list[int]]) -> list[str]:
+    """One line for all choices of a kind: `width` for `width.0`, `width.1`, ..."""
+    kinds: dict[str, list[str]] = {}
+    for name, values in choices.items():
+        kinds.setdefault(name.partition(".")[0], []).append(",".join(str(value) for value in values))
+    return [f"  {kind:12} {'  '.join(values)}" for kind, values in kinds.items()]
+
+
+def _arch_text(result: dict[str, Any]) -> str:
+    return (
+        f"{result['digest']} of space {result['space']} for {result['classes']} classes\n"
+        f"  {json.dumps(result['arch'])}\n"
+        f"  {result['macs'] / 1e6:.2f} M MACs, {result['params'] / 1e6:.3f} M parameters, {result['blocks']} blocks"
+    )
