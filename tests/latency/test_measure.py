@@ -190,7 +190,8 @@ def test_impossible_timings_are_refused(numbers):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kept": 0}, {"warmup": 0}, {"retries": -1}, {"wait_s": -1.0}, {"noisy_above": 1.0}, {"shortest_run_s": 0}]
+    "wrong",
+    [{"kept": 0}, {"warmup": 0}, {"retries": -1}, {"wait_s": -1.0}, {"noisy_above": 1.0}, {"shortest_run_s": 0}],
 )
 def test_impossible_protocols_are_refused(wrong):
     with pytest.raises(ValueError, match="a protocol"):

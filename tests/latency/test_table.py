@@ -209,7 +209,7 @@ def test_other_device_is_a_warning_or_with_strict_an_error(monkeypatch):
     monkeypatch.setattr("nasdeploy.latency.table.fingerprint", lambda device: here)
     expected = ["cpu: measured with a processor, here another processor", "threads: measured with 1, here 2"]
     assert check_device(table(), DEVICE, strict=False) == expected
-    with pytest.raises(UserError, match="another processor.*nasdeploy profile --device cpu"):
+    with pytest.raises(UserError, match=r"another processor.*nasdeploy profile --device cpu"):
         check_device(table(), DEVICE, strict=True)
 
 

@@ -1,0 +1,172 @@
+"""Measuring a whole space: complete, resumable, whole or not at all. What time it takes plays no part here."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from scipy.stats import spearmanr
+
+from nasdeploy.errors import UserError
+from nasdeploy.latency import profile as module
+from nasdeploy.latency.files import find_table, table_path
+from nasdeploy.latency.measure import Protocol, Rounds
+from nasdeploy.latency.profile import choose_networks, profile
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.progress import Progress
+from nasdeploy.runtimes.device import Device
+from nasdeploy.settings import parse
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from tests.latency.tables import SPACE as TOY
+from tests.latency.tables import entries
+
+TABLE = {
+    "name": "tiny",
+    "resolution": [8, 12],
+    "stem": {"width": [8], "stride": 1},
+    "stages": [{"width": [8], "depth": [1, 2], "kernel": [3, 5], "expand": [2], "stride": 2, "se": True}],
+    "head": {"width": [32], "expand": 2},
+}
+SPACE = space_from_table(parse(MobileNetTable, TABLE, "table"), 10)
+DEVICE = Device(name="here", runtime="onnxruntime")
+HASTY = Protocol(
+    blocks=Rounds(group=4, visits=1),
+    networks=Rounds(group=3, visits=1),
+    warmup=1,
+    discarded=0,
+    kept=2,
+    shortest_run_s=1e-6,
+    retries=0,
+    calibration_networks=3,
+    held_out_networks=5,
+)
+QUIET = Progress(quiet=True)
+
+
+class Stopped(Exception):
+    """A kill in the middle."""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return table_path(SPACE, DEVICE, tmp_path / "tables")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Blocks and networks opened so far; `opened.limit` of them may be, then comes the kill."""
+
+    class Opened(list):
+        limit = 10**6
+
+        def watch(self, name):
+            original = getattr(module, name)
+
+            def open_(item, device):
+                if len(self) >= self.limit:
+                    raise Stopped
+                self.append(item)
+                return original(item, device)
+
+            monkeypatch.setattr(module, name, open_)
+
+    found = Opened()
+    found.watch("open_block")
+    found.watch("open_network")
+    return found
+
+
+def test_table_is_complete_and_the_file_holds_it(path):
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    assert table.entries.keys() == SPACE.distinct_blocks().keys()
+    assert [network.role for network in table.networks].count("calibration") == 3
+    assert [network.role for network in table.networks].count("held-out") == 5
+    for network in table.networks:
+        plan = SPACE.plan(SPACE.arch(network.arch))
+        assert network.entries == pytest.approx(sum(table.entries[key].median for key in plan.keys))
+        assert network.blocks == len(plan.steps)
+    assert find_table(SPACE, DEVICE, path.parent) == table == LatencyTable.load(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("limit", [0, 6, 13, 17])
+def test_killed_measurement_goes_on_where_it_stopped(path, opened, limit):
+    blocks = len(SPACE.distinct_blocks())
+    opened.limit = limit
+    with pytest.raises(Stopped):
+        profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    assert not path.exists()
+    (journal,) = path.parent.iterdir()
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    kept = {key: timing for line in lines for key, timing in line.get("blocks", {}).items()}
+    measured = sum(len(line.get("networks", {})) for line in lines) + len(kept)
+    assert measured == limit // 4 * 4 if limit < blocks else measured >= blocks
+    opened.clear()
+    opened.limit = 10**6
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    assert len(opened) == blocks + 8 - measured
+    assert {key: table.entries[key].median for key in kept} == {key: timing["median"] for key, timing in kept.items()}
+
+
+def test_measured_space_is_refused_but_can_be_measured_again(path, opened):
+    first = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    with pytest.raises(UserError, match=r"measured already.*--restart"):
+        profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    opened.clear()
+    assert profile(SPACE, DEVICE, path, QUIET, protocol=HASTY, restart=True) != first
+    assert len(opened) == len(SPACE.distinct_blocks()) + 8
+
+
+def test_old_table_stays_until_the_new_one_is_whole_and_a_stopped_restart_goes_on(path, opened):
+    first = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    opened.clear()
+    opened.limit = 6
+    with pytest.raises(Stopped):
+        profile(SPACE, DEVICE, path, QUIET, protocol=HASTY, restart=True)
+    assert LatencyTable.load(path) == first
+    opened.clear()
+    opened.limit = 10**6
+    assert profile(SPACE, DEVICE, path, QUIET, protocol=HASTY) != first
+    assert len(opened) == len(SPACE.distinct_blocks()) + 8 - 4
+
+
+def test_measurements_under_other_conditions_are_not_mixed(path, opened, capsys):
+    opened.limit = 6
+    with pytest.raises(Stopped):
+        profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    opened.clear()
+    opened.limit = 10**6
+    profile(SPACE, DEVICE, path, Progress(), protocol=replace(HASTY, kept=3))
+    assert len(opened) == len(SPACE.distinct_blocks()) + 8
+    assert "Starting anew" in capsys.readouterr().err
+
+
+def test_networks_for_calibration_and_for_the_error_share_the_range():
+    roles = choose_networks(TOY, entries(), replace(HASTY, calibration_networks=8, held_out_networks=16))
+    order = list(roles.values())
+    assert (order.count("calibration"), order.count("held-out")) == (8, 16)
+    assert order[0] == order[-1] == "calibration"
+    for third in range(3):
+        assert order[8 * third : 8 * third + 8].count("calibration") in (2, 3)
+
+
+def test_missing_table_says_how_to_get_it(tmp_path):
+    with pytest.raises(UserError, match=r"no latency table yet of space tiny with 10 classes.*nasdeploy profile"):
+        find_table(SPACE, DEVICE, tmp_path)
+
+
+def test_table_under_a_wrong_name_is_refused(path):
+    profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    other = space_from_table(parse(MobileNetTable, {**TABLE, "name": "other"}, "table"), 11)
+    path.rename(table_path(other, DEVICE, path.parent))
+    with pytest.raises(UserError, match="is of space tiny with 10 classes"):
+        find_table(other, DEVICE, path.parent)
+
+
+@pytest.mark.latency
+def test_predicts_the_order_of_networks(path):
+    space = space_from_table(parse(MobileNetTable, {**TABLE, "resolution": [8, 16, 32, 64]}, "table"), 10)
+    protocol = Protocol(Rounds(50, 3), Rounds(20, 5), retries=1, calibration_networks=6, held_out_networks=12)
+    table = profile(space, DEVICE, path, QUIET, protocol=protocol)
+    held_out = [network for network in table.networks if network.role == "held-out"]
+    predicted = [table.predict(space.plan(space.arch(network.arch))).seconds for network in held_out]
+    assert spearmanr(predicted, [network.timing.median for network in held_out]).statistic > 0.9
