@@ -1,0 +1,78 @@
+"""What an export is asked for, checked before anything heavy is loaded. Torch-free."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nasdeploy.arch import Arch
+from nasdeploy.errors import UserError
+from nasdeploy.export.choose import resolve_arch
+from nasdeploy.latency.files import find_table, table_path
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import Recipe, recipe_of, space_of
+from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.search.result import SearchResult, load_result
+from nasdeploy.space import SearchSpace
+from nasdeploy.store.evaluations import known_architectures
+from nasdeploy.store.run import Run
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """An architecture of a run and the device that it is for; `table` is None if that was not profiled.
+
+    `budget` is what the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that the user names.
+    """
+
+    run: Run
+    recipe: Recipe
+    space: SearchSpace
+    arch: Arch
+    device: Device
+    table: LatencyTable | None
+    budget: dict[str, float]
+
+
+def request_export(run: Run, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
+    """What is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
+
+    Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
+    """
+    recipe, space = recipe_of(run), space_of(run)
+    run.facts("train")
+    if text is not None:
+        arch, budget = resolve_arch(text, space, _known(run, space)), {}
+        target = load_device(device or recipe.device)
+    else:
+        result = load_result(run.search_result)
+        arch, budget = space.arch(result.winner.arch), _bounds(result)
+        progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
+        target = _device(device, recipe, result)
+    table = find_table(space, target) if table_path(space, target).exists() else None
+    return ExportRequest(run, recipe, space, arch, target, table, budget)
+
+
+def _known(run: Run, space: SearchSpace) -> Iterable[Arch]:
+    """Architectures that were evaluated in the run's searches."""
+    try:
+        return [space.arch(json.loads(text)) for text in known_architectures(run.search_database)]
+    except (ValueError, UserError) as error:
+        raise UserError(f"{run.search_database}: damaged ({error}); move it away and search anew") from None
+
+
+def _bounds(result: SearchResult) -> dict[str, float]:
+    return {name: bound for name, bound in result.budget.model_dump().items() if bound is not None}
+
+
+def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:
+    """The device given; else the search's, which is known by name only; else the recipe's."""
+    if given is not None:
+        return load_device(given)
+    of_recipe = load_device(recipe.device)
+    if result.device in (None, of_recipe.name):
+        return of_recipe
+    try:
+        return load_device(str(result.device))
+    except UserError as error:
+        raise UserError(f"the search was for device {result.device} ({error}); name its file with --device") from None
