@@ -73,8 +73,9 @@ class Candidates:
 
     def _new(self, codes: Codes, count: int) -> list[Arch]:
         """The first `count` distinct architectures that were not drawn before."""
+        _, first = np.unique(codes, axis=0, return_index=True)
         found: list[Arch] = []
-        for row in codes:
+        for row in codes[np.sort(first)]:
             if len(found) >= count:
                 break
             (arch,) = self._problem.space.decode(row[None])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 
 import numpy as np
 
@@ -24,8 +25,9 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The larger, the better: top-1, then cross-entropy."""
-        return self.evaluation.top1, -self.evaluation.cross_entropy
+        """The larger, the better: top-1, then cross-entropy, one that is not a number last."""
+        loss = self.evaluation.cross_entropy
+        return self.evaluation.top1, -inf if isnan(loss) else -loss
 
 
 def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence[Evaluation]) -> list[Candidate]:

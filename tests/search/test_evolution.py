@@ -1,0 +1,112 @@
+"""Evolution within a budget, against exhaustive search on a small space."""
+
+import pytest
+
+from nasdeploy.errors import InfeasibleBudget
+from nasdeploy.randomness import generator
+from nasdeploy.search.budget import Budget, Problem
+from nasdeploy.search.candidates import Candidates
+from nasdeploy.search.evolution import Candidate, best_in_buckets, candidates_of, evolve, pareto_front
+from nasdeploy.search.settings import SearchSettings
+from tests.latency.tables import SPACE, archs, table
+from tests.search.accuracy import evaluation
+
+TABLE = table()
+
+SETTINGS = SearchSettings(rounds=8, parents=24, mutations=8, crossovers=8, buckets=10)
+
+
+def search(budget: Budget, seed: int = 0) -> list[Candidate]:
+    problem = Problem(SPACE, budget, TABLE)
+    return evolve(problem, lambda found: [evaluation(arch) for arch in found], SETTINGS, generator(seed, "test"))
+
+
+def all_within(budget: Budget) -> list[Candidate]:
+    problem = Problem(SPACE, budget, TABLE)
+    every = candidates_of(problem, archs(), [evaluation(arch) for arch in archs()])
+    return [candidate for candidate in every if problem.allows(candidate.costs)]
+
+
+def budget_at(part: float) -> Budget:
+    fastest, slowest = TABLE.range(SPACE)
+    return Budget(latency=fastest + part * (slowest - fastest))
+
+
+@pytest.mark.parametrize("part", [0.1, 0.4, 0.8])
+def test_finds_the_best_of_all_within_the_budget(part):
+    budget = budget_at(part)
+    best = max(candidate.rank for candidate in all_within(budget))
+    found = [search(budget, seed)[0].rank for seed in range(5)]
+    assert sum(best[0] - rank[0] <= 0.001 for rank in found) >= 4
+    assert max(found) <= best
+
+
+def test_everything_evaluated_is_within_the_budget_and_comes_once():
+    budget = budget_at(0.3)
+    found = search(budget)
+    assert all(candidate.costs[0] <= budget.latency for candidate in found)
+    assert len({candidate.arch for candidate in found}) == len(found)
+    assert found == sorted(found, key=lambda candidate: candidate.rank, reverse=True)
+
+
+def test_same_generator_same_search():
+    assert search(budget_at(0.5), 3) == search(budget_at(0.5), 3)
+    assert search(budget_at(0.5), 3) != search(budget_at(0.5), 4)
+
+
+def test_a_tight_budget_leaves_the_cheapest_network():
+    fastest, _ = TABLE.range(SPACE)
+    budget = Budget(latency=fastest * (1 + 1e-9))
+    assert [candidate.arch for candidate in search(budget)] == [candidate.arch for candidate in all_within(budget)]
+
+
+def test_small_budgets_that_random_choices_never_meet_still_have_candidates():
+    budget = budget_at(0.02)
+    drawn = Candidates(Problem(SPACE, budget, TABLE), generator(0, "test")).random(10)
+    assert 1 <= len(drawn) <= len(all_within(budget))
+
+
+def test_bounds_that_exclude_each_other_are_infeasible():
+    problem = Problem(SPACE, Budget(macs=90.0, params=1.0), None)
+    with pytest.raises(InfeasibleBudget, match="not all together"):
+        Candidates(problem, generator(0, "test")).random(10)
+
+
+def test_first_candidates_spread_over_the_allowed_costs():
+    budget = budget_at(0.5)
+    problem = Problem(SPACE, budget, TABLE)
+    drawn = Candidates(problem, generator(0, "test")).random(12)
+    latencies = sorted(problem.costs(SPACE.encode(drawn))[:, 0])
+    fastest, _ = TABLE.range(SPACE)
+    thirds = [
+        sum(fastest + k * width <= t <= fastest + (k + 1) * width for t in latencies)
+        for k, width in ((k, (budget.latency - fastest) / 3) for k in range(3))
+    ]
+    assert min(thirds) >= 2
+
+
+def test_pareto_front_by_definition():
+    every = all_within(budget_at(1.0))
+    front = pareto_front(every, axis=0)
+
+    def beaten(one: Candidate) -> bool:
+        return any(o.costs[0] <= one.costs[0] and o.rank >= one.rank and o is not one for o in every)
+
+    assert {c.arch for c in front} == {c.arch for c in every if not beaten(c)}
+    assert [c.costs[0] for c in front] == sorted(c.costs[0] for c in front)
+
+
+def test_best_in_buckets_are_few_and_unbeaten():
+    every = all_within(budget_at(1.0))
+    kept = best_in_buckets(every, axis=0, buckets=5)
+    assert 1 <= len(kept) <= 5
+    assert max(c.rank for c in every) == kept[-1].rank
+
+
+def test_cross_entropy_decides_between_equal_accuracies():
+    first, second = all_within(budget_at(1.0))[:2]
+    better = Candidate(first.arch, first.evaluation, (1.0, 1.0, 1.0))
+    same_top1 = evaluation(second.arch).__class__(
+        **{**first.evaluation.__dict__, "digest": second.arch.digest, "cross_entropy": 9.0}
+    )
+    assert better.rank > Candidate(second.arch, same_top1, (1.0, 1.0, 1.0)).rank
