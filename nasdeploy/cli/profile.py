@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.latency.table import LatencyTable
     from nasdeploy.progress import Progress
     from nasdeploy.space import SearchSpace
-
-_CLASSES = 1000
 
 DeviceOption = Annotated[
     str | None,
@@ -25,7 +24,8 @@ SpaceOption = Annotated[
     typer.Option("--space", metavar="NAME|RECIPE", help="Space to measure [default: the run's, with its classes]."),
 ]
 ClassesOption = Annotated[
-    int | None, typer.Option("--classes", min=1, help=f"Number of classes, with --space [default: {_CLASSES}].")
+    int | None,
+    typer.Option("--classes", min=1, help=f"Number of classes, with --space [default: {CLASSES}, or the recipe's]."),
 ]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Measure everything anew.")]
 
@@ -50,7 +50,7 @@ def profile(
         raise UserError("--classes belongs to --space: a run has its own classes")
     progress = Progress(quiet)
     if space is not None:
-        chosen, default_device = _named(space, classes or _CLASSES), "cpu"
+        chosen, default_device = find_space(space, classes), "cpu"
     else:
         chosen, default_device = _of_run(run, progress)
     target = load_device(device or default_device)
@@ -62,20 +62,6 @@ def profile(
     table = measure_space(chosen, target, path, progress, restart=restart)
     result = _result(table, chosen, path)
     emit(result, as_json, lambda: _text(result))
-
-
-def _named(name: str, classes: int) -> "SearchSpace":
-    """A registered space, or that of a recipe."""
-    from nasdeploy.recipe import load_recipe
-    from nasdeploy.registry import suggestion
-    from nasdeploy.resources import resource
-    from nasdeploy.spaces import SPACES, load_space
-
-    if name in SPACES:
-        return load_space(name, classes)
-    if Path(name).suffix in (".yaml", ".yml") or resource("recipes", name):
-        return load_recipe(name).load_space(classes)
-    raise UserError(f"unknown search space '{name}'{suggestion(name, SPACES)} (or give a recipe)")
 
 
 def _of_run(directory: str | None, progress: "Progress") -> tuple["SearchSpace", str]:

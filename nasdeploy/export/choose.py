@@ -16,7 +16,9 @@ _DIGEST = re.compile(r"[0-9a-f]{4,12}")
 
 
 def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch]) -> Arch:
-    """The architecture of `space` that `text` means; a digest, or its beginning, is looked for among `known` ones.
+    """The architecture of `space` that `text` means: a name (or `smallest`, `largest`), a JSON file or JSON.
+
+    A digest, or its beginning, is looked for among the named and the `known` ones.
 
     Raises `UserError` for what is not found, not unique, no JSON, or outside the space.
     """
@@ -25,14 +27,15 @@ def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch]) -> Arch:
             return space.arch(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise UserError(f"--arch: not valid JSON ({error}); check quotes and brackets") from None
-    if text in space.named:
-        return space.named[text]
+    names = {"smallest": space.smallest(), "largest": space.largest(), **space.named}
+    if text in names:
+        return names[text]
     if text.endswith(".json") or os.path.isfile(text):  # Unlike Path.is_file also for what can be no path.
         return _in_file(Path(text), space)
-    candidates = {*space.named.values(), *known}
+    candidates = {*names.values(), *known}
     found = [arch for arch in candidates if arch.digest.startswith(text)]
     if not _DIGEST.fullmatch(text) or not found:
-        raise _unknown(text, space, len(candidates))
+        raise _unknown(text, names, len(candidates))
     if len(found) > 1:
         digests = ", ".join(sorted(arch.digest for arch in found)[:3])
         raise UserError(f"--arch {text}: the beginning of {len(found)} digests ({digests}, ...); give more digits")
@@ -47,10 +50,8 @@ def _in_file(path: Path, space: SearchSpace) -> Arch:
         raise UserError(f"{path}: {error}") from None
 
 
-def _unknown(text: str, space: SearchSpace, candidates: int) -> UserError:
-    ways = ["a JSON file", 'JSON such as {"resolution": ...}']
-    if candidates:
-        ways.append(f"the digest (4 digits or more) of one of {candidates} known networks")
-    if space.named:
-        ways.append(f"a name{suggestion(text, space.named)}")
-    return UserError(f"--arch {text}: not found; give {', '.join(ways[:-1])} or {ways[-1]}")
+def _unknown(text: str, names: Iterable[str], candidates: int) -> UserError:
+    return UserError(
+        f'--arch {text}: not found; give a JSON file, JSON such as {{"resolution": ...}}, the digest (4 digits or '
+        f"more) of one of {candidates} known networks, or a name{suggestion(text, names)}"
+    )

@@ -88,7 +88,7 @@ def test_a_users_own_device(recipe, capsys):
     Path("mine.yaml").write_text("name: mine\nruntime: onnxruntime\nbatch: 2\n")
     profile(device="mine.yaml", space="small.yaml", as_json=True)
     result = json.loads(capsys.readouterr().out)
-    assert (result["device"], result["classes"]) == ("mine", 1000)
+    assert (result["device"], result["classes"]) == ("mine", 10)
     assert Path(result["table"]).name.startswith("mine-tiny-")
 
 
