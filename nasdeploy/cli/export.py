@@ -53,10 +53,11 @@ def export(
         "manifest": str(directory / "manifest.json"),
         **manifest.model_dump(mode="json"),
     }
-    emit(result, as_json, lambda: _text(directory, manifest))
+    emit(result, as_json, lambda: describe(directory, manifest))
 
 
-def _text(directory: Path, manifest: "ExportManifest") -> str:
+def describe(directory: Path, manifest: "ExportManifest") -> str:
+    """An export and its proof, for people."""
     proof = manifest.proof
     assert proof.agreement and proof.accuracy and proof.latency
     side = manifest.preprocessing.resolution

@@ -10,6 +10,7 @@ import typer
 from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
+from nasdeploy.cli.run import run
 from nasdeploy.cli.search import search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.train import train
@@ -24,9 +25,10 @@ def _nasdeploy() -> None:
 
 
 app.command()(init)
+app.command()(run)
 app.command()(train)
-app.command()(search)
 app.command()(profile)
+app.command()(search)
 app.command()(export)
 app.add_typer(space, name="space")
 

@@ -10,35 +10,41 @@ from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.search.result import Found, SearchResult
+    from nasdeploy.steps.request import Bounds
+
+
+LatencyMsOption = Annotated[float | None, typer.Option("--latency-ms", help="Latency budget in milliseconds.")]
+LatencyOption = Annotated[
+    str | None, typer.Option("--latency", help="Latency budget as a part of the device's range, e.g. 40%.")
+]
+MacsOption = Annotated[float | None, typer.Option("--macs-m", help="At most so many million MACs.")]
+ParamsOption = Annotated[float | None, typer.Option("--params-m", help="At most so many million parameters.")]
+StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
 
 def search(
-    latency_ms: Annotated[float | None, typer.Option("--latency-ms", help="Latency budget in milliseconds.")] = None,
-    latency: Annotated[
-        str | None, typer.Option("--latency", help="Latency budget as a part of the device's range, e.g. 40%.")
-    ] = None,
-    macs_m: Annotated[float | None, typer.Option("--macs-m", help="At most so many million MACs.")] = None,
-    params_m: Annotated[float | None, typer.Option("--params-m", help="At most so many million parameters.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Device, over the recipe's.")] = None,
+    latency_ms: LatencyMsOption = None,
+    latency: LatencyOption = None,
+    macs_m: MacsOption = None,
+    params_m: ParamsOption = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
     ] = None,
     run_directory: RunOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse a table that was measured elsewhere.")] = False,
+    strict: StrictFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Find the most accurate network that measurably meets a budget."""
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.steps.request import Bounds, request_search
+    from nasdeploy.steps.request import request_search
     from nasdeploy.store.run import Run
 
-    if latency_ms is not None and latency is not None:
-        raise UserError("--latency-ms and --latency both give a latency budget; use one of them")
+    bounds = bounds_of(latency_ms, latency, macs_m, params_m)
     run = Run.open(Path(run_directory)) if run_directory else Run.latest()
     recipe = recipe_of(run, [*(assignments or ()), *([f"device={device}"] if device else ())])
-    bounds = Bounds(latency if latency_ms is None else f"{latency_ms!r}ms", macs_m, params_m)
     progress = Progress(quiet)
     request = request_search(run, recipe, bounds, strict, progress)
 
@@ -46,6 +52,15 @@ def search(
 
     result = step.search(request, progress)
     emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: _text(run.path, result))
+
+
+def bounds_of(latency_ms: float | None, latency: str | None, macs_m: float | None, params_m: float | None) -> "Bounds":
+    """The bounds that the options give."""
+    from nasdeploy.steps.request import Bounds
+
+    if latency_ms is not None and latency is not None:
+        raise UserError("--latency-ms and --latency both give a latency budget; use one of them")
+    return Bounds(latency if latency_ms is None else f"{latency_ms:f}ms", macs_m, params_m)
 
 
 def _text(path: Path, result: "SearchResult") -> str:

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from hashlib import file_digest, sha256
 from pathlib import Path
+from typing import Any
 
 from nasdeploy.arch import Arch
 from nasdeploy.data.batches import calibration_batches, evaluation_batches
@@ -52,8 +54,17 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult:
         write_json(run.search_result, result.model_dump(mode="json"))
         problem = Problem(request.space, request.budget, outcome.table)
         draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in outcome.candidates], run.path / PICTURE)
-        run.finish("search", {"winner": result.winner.model_dump(mode="json"), "budget": result.budget.model_dump()})
+        run.finish("search", facts(request))
     return result
+
+
+def facts(request: SearchRequest) -> dict[str, Any]:
+    """What a finished search was asked for; the result itself lies beside the run's manifest."""
+    return {
+        "budget": asdict(request.budget),
+        "device": request.device.name if request.device else None,
+        "settings": request.recipe.search.model_dump(mode="json"),
+    }
 
 
 def _evaluator(request: SearchRequest, weights: Path) -> Evaluator:

@@ -17,10 +17,10 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
     `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
     unless `restart` discards it.
     """
-    path = RUNS / recipe.name
+    path = path_of(recipe)
     if restart and (path / "manifest.json").exists():
         Run.open(path).discard()
-    run = _begun(path, recipe)
+    run = begun(recipe)
     if run is not None and run.is_finished("train"):
         raise UserError(
             f"{path}: training is finished; go on with 'nasdeploy search', give another name with --name, or train "
@@ -55,11 +55,17 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
     return run
 
 
-def _begun(path: Path, recipe: Recipe) -> Run | None:
-    """The run in `path`, None if there is none; raises `UserError` if it was begun with another recipe.
+def path_of(recipe: Recipe) -> Path:
+    """The run directory of a recipe."""
+    return RUNS / recipe.name
+
+
+def begun(recipe: Recipe) -> Run | None:
+    """The run of a recipe, None if it was not begun; raises `UserError` if it was begun with another recipe.
 
     Only what the weights depend on has to be the same: search and device may change.
     """
+    path = path_of(recipe)
     if not (path / "manifest.json").exists():
         return None
     run = Run.open(path)

@@ -1,0 +1,56 @@
+"""`nasdeploy run`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.search import LatencyMsOption, LatencyOption, MacsOption, ParamsOption, StrictFlag, bounds_of
+from nasdeploy.cli.train import DataOption, NameOption, RecipeArgument, RestartFlag, SetOption
+
+if TYPE_CHECKING:
+    from nasdeploy.pipeline import Product
+
+
+def run(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    latency_ms: LatencyMsOption = None,
+    latency: LatencyOption = None,
+    macs_m: MacsOption = None,
+    params_m: ParamsOption = None,
+    name: NameOption = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")] = None,
+    assignments: SetOption = None,
+    restart: RestartFlag = False,
+    strict: StrictFlag = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train, profile, search and export in one go; the same command resumes."""
+    from nasdeploy.recipe import load_recipe
+
+    given = {"name": name, "device": device}
+    extra = [f"{key}={value}" for key, value in given.items() if value is not None]
+    loaded = load_recipe(recipe, [*(assignments or ()), *extra], data)
+    bounds = bounds_of(latency_ms, latency, macs_m, params_m)
+
+    from nasdeploy import pipeline
+    from nasdeploy.progress import Progress
+
+    product = pipeline.run_all(loaded, bounds, Progress(quiet), restart=restart, strict=strict)
+    result = {
+        "run": str(product.run.path),
+        "model": str(product.directory / product.manifest.file.name),
+        "search": product.result.model_dump(mode="json"),
+        "export": product.manifest.model_dump(mode="json"),
+    }
+    emit(result, as_json, lambda: _text(product))
+
+
+def _text(product: "Product") -> str:
+    from nasdeploy.cli.export import describe
+
+    return f"{product.run.path}: searched {product.result.evaluated} networks\n" + describe(
+        product.directory, product.manifest
+    )

@@ -1,0 +1,66 @@
+"""All four steps in a row: train, profile, search, export; what is finished already is not done again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nasdeploy.export.manifest import MANIFEST, ExportManifest, load_export
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import Recipe
+from nasdeploy.search.result import SearchResult, load_result
+from nasdeploy.steps import export as export_step
+from nasdeploy.steps import search as search_step
+from nasdeploy.steps import train as train_step
+from nasdeploy.steps.choice import request_export
+from nasdeploy.steps.profile import ensure_table
+from nasdeploy.steps.request import Bounds, SearchRequest, request_search
+from nasdeploy.store.run import Run
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a whole run comes to."""
+
+    run: Run
+    result: SearchResult
+    directory: Path
+    manifest: ExportManifest
+
+
+def run_all(
+    recipe: Recipe, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
+) -> Product:
+    """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
+    run = _trained(recipe, progress, restart)
+    if bounds.latency is not None or (bounds == Bounds() and recipe.search.latency is not None):
+        ensure_table(run, recipe, progress)
+    request = request_search(run, recipe, bounds, strict, progress)
+    result = _searched(request, progress)
+    directory, manifest = _exported(run, result, progress)
+    return Product(run, result, directory, manifest)
+
+
+def _trained(recipe: Recipe, progress: Progress, restart: bool) -> Run:
+    run = None if restart else train_step.begun(recipe)
+    if run is None or not run.is_finished("train"):
+        return train_step.train(recipe, progress, restart=restart)
+    progress.say(f"train: {run.path} is finished")
+    return run
+
+
+def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
+    """The run's search result if it is of this request, else that of a search now."""
+    run = request.run
+    if run.is_finished("search") and run.facts("search") == search_step.facts(request):
+        progress.say(f"search: {run.search_result} is there")
+        return load_result(run.search_result)
+    return search_step.search(request, progress)
+
+
+def _exported(run: Run, result: SearchResult, progress: Progress) -> tuple[Path, ExportManifest]:
+    facts: dict[str, Any] = run.facts("export") if run.is_finished("export") else {}
+    directory = run.exports / result.winner.digest
+    if facts.get("digest") == result.winner.digest and (directory / MANIFEST).exists():
+        progress.say(f"export: {directory} is there")
+        return directory, load_export(directory)
+    return export_step.export(request_export(run, None, None, progress), progress)
