@@ -1,0 +1,133 @@
+"""Costs of blocks against published figures and against what torch counts on the built networks."""
+
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasdeploy.arch import Arch
+from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, make_divisible, strided
+from nasdeploy.nn import build
+from nasdeploy.nn.network import Network
+from nasdeploy.plan import Block, Plan
+from nasdeploy.spaces import load_space
+
+ALPHANET = load_space("alphanet")
+MILLION_MACS = {"a0": 203, "a1": 279, "a2": 317, "a3": 357, "a4": 444, "a5-small": 491, "a5-base": 596, "a6": 709}
+"""As published with AlphaNet."""
+
+
+def counted(module: torch.nn.Module, block: Block | Plan) -> tuple[int, int]:
+    """MACs by torch's own counter (one multiply-accumulate is two FLOPs), and parameters."""
+    shape = block.inputs[0][1] if isinstance(block, Plan) else block.inputs[0]
+    with FlopCounterMode(display=False) as counter:
+        module.eval()(torch.empty(1, *shape, device="meta"))
+    flops = counter.get_total_flops()
+    assert flops % 2 == 0
+    return flops // 2, sum(p.numel() for p in module.parameters())
+
+
+def on_meta(plan: Plan) -> Network:
+    with torch.device("meta"):
+        return Network(plan)
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    # By hand: nearest multiple of 8 with halves up, at least 8, and never below 0.9 of the value.
+    [
+        (1, 8),
+        (8, 8),
+        (11, 16),
+        (12, 16),
+        (18, 24),
+        (19, 24),
+        (20, 24),
+        (27, 32),
+        (28, 32),
+        (36, 40),
+        (43, 40),
+        (44, 48),
+    ],
+)
+def test_make_divisible(value: int, rounded: int) -> None:
+    assert make_divisible(value) == rounded
+
+
+def test_make_divisible_is_the_nearest_multiple_or_the_next() -> None:
+    for value in np.arange(0.5, 600, 0.5):
+        rounded = make_divisible(value)
+        nearest = max(8, 8 * int(np.floor(value / 8 + 0.5)))
+        assert rounded == (nearest if nearest >= 0.9 * value else nearest + 8)
+        assert rounded >= 0.9 * value
+    assert make_divisible(100, 32) == 96
+
+
+@pytest.mark.parametrize("side", range(1, 12))
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_strided_is_the_side_that_a_convolution_gives(side: int, stride: int, kernel: int) -> None:
+    convolution = torch.nn.Conv2d(1, 1, kernel, stride, kernel // 2, device="meta")
+    assert convolution(torch.empty(1, 1, side, side, device="meta")).shape[-1] == strided(side, stride)
+
+
+def test_a_block_counted_by_hand() -> None:
+    block = MBConv(7, 16, 24, kernel_size=3, expand_ratio=4, stride=2, se=True, activation="swish")
+    assert (block.mid_channels, block.se_channels, block.inputs, block.output) == (64, 16, ((16, 7, 7),), (24, 4, 4))
+    expand, depthwise, squeeze, project, shortcut = 49 * 16 * 64, 16 * 9 * 64, 64 * 16 * 2, 16 * 64 * 24, 16 * 16 * 24
+    assert block.macs == expand + depthwise + squeeze + project + shortcut
+    weights, biases, norms = 16 * 64 + 9 * 64 + 2 * 64 * 16 + 64 * 24 + 16 * 24, 16 + 64, 2 * (64 + 64 + 24)
+    assert block.params == weights + biases + norms
+
+
+@pytest.mark.parametrize("name", MILLION_MACS)
+def test_published_macs(name: str) -> None:
+    assert abs(ALPHANET.plan(ALPHANET.named[name]).macs / 1e6 - MILLION_MACS[name]) < 1.3
+
+
+def test_all_published_networks_are_there() -> None:
+    assert set(ALPHANET.named) == set(MILLION_MACS)
+
+
+@pytest.mark.parametrize("arch", [*ALPHANET.named.values(), ALPHANET.largest()], ids=lambda arch: arch.digest)
+def test_macs_and_parameters_are_those_of_the_network(arch: Arch) -> None:
+    plan = ALPHANET.plan(arch)
+    assert counted(on_meta(plan), plan) == (plan.macs, plan.params)
+
+
+def test_macs_and_parameters_of_every_kind_of_block() -> None:
+    blocks = list(ALPHANET.distinct_blocks().values())[::23]
+    blocks += [
+        Stem(9, 16, 5, 1, "relu"),
+        Stem(8, 16, 3, 2, "hswish", in_channels=1),
+        MBConv(5, 12, 12, kernel_size=7, expand_ratio=1, stride=2, se=True, activation="relu"),
+        MBConv(5, 12, 20, kernel_size=3, expand_ratio=3, stride=1, se=False, activation="hswish"),
+        PoolHead(3, 20, 36, expand_ratio=2, classes=3, activation="relu"),
+    ]
+    for block in blocks:
+        with torch.device("meta"):
+            module = build(block)
+            output = module(torch.empty(2, *block.inputs[0]))
+        assert output.shape == (2, *block.output), block.key
+        assert counted(module, block) == (block.macs, block.params), block.key
+
+
+def test_the_whole_alphanet_space_is_896_blocks() -> None:
+    blocks = ALPHANET.distinct_blocks()
+    assert len(blocks) == len(set(blocks.values())) == 896
+
+
+def test_a_key_names_class_and_every_field() -> None:
+    block = MBConv(24, 32, 40, kernel_size=5, expand_ratio=6, stride=2, se=True, activation="swish")
+    values = "side=24,in_channels=32,out_channels=40,kernel_size=5,expand_ratio=6,stride=2,se=1,activation=swish"
+    assert block.key == f"MBConv({values})"
+
+
+def test_size_of_the_alphanet_space() -> None:
+    # AlphaNet, Table 7, by hand; width 120 in stage 5 included.
+    widths, depths = [2, 2, 2, 2, 2, 3, 4, 2, 2], [2, 3, 4, 4, 6, 6, 2]
+    kernels, expansions = 7 * [2], [1, 3, 3, 3, 3, 1, 1]
+    assert ALPHANET.size == 4 * prod(widths) * prod(depths) * prod(kernels) * prod(expansions)
+    assert ALPHANET.size == pytest.approx(4.4e11, rel=1e-2)
