@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from time import perf_counter
 
 from nasdeploy.arch import Arch
@@ -68,6 +69,8 @@ class Search:
             if fitting:
                 return Outcome(candidates, finalists, fitting[0], self._timings, table, number)
             self.progress.say(f"search: none of {len(finalists)} finalists meets {self.budget}; the table is corrected")
+            if self.budget.latency is not None and table.range(self.space)[0] > self.budget.latency:
+                break
         raise self._never_met()
 
     def meets(self, arch: Arch) -> bool:
@@ -78,11 +81,22 @@ class Search:
         return latency * (1 - self.settings.reserve)
 
     def _problem(self, table: LatencyTable | None) -> Problem:
-        """The space under the budget less its reserve, unless that leaves nothing."""
+        """The space under the budget less its reserve, unless that leaves nothing.
+
+        Where the networks measured so far were slower than even the corrected table says, as much less is allowed.
+        """
         latency = self.budget.latency
         if latency is not None and table is not None:
-            latency = min(latency, max(self._limit(latency), table.range(self.space)[0]))
+            limit = self._limit(latency) / max(1.0, self._slowness(table))
+            # Sums over slots are rounded differently there and here.
+            fastest = table.range(self.space)[0] * (1 + 1e-9)
+            latency = min(latency, max(limit, fastest))
         return Problem(self.space, replace(self.budget, latency=latency), table)
+
+    def _slowness(self, table: LatencyTable) -> float:
+        """Median of measured over predicted latency; 1 before anything is measured."""
+        ratios = [t.median / table.predict(self.space.plan(arch)).seconds for arch, t in self._timings.items()]
+        return median(ratios) if ratios else 1.0
 
     def _evolve(self, table: LatencyTable | None, number: int) -> list[Candidate]:
         """Everything known that is within the budget after a round of evolution, best first."""

@@ -17,4 +17,6 @@ def ensure_table(run: Run, recipe: Recipe, progress: Progress) -> LatencyTable:
         progress.say(f"profile: {path} is there")
         return find_table(space, device)
     progress.say(f"profile: space {space.name} on device {device.name}, into {path}")
-    return profile(space, device, path, progress)
+    table = profile(space, device, path, progress)
+    run.finish("profile", {"device": device.name, "table": str(path)})
+    return table

@@ -75,6 +75,13 @@ def test_a_device_slower_than_its_table_takes_more_rounds_and_corrects_it(tmp_pa
     assert after < before
 
 
+def test_a_device_twice_as_slow_is_learned_in_two_rounds(tmp_path):
+    device = Device(2.0)
+    outcome, _, _ = search(tmp_path, device)
+    assert outcome.rounds == 2
+    assert device.seconds(outcome.winner.arch) <= middle()
+
+
 def test_nothing_is_measured_twice(tmp_path):
     device = Device(1.3)
     search(tmp_path, device)
