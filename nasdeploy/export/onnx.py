@@ -25,8 +25,10 @@ class OnnxFormat:
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
         try:
-            onnx.checker.check_model(path, full_check=True)
             model = onnx.load(path, load_external_data=False)
+            if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
+                return ["weights lie in another file"]
+            onnx.checker.check_model(path, full_check=True)
         # The checker, shape inference and protobuf each have errors of their own.
         except Exception as error:
             return [f"onnx.checker: {' '.join(str(error).split())[:300]}"]
@@ -44,8 +46,6 @@ def _operators(model: ModelProto) -> Iterator[str]:
     rescaling = sorted({node.op_type for node in model.graph.node} & _RESCALING)
     if rescaling:
         yield f"operators: {', '.join(rescaling)} rescales the image, which preprocessing has done already"
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        yield "weights lie in another file"
 
 
 def _tensors(kind: str, found: Sequence[ValueInfoProto], expected: Sequence[TensorFacts]) -> Iterator[str]:

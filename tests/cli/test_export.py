@@ -1,0 +1,202 @@
+"""`nasdeploy export` on a run as training and a search leave it."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from nasdeploy.arch import Arch
+from nasdeploy.cli.export import export
+from nasdeploy.errors import CheckFailed, UserError
+from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.manifest import ExportManifest, load_export
+from nasdeploy.export.proof import Target
+from nasdeploy.latency.files import table_path
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import parse_recipe
+from nasdeploy.search.result import BudgetRecord, Found, SearchResult
+from nasdeploy.steps.choice import request_export
+from nasdeploy.store.evaluations import Evaluation, Evaluations
+from nasdeploy.store.files import write_json
+from nasdeploy.store.run import Run
+from nasdeploy.supernet import weights
+from nasdeploy.supernet.extract import extract
+from tests.export.models import DEVICE, QUICK, TABLE, Tampered, folder_data, latency_table, supernet_of, tiny_space
+
+SPACE = tiny_space()
+WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nasdeploy.steps.export.Target", partial(Target, protocol=QUICK))
+    data, sets = folder_data(tmp_path / "images")
+    recipe = parse_recipe(
+        {
+            "name": "x",
+            "space": TABLE.model_dump(mode="json"),
+            "data": data.model_dump(mode="json"),
+            "recalibration": {"batch_size": 12, "batches": 2},
+        },
+        "recipe",
+    )
+    made = Run.create(
+        Path("runs"), "x", recipe=recipe.to_json(), space=SPACE.digest, classes=sets.classes, seed=recipe.seed
+    )
+    weights.save(made.checkpoints / "epoch-000001.pt", supernet_of(SPACE))
+    made.finish("train", {})
+    return made
+
+
+def searched(run: Run, arch: Arch = WINNER, latency_ms: float = 1e6, device: str = "cpu") -> None:
+    found = Found(
+        digest=arch.digest,
+        arch=arch.to_json(),
+        top1=0.5,
+        top1_error=0.1,
+        cross_entropy=1.0,
+        macs=1,
+        params=1,
+        predicted_ms=None,
+    )
+    result = SearchResult(
+        supernet="x",
+        space=SPACE.digest,
+        device=device,
+        budget=BudgetRecord(latency_ms=latency_ms, macs_m=None, params_m=None),
+        rounds=1,
+        evaluated=1,
+        images=10,
+        winner=found,
+        ties=(),
+        finalists=(found,),
+        front=(found,),
+    )
+    write_json(run.search_result, result.model_dump(mode="json"))
+
+
+def test_the_winner_of_the_latest_run_by_default(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    searched(run)
+    latency_table(SPACE, 1e-4).save(table_path(SPACE, DEVICE))
+    export()
+    shown = capsys.readouterr()
+    out = run.exports / WINNER.digest
+    assert f"export: run {run.path}" in shown.err
+    assert f"export: {WINNER.digest}, the winner of the search" in shown.err
+    lines = shown.out.splitlines()
+    assert lines[0].startswith(f"exported {out}/model.onnx")
+    assert lines[-1] == f"manifest {out}/manifest.json"
+    assert "predicted 0.4 ms" in shown.out
+    assert "budget 1e+06 ms met" in shown.out
+    manifest = load_export(out)
+    assert manifest.digest == WINNER.digest
+    assert manifest.origin.budget == {"latency_ms": 1e6}
+    assert manifest.origin.run == str(run.path)
+    assert parse_recipe(manifest.origin.recipe, "recipe").name == "x"
+    facts = Run.open(run.path).facts("export")
+    assert (facts["model"], facts["sha256"]) == (f"{out}/model.onnx", manifest.file.sha256)
+
+
+def test_named_places_options_and_json(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep/out"
+    export(arch="t0", no_recalibrate=True, run_directory=str(run.path), out=out, as_json=True, quiet=True)
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    result = json.loads(shown.out)
+    assert (result["model"], result["manifest"]) == (f"{out}/model.onnx", f"{out}/manifest.json")
+    assert result["recalibration"] == "own statistics"
+    assert result["proof"]["problems"] == []
+    assert result["origin"]["budget"] == {}
+    images = torch.randn(3, 3, 12, 12)
+    with torch.no_grad():
+        expected = extract(supernet_of(SPACE), SPACE.named["t0"]).eval()(images).numpy()
+    (found,) = onnxruntime.InferenceSession(out / "model.onnx").run(None, {"input": images.numpy()})
+    assert abs(found - expected).max() < 1e-5
+
+
+def test_a_digest_of_an_evaluated_network(run: Run) -> None:
+    arch = SPACE.arch({**WINNER, "width.1": 8})
+    with Evaluations(run.search_database, "any") as evaluations:
+        evaluations.put(Evaluation(arch.digest, arch.text, 0.5, 0.1, 1.0, 10, 1.0))
+    request = request_export(run, arch.digest[:8], None, Progress(quiet=True))
+    assert (request.arch, request.device, request.table, request.budget) == (arch, DEVICE, None, {})
+
+
+def test_a_wrong_file_fails_the_check_and_records_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_bias(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].input.pop()
+
+    monkeypatch.setitem(FORMATS, "onnx", Tampered(no_bias))  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match=r"model\.rejected\.onnx: logits in a batch of 1 differ") as caught:
+        export(arch="t0")
+    assert caught.value.exit_code == 4
+    out = run.exports / SPACE.named["t0"].digest
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.rejected.json", "model.rejected.onnx"]
+    report = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes())
+    assert report.proof.problems
+    assert not Run.open(run.path).is_finished("export")
+
+
+def edit_manifest(run: Run, **changes: object) -> None:
+    path = run.path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"search\.json: no search result yet; run 'nasdeploy search"),
+        ({"form": "onxx", "arch": "t0"}, "unknown format 'onxx'; did you mean 'onnx'"),
+        ({"arch": "t1"}, "--arch t1: not found"),
+        ({"arch": '{"resolution": 8}'}, "width.0 is missing"),
+        ({"arch": "t0", "device": "gpux"}, "unknown device 'gpux'"),
+        ({"arch": "t0", "run_directory": "runs/y"}, "runs/y: no run there"),
+    ],
+)
+def test_mistakes_are_named(run: Run, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        export(**options)
+    assert not run.exports.exists()
+
+
+def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images/train/bee").rename(tmp_path / "images/train/wasp")
+    (tmp_path / "images/test/bee").rename(tmp_path / "images/test/wasp")
+    with pytest.raises(UserError, match="the classes are ant, cat, wasp, but the run learned ant, bee, cat"):
+        export(arch="t0")
+    (run.checkpoints / "epoch-000001.pt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged"):
+        export(arch="t0")
+    edit_manifest(run, finished={})
+    with pytest.raises(UserError, match="'nasdeploy train' has not finished in this run"):
+        export(arch="t0")
+
+
+def test_a_damaged_search_is_named(run: Run) -> None:
+    with Evaluations(run.search_database, "any") as evaluations:
+        evaluations.put(Evaluation("0" * 12, '{"width": ', 0.5, 0.1, 1.0, 10, 1.0))
+    with pytest.raises(UserError, match=r"search\.sqlite: damaged"):
+        export(arch="0000")
+    run.search_result.write_text("{}")
+    with pytest.raises(UserError, match=r"search\.json: .* is missing"):
+        export()
+
+
+def test_a_device_in_a_file_that_misses_the_budget(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched(run, latency_ms=1e-6, device="board")
+    with pytest.raises(UserError, match=r"the search was for device board .* name its file with --device"):
+        export()
+    (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthreads: 2\n")
+    export(device="board.yaml", no_recalibrate=True)
+    shown = capsys.readouterr().out
+    assert "budget 1e-06 ms NOT MET in this measurement" in shown
+    assert "no latency table of this space on device board: measured only" in shown
+    assert load_export(run.exports / WINNER.digest).device.threads == 2
