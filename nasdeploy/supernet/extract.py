@@ -18,10 +18,10 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     In training mode it equals `supernet(x, arch)` bit for bit, gradients included, for images at its resolution. Its
     running statistics are slices of the supernet's: call `calibrate` before evaluating it.
     """
-    plan = supernet.space.plan(arch)
+    plan, first = supernet.space.plan(arch), next(supernet.parameters())
     with torch.device("meta"):
-        network = Network(plan)
-    network.to_empty(device=next(supernet.parameters()).device)
+        network = Network(plan).to(first.dtype)
+    network.to_empty(device=first.device)
     with torch.no_grad():
         for step in plan.steps:
             family = FAMILIES[type(step.block)]

@@ -1,11 +1,15 @@
 """Supernet weights in files: written whole, read without pickle, and only into the space that they belong to."""
 
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
+from torch import Tensor
 
 from nasdeploy.errors import UserError
 from nasdeploy.space import SearchSpace
@@ -27,15 +31,30 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a weights file; raises `UserError` if it is missing, damaged or none of ours."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
+    if not _intact(path):
+        raise UserError(f"{path}: damaged, or no weights of nasdeploy; delete it to go on from the one before")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, AttributeError, OSError):
-        raise UserError(
-            f"{path}: damaged, or no weights of nasdeploy; delete it to go on from the one before"
-        ) from None
-    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or "weights" not in content:
+    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
+        content = None
+    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not _is_complete(content):
         raise UserError(f"{path}: no weights of this version of nasdeploy; train again with --restart")
     return content
+
+
+def _intact(path: Path) -> bool:
+    """Whether the archive's checksums are right: torch does not look at them, and would load flipped bits."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (BadZipFile, OSError, EOFError, ValueError, LookupError, RuntimeError, struct.error, zlib.error):
+        return False
+
+
+def _is_complete(content: Mapping[str, Any]) -> bool:
+    weights = content.get("weights")
+    tensors = isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())
+    return tensors and isinstance(content.get("space"), str)
 
 
 def load_supernet(path: Path, space: SearchSpace) -> Supernet:

@@ -1,0 +1,188 @@
+"""Weights in files: what is written is read, and nothing else is."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nasdeploy.errors import UserError
+from nasdeploy.spaces import load_space
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.weights import initialise, load_supernet, read, save
+from tests.nn.reference import randomise
+from tests.supernet.tiny import tiny_space
+
+CLASSIFIER = ("weights.head.classifier.weight", "weights.head.classifier.bias")
+
+
+def supernet(classes: int = 3, seed: int = 0) -> Supernet:
+    torch.manual_seed(seed)
+    made = Supernet(tiny_space(classes))
+    randomise(made, seed)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save(tmp_path / "w.pt", supernet(), epoch=3, optimizer={"state": {0: torch.ones(2)}})
+    return tmp_path / "w.pt"
+
+
+def same(a: Supernet, b: Supernet) -> bool:
+    ours, others = a.state_dict(), b.state_dict()
+    return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_supernet(path, tiny_space())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_round_trip(file: Path) -> None:
+    assert same(load_supernet(file, tiny_space()), supernet())
+    content = read(file)
+    assert (content["epoch"], content["space"]) == (3, tiny_space().digest)
+    assert content["optimizer"]["state"][0].tolist() == [1, 1]
+    assert os.listdir(file.parent) == ["w.pt"]
+
+
+def test_weights_of_another_space_are_refused(file: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_supernet(file, load_space("digits", 3))
+    digests = f"{tiny_space().digest}, not {load_space('digits', 3).digest}"
+    assert str(caught.value).startswith(f"{file}: weights of another search space ({digests} as digits is now); ")
+
+
+def test_other_classes_are_another_space(file: Path) -> None:
+    with pytest.raises(UserError, match="weights of another search space"):
+        load_supernet(file, tiny_space(4))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "none.pt")
+    assert "no such file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, -1])
+def test_a_truncated_file_is_refused(kept: float, file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content)) if kept == 0.5 else int(kept)])
+    assert "damaged" in refusal(file)
+
+
+def test_a_flipped_bit_is_never_loaded(file: Path) -> None:
+    content, weights, rng = file.read_bytes(), read(file)["weights"], np.random.default_rng(0)
+    refused = []
+    for place, bit in zip(rng.integers(len(content), size=300), rng.integers(8, size=300), strict=True):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        file.write_bytes(flipped)
+        try:
+            found = read(file)["weights"]
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        # Between the members of the archive there are bytes that nobody reads.
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+    assert len(refused) > 200
+    assert all(said.startswith(f"{file}: ") for said in refused)
+
+
+class Malicious:
+    """Makes a file when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def in_archive(file: Path) -> None:
+    """Put the pickle where torch keeps its own, with right checksums."""
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, pickle.dumps(Malicious(), 2) if name.endswith("data.pkl") else data)
+
+
+def torch_saved(file: Path) -> None:
+    torch.save({"schema": 1, "space": tiny_space().digest, "weights": {"a": Malicious()}}, file)
+
+
+def bare(file: Path) -> None:
+    file.write_bytes(pickle.dumps(Malicious()))
+
+
+@pytest.mark.parametrize("write", [in_archive, torch_saved, bare])
+def test_code_in_a_file_does_not_run(file: Path, write: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert callable(write)
+    write(file)
+    refusal(file)
+    assert not Path("executed").exists()
+    pickle.loads(pickle.dumps(Malicious()))
+    assert Path("executed").exists(), "the trap does not work"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"word",
+        torch.ones(3),
+        {},
+        {"schema": 2, "space": "0123456789ab", "weights": {}},
+        {"schema": 1, "weights": {}},
+        {"schema": 1, "space": "0123456789ab"},
+        {"schema": 1, "space": "0123456789ab", "weights": [1, 2]},
+        {"schema": 1, "space": "0123456789ab", "weights": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_other_files_of_torch_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    assert "no weights of this version of nasdeploy" in refusal(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("change", ["missing", "added", "shape"])
+def test_tensors_that_do_not_fit_the_space_are_refused(change: str, file: Path) -> None:
+    content = read(file)
+    name = CLASSIFIER[1]
+    if change == "missing":
+        del content["weights"][name]
+    else:
+        content["weights"][name if change == "shape" else "other"] = torch.ones(7)
+    torch.save(content, file)
+    assert "its tensors do not fit" in refusal(file)
+
+
+def test_initialise_takes_everything_but_the_classifier(file: Path) -> None:
+    target, own = supernet(classes=5, seed=1), supernet(classes=5, seed=1)
+    initialise(target, file)
+    source = supernet()
+    for name, tensor in target.state_dict().items():
+        expected = own if name in CLASSIFIER else source
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+    assert target.state_dict()[CLASSIFIER[0]].shape[0] == 5
+
+
+def test_initialise_keeps_the_classifier_for_equal_classes_too(file: Path) -> None:
+    target = supernet(seed=1)
+    initialise(target, file)
+    assert torch.equal(target.state_dict()[CLASSIFIER[0]], supernet(seed=1).state_dict()[CLASSIFIER[0]])
+    assert not torch.equal(target.state_dict()[CLASSIFIER[0]], supernet().state_dict()[CLASSIFIER[0]])
+
+
+def test_initialise_refuses_another_space(file: Path) -> None:
+    target = Supernet(load_space("digits", 3))
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        initialise(target, file)
+    assert str(caught.value).startswith(f"--init {file}: weights of another search space (weights.")
+    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
