@@ -20,7 +20,9 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     """
     plan, first = supernet.space.plan(arch), next(supernet.parameters())
     with torch.device("meta"):
-        network = Network(plan).to(first.dtype)
+        network = Network(plan)
+    if first.dtype != torch.get_default_dtype():
+        network.to(first.dtype)
     network.to_empty(device=first.device)
     with torch.no_grad():
         for step in plan.steps:
