@@ -15,12 +15,11 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
     """Train the supernet of a recipe in `runs/NAME`, resuming if it was begun there.
 
     `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
-    unless `restart` discards it.
+    unless `restart` discards it; that happens only when everything else was found to be right.
     """
     path = path_of(recipe)
-    if restart and (path / "manifest.json").exists():
-        Run.open(path).discard()
-    run = begun(recipe)
+    weights = None if init is None else _weights_of(init, replaced=path if restart else None)
+    run = None if restart else begun(recipe)
     if run is not None and run.is_finished("train"):
         raise UserError(
             f"{path}: training is finished; go on with 'nasdeploy search', give another name with --name, or train "
@@ -30,6 +29,8 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
     for note in sets.notes:
         progress.say(f"data: {note}")
     space = recipe.load_space(len(sets.classes))
+    if restart:
+        Run.discard(path)
     if run is None:
         run = Run.create(
             RUNS, recipe.name, recipe=recipe.to_json(), space=space.digest, classes=sets.classes, seed=recipe.seed
@@ -50,9 +51,15 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
             metrics=run.metrics,
             progress=progress,
         )
-        metrics = trainer.run(Checkpoints(Run.open(init).checkpoints).latest() if init else None)
+        metrics = trainer.run(weights)
         run.finish("train", metrics)
     return run
+
+
+def _weights_of(init: Path, replaced: Path | None) -> Path:
+    if replaced is not None and init.resolve() == replaced.resolve():
+        raise UserError(f"--init {init}: --restart would discard that run; give the new one another name with --name")
+    return Checkpoints(Run.open(init).checkpoints).latest()
 
 
 def path_of(recipe: Recipe) -> Path:

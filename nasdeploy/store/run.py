@@ -144,13 +144,16 @@ class Run:
             self._manifest = current.model_copy(update={"finished": {**current.finished, step: dict(facts)}})
             self._save()
 
-    def discard(self) -> None:
-        """Delete the run and everything in it."""
+    @staticmethod
+    def discard(path: Path) -> None:
+        """Delete the run in a directory and everything in it, if there is one; its manifest may be damaged."""
+        if not (path / _MANIFEST).exists():
+            return
         # Out of sight in one step: a new run of this name must never find half of the old one's files.
-        discarded = self.path.with_name(f".{self.path.name}.discarded")
+        discarded = path.with_name(f".{path.name}.discarded")
         shutil.rmtree(discarded, ignore_errors=True)
-        with self.lock():
-            self.path.rename(discarded)
+        with _locked(path):
+            path.rename(discarded)
             shutil.rmtree(discarded)
 
     @contextmanager

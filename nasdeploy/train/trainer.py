@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import NasdeployError
+from nasdeploy.errors import NasdeployError, UserError
 from nasdeploy.evaluate import Evaluator, Score
 from nasdeploy.progress import Progress, Task
 from nasdeploy.randomness import generator, seed_for
@@ -98,6 +99,7 @@ class Trainer:
         for number, (images, labels) in enumerate(batches):
             step = epoch * self.steps_per_epoch + number
             losses.append(self._step(supernet, optimizer, step, images, labels))
+            _check_finite(losses[-1], epoch)
             task.advance(note=f"epoch {epoch + 1}/{self.settings.epochs}, loss {losses[-1].largest:.3f}")
         if not losses:
             raise NasdeployError("no batch of training images could be read; see the messages above")
@@ -148,6 +150,15 @@ class Trainer:
     def _calibration(self) -> Sequence[Tensor]:
         settings = self.recalibration
         return calibration_batches(self.sets.train, self.data, settings.batch_size, settings.search_batches, self.seed)
+
+
+def _check_finite(losses: Losses, epoch: int) -> None:
+    for network, loss in asdict(losses).items():
+        if loss is not None and not isfinite(loss):
+            raise UserError(
+                f"training diverged in epoch {epoch + 1}: the loss of the {network} network is {loss}; lower "
+                "train.learning_rate and start anew with --restart"
+            )
 
 
 def _mean_losses(losses: list[Losses]) -> Metrics:

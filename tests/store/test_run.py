@@ -151,7 +151,7 @@ def test_two_processes_never_write_one_run(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    refused = [lambda: run.finish("train", {}), run.discard, lambda: create(tmp_path, "cats")]
+    refused = [lambda: run.finish("train", {}), lambda: Run.discard(run.path), lambda: create(tmp_path, "cats")]
     for write in refused:
         with pytest.raises(UserError, match="in use by another process"):
             write()
@@ -186,9 +186,20 @@ def test_the_lock_clears_what_a_killed_process_left(tmp_path: Path) -> None:
 def test_a_discarded_run_leaves_room_for_a_new_one(tmp_path: Path) -> None:
     run = create(tmp_path, "cats")
     run.checkpoints.mkdir()
-    run.discard()
+    Run.discard(run.path)
     assert list(tmp_path.iterdir()) == []
     assert not create(tmp_path, "cats").checkpoints.exists()
+
+
+def test_a_damaged_run_can_be_discarded_and_what_is_no_run_cannot(tmp_path: Path) -> None:
+    damaged = create(tmp_path, "cats").path
+    (damaged / "manifest.json").write_text("{")
+    Run.discard(damaged)
+    assert not damaged.exists()
+    (tmp_path / "photos").mkdir()
+    Run.discard(tmp_path / "photos")
+    Run.discard(tmp_path / "nowhere")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["photos"]
 
 
 def test_a_read_only_run_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
