@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nasdeploy.export.manifest import MANIFEST, ExportManifest, load_export
+from nasdeploy.errors import UserError
+from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration, load_export
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.search.result import SearchResult, load_result
@@ -36,7 +36,7 @@ def run_all(
         ensure_table(run, recipe, progress)
     request = request_search(run, recipe, bounds, strict, progress)
     result = _searched(request, progress)
-    directory, manifest = _exported(run, result, progress)
+    directory, manifest = _exported(request, result, progress)
     return Product(run, result, directory, manifest)
 
 
@@ -57,10 +57,17 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     return search_step.search(request, progress)
 
 
-def _exported(run: Run, result: SearchResult, progress: Progress) -> tuple[Path, ExportManifest]:
-    facts: dict[str, Any] = run.facts("export") if run.is_finished("export") else {}
+def _exported(request: SearchRequest, result: SearchResult, progress: Progress) -> tuple[Path, ExportManifest]:
+    """The export of the search's winner that is there, if it is whole and recalibrated, else a new one."""
+    run = request.run
     directory = run.exports / result.winner.digest
-    if facts.get("digest") == result.winner.digest and (directory / MANIFEST).exists():
-        progress.say(f"export: {directory} is there")
-        return directory, load_export(directory)
-    return export_step.export(request_export(run, None, None, progress), progress)
+    if (directory / MANIFEST).exists():
+        try:
+            manifest = load_export(directory)
+        except UserError as error:
+            progress.say(f"export: {error}")
+        else:
+            if isinstance(manifest.recalibration, Recalibration):
+                progress.say(f"export: {directory} is there")
+                return directory, manifest
+    return export_step.export(request_export(run, request.recipe, None, None, progress), progress)

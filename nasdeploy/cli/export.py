@@ -36,13 +36,14 @@ def export(
 ) -> None:
     """Export a network as a static model, proved against PyTorch on the test images."""
     from nasdeploy.progress import Progress
+    from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.choice import request_export
     from nasdeploy.store.run import Run
 
     progress = Progress(quiet)
     run = Run.open(Path(run_directory)) if run_directory else Run.latest()
     progress.say(f"export: run {run.path}")
-    request = request_export(run, arch, device, progress)
+    request = request_export(run, recipe_of(run), arch, device, progress)
 
     from nasdeploy.steps import export as step
 

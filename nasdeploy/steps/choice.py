@@ -10,7 +10,7 @@ from nasdeploy.export.choose import resolve_arch
 from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe, recipe_of, space_of
+from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.search.result import SearchResult, load_result
 from nasdeploy.space import SearchSpace
@@ -34,12 +34,14 @@ class ExportRequest:
     budget: dict[str, float]
 
 
-def request_export(run: Run, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
+def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
     """What is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
+
+    `recipe` is the run's, with what was changed for this call.
 
     Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
     """
-    recipe, space = recipe_of(run), space_of(run)
+    space = space_of(run)
     run.facts("train")
     if text is not None:
         arch, budget = resolve_arch(text, space, _known(run, space)), {}

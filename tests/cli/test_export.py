@@ -18,7 +18,7 @@ from nasdeploy.export.manifest import ExportManifest, load_export
 from nasdeploy.export.proof import Target
 from nasdeploy.latency.files import table_path
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import parse_recipe
+from nasdeploy.recipe import parse_recipe, recipe_of
 from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.steps.choice import request_export
 from nasdeploy.store.evaluations import Evaluation, Evaluations
@@ -124,7 +124,7 @@ def test_a_digest_of_an_evaluated_network(run: Run) -> None:
     arch = SPACE.arch({**WINNER, "width.1": 8})
     with Evaluations(run.search_database, "any") as evaluations:
         evaluations.put(Evaluation(arch.digest, arch.text, 0.5, 0.1, 1.0, 10, 1.0))
-    request = request_export(run, arch.digest[:8], None, Progress(quiet=True))
+    request = request_export(run, recipe_of(run), arch.digest[:8], None, Progress(quiet=True))
     assert (request.arch, request.device, request.table, request.budget) == (arch, DEVICE, None, {})
 
 

@@ -1,0 +1,98 @@
+"""How long the commands take that load no torch: `--help`, `space show`, and a search whose budget is impossible.
+
+    python tests/benchmarks/bench_startup.py
+
+Each is run as a whole process; the median of the runs counts. The refused search uses a run and a latency table of the
+`alphanet` space with 1000 classes, both made up here: only the time to answer matters.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.files import table_path
+from nasdeploy.latency.measure import Protocol, Timing
+from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.randomness import generator
+from nasdeploy.recipe import Recipe
+from nasdeploy.runtimes.device import load_device
+from nasdeploy.spaces import load_space
+from nasdeploy.store.run import Run
+
+RUNS = 7
+COMMANDS = {
+    "--help": ["--help"],
+    "space show alphanet --arch a0": ["space", "show", "alphanet", "--arch", "a0"],
+    "search --latency-ms 0.001 (refused)": ["search", "--latency-ms", "0.001"],
+}
+
+
+def prepare(directory: Path) -> None:
+    """A finished run and a table whose entries are a nanosecond per 1000 MACs."""
+    space, device = load_space("alphanet"), load_device("cpu")
+    recipe = Recipe(name="bench", space="alphanet", data=DataSettings(kind="folder", path="images", size=224))
+    run = Run.create(
+        directory / "runs",
+        "bench",
+        recipe=recipe.to_json(),
+        space=space.digest,
+        classes=[str(number) for number in range(1000)],
+        seed=0,
+    )
+    run.finish("train", {})
+
+    def timing(macs: int) -> Timing:
+        return Timing(median=1e-5 + macs * 1e-12, p10=1e-5 + macs * 1e-12, p90=1e-5 + macs * 1e-12, n=1)
+
+    entries = {key: timing(block.macs) for key, block in space.distinct_blocks().items()}
+    archs = [space.sample(generator(0, "bench", number)) for number in range(8)]
+    networks = [network_terms(entries, space, a, "calibration", timing(space.plan(a).macs)) for a in archs]
+    conditions = Conditions.here(space, device, Protocol())
+    table = LatencyTable.fitted(conditions, "made up", entries, networks)
+    table.save(table_path(space, device, directory / "profiles/tables"))
+
+
+def main() -> None:
+    """Print the median time of each command, and whether torch was imported."""
+    with TemporaryDirectory() as directory:
+        prepare(Path(directory))
+        for name, arguments in COMMANDS.items():
+            times = []
+            for _ in range(RUNS):
+                start = perf_counter()
+                done = subprocess.run(
+                    [Path(sys.executable).with_name("nasdeploy"), *arguments],
+                    cwd=directory,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                times.append(perf_counter() - start)
+            print(
+                f"{name:38} {median(times):.2f} s, exit {done.returncode}, "
+                f"torch imported: {torch_of(arguments, directory)}"
+            )
+            if done.returncode:
+                print(f"    {done.stderr.strip().splitlines()[-1]}")
+
+
+def torch_of(arguments: list[str], directory: str) -> bool:
+    """Whether the command imports torch."""
+    code = (
+        "import sys, json\nfrom nasdeploy.cli.main import main\n"
+        f"sys.argv = ['nasdeploy', *{json.dumps(arguments)}]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
+    return done.stderr.strip().splitlines()[-1] == "True"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The whole way on real images with a small space: train, profile, search, export, and taking it up again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+NASDEPLOY = Path(sys.executable).with_name("nasdeploy")
+RECIPE = """
+name: tiny
+space:
+  name: tiny
+  resolution: [8, 10]
+  stem: {width: [8, 16], stride: 1}
+  stages:
+    - {width: [8, 16], depth: [1, 2], kernel: [3], expand: [1, 2], stride: 2}
+    - {width: [16, 24], depth: [1], kernel: [3, 5], expand: [2], stride: 2, se: true}
+  head: {width: [32], expand: 2}
+data:
+  kind: digits
+  size: 8
+  augment: {crop: pad, pad: 1, flip: false}
+train: {epochs: 8, batch_size: 32, learning_rate: 0.8, warmup_epochs: 0.5}
+recalibration: {batch_size: 64, batches: 4, search_batches: 2}
+search: {latency: 60%, rounds: 2, parents: 8, mutations: 4, crossovers: 4, finalists: 4}
+"""
+
+pytestmark = [pytest.mark.latency, pytest.mark.slow]
+
+
+def run(directory: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [NASDEPLOY, *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, dict]:
+    directory = tmp_path_factory.mktemp("pipeline")
+    (directory / "tiny.yaml").write_text(RECIPE)
+    return directory, json.loads(run(directory, "run", "tiny.yaml", "--json").stdout)
+
+
+def test_the_file_runs_in_its_runtime_alone(finished):
+    directory, result = finished
+    side = result["export"]["preprocessing"]["resolution"]
+    session = onnxruntime.InferenceSession(directory / result["model"])
+    for batch in (1, 3):
+        (logits,) = session.run(["logits"], {"input": np.zeros((batch, 3, side, side), np.float32)})
+        assert logits.shape == (batch, 10)
+
+
+def test_the_winner_meets_the_budget_and_beats_chance(finished):
+    _, result = finished
+    winner, budget = result["search"]["winner"], result["search"]["budget"]["latency_ms"]
+    assert winner["measured_ms"] <= budget
+    assert winner["digest"] == result["export"]["digest"]
+    assert result["export"]["proof"]["accuracy"]["top1"] > 0.3
+    assert result["export"]["proof"]["accuracy"]["changed"] == 0
+
+
+def test_everything_is_where_scripts_look_for_it(finished):
+    directory, result = finished
+    path = directory / "runs/tiny"
+    assert {"manifest.json", "metrics.jsonl", "search.sqlite", "search.json", "pareto.png"} <= {
+        entry.name for entry in path.iterdir()
+    }
+    export = path / "export" / result["export"]["digest"]
+    assert sorted(entry.name for entry in export.iterdir()) == ["manifest.json", "model.onnx"]
+    assert len(list((directory / "profiles/tables").glob("cpu-tiny-*-10.json"))) == 1
+
+
+def test_the_same_command_again_does_nothing_twice(finished):
+    directory, result = finished
+    again = run(directory, "run", "tiny.yaml", "--json")
+    for step in ("train", "profile", "search", "export"):
+        assert any(line.startswith(f"{step}: ") and "is" in line for line in again.stderr.splitlines())
+    assert json.loads(again.stdout)["export"] == result["export"]
+
+
+def test_another_budget_searches_again_but_evaluates_little(finished):
+    directory, _ = finished
+    found = json.loads(run(directory, "search", "--latency", "80%", "--json").stdout)
+    assert found["budget"]["latency_ms"] > 0
+    assert found["winner"]["measured_ms"] <= found["budget"]["latency_ms"]
+
+
+def test_budgets_of_macs_and_params_need_no_latency(finished, tmp_path):
+    directory, _ = finished
+    shutil.copytree(directory / "runs", tmp_path / "runs")
+    found = json.loads(run(tmp_path, "search", "--macs-m", "0.3", "--params-m", "0.02", "--json").stdout)
+    assert found["winner"]["macs"] <= 0.3e6
+    assert found["winner"]["params"] <= 0.02e6
+    assert found["winner"]["measured_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["search", "--latency-ms", "0.000001"], 3, "the space reaches from"),
+        (["search", "--macs-m", "0.001"], 3, "the space reaches from"),
+        (["search", "--latency", "40 percent"], 2, "write milliseconds"),
+        (["search", "--latency-ms", "1", "--latency", "40%"], 2, "use one of them"),
+        (["search", "--device", "gpu"], 2, "gpu"),
+        (["search", "--set", "search.round=3"], 2, "did you mean 'rounds'"),
+        (["search", "--run", "runs/none", "--latency", "40%"], 2, "no run there"),
+        (["run", "tiny.yml"], 2, "no such recipe file"),
+        (["run", "tiny.yaml", "--set", "train.epochs=3"], 2, "train.epochs differs"),
+        (["train", "tiny.yaml"], 2, "training is finished"),
+    ],
+)
+def test_mistakes_end_in_one_line(finished, arguments, code, words):
+    directory, _ = finished
+    before = {path: path.read_bytes() for path in (directory / "runs").rglob("*.json")}
+    done = run(directory, *arguments, code=code)
+    assert words in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("nasdeploy: ")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_damaged_files_are_named_and_nothing_is_lost(finished, tmp_path):
+    directory, _ = finished
+    shutil.copytree(directory, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    (table,) = (copy / "profiles/tables").glob("*.json")
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-100])
+    assert table.name in run(copy, "search", "--latency", "40%", code=2).stderr
+    table.write_bytes(whole)
+    (copy / "runs/tiny/search.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 99)
+    assert "search.sqlite" in run(copy, "search", "--macs-m", "1", code=2).stderr
+    checkpoint = sorted((copy / "runs/tiny/checkpoints").iterdir())[-1]
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert checkpoint.name in run(copy, "export", code=2).stderr
+    assert (copy / "runs/tiny/search.json").exists()
