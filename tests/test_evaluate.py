@@ -1,0 +1,68 @@
+"""Scores against NumPy, and their standard error against a binomial's."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nasdeploy.evaluate import Evaluator, Score, score
+from nasdeploy.nn.rescale import rescale
+from nasdeploy.supernet.calibrate import calibrate
+from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import Supernet, input_side
+from tests.nn.reference import randomise
+from tests.supernet.tiny import tiny_space
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 10), (5, 10), (10, 10), (970, 1000)])
+def test_standard_error_of_top1(right: int, images: int) -> None:
+    share = (right + 1) / (images + 2)
+    error = Score(right / images, 0.0, images).top1_error
+    assert error == pytest.approx(sqrt(share * (1 - share) / images))
+    assert error > 0
+
+
+def test_the_standard_error_is_the_spread_of_repeated_measurements() -> None:
+    shares = np.random.default_rng(0).binomial(400, 0.9, size=20_000) / 400
+    assert Score(0.9, 0.0, 400).top1_error == pytest.approx(shares.std(), rel=0.03)
+
+
+def test_top1_and_cross_entropy_count_images_not_batches() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(10, 4)), rng.integers(4, size=10)
+    batches = [(torch.tensor(logits[a:b]).float(), torch.tensor(labels[a:b])) for a, b in ((0, 4), (4, 8), (8, 10))]
+    found = score(lambda images: images, batches)
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found.images == 10
+    assert found.top1 == (logits.argmax(1) == labels).mean()
+    assert found.cross_entropy == pytest.approx(-np.log(probabilities[range(10), labels]).mean(), rel=1e-5)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        score(lambda images: images, [])
+
+
+def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(tiny_space())
+    randomise(supernet)
+    calibration = [torch.randn(8, 3, 8, 8) for _ in range(2)]
+    images = [(torch.randn(8, 3, 8, 8), torch.randint(3, (8,))) for _ in range(3)]
+    passes: list[int] = []
+
+    def batches() -> list[tuple[Tensor, Tensor]]:
+        passes.append(1)
+        return images
+
+    evaluator = Evaluator(supernet, calibration, batches)
+    for arch in (supernet.space.smallest(), supernet.space.largest()):
+        network = calibrate(extract(supernet, arch), calibration)
+        side = input_side(network.plan)
+        expected = score(lambda x, network=network, side=side: network(rescale(x, side)), images)
+        found = evaluator(arch)
+        assert (found.top1, found.images) == (expected.top1, 24)
+        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-4)
+    assert len(passes) == 2

@@ -1,0 +1,319 @@
+"""Training runs: whatever stops them, they end as if nothing had happened, or say what to do."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nasdeploy.errors import UserError
+from nasdeploy.progress import Progress, Task
+from nasdeploy.recipe import Recipe
+from nasdeploy.steps.train import train
+from nasdeploy.store.run import Run
+from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.sandwich import SandwichStep
+from tests.data.pictures import write_folder
+from tests.train.recipes import tiny_recipe
+
+STEPS_PER_EPOCH = 4
+QUIET = Progress(quiet=True)
+Lines = list[dict[str, Any]]
+
+
+class Interrupting(Progress):
+    """Stops the run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(quiet=True)
+        self._steps = steps
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+        def show(done: int, note: str) -> None:
+            if done == self._steps:
+                raise KeyboardInterrupt
+
+        yield Task(done, show)
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Lines]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("undisturbed"))
+        return outcome(train(tiny_recipe(), QUIET))
+
+
+def lines_of(run: Run) -> Lines:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def outcome(run: Run) -> tuple[dict[str, Any], Lines]:
+    """Everything that must not depend on interruptions: the last checkpoint, and metrics without speeds."""
+    content = torch.load(Checkpoints(run.path.absolute() / "checkpoints").latest(), weights_only=True)
+    return content, [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines_of(run)]
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equality of nested containers, bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def interrupted(steps: int, recipe: Recipe | None = None) -> Run:
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe or tiny_recipe(), Interrupting(steps))
+    return Run.open(Path("runs/tiny"))
+
+
+def names(run: Run) -> list[str]:
+    return [path.name for path in Checkpoints(run.checkpoints).all()]
+
+
+def test_metrics_tell_each_epoch(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    _, lines = undisturbed
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert {"learning_rate", "loss_largest", "loss_random", "loss_smallest", "validation"} <= line.keys()
+        kinds = sorted(name.split("_")[0] for name in line["validation"])
+        assert kinds == ["largest", "random", "smallest"]
+        for score in line["validation"].values():
+            assert score.keys() == {"top1", "cross_entropy", "images", "top1_error"}
+    assert lines[-1]["loss_largest"] < lines[0]["loss_largest"]
+
+
+@pytest.mark.parametrize("steps", [1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 2, 3 * STEPS_PER_EPOCH])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(steps: int, undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    run = interrupted(steps)
+    assert not run.is_finished("train")
+    resumed = train(tiny_recipe(), QUIET)
+    assert resumed.is_finished("train")
+    assert_same(outcome(resumed), undisturbed)
+
+
+def test_several_interruptions(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    for steps in (2, 6, 10):
+        interrupted(steps)
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_stopped_between_metrics_and_checkpoint(
+    epoch: int, undisturbed: tuple[dict[str, Any], Lines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Checkpoints.save
+
+    def stop(self: Checkpoints, *arguments: Any) -> Path:
+        if arguments[-1] == epoch:
+            raise KeyboardInterrupt
+        return save(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe(), QUIET)
+    run = Run.open(Path("runs/tiny"))
+    assert len(lines_of(run)) == epoch
+    assert len(names(run)) == epoch - 1
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+
+
+def test_a_run_stopped_right_before_its_end_is_only_closed(
+    undisturbed: tuple[dict[str, Any], Lines], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe(), QUIET)
+    monkeypatch.setattr(SandwichStep, "__call__", stop)
+    run = train(tiny_recipe(), QUIET)
+    assert_same(outcome(run), undisturbed)
+    assert run.facts("train")["epoch"] == 3
+
+
+def test_another_seed_is_another_run(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    content, _ = outcome(train(tiny_recipe("seed=1"), QUIET))
+    weights, others = content["weights"], undisturbed[0]["weights"]
+    assert not torch.equal(weights["weights.stem.conv.weight"], others["weights.stem.conv.weight"])
+
+
+def test_the_last_two_checkpoints_are_kept() -> None:
+    assert names(train(tiny_recipe(), QUIET)) == ["epoch-000002.pt", "epoch-000003.pt"]
+
+
+def test_a_finished_run_is_refused_with_the_ways_out() -> None:
+    train(tiny_recipe("train.epochs=1"), QUIET)
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe("train.epochs=1"), QUIET)
+    assert str(caught.value).startswith("runs/tiny: training is finished; ")
+    for way in ("nasdeploy search", "--name", "--restart"):
+        assert way in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key"),
+    [
+        ("train.epochs=4", "train.epochs"),
+        ("train.distillation.kind=kl", "train.distillation.kind"),
+        ("seed=3", "seed"),
+        ("data.augment.pad=2", "data.augment.pad"),
+        ("space=digits", "space"),
+        ("space.resolution=[8]", "space.resolution"),
+    ],
+)
+def test_another_recipe_is_refused_naming_the_key(assignment: str, key: str) -> None:
+    before = names(interrupted(STEPS_PER_EPOCH + 1))
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe(assignment), QUIET)
+    assert str(caught.value).startswith(f"runs/tiny: begun with another recipe ({key} differs); ")
+    assert names(Run.open(Path("runs/tiny"))) == before
+
+
+def test_settings_of_the_search_may_change() -> None:
+    interrupted(STEPS_PER_EPOCH + 1)
+    assert train(tiny_recipe("search.rounds=3", "device=board"), QUIET).is_finished("train")
+
+
+def test_restart_replaces_a_run_of_another_recipe() -> None:
+    train(tiny_recipe(), QUIET)
+    run = train(tiny_recipe("train.epochs=1", "seed=5"), QUIET, restart=True)
+    assert (run.manifest.seed, len(lines_of(run)), names(run)) == (5, 1, ["epoch-000001.pt"])
+    assert train(tiny_recipe("name=other", "train.epochs=1"), QUIET, restart=True).path == Path("runs/other")
+
+
+def test_restart_replaces_a_damaged_run() -> None:
+    manifest = interrupted(STEPS_PER_EPOCH).path / "manifest.json"
+    manifest.write_text("{")
+    with pytest.raises(UserError, match=r"runs/tiny/manifest\.json: damaged"):
+        train(tiny_recipe("train.epochs=1"), QUIET)
+    assert train(tiny_recipe("train.epochs=1"), QUIET, restart=True).is_finished("train")
+
+
+def test_restart_keeps_the_old_run_if_the_new_one_cannot_begin() -> None:
+    finished = train(tiny_recipe("train.epochs=1"), QUIET)
+    folder = tiny_recipe("data={kind: folder, path: missing, size: 8}")
+    for call in (
+        lambda: train(folder, QUIET, restart=True),
+        lambda: train(tiny_recipe(), QUIET, init=Path("runs/none"), restart=True),
+        lambda: train(tiny_recipe(), QUIET, init=finished.path, restart=True),
+    ):
+        with pytest.raises(UserError):
+            call()
+        assert names(Run.open(finished.path)) == ["epoch-000001.pt"]
+
+
+# -- starting from another run
+
+
+def folder_recipe(*assignments: str) -> Recipe:
+    """Three classes of pictures, a learning rate that leaves every weight what it was, and the same space."""
+    write_folder(Path("pictures"), {"train": {"ant": 12, "bee": 12, "cat": 12}}, side=8)
+    data = f"data={{kind: folder, path: {Path('pictures').absolute()}, size: 8, workers: 0}}"
+    return tiny_recipe(
+        "name=new", data, "train.epochs=1", "train.learning_rate=1e-30", "train.batch_size=8", *assignments
+    )
+
+
+def test_init_starts_from_another_runs_weights_with_a_new_classifier() -> None:
+    old = train(tiny_recipe("train.epochs=1"), QUIET)
+    new = train(folder_recipe(), QUIET, init=old.path)
+    assert new.manifest.classes == ("ant", "bee", "cat")
+    (before, _), (after, _) = outcome(old), outcome(new)
+    for name, tensor in after["weights"].items():
+        if name.startswith("weights.head.classifier."):
+            assert len(tensor) == 3
+        else:
+            assert torch.equal(tensor, before["weights"][name]), name
+
+
+def test_init_from_another_space_is_refused() -> None:
+    old = train(tiny_recipe("train.epochs=1"), QUIET)
+    with pytest.raises(UserError, match=r"--init .*: weights of another search space"):
+        train(folder_recipe("space.stem.width=[16]"), QUIET, init=old.path)
+
+
+@pytest.mark.parametrize("steps", [None, 1])
+def test_init_from_what_is_no_run_or_has_no_checkpoint(steps: int | None) -> None:
+    if steps is not None:
+        interrupted(steps)
+    said = "no run there" if steps is None else "no checkpoint; train first"
+    with pytest.raises(UserError, match=said):
+        train(folder_recipe(), QUIET, init=Path("runs/tiny"))
+    assert not Path("runs/new").exists()
+
+
+def test_a_run_stopped_early_is_the_latest_not_the_one_that_it_started_from() -> None:
+    old = train(tiny_recipe("train.epochs=1"), QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder_recipe(), Interrupting(1), init=old.path)
+    assert Run.latest().path == Path("runs/new")
+
+
+# -- damage
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"", lambda data: data[:-30] + b"x" * 30])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    damage: Any, undisturbed: tuple[dict[str, Any], Lines]
+) -> None:
+    run = interrupted(2 * STEPS_PER_EPOCH + 1)
+    assert names(run) == ["epoch-000001.pt", "epoch-000002.pt"]
+    newest = Checkpoints(run.checkpoints).latest()
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe(), QUIET)
+    assert str(caught.value).startswith("runs/tiny/checkpoints/epoch-000002.pt: damaged")
+    assert "delete it to go on from the one before" in str(caught.value)
+    newest.unlink()
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+
+
+@pytest.mark.parametrize("change", [{"optimizer": {}}, {"optimizer": [1]}, {"epoch": "two"}, {"epoch": None}])
+def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any]) -> None:
+    newest = Checkpoints(interrupted(STEPS_PER_EPOCH + 1).checkpoints).latest()
+    torch.save({**torch.load(newest, weights_only=True), **change}, newest)
+    with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged; delete it"):
+        train(tiny_recipe(), QUIET)
+
+
+def test_an_unfinished_line_of_metrics_is_written_anew(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    run = interrupted(2 * STEPS_PER_EPOCH + 1)
+    with run.metrics.open("a") as file:
+        file.write('{"epoch": 3, "loss')
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+
+
+@pytest.mark.parametrize("network", ["largest", "random", "smallest"])
+def test_a_training_that_diverges_says_so(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = SandwichStep.__call__
+    monkeypatch.setattr(SandwichStep, "__call__", lambda *given: replace(step(*given), **{network: float("nan")}))
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe(), QUIET)
+    assert str(caught.value) == (
+        f"training diverged in epoch 1: the loss of the {network} network is nan; lower train.learning_rate and start "
+        "anew with --restart"
+    )
+    assert names(Run.open(Path("runs/tiny"))) == []
