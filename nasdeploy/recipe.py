@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
@@ -13,7 +13,7 @@ from nasdeploy.resources import resource, resource_names
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.settings import Settings, load_yaml, override, parse
 from nasdeploy.space import SearchSpace
-from nasdeploy.spaces import load_space
+from nasdeploy.spaces import SPACES, load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
@@ -34,6 +34,13 @@ class Recipe(Settings):
     device: str = "cpu"
     """Device to measure on: a name in profiles/ or a file."""
     search: SearchSettings = SearchSettings()
+
+    @field_validator("space")
+    @classmethod
+    def _registered(cls, space: str | MobileNetTable) -> str | MobileNetTable:
+        if isinstance(space, str) and space not in SPACES:
+            raise ValueError(f"unknown search space{suggestion(space, SPACES)}")
+        return space
 
     def load_space(self, classes: int) -> SearchSpace:
         """The search space for a number of classes."""

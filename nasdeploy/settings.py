@@ -85,8 +85,15 @@ def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
 
 
 def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> str:
-    """The most telling of the errors in one line: an unknown key first, since it often causes a missing one."""
-    found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")[0]
+    """The most telling of the errors in one line.
+
+    An unknown key comes first, since it often causes a missing one; then what lies deepest: where a value may be of
+    several types, the others complain only that it is not theirs.
+    """
+    found = min(
+        error.errors(),
+        key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]), item["type"].endswith("_type")),
+    )
     where = _where(data, found["loc"], names_key=found["type"] in ("extra_forbidden", "missing"))
     if found["type"] == "extra_forbidden":
         known = _keys(model, found["loc"][:-1])

@@ -1,5 +1,6 @@
 """`nasdeploy run`."""
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +32,7 @@ def run(
     from nasdeploy.recipe import load_recipe
 
     given = {"name": name, "device": device}
-    extra = [f"{key}={value}" for key, value in given.items() if value is not None]
+    extra = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     loaded = load_recipe(recipe, [*(assignments or ()), *extra], data)
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
 

@@ -1,5 +1,6 @@
 """`nasdeploy search`."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,7 @@ def search(
 
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
     run = Run.open(Path(run_directory)) if run_directory else Run.latest()
-    recipe = recipe_of(run, [*(assignments or ()), *([f"device={device}"] if device else ())])
+    recipe = recipe_of(run, [*(assignments or ()), *([f"device={json.dumps(device)}"] if device else ())])
     progress = Progress(quiet)
     request = request_search(run, recipe, bounds, strict, progress)
 

@@ -1,5 +1,6 @@
 """`nasdeploy train`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def train(
     """Train a supernet with in-place distillation; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
-    loaded = load_recipe(recipe, [*(assignments or ()), *([f"name={name}"] if name else ())], data)
+    loaded = load_recipe(recipe, [*(assignments or ()), *([f"name={json.dumps(name)}"] if name else ())], data)
 
     from nasdeploy.progress import Progress
     from nasdeploy.steps import train as step
