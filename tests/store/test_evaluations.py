@@ -157,5 +157,5 @@ def test_architectures_are_known_whatever_the_supernet(tmp_path: Path) -> None:
         evaluations.put(other)
         assert known_architectures(path) == [EVALUATION.arch, other.arch]
     path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
-    with pytest.raises(UserError, match="s.sqlite: cannot be read"):
+    with pytest.raises(UserError, match=r"s\.sqlite: cannot be read"):
         known_architectures(path)
