@@ -103,7 +103,6 @@ def _arch_result(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
     return {
         "space": space.name,
         "classes": _classes(space),
-        "space_digest": space.digest,
         "arch": arch.to_json(),
         **_costs(space, arch),
         "blocks": len(space.plan(arch).steps),
