@@ -28,10 +28,10 @@ class Product:
 
 
 def run_all(
-    recipe: Recipe, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
+    recipe: Recipe, directory: Path, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
 ) -> Product:
     """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
-    run = _trained(recipe, progress, restart)
+    run = _trained(recipe, directory, progress, restart)
     if bounds.latency is not None or (bounds == Bounds() and recipe.search.latency is not None):
         ensure_table(run, recipe, progress)
     request = request_search(run, recipe, bounds, strict, progress)
@@ -40,10 +40,10 @@ def run_all(
     return Product(run, result, directory, manifest)
 
 
-def _trained(recipe: Recipe, progress: Progress, restart: bool) -> Run:
-    run = None if restart else train_step.begun(recipe)
+def _trained(recipe: Recipe, directory: Path, progress: Progress, restart: bool) -> Run:
+    run = None if restart else train_step.begun(recipe, directory)
     if run is None or not run.is_finished("train"):
-        return train_step.train(recipe, progress, restart=restart)
+        return train_step.train(recipe, directory, progress, restart=restart)
     progress.say(f"train: {run.path} is finished")
     return run
 

@@ -7,7 +7,7 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.search import LatencyMsOption, LatencyOption, MacsOption, ParamsOption, StrictFlag, bounds_of
-from nasdeploy.cli.train import DataOption, NameOption, RecipeArgument, RestartFlag, SetOption
+from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 
 if TYPE_CHECKING:
     from nasdeploy.pipeline import Product
@@ -20,7 +20,7 @@ def run(
     latency: LatencyOption = None,
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
-    name: NameOption = None,
+    run_directory: DirectoryOption = None,
     device: Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")] = None,
     assignments: SetOption = None,
     restart: RestartFlag = False,
@@ -31,15 +31,16 @@ def run(
     """Train, profile, search and export in one go; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
-    given = {"name": name, "device": device}
-    extra = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    extra = [f"device={json.dumps(device)}"] if device else []
     loaded = load_recipe(recipe, [*(assignments or ()), *extra], data)
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
 
     from nasdeploy import pipeline
     from nasdeploy.progress import Progress
+    from nasdeploy.steps.train import default_directory
 
-    product = pipeline.run_all(loaded, bounds, Progress(quiet), restart=restart, strict=strict)
+    directory = run_directory or default_directory(loaded)
+    product = pipeline.run_all(loaded, directory, bounds, Progress(quiet), restart=restart, strict=strict)
     result = {
         "run": str(product.run.path),
         "model": str(product.directory / product.manifest.file.name),

@@ -1,6 +1,5 @@
 """`nasdeploy train`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,16 @@ DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="F
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. --set train.epochs=5.")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run [default: the recipe's].")]
-RestartFlag = Annotated[bool, typer.Option("--restart", help="Discard the run of that name and start anew.")]
+DirectoryOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/NAME, of the recipe].")
+]
+RestartFlag = Annotated[bool, typer.Option("--restart", help="Discard the run in that directory and start anew.")]
 
 
 def train(
     recipe: RecipeArgument,
     data: DataOption = None,
-    name: NameOption = None,
+    run_directory: DirectoryOption = None,
     assignments: SetOption = None,
     init: Annotated[
         Path | None, typer.Option("--init", metavar="RUN", help="Start from this run's weights, with a new classifier.")
@@ -32,12 +33,13 @@ def train(
     """Train a supernet with in-place distillation; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
-    loaded = load_recipe(recipe, [*(assignments or ()), *([f"name={json.dumps(name)}"] if name else ())], data)
+    loaded = load_recipe(recipe, assignments or (), data)
 
     from nasdeploy.progress import Progress
     from nasdeploy.steps import train as step
 
-    run = step.train(loaded, Progress(quiet), init=init, restart=restart)
+    directory = run_directory or step.default_directory(loaded)
+    run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
     facts = run.facts("train")
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
 

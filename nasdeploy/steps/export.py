@@ -4,7 +4,6 @@ from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
-from nasdeploy.errors import UserError
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.manifest import ExportManifest, Origin
@@ -13,6 +12,7 @@ from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.registry import lookup
 from nasdeploy.steps.choice import ExportRequest
+from nasdeploy.steps.classes import require_classes
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
@@ -46,11 +46,7 @@ def export(
 
 def _sets(run: Run, recipe: Recipe) -> ImageSets:
     sets = open_data(recipe.data, recipe.seed)
-    if sets.classes != run.manifest.classes:
-        raise UserError(
-            f"data: the classes are {', '.join(sets.classes)}, but the run learned {', '.join(run.manifest.classes)}; "
-            "restore the data that it was trained on"
-        )
+    require_classes(run, sets)
     return sets
 
 

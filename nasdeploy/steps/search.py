@@ -20,6 +20,7 @@ from nasdeploy.search.evolution import Candidate, pareto_front
 from nasdeploy.search.finalists import measure_networks
 from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.search.search import Outcome, Search
+from nasdeploy.steps.classes import require_classes
 from nasdeploy.steps.request import SearchRequest
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.files import write_json
@@ -70,6 +71,7 @@ def facts(request: SearchRequest) -> dict[str, Any]:
 def _evaluator(request: SearchRequest, weights: Path) -> Evaluator:
     recipe = request.recipe
     sets = open_data(recipe.data, recipe.seed)
+    require_classes(request.run, sets)
     settings = recipe.recalibration
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed

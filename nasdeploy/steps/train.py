@@ -6,35 +6,43 @@ from nasdeploy.data.datasets import open_data
 from nasdeploy.errors import UserError
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
+from nasdeploy.steps.classes import require_classes
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.trainer import Trainer
 
 
-def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart: bool = False) -> Run:
-    """Train the supernet of a recipe in `runs/NAME`, resuming if it was begun there.
+def train(
+    recipe: Recipe, directory: Path, progress: Progress, *, init: Path | None = None, restart: bool = False
+) -> Run:
+    """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
     `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
     unless `restart` discards it; that happens only when everything else was found to be right.
     """
-    path = path_of(recipe)
-    weights = None if init is None else _weights_of(init, replaced=path if restart else None)
-    run = None if restart else begun(recipe)
+    weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
+    run = None if restart else begun(recipe, directory)
     if run is not None and run.is_finished("train"):
         raise UserError(
-            f"{path}: training is finished; go on with 'nasdeploy search', give another name with --name, or train "
-            "anew with --restart"
+            f"{directory}: training is finished; go on with 'nasdeploy search', give another directory with --run, or "
+            "train anew with --restart"
         )
     sets = open_data(recipe.data, recipe.seed)
     for note in sets.notes:
         progress.say(f"data: {note}")
     space = recipe.load_space(len(sets.classes))
     if restart:
-        Run.discard(path)
+        Run.discard(directory)
     if run is None:
         run = Run.create(
-            RUNS, recipe.name, recipe=recipe.to_json(), space=space.digest, classes=sets.classes, seed=recipe.seed
+            directory.parent,
+            directory.name,
+            recipe=recipe.to_json(),
+            space=space.digest,
+            classes=sets.classes,
+            seed=recipe.seed,
         )
+    require_classes(run, sets)
     with run.lock():
         progress.say(
             f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
@@ -58,35 +66,39 @@ def train(recipe: Recipe, progress: Progress, init: Path | None = None, restart:
 
 def _weights_of(init: Path, replaced: Path | None) -> Path:
     if replaced is not None and init.resolve() == replaced.resolve():
-        raise UserError(f"--init {init}: --restart would discard that run; give the new one another name with --name")
+        raise UserError(
+            f"--init {init}: --restart would discard that run; give the new one another directory with --run"
+        )
     return Checkpoints(Run.open(init).checkpoints).latest()
 
 
-def path_of(recipe: Recipe) -> Path:
-    """The run directory of a recipe."""
+def default_directory(recipe: Recipe) -> Path:
+    """Where a recipe's run lies unless the user says otherwise."""
     return RUNS / recipe.name
 
 
-def begun(recipe: Recipe) -> Run | None:
-    """The run of a recipe, None if it was not begun; raises `UserError` if it was begun with another recipe.
+def begun(recipe: Recipe, directory: Path) -> Run | None:
+    """The run in a directory, None if there is none; raises `UserError` if it was begun with another recipe.
 
-    Only what the weights depend on has to be the same: search and device may change.
+    Only what the weights depend on has to be the same: search, device and what suits a machine may change.
     """
-    path = path_of(recipe)
-    if not (path / "manifest.json").exists():
+    if not (directory / "manifest.json").exists():
         return None
-    run = Run.open(path)
+    run = Run.open(directory)
     before, now = run.manifest.recipe, recipe.to_json()
-    differing = [found for part in _LEARNED_FROM for found in _differences(before.get(part), now[part], part)]
+    found = [name for part in _LEARNED_FROM for name in _differences(before.get(part), now[part], part)]
+    differing = [name for name in found if name not in _MACHINE]
     if differing:
         raise UserError(
-            f"{path}: begun with another recipe ({differing[0]} differs); give another name with --name, or start anew "
-            "with --restart"
+            f"{directory}: begun with another recipe ({differing[0]} differs); give another directory with --run, or "
+            "start anew with --restart"
         )
     return run
 
 
 _LEARNED_FROM = ("seed", "space", "data", "train")
+_MACHINE = ("data.workers", "train.threads")
+"""Settings inside these that suit a machine and teach nothing else."""
 
 
 def _differences(a: object, b: object, name: str) -> list[str]:

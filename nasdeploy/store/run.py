@@ -179,9 +179,11 @@ class Run:
 
     def _refuse_to_mix(self) -> None:
         if (self.path / _MANIFEST).exists():
-            raise UserError(f"{self.path}: there is such a run; give another name, or --restart to replace it")
+            raise UserError(
+                f"{self.path}: there is a run already; give another directory with --run, or --restart to replace it"
+            )
         if any(entry.name != _LOCK for entry in self.path.iterdir()):
-            raise UserError(f"{self.path}: holds files but no run; give another name, or empty that directory")
+            raise UserError(f"{self.path}: holds files but no run; give another directory, or empty that one")
 
     def _save(self) -> None:
         write_json(self.path / _MANIFEST, self._manifest.model_dump(mode="json"))
@@ -210,7 +212,5 @@ def _locked(directory: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(
-                f"{directory}: in use by another process; wait for it or give the run another name"
-            ) from None
+            raise UserError(f"{directory}: in use by another process; wait for it, or give another directory") from None
         yield

@@ -107,7 +107,7 @@ def main() -> None:
     rng = np.random.default_rng(1)
     small = [digits.largest(), digits.sample(rng), digits.sample(rng), digits.smallest()]
     for layout in (torch.contiguous_format, torch.channels_last):
-        compare(digits, small, 64, 8, rounds * 10, layout)
+        compare(digits, small, 32, 8, rounds * 10, layout)
         compare(alphanet, large, 8, 224, rounds, layout)
 
 

@@ -53,7 +53,7 @@ def test_trains_and_tells_where_and_how_well(
 def test_quiet_json_is_json_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--name", "007", "--set", "train.epochs=1", "--json", "--quiet"]
+    arguments = ["--run", "runs/007", "--set", "train.epochs=1", "--json", "--quiet"]
     assert run(monkeypatch, "train", "tiny.yaml", *arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -92,7 +92,8 @@ def test_data_folder_and_weights_of_another_run(
         (["tiny.yaml", "--set", "train.epochs=-1"], "train.epochs is -1: "),
         (["tiny.yaml", "--set", "train.epochs"], "--set train.epochs: write it as key.key=value"),
         (["tiny.yaml", "--set", "space=digts"], "unknown search space; did you mean 'digits'?"),
-        (["tiny.yaml", "--name", "a/b"], 'name is "a/b": '),
+        (["tiny.yaml", "--set", "name=a/b"], 'name is "a/b": '),
+        (["tiny.yaml", "--run", "runs/-x"], "run name '-x'"),
         (["tiny.yaml", "--data", "images"], "digits come with scikit-learn"),
         (["tiny.yaml", "--data", "images", "--set", "data.kind=folder"], "images: no such folder"),
         (["tiny.yaml", "--init", "runs/none"], "runs/none: no run there"),

@@ -42,7 +42,7 @@ def test_places_of_files(tmp_path: Path) -> None:
 
 def test_a_name_is_given_once(tmp_path: Path) -> None:
     create(tmp_path, "cats", seed=1)
-    with pytest.raises(UserError, match="there is such a run; give another name, or --restart"):
+    with pytest.raises(UserError, match="there is a run already; give another directory with --run"):
         create(tmp_path, "cats", seed=2)
     assert Run.open(tmp_path / "cats").manifest.seed == 1
 

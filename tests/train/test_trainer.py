@@ -13,7 +13,7 @@ import torch
 from nasdeploy.errors import UserError
 from nasdeploy.progress import Progress, Task
 from nasdeploy.recipe import Recipe
-from nasdeploy.steps.train import train
+from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.sandwich import SandwichStep
@@ -23,6 +23,10 @@ from tests.train.recipes import tiny_recipe
 STEPS_PER_EPOCH = 4
 QUIET = Progress(quiet=True)
 Lines = list[dict[str, Any]]
+
+
+def train(recipe: Recipe, progress: Progress, **options: Any) -> Run:
+    return step.train(recipe, step.default_directory(recipe), progress, **options)
 
 
 class Interrupting(Progress):
@@ -169,7 +173,7 @@ def test_a_finished_run_is_refused_with_the_ways_out() -> None:
     with pytest.raises(UserError) as caught:
         train(tiny_recipe("train.epochs=1"), QUIET)
     assert str(caught.value).startswith("runs/tiny: training is finished; ")
-    for way in ("nasdeploy search", "--name", "--restart"):
+    for way in ("nasdeploy search", "--run", "--restart"):
         assert way in str(caught.value)
 
 
