@@ -16,11 +16,12 @@ from nasdeploy.train.losses import Distillation
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The architectures of one step."""
+    """The architectures of one step: the first learns from the labels, the others from it."""
 
     largest: Arch
-    random: tuple[Arch, ...]
-    smallest: Arch
+    """The largest of the space; where only one network is trained, that one."""
+    random: tuple[Arch, ...] = ()
+    smallest: Arch | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Losses:
 
     largest: float
     random: float | None
-    smallest: float
+    smallest: float | None
 
 
 def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> Sandwich:
@@ -54,7 +55,7 @@ class SandwichStep:
         torch.autograd.backward(largest)
         teacher = logits.detach()
         random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
-        smallest = self._learn(sandwich.smallest, images, labels, teacher)
+        smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
         return Losses(float(largest.detach()), _mean(random), smallest)
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
