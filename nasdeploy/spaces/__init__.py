@@ -10,6 +10,7 @@ from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 
 SPACES = {
     "alphanet": "alphanet.yaml",
+    "bignas": "bignas.yaml",
     "cifar10": "cifar10.yaml",
     "digits": "digits.yaml",
 }

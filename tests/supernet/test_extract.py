@@ -17,7 +17,8 @@ from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 
 ARCHS = 50
-IMAGE_SIDE = {"alphanet": 64, "cifar10": 32, "digits": 12}
+IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12}
+RESOLUTIONS = {"alphanet": (48, 56, 64, 72), "bignas": (48, 56, 72, 80)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -34,10 +35,10 @@ def randomised(module: nn.Module, seed: int = 0) -> None:
 
 
 def at_resolutions(name: str) -> SearchSpace:
-    """The space; for alphanet with resolutions that a test can afford."""
-    if name != "alphanet":
+    """The space; for photographs with resolutions that a test can afford."""
+    if name not in RESOLUTIONS:
         return load_space(name, 10)
-    table = load_table(name).model_copy(update={"resolution": (48, 56, 64, 72), "named": {}})
+    table = load_table(name).model_copy(update={"resolution": RESOLUTIONS[name], "named": {}})
     return space_from_table(table, 10)
 
 
