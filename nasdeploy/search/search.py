@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from time import perf_counter
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import InfeasibleBudget
@@ -14,6 +13,7 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget, Problem
+from nasdeploy.search.evaluation import evaluated
 from nasdeploy.search.evolution import Candidate, candidates_of, evolve
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.space import SearchSpace
@@ -108,7 +108,7 @@ class Search:
             def evaluate(archs: Sequence[Arch]) -> list[Evaluation]:
                 found = []
                 for arch in archs:
-                    found.append(self._evaluation(arch))
+                    found.append(evaluated(arch, self.score, self.evaluations))
                     task.advance(note=f"top-1 {100 * found[-1].top1:.1f} %")
                 return found
 
@@ -121,25 +121,6 @@ class Search:
         archs = [self.space.arch(json.loads(evaluation.arch)) for evaluation in evaluations]
         found = [c for c in candidates_of(problem, archs, evaluations) if problem.allows(c.costs)]
         return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
-
-    def _evaluation(self, arch: Arch) -> Evaluation:
-        """The known evaluation of an architecture, or a new one, kept before it is returned."""
-        known = self.evaluations.get(arch.digest)
-        if known is not None:
-            return known
-        began = perf_counter()
-        score = self.score(arch)
-        made = Evaluation(
-            digest=arch.digest,
-            arch=arch.text,
-            top1=score.top1,
-            top1_error=score.top1_error,
-            cross_entropy=score.cross_entropy,
-            images=score.images,
-            seconds=perf_counter() - began,
-        )
-        self.evaluations.put(made)
-        return made
 
     def _finalists(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The best by rank; those that were measured before and did not fit are not tried again."""

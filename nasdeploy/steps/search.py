@@ -1,15 +1,10 @@
 """Searching a run: the request's budget against the run's supernet, with everything kept in the run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from hashlib import file_digest, sha256
-from pathlib import Path
 from typing import Any
 
 from nasdeploy.arch import Arch
-from nasdeploy.data.batches import calibration_batches, evaluation_batches
-from nasdeploy.data.datasets import open_data
 from nasdeploy.evaluate import Evaluator
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable
@@ -20,11 +15,10 @@ from nasdeploy.search.evolution import Candidate, pareto_front
 from nasdeploy.search.finalists import measure_networks
 from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.search.search import Outcome, Search
-from nasdeploy.steps.classes import require_classes
+from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.steps.request import SearchRequest
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.files import write_json
-from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
 
 PICTURE = "pareto.png"
@@ -36,8 +30,8 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult:
     weights = Checkpoints(run.checkpoints).latest()
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
-        evaluator = _evaluator(request, weights)
-        supernet = _supernet_id(request, weights)
+        evaluator = open_evaluator(run, recipe, request.space, weights)
+        supernet = supernet_id(recipe, weights)
         with Evaluations(run.search_database, supernet) as evaluations:
             task = Search(
                 space=request.space,
@@ -66,30 +60,6 @@ def facts(request: SearchRequest) -> dict[str, Any]:
         "device": request.device.name if request.device else None,
         "settings": request.recipe.search.model_dump(mode="json"),
     }
-
-
-def _evaluator(request: SearchRequest, weights: Path) -> Evaluator:
-    recipe = request.recipe
-    sets = open_data(recipe.data, recipe.seed)
-    require_classes(request.run, sets)
-    settings = recipe.recalibration
-    calibration = calibration_batches(
-        sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
-    )
-    return Evaluator(
-        load_supernet(weights, request.space),
-        calibration,
-        lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
-    )
-
-
-def _supernet_id(request: SearchRequest, weights: Path) -> str:
-    """Changes with the weights and with everything else that an accuracy depends on."""
-    with weights.open("rb") as file:
-        content = file_digest(file, "sha256").hexdigest()
-    recipe = request.recipe
-    conditions = [content, recipe.seed, recipe.data.model_dump(mode="json"), recipe.recalibration.model_dump()]
-    return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _measure(

@@ -1,0 +1,40 @@
+"""How the accuracy of a run's architectures is measured, the same in every step, and what it depends on."""
+
+import json
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from nasdeploy.data.batches import calibration_batches, evaluation_batches
+from nasdeploy.data.datasets import open_data
+from nasdeploy.evaluate import Evaluator
+from nasdeploy.recipe import Recipe
+from nasdeploy.space import SearchSpace
+from nasdeploy.steps.classes import require_classes
+from nasdeploy.store.run import Run
+from nasdeploy.supernet.weights import load_supernet
+
+
+def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) -> Evaluator:
+    """Scores architectures of a run's supernet on the training images that are held out for the search.
+
+    Raises `UserError` for damaged weights, and for data that is missing or has other classes.
+    """
+    sets = open_data(recipe.data, recipe.seed)
+    require_classes(run, sets)
+    settings = recipe.recalibration
+    calibration = calibration_batches(
+        sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
+    )
+    return Evaluator(
+        load_supernet(weights, space),
+        calibration,
+        lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
+    )
+
+
+def supernet_id(recipe: Recipe, weights: Path) -> str:
+    """Changes with the weights and with everything else that an accuracy depends on."""
+    with weights.open("rb") as file:
+        content = file_digest(file, "sha256").hexdigest()
+    conditions = [content, recipe.seed, recipe.data.model_dump(mode="json"), recipe.recalibration.model_dump()]
+    return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
