@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,6 +18,19 @@ class Settings(BaseModel):
     """Base of everything that a user writes: immutable, unknown keys and silent conversions refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def refuse_unused(settings: Settings, choice: str, users: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError if a key was changed that has no effect with what is chosen under the key `choice`.
+
+    `users` gives the choices that use a key. A default may be written out: settings that were saved are read back.
+    """
+    chosen = getattr(settings, choice)
+    for name, choices in users.items():
+        if chosen not in choices and getattr(settings, name) != type(settings).model_fields[name].default:
+            raise ValueError(
+                f"{name} has an effect only with {choice}: {' or '.join(choices)}, and {choice} is {chosen}"
+            )
 
 
 S = TypeVar("S", bound=Settings)

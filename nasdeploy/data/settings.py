@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from nasdeploy.settings import Settings
+from nasdeploy.settings import Settings, refuse_unused
 
 DatasetKind = Literal["folder", "digits", "cifar10", "fashion-mnist"]
 
@@ -57,11 +57,8 @@ class AugmentSettings(Settings):
 
     @model_validator(mode="after")
     def _used(self) -> "AugmentSettings":
-        users = {"scale": "random-resized", "ratio": "random-resized", "pad": "pad"}
-        for name in sorted(self.model_fields_set & users.keys()):
-            # A default may be written out: settings that were saved are read back.
-            if self.crop != users[name] and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has an effect only with crop: {users[name]}, and crop is {self.crop}")
+        users = {"scale": ("random-resized",), "ratio": ("random-resized",), "pad": ("pad",)}
+        refuse_unused(self, "crop", users)
         return self
 
 

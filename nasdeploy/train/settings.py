@@ -1,10 +1,18 @@
 """How a supernet is trained. Torch-free; defaults are AlphaNet's (appendix B)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nasdeploy.settings import Settings
+from nasdeploy.settings import Settings, refuse_unused
+
+_OPTIMIZERS = {
+    "momentum": ("sgd", "rmsprop"),
+    "rmsprop_decay": ("rmsprop",),
+    "betas": ("adamw",),
+    "epsilon": ("rmsprop", "adamw"),
+}
+"""Optimizers that use a key."""
 
 
 class DistillationSettings(Settings):
@@ -21,19 +29,40 @@ class DistillationSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """The sandwich rule: each step trains the largest, `random_networks` random ones and the smallest network."""
+    """The sandwich rule: each step trains the largest, `random_networks` random ones and the smallest network.
+
+    `optimizer`: `sgd` with `momentum` and `nesterov` (AlphaNet); `rmsprop` as in TensorFlow, `epsilon` inside the root,
+    with `momentum` and `rmsprop_decay` (BigNAS); `adamw` with `betas` and `epsilon`. `decay` of the learning rate:
+    `cosine` over the whole run, or by `step_factor` every `step_epochs` epochs.
+    """
 
     epochs: int = Field(default=360, ge=1, le=100_000)
     batch_size: int = Field(default=256, ge=2, le=65536)
+    optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0.0, le=100.0)
-    """For 256 images a step; scaled linearly with the batch size."""
+    """For `reference_batch` images a step; scaled linearly with the batch size."""
+    reference_batch: int = Field(default=256, ge=1, le=1_000_000)
     warmup_epochs: float = Field(default=5.0, ge=0.0)
+    warmup_start: float = Field(default=0.001, ge=0.0, le=1.0)
+    """Part of the learning rate that warm-up begins at."""
+    decay: Literal["cosine", "step"] = "cosine"
+    step_epochs: float = Field(default=2.4, gt=0.0)
+    step_factor: float = Field(default=0.97, gt=0.0, lt=1.0)
+    lowest: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """The decay stops at this part of the learning rate."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     nesterov: bool = True
+    """Of sgd; the other optimizers have none."""
+    rmsprop_decay: float = Field(default=0.9, gt=0.0, lt=1.0)
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
+    epsilon: float | None = Field(default=None, gt=0.0)
+    """1e-3 for rmsprop and 1e-8 for adamw if left out."""
     weight_decay: float = Field(default=1e-5, ge=0.0)
     """On weights only; normalisation parameters and biases have none."""
     clip_value: float | None = Field(default=1.0, gt=0.0)
     """Gradients are clipped to +-clip_value; null for no clipping."""
+    clip_norm: float | None = Field(default=None, gt=0.0)
+    """Or the gradient as a whole is scaled down to this 2-norm."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Of the largest network, before the classifier."""
@@ -44,14 +73,25 @@ class TrainSettings(Settings):
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations of the smallest, the largest and `validate_random` random networks."""
     validate_random: int = Field(default=2, ge=0, le=64)
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints inside an epoch; there is one after each epoch anyway."""
+    checkpoint_minutes: float = Field(default=10.0, gt=0.0)
+    """Inside an epoch the last checkpoint is never older."""
+    kept_checkpoints: int = Field(default=2, ge=1, le=1000)
+    most_skipped: int = Field(default=10, ge=0)
+    """Steps in a row that may be skipped because a loss is not finite, before training ends."""
     channels_last: bool = True
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; as many as there are cores if left out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":
-        if self.nesterov and not self.momentum:
+        refuse_unused(self, "optimizer", _OPTIMIZERS)
+        refuse_unused(self, "decay", {"step_epochs": ("step",), "step_factor": ("step",)})
+        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; set nesterov: false")
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs")
+        if self.clip_value is not None and self.clip_norm is not None:
+            raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
         return self

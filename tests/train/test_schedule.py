@@ -1,16 +1,14 @@
-"""Learning rate and optimizer by the recipe of AlphaNet, appendix B."""
+"""Learning rate by iteration: AlphaNet's (appendix B), BigNAS's (section 3.3), and what recipes may say."""
 
 import math
+from fractions import Fraction
+from math import ceil, floor
 
 import pytest
-import torch
 
 from nasdeploy.spaces import load_space
-from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.train.optimizer import make_optimizer, set_learning_rate
 from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
-from tests.supernet.tiny import tiny_space
 
 STEPS = 10
 
@@ -43,39 +41,50 @@ def test_the_rate_rises_through_the_warm_up_and_falls_afterwards() -> None:
     assert rates[25:] == sorted(rates[25:], reverse=True)
 
 
-def test_weights_decay_and_vectors_do_not() -> None:
-    supernet = Supernet(tiny_space())
-    optimizer = make_optimizer(supernet, settings(weight_decay=1e-3, momentum=0.8))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(decay) == len(list(supernet.parameters()))
-    for name, parameter in supernet.named_parameters():
-        vector = "norm" in name or name.endswith("bias")
-        assert decay[id(parameter)] == (0.0 if vector else 1e-3), name
-    assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.8, True)}
+@pytest.mark.parametrize("epoch", [0, 2.3, 2.4, 4.7, 4.8, 100, 236.3, 300])
+def test_bignas_decays_by_steps_down_to_a_twentieth(epoch: float) -> None:
+    bignas = settings(
+        epochs=360,
+        warmup_epochs=0,
+        learning_rate=0.256,
+        reference_batch=4096,
+        batch_size=2048,
+        decay="step",
+        lowest=0.05,
+    )
+    expected = 0.128 * max(0.05, 0.97 ** int(epoch / 2.4))
+    assert learning_rate(bignas, round(epoch * STEPS), STEPS) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_rate_reaches_every_group() -> None:
-    optimizer = make_optimizer(Supernet(tiny_space()), settings())
-    set_learning_rate(optimizer, 0.007)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.007, 0.007]
+@pytest.mark.parametrize("steps_per_epoch", [5, 10, 1251])
+@pytest.mark.parametrize("step_epochs", [0.1, 0.2, 0.4, 2.4])
+def test_a_step_of_the_decay_falls_on_its_iteration(steps_per_epoch: int, step_epochs: float) -> None:
+    decaying = settings(warmup_epochs=0, decay="step", step_epochs=step_epochs, step_factor=0.5)
+    for number in range(1, 20):
+        first = ceil(Fraction(str(step_epochs)) * number * steps_per_epoch)
+        steps = [learning_rate(decaying, step, steps_per_epoch) for step in (first - 1, first)]
+        # Several steps of the decay may fall between two iterations.
+        passed = floor(first / (Fraction(str(step_epochs)) * steps_per_epoch))
+        assert steps[1] == pytest.approx(0.025 * 0.5**passed)
+        assert steps[0] > steps[1]
 
 
-def test_a_step_is_nesterov_momentum_with_decay() -> None:
-    # v = m v + g + d w; w -= lr (g + d w + m v), by hand in float64.
-    layer = torch.nn.Linear(1, 1, bias=True).double()
-    with torch.no_grad():
-        layer.weight.fill_(2.0)
-        layer.bias.fill_(3.0)
-    optimizer = make_optimizer(layer, settings(weight_decay=0.1, learning_rate=0.5, momentum=0.9))
-    weight, bias, v_weight, v_bias = 2.0, 3.0, 0.0, 0.0
-    for gradient in (1.0, -0.5):
-        layer.weight.grad, layer.bias.grad = torch.full((1, 1), gradient).double(), torch.tensor([gradient]).double()
-        optimizer.step()
-        decayed = gradient + 0.1 * weight
-        v_weight, v_bias = 0.9 * v_weight + decayed, 0.9 * v_bias + gradient
-        weight, bias = weight - 0.5 * (decayed + 0.9 * v_weight), bias - 0.5 * (gradient + 0.9 * v_bias)
-    assert layer.weight.item() == pytest.approx(weight)
-    assert layer.bias.item() == pytest.approx(bias)
+def test_a_cosine_may_end_above_zero() -> None:
+    rates = [learning_rate(settings(lowest=0.1), step, STEPS) for step in range(201)]
+    assert rates[-1] == pytest.approx(0.0025)
+    assert min(rates[25:]) == rates[-1]
+    assert rates[100] == learning_rate(settings(), 100, STEPS)
+
+
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0.0), (1 / 32, 1 / 32), (1.0, 1.0)])
+def test_warm_up_begins_where_the_recipe_says(start: float, first: float) -> None:
+    assert learning_rate(settings(warmup_start=start), 0, STEPS) == pytest.approx(0.025 * first)
+    assert learning_rate(settings(warmup_start=start), 25, STEPS) == learning_rate(settings(), 25, STEPS)
+
+
+def test_the_rate_grows_with_the_batch_and_falls_with_the_one_that_it_is_for() -> None:
+    ofa = settings(learning_rate=2.6, reference_batch=2048, batch_size=512, warmup_epochs=0)
+    assert learning_rate(ofa, 0, STEPS) == pytest.approx(0.65)
 
 
 def test_drop_rates_of_alphanet_grow_over_the_last_two_stages() -> None:
