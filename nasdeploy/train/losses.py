@@ -1,4 +1,4 @@
-"""Losses of supernet training, in float32 and finite for extreme logits."""
+"""Losses of supernet training, in float32 or float64 also under autocast, and finite for extreme logits."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,19 @@ Distillation = Callable[[Tensor, Tensor], Tensor]
 """From student and teacher logits `[N, classes]` to a scalar loss."""
 
 
-def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(p || q) of teacher p and student q, mean over the batch of logits `[N, classes]` (appendix C, Eq. 7)."""
-    log_p = F.log_softmax(teacher.detach().float(), dim=1)
-    return F.kl_div(F.log_softmax(student.float(), dim=1), log_p, reduction="batchmean", log_target=True)
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with label smoothing, mean over the batch of logits `[N, classes]` and labels `[N]`."""
+    return F.cross_entropy(_exact(logits), labels, label_smoothing=smoothing)
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(p(T) || q(T)) of teacher p and student q, mean over the batch of logits `[N, classes]`.
+
+    AlphaNet, appendix C, Eq. 8; with temperature T = 1 it is Eq. 7.
+    """
+    log_p = F.log_softmax(_exact(teacher.detach()) / temperature, dim=1)
+    log_q = F.log_softmax(_exact(student) / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def alpha_divergence(log_p: Tensor, log_q: Tensor, alpha: float, clip: float) -> tuple[Tensor, Tensor]:
@@ -45,8 +54,8 @@ def adaptive_alpha_divergence(
 
     A tie takes `alpha_max`. Logits are `[N, classes]`.
     """
-    log_p = F.log_softmax(teacher.detach().float(), dim=1)
-    log_q = F.log_softmax(student.float(), dim=1)
+    log_p = F.log_softmax(_exact(teacher.detach()), dim=1)
+    log_q = F.log_softmax(_exact(student), dim=1)
     low, low_loss = alpha_divergence(log_p, log_q, alpha_min, clip)
     high, high_loss = alpha_divergence(log_p, log_q, alpha_max, clip)
     return torch.where(high >= low, high_loss, low_loss).mean()
@@ -57,10 +66,15 @@ def distillation_loss(settings: DistillationSettings) -> Distillation | None:
     if settings.kind == "none":
         return None
     if settings.kind == "kl":
-        return kl_divergence
+        return partial(kl_divergence, temperature=settings.temperature)
     return partial(
         adaptive_alpha_divergence,
         alpha_min=settings.alpha_min,
         alpha_max=settings.alpha_max,
         clip=settings.clip,
     )
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: half precision has too few digits, and autocast would choose it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

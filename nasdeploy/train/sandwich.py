@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nasdeploy.arch import Arch
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.train.losses import Distillation
+from nasdeploy.train.losses import Distillation, label_loss
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class SandwichStep:
     label_smoothing: float
     drop_rates: Mapping[str, float]
     """Of the largest network; the others are not regularised."""
+    beta: float = 1.0
+    """Weight of distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
@@ -59,13 +60,19 @@ class SandwichStep:
         return Losses(float(largest.detach()), _mean(random), smallest)
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
-        logits = self.supernet(images, arch)
-        loss = self.distillation(logits, teacher) if self.distillation else self._label_loss(logits, labels)
+        loss = self._student_loss(self.supernet(images, arch), labels, teacher)
         torch.autograd.backward(loss)
         return float(loss.detach())
 
+    def _student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+        if self.distillation is None:
+            return self._label_loss(logits, labels)
+        if self.beta == 1.0:
+            return self.distillation(logits, teacher)
+        return self.beta * self.distillation(logits, teacher) + (1.0 - self.beta) * self._label_loss(logits, labels)
+
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        return label_loss(logits, labels, self.label_smoothing)
 
 
 def _mean(values: Sequence[float]) -> float | None:

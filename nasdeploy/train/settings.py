@@ -16,16 +16,25 @@ _OPTIMIZERS = {
 
 
 class DistillationSettings(Settings):
-    """What sub-networks learn from the largest network of the same step.
+    """What networks learn from a teacher.
 
-    `alpha`: adaptive alpha-divergence between `alpha_min` and `alpha_max` with importance weights clipped at `clip`
-    (AlphaNet, section 3). `kl`: Kullback-Leibler divergence (BigNAS, AttentiveNAS). `none`: the labels instead.
+    `kind`: `alpha`, adaptive alpha-divergence between `alpha_min` and `alpha_max` with importance weights clipped at
+    `clip` (AlphaNet, section 3); `kl`, Kullback-Leibler divergence with softmax `temperature` T, times T^2 (BigNAS,
+    AttentiveNAS; AlphaNet, Eq. 8); `none`, the labels instead. The loss is `beta` times that plus 1 - beta times the
+    label loss.
     """
 
     kind: Literal["alpha", "kl", "none"] = "alpha"
     alpha_min: float = Field(default=-1.0, ge=-10.0, le=10.0)
     alpha_max: float = Field(default=1.0, ge=-10.0, le=10.0)
     clip: float = Field(default=5.0, gt=0.0)
+    temperature: float = Field(default=1.0, gt=0.0, le=100.0)
+    beta: float = Field(default=1.0, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _used(self) -> "DistillationSettings":
+        refuse_unused(self, "kind", {"temperature": ("kl",), "beta": ("alpha", "kl")})
+        return self
 
 
 class TrainSettings(Settings):

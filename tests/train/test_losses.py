@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasdeploy.train.losses import adaptive_alpha_divergence, alpha_divergence, distillation_loss, kl_divergence
+from nasdeploy.train.losses import (
+    Distillation,
+    adaptive_alpha_divergence,
+    alpha_divergence,
+    distillation_loss,
+    kl_divergence,
+    label_loss,
+)
 from nasdeploy.train.settings import DistillationSettings
 
 Array = npt.NDArray[np.float64]
@@ -141,11 +148,19 @@ def test_the_divergence_of_alpha_minus_one_never_exceeds_two() -> None:
     assert ours(student, teacher, -1.0)[0].max() <= (CLIP - 1) / 2
 
 
-@pytest.mark.parametrize("kind", ["alpha", "kl"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_logits_stay_finite(kind: str, dtype: torch.dtype) -> None:
-    loss = distillation_loss(DistillationSettings(kind=kind))
+EVERY = [{"kind": "alpha"}, {"kind": "kl"}, {"kind": "kl", "temperature": 0.5}, {"kind": "kl", "temperature": 4.0}]
+
+
+def loss_of(changes: dict[str, object]) -> Distillation:
+    loss = distillation_loss(DistillationSettings.model_validate(changes))
     assert loss is not None
+    return loss
+
+
+@pytest.mark.parametrize("changes", EVERY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_logits_stay_finite(changes: dict[str, object], dtype: torch.dtype) -> None:
+    loss = loss_of(changes)
     signs = torch.tensor([[1, -1, 1], [-1, 1, 1], [1, 1, 1], [-1, -1, 1]], dtype=dtype)
     for teacher in (signs, -signs, signs.flip(0), torch.zeros_like(signs)):
         student = (100 * signs).requires_grad_()
@@ -154,6 +169,37 @@ def test_extreme_logits_stay_finite(kind: str, dtype: torch.dtype) -> None:
         assert value.isfinite()
         torch.autograd.backward(value)
         assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_label_loss_of_extreme_logits_is_finite(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[100.0, -100.0, 0.0], [-100.0, 100.0, 100.0]], dtype=dtype, requires_grad=True)
+    value = label_loss(logits, torch.tensor([1, 0]), 0.1)
+    assert value.dtype == torch.float32
+    # -log q of the label is 200 and 200 + ln 2; over all classes its mean is 100 and (200 + 3 ln 2) / 3.
+    assert value.item() == pytest.approx(0.9 * (200 + np.log(2) / 2) + 0.1 * (100 + 200 / 3 + np.log(2)) / 2, rel=1e-6)
+    torch.autograd.backward(value)
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", EVERY)
+def test_under_autocast_nothing_is_rounded(changes: dict[str, object]) -> None:
+    student, teacher = (torch.tensor(z, dtype=torch.float32) for z in logits(3.0, seed=12))
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    plain = loss_of(changes)(student, teacher), label_loss(student, labels, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = loss_of(changes)(student, teacher), label_loss(student, labels, 0.1)
+    assert under == plain
+
+
+@pytest.mark.parametrize("changes", EVERY)
+def test_float64_is_kept(changes: dict[str, object]) -> None:
+    student, teacher = (torch.tensor(z) for z in logits(3.0, seed=13))
+    single = loss_of(changes)(student.float(), teacher.float())
+    value = loss_of(changes)(student, teacher)
+    assert value.dtype == torch.float64
+    assert value.item() == pytest.approx(single.item(), rel=1e-5)
+    assert label_loss(student, torch.zeros(6, dtype=torch.long), 0.1).dtype == torch.float64
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
@@ -183,6 +229,37 @@ def test_kl_is_torchs_own() -> None:
     torch.testing.assert_close(gradient, other)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_kl_with_a_temperature_by_its_formula_and_finite_differences(temperature: float) -> None:
+    student, teacher = logits(2.0, seed=10)
+    p, step = softmax(teacher / temperature), 1e-5
+
+    def value(z: Array) -> float:
+        q = softmax(z / temperature)
+        return float(temperature**2 * (p * np.log(p / q)).sum(-1).mean())
+
+    z = torch.tensor(student, requires_grad=True)
+    loss = kl_divergence(z, torch.tensor(teacher), temperature)
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(value(student), rel=1e-12)
+    slopes = np.zeros_like(student)
+    for place in np.ndindex(*student.shape):
+        moved = np.zeros_like(student)
+        moved[place] = step
+        slopes[place] = (value(student + moved) - value(student - moved)) / (2 * step)
+    np.testing.assert_allclose(z.grad.numpy(), slopes, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(z.grad.numpy(), temperature * (softmax(student / temperature) - p) / 6, atol=1e-12)
+
+
+def test_gradients_hardly_depend_on_a_high_temperature() -> None:
+    # Hinton et al., 2015, section 2.1: the gradient tends to the difference of the centred logits over the classes.
+    student, teacher = logits(1.0, seed=11)
+    centred = [z - z.mean(-1, keepdims=True) for z in (student, teacher)]
+    z = torch.tensor(student, requires_grad=True)
+    torch.autograd.backward(kl_divergence(z, torch.tensor(teacher), 100.0))
+    np.testing.assert_allclose(z.grad.numpy(), (centred[0] - centred[1]) / 5 / 6, atol=2e-3)
+
+
 @pytest.mark.parametrize("kind", ["alpha", "kl"])
 def test_the_teacher_learns_nothing(kind: str) -> None:
     loss = distillation_loss(DistillationSettings(kind=kind))
@@ -201,3 +278,4 @@ def test_settings_choose_the_loss() -> None:
     assert found is not None
     assert found(student, teacher) == adaptive_alpha_divergence(student, teacher, -0.5, 2.0, 3.0)
     assert found(student, teacher) != adaptive(student, teacher)
+    assert loss_of({"kind": "kl", "temperature": 3.0})(student, teacher) == kl_divergence(student, teacher, 3.0)

@@ -70,7 +70,7 @@ def logits_of(network: Network, images: Tensor) -> Tensor:
     return out
 
 
-def by_autograd(supernet: Supernet, step: Sandwich, kind: str) -> tuple[dict[str, Tensor], Losses]:
+def by_autograd(supernet: Supernet, step: Sandwich, kind: str, beta: float) -> tuple[dict[str, Tensor], Losses]:
     images, labels = batch()
     total = {name: torch.zeros_like(parameter) for name, parameter in supernet.named_parameters()}
     distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
@@ -86,19 +86,20 @@ def by_autograd(supernet: Supernet, step: Sandwich, kind: str) -> tuple[dict[str
         if distillation is None:
             loss = F.cross_entropy(student, labels, label_smoothing=SMOOTHING)
         else:
-            loss = distillation(student, logits.detach())
+            loss = beta * distillation(student, logits.detach())
+            loss = loss + (1 - beta) * F.cross_entropy(student, labels, label_smoothing=SMOOTHING)
         torch.autograd.backward(loss)
         add(total, network)
         losses.append(loss.item())
     return total, Losses(label_loss.item(), (losses[0] + losses[1]) / 2, losses[2])
 
 
-@pytest.mark.parametrize("kind", ["alpha", "kl", "none"])
-def test_gradients_are_the_sum_over_the_four_networks(kind: str, supernet: Recording) -> None:
+@pytest.mark.parametrize(("kind", "beta"), [("alpha", 1.0), ("kl", 1.0), ("none", 1.0), ("alpha", 0.5), ("kl", 0.9)])
+def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, supernet: Recording) -> None:
     step = sandwich(supernet)
     distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
-    found = SandwichStep(supernet, distillation, SMOOTHING, {})(step, *batch())
-    expected, losses = by_autograd(supernet, step, kind)
+    found = SandwichStep(supernet, distillation, SMOOTHING, {}, beta)(step, *batch())
+    expected, losses = by_autograd(supernet, step, kind, beta)
     assert (found.largest, found.random, found.smallest) == pytest.approx(
         (losses.largest, losses.random, losses.smallest)
     )
