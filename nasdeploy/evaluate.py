@@ -1,4 +1,7 @@
-"""Accuracy of an architecture: extract it, recalibrate it, score it. The same in training, search and export."""
+"""Accuracy of an architecture: extract it, recalibrate it, score it.
+
+Training, search and export recalibrate in the same way; the accuracy that an export states is that of its file.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -50,23 +53,31 @@ def score(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     return Score(correct / count, loss / count, count)
 
 
+def recalibrated(supernet: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Network:
+    """The sub-network `arch` with statistics of `batches` `[N, 3, S, S]`, in evaluation mode, where the supernet is.
+
+    It is in channels-last layout, in which it takes about 0.7 of the time on a CPU.
+    """
+    network = extract(supernet, arch).to(memory_format=torch.channels_last)
+    return calibrate(network, (_place(batch, network) for batch in batches))
+
+
+def _place(images: Tensor, network: Network) -> Tensor:
+    return images.to(next(network.parameters()).device, memory_format=torch.channels_last)
+
+
 class Evaluator:
     """Scores architectures of a supernet, all with the same calibration batches and the same images."""
 
     def __init__(self, supernet: Supernet, calibration: Sequence[Tensor], batches: Batches) -> None:
         self._supernet, self._calibration, self._batches = supernet, calibration, batches
-        self._device = next(supernet.parameters()).device
 
     def network(self, arch: Arch) -> Network:
         """The recalibrated sub-network, in evaluation mode."""
-        network = extract(self._supernet, arch).to(memory_format=torch.channels_last)
-        return calibrate(network, (self._place(batch) for batch in self._calibration))
+        return recalibrated(self._supernet, arch, self._calibration)
 
     def __call__(self, arch: Arch) -> Score:
         """The score of one architecture."""
         network = self.network(arch)
         side = input_side(network.plan)
-        return score(lambda images: network(rescale(self._place(images), side)), self._batches())
-
-    def _place(self, images: Tensor) -> Tensor:
-        return images.to(self._device, memory_format=torch.channels_last)
+        return score(lambda images: network(rescale(_place(images, network), side)), self._batches())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nasdeploy.arch import Arch
@@ -13,6 +14,7 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import CheckFailed
+from nasdeploy.evaluate import recalibrated
 from nasdeploy.export.agreement import Reference
 from nasdeploy.export.figures import Proof
 from nasdeploy.export.formats import FORMATS
@@ -35,7 +37,6 @@ from nasdeploy.registry import lookup
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.store.files import replacing, write_bytes, write_json
 from nasdeploy.store.versions import installed_versions
-from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet, input_side
@@ -84,16 +85,14 @@ class Exporter:
 
     def _network(self, arch: Arch) -> tuple[Network, Recalibration | OwnStatistics]:
         """The sub-network in evaluation mode on the CPU, and where its batch-norm statistics are from."""
-        network = extract(self.supernet, arch)
         if self.recalibration is None:
-            return network.eval().cpu(), OWN_STATISTICS
+            return extract(self.supernet, arch).eval().cpu(), OWN_STATISTICS
         size, count = self.recalibration.batch_size, self.recalibration.batches
-        device = next(network.parameters()).device
         batches = calibration_batches(self.sets.train, self.data, size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
-            calibrate(network, (batch.to(device) for batch in _counted(batches, task)))
+            network = recalibrated(self.supernet, arch, _counted(batches, task))
         facts = Recalibration(batch_size=len(batches[0]), batches=count, augment=self.data.augment, seed=self.seed)
-        return network.cpu(), facts
+        return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
 
     def _manifest(
         self,
