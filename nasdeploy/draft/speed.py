@@ -5,6 +5,7 @@ from time import perf_counter
 
 import torch
 
+from nasdeploy.nn.device import compute_device
 from nasdeploy.randomness import generator
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
@@ -18,7 +19,7 @@ _ENOUGH_S = 10.0
 
 def machine() -> str:
     """The processor that training would run on, in words."""
-    if torch.cuda.is_available():
+    if has_gpu():
         return torch.cuda.get_device_name()
     cores = os.cpu_count() or 1
     return f"{cores} CPU core{'' if cores == 1 else 's'}"
@@ -26,12 +27,12 @@ def machine() -> str:
 
 def has_gpu() -> bool:
     """Whether training would run on a GPU."""
-    return torch.cuda.is_available()
+    return compute_device().type == "cuda"
 
 
 def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
-    device = torch.device("cuda" if has_gpu() else "cpu")
+    device = compute_device()
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     supernet = Supernet(space).to(device).to(memory_format=torch.channels_last)

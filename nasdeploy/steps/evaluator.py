@@ -7,6 +7,7 @@ from pathlib import Path
 from nasdeploy.data.batches import calibration_batches, evaluation_batches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.evaluate import Evaluator
+from nasdeploy.nn.device import compute_device
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.classes import require_classes
@@ -26,7 +27,7 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
     )
     return Evaluator(
-        load_supernet(weights, space),
+        load_supernet(weights, space).to(compute_device()),
         calibration,
         lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
     )
@@ -36,5 +37,11 @@ def supernet_id(recipe: Recipe, weights: Path) -> str:
     """Changes with the weights and with everything else that an accuracy depends on."""
     with weights.open("rb") as file:
         content = file_digest(file, "sha256").hexdigest()
-    conditions = [content, recipe.seed, recipe.data.model_dump(mode="json"), recipe.recalibration.model_dump()]
+    conditions = [
+        content,
+        recipe.seed,
+        # Processes that read images change nothing, and an export's batches only the export.
+        recipe.data.model_dump(mode="json", exclude={"workers"}),
+        recipe.recalibration.model_dump(exclude={"batches"}),
+    ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]

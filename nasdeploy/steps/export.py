@@ -8,6 +8,7 @@ from nasdeploy.export.export import Exporter
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.manifest import ExportManifest, Origin
 from nasdeploy.export.proof import Target
+from nasdeploy.nn.device import compute_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.registry import lookup
@@ -30,7 +31,7 @@ def export(
     directory = out or run.exports / request.arch.digest
     with run.lock():
         exporter = Exporter(
-            supernet=load_supernet(Checkpoints(run.checkpoints).latest(), request.space),
+            supernet=load_supernet(Checkpoints(run.checkpoints).latest(), request.space).to(compute_device()),
             sets=_sets(run, recipe),
             data=recipe.data,
             recalibration=recipe.recalibration if recalibrate else None,
