@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from nasdeploy.cli.evaluate import evaluate
 from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
@@ -29,6 +30,7 @@ app.command()(run)
 app.command()(train)
 app.command()(profile)
 app.command()(search)
+app.command()(evaluate)
 app.command()(export)
 app.add_typer(space, name="space")
 

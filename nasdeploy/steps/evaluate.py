@@ -1,0 +1,112 @@
+"""Evaluating sub-networks of runs, regime by regime, with everything kept in the runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from nasdeploy.arch import Arch
+from nasdeploy.costs import Floats
+from nasdeploy.progress import Progress
+from nasdeploy.report.boxplot import Series, box_of, draw_boxes
+from nasdeploy.search.evaluation import evaluated
+from nasdeploy.space import SearchSpace
+from nasdeploy.steps.comparison import Comparison, Contender
+from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.store.evaluations import Evaluation, Evaluations
+from nasdeploy.store.files import write_json
+from nasdeploy.train.checkpoint import Checkpoints
+
+PICTURE, RESULT = "evaluate.png", "evaluate.json"
+
+Regimes = list[list[Evaluation]]
+
+
+def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> dict[str, Any]:
+    """Evaluate, and write evaluate.json and evaluate.png into `out`, by default the first run; what the JSON holds.
+
+    Accuracies are those of the search: on its held-out training images, after recalibration. What a run's database
+    knows is not evaluated again.
+    """
+    contenders, edges = comparison.contenders, comparison.edges
+    if len({_images_of(contender) for contender in contenders}) > 1:
+        progress.say("evaluate: the runs hold out different images (their seeds or data differ)")
+    found = [_evaluations(contender, progress) for contender in contenders]
+    entries = [_entry(contender, regimes) for contender, regimes in zip(contenders, found, strict=True)]
+    result = {
+        "schema_version": 1,
+        "images": "training images held out for the search",
+        "edges_macs_m": [edge / 1e6 for edge in edges],
+        "runs": entries,
+    }
+    first = contenders[0].run
+    directory = first.path if out is None else out
+    with first.lock():
+        write_json(directory / RESULT, result)
+        _draw(contenders, found, edges, directory / PICTURE)
+    return result
+
+
+def _evaluations(contender: Contender, progress: Progress) -> Regimes:
+    run, recipe = contender.run, contender.recipe
+    weights = Checkpoints(run.checkpoints).latest()
+    with run.lock(), Evaluations(run.search_database, supernet_id(recipe, weights)) as kept:
+        known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
+        progress.say(f"evaluate: {run.path}, {weights.name}, {contender.networks} networks, {known} known already")
+        evaluator = open_evaluator(run, recipe, contender.space, weights)
+        with progress.task("evaluate", contender.networks) as task:
+
+            def one(arch: Arch) -> Evaluation:
+                evaluation = evaluated(arch, evaluator, kept)
+                task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %")
+                return evaluation
+
+            return [[one(arch) for arch in regime] for regime in contender.regimes]
+
+
+def _entry(contender: Contender, regimes: Regimes) -> dict[str, Any]:
+    """A run's part of the JSON."""
+    boxes = [box_of([evaluation.top1 for evaluation in regime]) for regime in regimes]
+    return {
+        "run": str(contender.run.path),
+        "space": contender.space.digest,
+        "regimes": [asdict(box) if box else None for box in boxes],
+        "networks": [
+            _network(contender.space, arch, evaluation)
+            for archs, regime in zip(contender.regimes, regimes, strict=True)
+            for arch, evaluation in zip(archs, regime, strict=True)
+        ],
+    }
+
+
+def _network(space: SearchSpace, arch: Arch, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "digest": arch.digest,
+        "arch": arch.to_json(),
+        "macs": space.plan(arch).macs,
+        "params": space.plan(arch).params,
+        "top1": evaluation.top1,
+        "top1_error": evaluation.top1_error,
+        "cross_entropy": evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
+        "images": evaluation.images,
+    }
+
+
+def _draw(contenders: Sequence[Contender], found: Sequence[Regimes], edges: Floats, path: Path) -> None:
+    series = [
+        Series(
+            f"{contender.run.path} ({contender.networks} networks)",
+            tuple(box_of([evaluation.top1 for evaluation in regime]) for regime in regimes),
+        )
+        for contender, regimes in zip(contenders, found, strict=True)
+    ]
+    images = sorted({evaluation.images for regimes in found for regime in regimes for evaluation in regime})
+    counts = " or ".join(str(count) for count in images)
+    draw_boxes(series, edges, path, f"top-1 in % on {counts} held-out training images")
+
+
+def _images_of(contender: Contender) -> str:
+    """Equal for runs that hold out the same images."""
+    recipe = contender.recipe
+    return f"{recipe.seed} {recipe.data.model_dump_json(exclude={'workers', 'augment'})}"
