@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from nasdeploy.arch import Arch
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import Distillation, label_loss
+from nasdeploy.train.sampling.allowed import Allowed
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Losses:
     smallest: float | None
 
 
-def draw(space: SearchSpace, count: int, rng: np.random.Generator) -> Sandwich:
-    """The largest, `count` random and the smallest architecture."""
+def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator) -> Sandwich:
+    """The largest, `count` random and the smallest architecture of a space, or of what is allowed of one."""
     return Sandwich(space.largest(), tuple(space.sample(rng) for _ in range(count)), space.smallest())
 
 
@@ -58,6 +60,15 @@ class SandwichStep:
         random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
         smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
         return Losses(float(largest.detach()), _mean(random), smallest)
+
+    def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
+        """Label losses of architectures on a batch without gradients, averaged over all processes of the run."""
+        with torch.no_grad():
+            losses = torch.stack([self._label_loss(self.supernet(images, arch), labels) for arch in archs])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(losses)
+            losses /= dist.get_world_size()
+        return [float(loss) for loss in losses.cpu()]
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
         loss = self._student_loss(self.supernet(images, arch), labels, teacher)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from nasdeploy.settings import Settings, refuse_unused
+from nasdeploy.train.sampling.settings import SamplingSettings
 
 _OPTIMIZERS = {
     "momentum": ("sgd", "rmsprop"),
@@ -38,7 +39,7 @@ class DistillationSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """The sandwich rule: each step trains the largest, `random_networks` random ones and the smallest network.
+    """The networks of a step come from `sampling`: by default the largest, `random_networks` others and the smallest.
 
     `optimizer`: `sgd` with `momentum` and `nesterov` (AlphaNet); `rmsprop` as in TensorFlow, `epsilon` inside the root,
     with `momentum` and `rmsprop_decay` (BigNAS); `adamw` with `betas` and `epsilon`. `decay` of the learning rate:
@@ -78,6 +79,7 @@ class TrainSettings(Settings):
     drop_connect: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Of the largest network, growing with depth, in the last two stages."""
     distillation: DistillationSettings = DistillationSettings()
+    sampling: SamplingSettings = SamplingSettings()
     random_networks: int = Field(default=2, ge=0, le=64)
     validate_every: int = Field(default=1, ge=1)
     """Epochs between validations of the smallest, the largest and `validate_random` random networks."""
@@ -103,4 +105,6 @@ class TrainSettings(Settings):
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs")
         if self.clip_value is not None and self.clip_norm is not None:
             raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
+        if self.sampling.kind in ("best-up", "worst-up") and not self.random_networks:
+            raise ValueError(f"sampling.kind {self.sampling.kind} chooses random networks, and random_networks is 0")
         return self
