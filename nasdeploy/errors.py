@@ -32,3 +32,9 @@ class Interrupted(NasdeployError):
     """Stopped from outside (Ctrl-C); what was finished is kept and the same command resumes."""
 
     exit_code = 130
+
+
+class Terminated(NasdeployError):
+    """Asked to stop by the system (SIGTERM), as schedulers do; everything is saved and the same command resumes."""
+
+    exit_code = 75

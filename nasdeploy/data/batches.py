@@ -23,24 +23,38 @@ def steps_per_epoch(images: Images, batch_size: int) -> int:
 
 
 def train_batches(
-    images: Images, settings: DataSettings, batch_size: int, seed: int, epoch: int, start: int = 0
+    images: Images,
+    settings: DataSettings,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches `[N, 3, size, size]` and labels `[N]` of one epoch, from batch `start` on.
 
+    `part` is the place of this process among how many that share each batch: (1, 4) gets its images 1, 5, 9, ...
     The order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index). A last batch that is
     not full is left out. Raises `UserError` naming an unreadable image, unless the settings skip those.
     """
-    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start):
+    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start, part):
         yield normalise(pixels, settings.mean, settings.std), labels
 
 
 def _augmented(
-    images: Images, settings: DataSettings, batch_size: int, seed: int, epoch: int, start: int
+    images: Images,
+    settings: DataSettings,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What `train_batches` gives, before it is normalised: pixels are uint8."""
     order = generator(seed, "order", epoch).permutation(len(images))
     ends = range(start, steps_per_epoch(images, batch_size))
-    batches = [order[step * batch_size : (step + 1) * batch_size].tolist() for step in ends]
+    place, parts = part
+    batches = [order[step * batch_size : (step + 1) * batch_size][place::parts].tolist() for step in ends]
     seeds = generator(seed, "augmentation", epoch).integers(0, 1 << 32, size=len(images), dtype=np.uint32)
     source = images if settings.augment.crop == "random-resized" else fetched(images, settings)
     return load(source, batches, settings, training_transform(settings), seeds)

@@ -1,14 +1,19 @@
 """Training a run, taking up where it was stopped."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
+from nasdeploy.data.images import ImageSets
 from nasdeploy.errors import UserError
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
+from nasdeploy.space import SearchSpace
 from nasdeploy.steps.classes import require_classes
+from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.trainer import Trainer
 
 
@@ -18,50 +23,85 @@ def train(
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
     `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
-    unless `restart` discards it; that happens only when everything else was found to be right.
+    unless `restart` discards it; that happens only when everything else was found to be right. Started by `torchrun`,
+    all processes share each batch, and only the first one writes.
     """
-    weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
-    run = None if restart else begun(recipe, directory)
+    with joined() as ranks:
+        _require_share(recipe, ranks)
+        weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
+        if not ranks.first:
+            progress = Progress(quiet=True)
+        begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
+        sets = open_data(recipe.data, recipe.seed)
+        space = recipe.load_space(len(sets.classes))
+        batch = min(recipe.train.batch_size, len(sets.train)) // ranks.world
+        teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
+        if ranks.first:
+            if restart:
+                Run.discard(directory)
+            _announce(begun_before or _create(recipe, directory, sets, space), sets, space, progress)
+        ranks.wait()
+        run = Run.open(directory)
+        with run.lock() if ranks.first else nullcontext():
+            trainer = Trainer(
+                space=space,
+                sets=sets,
+                data=recipe.data,
+                settings=recipe.train,
+                recalibration=recipe.recalibration,
+                seed=recipe.seed,
+                checkpoints=Checkpoints(run.checkpoints, recipe.train.kept_checkpoints),
+                metrics=run.metrics,
+                progress=progress,
+                ranks=ranks,
+                teacher=teacher,
+            )
+            metrics = trainer.run(weights)
+            if ranks.first:
+                run.finish("train", metrics)
+        return run
+
+
+def _unfinished(recipe: Recipe, directory: Path) -> Run | None:
+    """The run to go on with, None if it was not begun; raises `UserError` if there is nothing left to train."""
+    run = begun(recipe, directory)
     if run is not None and run.is_finished("train"):
         raise UserError(
             f"{directory}: training is finished; go on with 'nasdeploy search', give another directory with --run, or "
             "train anew with --restart"
         )
-    sets = open_data(recipe.data, recipe.seed)
+    return run
+
+
+def _create(recipe: Recipe, directory: Path, sets: ImageSets, space: SearchSpace) -> Run:
+    return Run.create(
+        directory.parent,
+        directory.name,
+        recipe=recipe.to_json(),
+        space=space.digest,
+        classes=sets.classes,
+        seed=recipe.seed,
+    )
+
+
+def _announce(run: Run, sets: ImageSets, space: SearchSpace, progress: Progress) -> None:
+    """Say what will be trained on what; raises `UserError` if the data's classes have changed."""
+    require_classes(run, sets)
     for note in sets.notes:
         progress.say(f"data: {note}")
-    space = recipe.load_space(len(sets.classes))
-    if restart:
-        Run.discard(directory)
-    if run is None:
-        run = Run.create(
-            directory.parent,
-            directory.name,
-            recipe=recipe.to_json(),
-            space=space.digest,
-            classes=sets.classes,
-            seed=recipe.seed,
+    progress.say(
+        f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
+        f"space {space.name} with {space.size:.3g} architectures"
+    )
+
+
+def _require_share(recipe: Recipe, ranks: Ranks) -> None:
+    """Raise `UserError` unless each process gets equally many images of a batch."""
+    size = recipe.train.batch_size
+    if size % ranks.world:
+        raise UserError(
+            f"train.batch_size is {size} and {ranks.world} processes share it; choose a multiple of {ranks.world}"
         )
-    require_classes(run, sets)
-    with run.lock():
-        progress.say(
-            f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
-            f"space {space.name} with {space.size:.3g} architectures"
-        )
-        trainer = Trainer(
-            space=space,
-            sets=sets,
-            data=recipe.data,
-            settings=recipe.train,
-            recalibration=recipe.recalibration,
-            seed=recipe.seed,
-            checkpoints=Checkpoints(run.checkpoints),
-            metrics=run.metrics,
-            progress=progress,
-        )
-        metrics = trainer.run(weights)
-        run.finish("train", metrics)
-    return run
 
 
 def _weights_of(init: Path, replaced: Path | None) -> Path:

@@ -1,26 +1,43 @@
-"""Checkpoints of a training run, one an epoch; the last two are kept."""
+"""Checkpoints of a training run, after each epoch and in between; the last few are kept."""
 
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nasdeploy.errors import UserError
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.train.totals import Totals
 
-KEPT = 2
+BEST = "best.pt"
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.pt")
+
+
+@dataclass
+class Position:
+    """How far a training is: finished epochs, finished steps of the next one, and that one's losses so far."""
+
+    epoch: int = 0
+    step: int = 0
+    totals: Totals = field(default_factory=Totals)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The files `epoch-NNNNNN.pt` in a directory; the number is that of finished epochs."""
+    """The files `epoch-E.pt` and `epoch-E-step-S.pt` in a directory: the state after E epochs and S more steps."""
 
     directory: Path
+    kept: int = 2
 
     def all(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        return sorted(self.directory.glob("epoch-*.pt"))
+        found = [(match, path) for path in self.directory.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
 
     def latest(self) -> Path:
         """The newest file; raises `UserError` if there is none."""
@@ -29,23 +46,42 @@ class Checkpoints:
             raise UserError(f"{self.directory}: no checkpoint; train first with 'nasdeploy train RECIPE'")
         return files[-1]
 
-    def save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, epoch: int) -> Path:
-        """Write the state after `epoch` epochs, then remove all but the last files."""
-        path = self.directory / f"epoch-{epoch:06d}.pt"
-        weights.save(path, supernet, epoch=epoch, optimizer=optimizer.state_dict())
-        for old in self.all()[:-KEPT]:
+    def save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> Path:
+        """Write the state at a position, then remove all but the last files."""
+        step = f"-step-{position.step:06d}" if position.step else ""
+        path = self.directory / f"epoch-{position.epoch:06d}{step}.pt"
+        weights.save(
+            path,
+            supernet,
+            epoch=position.epoch,
+            step=position.step,
+            totals=position.totals.to_plain(),
+            optimizer=optimizer.state_dict(),
+        )
+        for old in self.all()[: -self.kept]:
             old.unlink()
         return path
 
-    def resume(self, supernet: Supernet, optimizer: torch.optim.Optimizer) -> int:
-        """Load the newest file, if any; the number of finished epochs."""
+    def mark_best(self, path: Path) -> None:
+        """Let `best.pt` be the same file as `path`, which may be removed later."""
+        mark = self.directory / f".{BEST}"
+        mark.unlink(missing_ok=True)
+        os.link(path, mark)
+        mark.replace(self.directory / BEST)
+
+    def resume(self, supernet: Supernet, optimizer: torch.optim.Optimizer) -> Position:
+        """Load the newest file, if any; where it left off."""
         if not self.all():
-            return 0
+            return Position()
         path = self.latest()
         content = weights.read(path)
         weights.restore(supernet, content, path)
         try:
             optimizer.load_state_dict(content["optimizer"])
-            return int(content["epoch"])
-        except (KeyError, ValueError, TypeError):
+            return _position(content)
+        except (KeyError, ValueError, TypeError, AttributeError):
             raise UserError(f"{path}: damaged; delete it to go on from the one before") from None
+
+
+def _position(content: Mapping[str, Any]) -> Position:
+    return Position(int(content["epoch"]), int(content["step"]), Totals.from_plain(content["totals"]))

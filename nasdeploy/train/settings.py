@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.settings import Settings, refuse_unused
 from nasdeploy.train.sampling.settings import SamplingSettings
@@ -23,6 +23,11 @@ class DistillationSettings(Settings):
     `clip` (AlphaNet, section 3); `kl`, Kullback-Leibler divergence with softmax `temperature` T, times T^2 (BigNAS,
     AttentiveNAS; AlphaNet, Eq. 8); `none`, the labels instead. The loss is `beta` times that plus 1 - beta times the
     label loss.
+
+    `teacher`: `largest`, the largest network of the same step, which learns from the labels; or a model of its own,
+    which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a finished
+    run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights` (.safetensors, or PyTorch's);
+    `onnx:FILE`.
     """
 
     kind: Literal["alpha", "kl", "none"] = "alpha"
@@ -31,10 +36,22 @@ class DistillationSettings(Settings):
     clip: float = Field(default=5.0, gt=0.0)
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
     beta: float = Field(default=1.0, gt=0.0, le=1.0)
+    teacher: str = "largest"
+    teacher_weights: str | None = None
+
+    @field_validator("teacher")
+    @classmethod
+    def _named(cls, teacher: str) -> str:
+        kind, _, name = teacher.partition(":")
+        if teacher != "largest" and (kind not in ("run", "torchvision", "onnx") or not name):
+            raise ValueError("write largest, run:DIR, torchvision:NAME or onnx:FILE")
+        return teacher
 
     @model_validator(mode="after")
     def _used(self) -> "DistillationSettings":
-        refuse_unused(self, "kind", {"temperature": ("kl",), "beta": ("alpha", "kl")})
+        refuse_unused(self, "kind", {"temperature": ("kl",), "beta": ("alpha", "kl"), "teacher": ("alpha", "kl")})
+        if self.teacher.startswith("torchvision:") != (self.teacher_weights is not None):
+            raise ValueError("teacher: torchvision:NAME and teacher_weights: FILE go together")
         return self
 
 

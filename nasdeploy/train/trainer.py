@@ -1,22 +1,20 @@
-"""Supernet training: epochs of sandwich steps, with metrics and a checkpoint after each."""
+"""Supernet training: epochs of sandwich steps, restartable after any step, on one process or many."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
+from nasdeploy.data.batches import steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import NasdeployError, UserError
-from nasdeploy.evaluate import Evaluator, Score
+from nasdeploy.errors import NasdeployError, Terminated
 from nasdeploy.progress import Progress, Task
 from nasdeploy.randomness import generator, seed_for
 from nasdeploy.space import SearchSpace
@@ -24,12 +22,17 @@ from nasdeploy.store.files import append_json_line, read_json_lines, write_text
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
-from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.checkpoint import Checkpoints, Position
+from nasdeploy.train.interruption import termination
 from nasdeploy.train.losses import distillation_loss
-from nasdeploy.train.optimizer import make_optimizer, set_learning_rate
+from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sandwich import Losses, SandwichStep, draw
 from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
+from nasdeploy.train.teacher import Teacher
+from nasdeploy.train.totals import Totals, diverged, from_tensor, to_tensor
+from nasdeploy.train.validation import Validation, mean_top1
 
 Metrics = dict[str, Any]
 
@@ -47,125 +50,179 @@ class Trainer:
     checkpoints: Checkpoints
     metrics: Path
     progress: Progress
+    ranks: Ranks
+    teacher: Teacher | None = None
+    _saved: float = field(default_factory=monotonic)
+    _skipped_in_a_row: int = 0
 
     def run(self, init: Path | None = None) -> Metrics:
         """Train to the last epoch, from the newest checkpoint if there is one; the last epoch's metrics.
 
-        `init` is a weights file to start from, with a new classifier.
+        `init` is a weights file to start from, with a new classifier. Raises `Terminated` after a SIGTERM, when a
+        checkpoint is written.
         """
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
-        supernet, optimizer, start = self._prepare(init)
-        last: Metrics = {}
+        supernet, optimizer, position = self._prepare(init)
         total = self.settings.epochs * self.steps_per_epoch
-        with self.progress.task("train", total, done=start * self.steps_per_epoch) as task:
-            for epoch in range(start, self.settings.epochs):
-                last = self._epoch(supernet, optimizer, epoch, task)
-                append_json_line(self.metrics, last)
-                self.checkpoints.save(supernet, optimizer, epoch + 1)
-        return last or read_json_lines(self.metrics)[-1]
+        done = position.epoch * self.steps_per_epoch + position.step
+        with termination() as asked_to_stop, self.progress.task("train", total, done=done) as task:
+            while position.epoch < self.settings.epochs:
+                self._epoch(supernet, optimizer, position, task, asked_to_stop)
+        # The first process has written the last line by then.
+        self.ranks.wait()
+        return read_json_lines(self.metrics)[-1]
 
     @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return steps_per_epoch(self.sets.train, self.settings.batch_size)
 
-    @cached_property
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def _prepare(self, init: Path | None) -> tuple[Supernet, torch.optim.Optimizer, int]:
+    def _prepare(self, init: Path | None) -> tuple[Supernet, torch.optim.Optimizer, Position]:
         torch.manual_seed(seed_for(self.seed, "weights"))
         supernet = Supernet(self.space)
         if init is not None:
             initialise(supernet, init)
-        supernet.to(device=self._device).to(memory_format=self._layout)
+        supernet.to(device=self.ranks.device).to(memory_format=self._layout)
         optimizer = make_optimizer(supernet, self.settings)
-        start = self.checkpoints.resume(supernet, optimizer)
-        # An epoch that was cut off between its metrics and its checkpoint is run again.
-        kept = [line for line in read_json_lines(self.metrics) if line.get("epoch", 0) <= start]
-        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        if start:
-            self.progress.say(f"train: resumed after epoch {start} of {self.settings.epochs}")
-        return supernet, optimizer, start
+        position = self.checkpoints.resume(supernet, optimizer)
+        # All processes read the checkpoint before the first one writes another.
+        self.ranks.wait()
+        if self.ranks.first:
+            # An epoch that was cut off between its metrics and its checkpoint is run again.
+            kept = [line for line in read_json_lines(self.metrics) if line.get("epoch", 0) <= position.epoch]
+            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        if position.epoch or position.step:
+            self.progress.say(
+                f"train: resumed after epoch {position.epoch} of {self.settings.epochs}"
+                + (f" and {position.step} of {self.steps_per_epoch} steps" if position.step else "")
+            )
+        return supernet, optimizer, position
 
     @property
     def _layout(self) -> torch.memory_format:
         return torch.channels_last if self.settings.channels_last else torch.contiguous_format
 
-    def _epoch(self, supernet: Supernet, optimizer: torch.optim.Optimizer, epoch: int, task: Task) -> Metrics:
-        began, losses = perf_counter(), []
-        batches = train_batches(self.sets.train, self.data, self.settings.batch_size, self.seed, epoch)
-        for number, (images, labels) in enumerate(batches):
-            step = epoch * self.steps_per_epoch + number
-            losses.append(self._step(supernet, optimizer, step, images, labels))
-            _check_finite(losses[-1], epoch)
-            task.advance(note=f"epoch {epoch + 1}/{self.settings.epochs}, loss {losses[-1].largest:.3f}")
-        if not losses:
+    def _epoch(
+        self,
+        supernet: Supernet,
+        optimizer: torch.optim.Optimizer,
+        position: Position,
+        task: Task,
+        asked_to_stop: Callable[[], bool],
+    ) -> None:
+        """The rest of the epoch at `position`, which moves along; its metrics, and a checkpoint at its end."""
+        began, first = perf_counter(), position.step
+        for images, labels in self._batches(position):
+            stop = self._step(supernet, optimizer, position, images, labels, asked_to_stop())
+            position.step += 1
+            task.advance(note=self._note(position))
+            if position.step < self.steps_per_epoch:
+                self._save_between(supernet, optimizer, position, stop)
+        if position.step == 0:
             raise NasdeployError("no batch of training images could be read; see the messages above")
+        images = (position.step - first) * self.settings.batch_size
         metrics = {
-            "epoch": epoch + 1,
+            "epoch": position.epoch + 1,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            **_mean_losses(losses),
-            "images_per_s": len(losses) * self.settings.batch_size / (perf_counter() - began),
+            **position.totals.metrics(),
+            "images_per_s": images / (perf_counter() - began),
         }
-        if (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs:
-            metrics["validation"] = self._validate(supernet, epoch)
-        return metrics
+        position.epoch, position.step, position.totals = position.epoch + 1, 0, Totals()
+        self._finish_epoch(supernet, optimizer, position, metrics)
+
+    def _batches(self, position: Position) -> Any:
+        return train_batches(
+            self.sets.train,
+            self.data,
+            self.settings.batch_size,
+            self.seed,
+            position.epoch,
+            start=position.step,
+            part=(self.ranks.rank, self.ranks.world),
+        )
+
+    def _note(self, position: Position) -> str:
+        loss = position.totals.metrics()["loss_largest"] if position.totals.steps else None
+        return f"epoch {position.epoch + 1}/{self.settings.epochs}" + (f", loss {loss:.3f}" if loss is not None else "")
 
     def _step(
-        self, supernet: Supernet, optimizer: torch.optim.Optimizer, step: int, images: Tensor, labels: Tensor
-    ) -> Losses:
-        torch.manual_seed(seed_for(self.seed, "step", step))
+        self,
+        supernet: Supernet,
+        optimizer: torch.optim.Optimizer,
+        position: Position,
+        images: Tensor,
+        labels: Tensor,
+        stop: bool,
+    ) -> bool:
+        """One step on all processes; whether any of them was asked to stop."""
+        step = position.epoch * self.steps_per_epoch + position.step
+        torch.manual_seed(seed_for(self.seed, "step", step, self.ranks.rank))
         set_learning_rate(optimizer, learning_rate(self.settings, step, self.steps_per_epoch))
         optimizer.zero_grad(set_to_none=True)
         sandwich = draw(self.space, self.settings.random_networks, generator(self.seed, "sandwich", step))
-        images = images.to(self._device, memory_format=self._layout)
-        losses = self._sandwich_step(supernet)(sandwich, images, labels.to(self._device))
-        if self.settings.clip_value is not None:
-            nn.utils.clip_grad_value_(supernet.parameters(), self.settings.clip_value)
-        optimizer.step()
-        return losses
+        images = images.to(self.ranks.device, memory_format=self._layout)
+        own = self._sandwich_step(supernet)(sandwich, images, labels.to(self.ranks.device))
+        averaged = self.ranks.average(supernet.parameters(), to_tensor(own, stop).to(self.ranks.device))
+        losses, stop = from_tensor(averaged, own) if self.ranks.world > 1 else (own, stop)
+        if self._counts(position, losses):
+            clip_gradients(supernet.parameters(), self.settings)
+            optimizer.step()
+        return stop
+
+    def _counts(self, position: Position, losses: Losses) -> bool:
+        """Whether the step is to be made; raises `UserError` after too many in a row that are not."""
+        counts = position.totals.add(losses)
+        self._skipped_in_a_row = 0 if counts else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row > self.settings.most_skipped:
+            raise diverged(losses, position.epoch, self._skipped_in_a_row)
+        return counts
 
     def _sandwich_step(self, supernet: Supernet) -> SandwichStep:
         settings = self.settings
         rates = self.space.drop_rates(settings.dropout, settings.drop_connect)
-        return SandwichStep(supernet, distillation_loss(settings.distillation), settings.label_smoothing, rates)
+        distillation = settings.distillation
+        loss = distillation_loss(distillation)
+        return SandwichStep(supernet, loss, settings.label_smoothing, rates, distillation.beta, self.teacher)
 
-    def _validate(self, supernet: Supernet, epoch: int) -> dict[str, Any]:
-        evaluator = Evaluator(
-            supernet,
-            self._calibration,
-            lambda: evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size),
-        )
+    def _save_between(
+        self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, stop: bool
+    ) -> None:
+        """Checkpoint within an epoch: on request, every so many steps, and when the last one is old."""
+        every = self.settings.checkpoint_steps
+        due = every is not None and position.step % every == 0
+        old = monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
+        if self.ranks.first and (stop or due or old):
+            self.checkpoints.save(supernet, optimizer, position)
+            self._saved = monotonic()
+        if stop:
+            raise Terminated(
+                f"asked to stop; saved after epoch {position.epoch} and {position.step} steps more, and the same "
+                "command resumes"
+            )
+
+    def _finish_epoch(
+        self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, metrics: Metrics
+    ) -> None:
+        if not self.ranks.first:
+            return
+        epoch, every = position.epoch, self.settings.validate_every
+        best = False
+        if epoch % every == 0 or epoch == self.settings.epochs:
+            metrics["validation"] = scores = self._validation(supernet)
+            text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
+            self.progress.say(f"epoch {epoch}: top-1 {text}")
+            before = [mean_top1(line["validation"]) for line in read_json_lines(self.metrics) if "validation" in line]
+            best = mean_top1(scores) > max(before, default=-1.0)
+        append_json_line(self.metrics, metrics)
+        saved = self.checkpoints.save(supernet, optimizer, position)
+        self._saved = monotonic()
+        if best:
+            self.checkpoints.mark_best(saved)
+
+    @cached_property
+    def _validation(self) -> Validation:
         random = draw(self.space, self.settings.validate_random, generator(self.seed, "validation")).random
         archs = {"smallest": self.space.smallest(), "largest": self.space.largest()}
         archs |= {f"random_{arch.digest}": arch for arch in random}
-        scores = {name: evaluator(arch) for name, arch in archs.items()}
-        text = ", ".join(f"{name.split('_')[0]} {100 * score.top1:.1f} %" for name, score in scores.items())
-        self.progress.say(f"epoch {epoch + 1}: top-1 {text}")
-        return {name: _plain(score) for name, score in scores.items()}
-
-    @cached_property
-    def _calibration(self) -> Sequence[Tensor]:
-        settings = self.recalibration
-        return calibration_batches(self.sets.train, self.data, settings.batch_size, settings.search_batches, self.seed)
-
-
-def _check_finite(losses: Losses, epoch: int) -> None:
-    for network, loss in asdict(losses).items():
-        if loss is not None and not isfinite(loss):
-            raise UserError(
-                f"training diverged in epoch {epoch + 1}: the loss of the {network} network is {loss}; lower "
-                "train.learning_rate and start anew with --restart"
-            )
-
-
-def _mean_losses(losses: list[Losses]) -> Metrics:
-    names = ("largest", "random", "smallest")
-    rows = {name: [getattr(loss, name) for loss in losses] for name in names}
-    return {f"loss_{name}": sum(row) / len(row) if None not in row else None for name, row in rows.items()}
-
-
-def _plain(score: Score) -> Metrics:
-    return {**asdict(score), "top1_error": score.top1_error}
+        return Validation(archs, self.sets, self.data, self.recalibration, self.seed)

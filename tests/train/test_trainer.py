@@ -1,6 +1,8 @@
 """Training runs: whatever stops them, they end as if nothing had happened, or say what to do."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import Terminated, UserError
 from nasdeploy.progress import Progress, Task
 from nasdeploy.recipe import Recipe
 from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.sandwich import SandwichStep
+from nasdeploy.train.validation import Validation
 from tests.data.pictures import write_folder
 from tests.train.recipes import tiny_recipe
 
@@ -128,7 +131,7 @@ def test_a_run_stopped_between_metrics_and_checkpoint(
     save = Checkpoints.save
 
     def stop(self: Checkpoints, *arguments: Any) -> Path:
-        if arguments[-1] == epoch:
+        if (arguments[-1].epoch, arguments[-1].step) == (epoch, 0):
             raise KeyboardInterrupt
         return save(self, *arguments)
 
@@ -315,9 +318,67 @@ def test_a_training_that_diverges_says_so(network: str, monkeypatch: pytest.Monk
     step = SandwichStep.__call__
     monkeypatch.setattr(SandwichStep, "__call__", lambda *given: replace(step(*given), **{network: float("nan")}))
     with pytest.raises(UserError) as caught:
-        train(tiny_recipe(), QUIET)
+        train(tiny_recipe("train.most_skipped=2"), QUIET)
     assert str(caught.value) == (
-        f"training diverged in epoch 1: the loss of the {network} network is nan; lower train.learning_rate and start "
-        "anew with --restart"
+        f"training diverged in epoch 1: the loss of the {network} network is nan for 3 steps in a row; lower "
+        "train.learning_rate and start anew with --restart"
     )
     assert names(Run.open(Path("runs/tiny"))) == []
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = SandwichStep.__call__, []
+
+    def third_is_broken(*given: Any) -> Any:
+        calls.append(given)
+        losses = step(*given)
+        if len(calls) != 3:
+            return losses
+        for parameter in given[0].supernet.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(float("nan"))
+        return replace(losses, random=float("inf"))
+
+    monkeypatch.setattr(SandwichStep, "__call__", third_is_broken)
+    run = train(tiny_recipe(), QUIET)
+    assert [line["skipped_steps"] for line in lines_of(run)] == [1, 0, 0]
+    content, _ = outcome(run)
+    assert all(torch.isfinite(value).all() for value in content["weights"].values())
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 11])
+def test_a_run_stopped_between_checkpoints_goes_on_from_the_last_step(
+    steps: int, undisturbed: tuple[dict[str, Any], Lines]
+) -> None:
+    often = tiny_recipe("train.checkpoint_steps=1", "train.kept_checkpoints=3")
+    run = interrupted(steps, often)
+    position = (steps - 1) // STEPS_PER_EPOCH, (steps - 1) % STEPS_PER_EPOCH
+    if steps > 1:
+        newest = names(run)[-1]
+        assert newest == f"epoch-{position[0]:06d}" + (f"-step-{position[1]:06d}" if position[1] else "") + ".pt"
+    assert_same(outcome(train(often, QUIET)), undisturbed)
+
+
+def test_asked_to_stop_saves_and_says_so(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    class Terminating(Interrupting):
+        @contextmanager
+        def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+            yield Task(done, lambda done, note: os.kill(os.getpid(), signal.SIGTERM) if done == 5 else None)
+
+    with pytest.raises(Terminated, match="saved after epoch 1 and 2 steps more") as caught:
+        train(tiny_recipe(), Terminating(5))
+    assert caught.value.exit_code == 75
+    assert names(Run.open(Path("runs/tiny"))) == ["epoch-000001.pt", "epoch-000001-step-000002.pt"]
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+
+
+def test_the_best_epoch_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.3, 0.5, 0.4])
+
+    def validation(*given: Any) -> dict[str, Any]:
+        return {"smallest": {"top1": next(accuracies)}}
+
+    monkeypatch.setattr(Validation, "__call__", validation)
+    run = train(tiny_recipe("train.kept_checkpoints=1"), QUIET)
+    assert names(run) == ["epoch-000003.pt"]
+    assert torch.load(run.checkpoints / "best.pt", weights_only=True)["epoch"] == 2

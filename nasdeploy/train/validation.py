@@ -1,0 +1,42 @@
+"""Accuracy of the smallest, the largest and some random sub-networks while the supernet is trained."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nasdeploy.arch import Arch
+from nasdeploy.data.batches import CalibrationBatches, calibration_batches, evaluation_batches
+from nasdeploy.data.images import ImageSets
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.evaluate import Evaluator
+from nasdeploy.supernet.settings import RecalibrationSettings
+from nasdeploy.supernet.supernet import Supernet
+
+
+@dataclass
+class Validation:
+    """Scores a fixed set of architectures, by name, on validation images after recalibration."""
+
+    archs: dict[str, Arch]
+    sets: ImageSets
+    data: DataSettings
+    recalibration: RecalibrationSettings
+    seed: int
+    _calibration: CalibrationBatches | None = None
+
+    def __call__(self, supernet: Supernet) -> dict[str, dict[str, Any]]:
+        """Top-1 with its standard error, cross-entropy and number of images, by the architectures' names."""
+        if self._calibration is None:
+            size, count = self.recalibration.batch_size, self.recalibration.search_batches
+            self._calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
+        evaluator = Evaluator(
+            supernet,
+            self._calibration,
+            lambda: evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size),
+        )
+        scores = {name: evaluator(arch) for name, arch in self.archs.items()}
+        return {name: {**asdict(score), "top1_error": score.top1_error} for name, score in scores.items()}
+
+
+def mean_top1(scores: dict[str, dict[str, Any]]) -> float:
+    """Mean accuracy of the validated networks: what the best checkpoint is best in."""
+    return sum(float(score["top1"]) for score in scores.values()) / len(scores)
