@@ -56,17 +56,35 @@ class Recipe(Settings):
 def load_recipe(name: str, assignments: Sequence[str] = (), data: str | None = None) -> Recipe:
     """The recipe in a file, or the shipped one of that name, with `key.key=value` assignments on top.
 
-    `data` is the folder given with `--data`. Relative data paths in the result are absolute, so that the run can be
-    continued from elsewhere. Raises `UserError` for whatever is wrong.
+    `data` is the folder given with `--data`. Relative paths of data and teacher are absolute in the result, so that the
+    run can be continued from elsewhere. Raises `UserError` for whatever is wrong.
     """
     path = _find(name)
     content = override(load_yaml(path), assignments)
     if data is not None and isinstance(content.get("data"), dict):
         content["data"]["path"] = data
-    given = content.get("data")
-    if isinstance(given, dict) and isinstance(given.get("path"), str):
-        given["path"] = str(Path(given["path"]).expanduser().absolute())
+    _make_paths_absolute(content)
     return parse_recipe(content, str(path))
+
+
+def _make_paths_absolute(content: dict[str, Any]) -> None:
+    """Of data and teacher, in plain values that were not checked yet."""
+    data, distillation = _section(content, "data"), _section(_section(content, "train"), "distillation")
+    for section, key in ((data, "path"), (distillation, "teacher_weights")):
+        if isinstance(section.get(key), str):
+            section[key] = _absolute(section[key])
+    kind, _, place = str(distillation.get("teacher")).partition(":")
+    if kind in ("run", "onnx") and place:
+        distillation["teacher"] = f"{kind}:{_absolute(place)}"
+
+
+def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def parse_recipe(content: dict[str, Any], source: str) -> Recipe:

@@ -52,12 +52,13 @@ class OnnxRuntime:
         source = model if isinstance(model, bytes) else str(model)
         try:
             return _OnnxSession(onnxruntime.InferenceSession(source, options, providers=_PROVIDERS), device.batch)
-        except _load_errors() as error:
+        except onnxruntime_errors() as error:
             name = "the model" if isinstance(model, bytes) else str(model)
             raise UserError(f"{name}: ONNX Runtime cannot load it ({_one_line(error)}); export it again") from None
 
 
-def _load_errors() -> tuple[type[Exception], ...]:
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a model or an input that it refuses."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (

@@ -13,11 +13,13 @@ from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import Distillation, label_loss
 from nasdeploy.train.sampling.allowed import Allowed
+from nasdeploy.train.teacher import Teacher
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The architectures of one step: the first learns from the labels, the others from it."""
+    """The architectures of one step: the first learns from the labels and the others from it, unless a model of its own
+    teaches them all."""
 
     largest: Arch
     """The largest of the space; where only one network is trained, that one."""
@@ -27,7 +29,7 @@ class Sandwich:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of one step: label loss of the largest network, mean over the random ones, and of the smallest."""
+    """Losses of one step: of the largest network, mean over the random ones, and of the smallest."""
 
     largest: float
     random: float | None
@@ -50,13 +52,18 @@ class SandwichStep:
     """Of the largest network; the others are not regularised."""
     beta: float = 1.0
     """Weight of distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
+    teacher: Teacher | None = None
+    """What all networks learn from, the largest included (once-for-all); None if the others learn from the largest."""
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
         logits = self.supernet(images, sandwich.largest, self.drop_rates)
-        largest = self._label_loss(logits, labels)
+        if self.teacher is None:
+            teacher, largest = logits.detach(), self._label_loss(logits, labels)
+        else:
+            teacher = self.teacher(images)
+            largest = self._student_loss(logits, labels, teacher)
         torch.autograd.backward(largest)
-        teacher = logits.detach()
         random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
         smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
         return Losses(float(largest.detach()), _mean(random), smallest)

@@ -1,0 +1,143 @@
+"""Teachers from outside the supernet: functions from images to logits that learn nothing (AlphaNet, appendix C)."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nasdeploy.errors import UserError
+from nasdeploy.registry import suggestion
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.onnxruntime import OnnxRuntime, onnxruntime_errors
+
+Teacher = Callable[[Tensor], Tensor]
+"""From images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a gradient."""
+
+
+def without_gradient(network: Callable[[Tensor], Tensor]) -> Teacher:
+    """The network as a teacher, in the mode that it is in."""
+
+    def teach(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits = network(images)
+        # A loss must not keep a tensor of inference mode for its backward pass.
+        return logits.clone()
+
+    return teach
+
+
+def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
+    """A classifier of torchvision in evaluation mode, with the state dict in a file (PyTorch's or safetensors).
+
+    Raises `UserError` for an unknown name, a file that cannot be read, or weights of another network or number of
+    classes.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(f"teacher torchvision:{name}: unknown model{suggestion(name, known)}")
+    state = _read_state(weights)
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    own = network.state_dict()
+    differing = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    differing += [key for key in state if key not in own]
+    if differing and all(_is_classifier(own.get(key), state.get(key), classes) for key in differing):
+        raise UserError(f"{weights}: a teacher of {len(state[differing[0]])} classes, and the data have {classes}")
+    if differing:
+        raise UserError(
+            f"{weights}: no weights of torchvision's {name} ({differing[0]} does not fit); name its own file"
+        )
+    network.load_state_dict(state)
+    return network.requires_grad_(False).eval()
+
+
+def _is_classifier(own: Tensor | None, given: Tensor | None, classes: int) -> bool:
+    """Whether two tensors differ in the number of classes alone."""
+    if own is None or given is None or own.ndim == 0 or own.ndim != given.ndim:
+        return False
+    return len(own) == classes and own.shape[1:] == given.shape[1:]
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the teacher's state dict in train.distillation.teacher_weights")
+    try:
+        state: Any
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        UnpicklingError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        EOFError,
+    ):
+        state = None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: damaged, or no state dict (names and tensors alone); save it with model.state_dict()")
+    return state
+
+
+def onnx_teacher(path: Path, batch: int, threads: int | None) -> Teacher:
+    """The first output of an ONNX model with one input, on ONNX Runtime's CPU, for `batch` images a step.
+
+    `threads` is as many as PyTorch uses if None.
+
+    Raises `UserError` for a file that is missing or cannot be loaded.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the teacher's in train.distillation.teacher")
+    device = Device(name="teacher", runtime="onnxruntime", batch=batch, threads=threads or torch.get_num_threads())
+    session = OnnxRuntime().open(path, device)
+    if len(session.inputs) != 1:
+        raise UserError(f"{path}: a teacher has one input, the images; this has {', '.join(session.inputs) or 'none'}")
+    (name,) = session.inputs
+
+    def teach(images: Tensor) -> Tensor:
+        pixels = np.ascontiguousarray(images.detach().float().cpu().numpy())
+        return torch.from_numpy(session.run({name: pixels})[0]).to(images.device)
+
+    return teach
+
+
+def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> None:
+    """Try a teacher on images of a step's shape; raises `UserError` if it refuses them or has other classes."""
+    refusals: tuple[type[Exception], ...] = (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        IndexError,
+        *onnxruntime_errors(),
+    )
+    try:
+        logits = teacher(images)
+    except refusals as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"teacher {name}: refuses batches of shape {_shape(images)} ({reason}); choose data.size and "
+            "train.batch_size for it, or another teacher"
+        ) from None
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise UserError(
+            f"teacher {name}: gives {_shape(logits)} for {len(images)} images, not a row of logits for each"
+        )
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"teacher {name}: {logits.shape[1]} classes, and the data have {classes}; choose another teacher"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a single number"
