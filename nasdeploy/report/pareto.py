@@ -65,12 +65,15 @@ def _axis(result: SearchResult) -> tuple[str, float]:
     """Label of the cost axis, and the factor from the search's units to the axis's."""
     if result.device is not None:
         return f"latency in ms on {result.device} (front: predicted, finalists: measured)", 1e3
-    if result.budget.macs_m is not None or result.budget.params_m is None:
-        return "MACs in millions", 1e-6
-    return "parameters in millions", 1e-6
+    return f"{'parameters' if _over_parameters(result) else 'MACs'} in millions", 1e-6
 
 
 def _cost(found: Found, result: SearchResult) -> float:
     if found.predicted_ms is not None:
         return found.predicted_ms
-    return (found.macs if result.budget.macs_m is not None or result.budget.params_m is None else found.params) / 1e6
+    return (found.params if _over_parameters(result) else found.macs) / 1e6
+
+
+def _over_parameters(result: SearchResult) -> bool:
+    """Whether a search without latency was for few parameters only (see `search.budget.Problem.axis`)."""
+    return result.budget.params_m is not None and result.budget.macs_m is None

@@ -11,7 +11,7 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.report.pareto import draw_front
 from nasdeploy.search.budget import Problem
-from nasdeploy.search.evolution import Candidate, pareto_front
+from nasdeploy.search.evolution import Candidate, candidates_of, pareto_front
 from nasdeploy.search.finalists import measure_networks
 from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.search.search import Outcome, Search
@@ -45,10 +45,13 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult:
                 progress=progress,
             )
             outcome = task.run()
-            result = _result(request, supernet, outcome, [c for c in outcome.finalists if task.meets(c.arch)])
-        write_json(run.search_result, result.model_dump(mode="json"))
+            fitting = [candidate for candidate in outcome.finalists if task.meets(candidate.arch)]
         problem = Problem(request.space, request.budget, outcome.table)
-        draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in outcome.candidates], run.path / PICTURE)
+        # The table knows more now than when the candidates were found.
+        known = candidates_of(problem, [c.arch for c in outcome.candidates], [c.evaluation for c in outcome.candidates])
+        result = _result(request, supernet, outcome, fitting, pareto_front(known, problem.axis))
+        write_json(run.search_result, result.model_dump(mode="json"))
+        draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in known], run.path / PICTURE)
         run.finish("search", facts(request))
     return result
 
@@ -69,15 +72,14 @@ def _measure(
     return measure_networks(archs, evaluator.network, request.device, progress)
 
 
-def _result(request: SearchRequest, supernet: str, outcome: Outcome, fitting: Sequence[Candidate]) -> SearchResult:
+def _result(
+    request: SearchRequest,
+    supernet: str,
+    outcome: Outcome,
+    fitting: Sequence[Candidate],
+    front: Sequence[Candidate],
+) -> SearchResult:
     budget, winner = request.budget, outcome.winner
-    problem = Problem(request.space, budget, outcome.table)
-    # The table knows more now than when the candidates were found.
-    costs = problem.costs(request.space.encode([c.arch for c in outcome.candidates]))
-    current = [
-        Candidate(c.arch, c.evaluation, (float(row[0]), float(row[1]), float(row[2])))
-        for c, row in zip(outcome.candidates, costs, strict=True)
-    ]
     ties = [
         c.arch.digest
         for c in fitting
@@ -102,7 +104,7 @@ def _result(request: SearchRequest, supernet: str, outcome: Outcome, fitting: Se
         winner=found(winner),
         ties=tuple(ties),
         finalists=tuple(found(c) for c in outcome.finalists),
-        front=tuple(found(c) for c in pareto_front(current, problem.axis)),
+        front=tuple(found(c) for c in front),
     )
 
 
