@@ -6,14 +6,17 @@ from pathlib import Path
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.errors import UserError
+from nasdeploy.latency.files import find_table
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe
+from nasdeploy.recipe import Recipe, recipe_of
+from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.classes import require_classes
 from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import Ranks, joined
+from nasdeploy.train.sampling.samplers import Origin, sampler_from, validated
 from nasdeploy.train.trainer import Trainer
 
 
@@ -34,7 +37,9 @@ def train(
         begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
         sets = open_data(recipe.data, recipe.seed)
         space = recipe.load_space(len(sets.classes))
-        batch = min(recipe.train.batch_size, len(sets.train)) // ranks.world
+        origin = _origin(recipe, space)
+        sampler = sampler_from(origin)
+        batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
         teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
         if ranks.first:
             if restart:
@@ -54,12 +59,21 @@ def train(
                 metrics=run.metrics,
                 progress=progress,
                 ranks=ranks,
+                sampler=sampler,
+                validated=validated(origin),
                 teacher=teacher,
             )
             metrics = trainer.run(weights)
             if ranks.first:
                 run.finish("train", metrics)
         return run
+
+
+def _origin(recipe: Recipe, space: SearchSpace) -> Origin:
+    """What the sampler needs; raises `UserError` if it needs a latency table and there is none."""
+    latency = recipe.train.sampling.prior == "latency"
+    table = find_table(space, load_device(recipe.device)) if latency else None
+    return Origin(space, recipe.train, recipe.seed, table)
 
 
 def _unfinished(recipe: Recipe, directory: Path) -> Run | None:
@@ -125,7 +139,7 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
     if not (directory / "manifest.json").exists():
         return None
     run = Run.open(directory)
-    before, now = run.manifest.recipe, recipe.to_json()
+    before, now = recipe_of(run).to_json(), recipe.to_json()
     found = [name for part in _LEARNED_FROM for name in _differences(before.get(part), now[part], part)]
     differing = [name for name in found if name not in _MACHINE]
     if differing:

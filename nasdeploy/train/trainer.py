@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasdeploy.arch import Arch
 from nasdeploy.data.batches import steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, Terminated
+from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.progress import Progress, Task
 from nasdeploy.randomness import generator, seed_for
 from nasdeploy.space import SearchSpace
@@ -27,7 +29,8 @@ from nasdeploy.train.interruption import termination
 from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from nasdeploy.train.ranks import Ranks
-from nasdeploy.train.sandwich import Losses, SandwichStep, draw
+from nasdeploy.train.sampling.samplers import Sampler
+from nasdeploy.train.sandwich import Losses, SandwichStep
 from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
 from nasdeploy.train.teacher import Teacher
@@ -51,6 +54,9 @@ class Trainer:
     metrics: Path
     progress: Progress
     ranks: Ranks
+    sampler: Sampler
+    validated: dict[str, Arch]
+    """Networks to validate, by name."""
     teacher: Teacher | None = None
     _saved: float = field(default_factory=monotonic)
     _skipped_in_a_row: int = 0
@@ -160,9 +166,14 @@ class Trainer:
         torch.manual_seed(seed_for(self.seed, "step", step, self.ranks.rank))
         set_learning_rate(optimizer, learning_rate(self.settings, step, self.steps_per_epoch))
         optimizer.zero_grad(set_to_none=True)
-        sandwich = draw(self.space, self.settings.random_networks, generator(self.seed, "sandwich", step))
-        images = images.to(self.ranks.device, memory_format=self._layout)
-        own = self._sandwich_step(supernet)(sandwich, images, labels.to(self.ranks.device))
+        images, labels = images.to(self.ranks.device, memory_format=self._layout), labels.to(self.ranks.device)
+        train = self._sandwich_step(supernet)
+        sandwich = self.sampler.draw(
+            generator(self.seed, "sandwich", step),
+            position.epoch,
+            lambda archs: train.losses_of(archs, images, labels),
+        )
+        own = train(sandwich, images, labels)
         averaged = self.ranks.average(supernet.parameters(), to_tensor(own, stop).to(self.ranks.device))
         losses, stop = from_tensor(averaged, own) if self.ranks.world > 1 else (own, stop)
         if self._counts(position, losses):
@@ -183,7 +194,10 @@ class Trainer:
         rates = self.space.drop_rates(settings.dropout, settings.drop_connect)
         distillation = settings.distillation
         loss = distillation_loss(distillation)
-        return SandwichStep(supernet, loss, settings.label_smoothing, rates, distillation.beta, self.teacher)
+        statistics = SYNCHRONISED if settings.sync_bn and self.ranks.world > 1 else BATCH
+        return SandwichStep(
+            supernet, loss, settings.label_smoothing, rates, distillation.beta, self.teacher, statistics
+        )
 
     def _save_between(
         self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, stop: bool
@@ -222,7 +236,4 @@ class Trainer:
 
     @cached_property
     def _validation(self) -> Validation:
-        random = draw(self.space, self.settings.validate_random, generator(self.seed, "validation")).random
-        archs = {"smallest": self.space.smallest(), "largest": self.space.largest()}
-        archs |= {f"random_{arch.digest}": arch for arch in random}
-        return Validation(archs, self.sets, self.data, self.recalibration, self.seed)
+        return Validation(self.validated, self.sets, self.data, self.recalibration, self.seed)
