@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nasdeploy.arch import Arch
+from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import Distillation, label_loss
@@ -18,8 +19,7 @@ from nasdeploy.train.teacher import Teacher
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The architectures of one step: the first learns from the labels and the others from it, unless a model of its own
-    teaches them all."""
+    """The architectures of one step: the first learns from the labels and the others from it, or all from a teacher."""
 
     largest: Arch
     """The largest of the space; where only one network is trained, that one."""
@@ -54,10 +54,12 @@ class SandwichStep:
     """Weight of distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
     teacher: Teacher | None = None
     """What all networks learn from, the largest included (once-for-all); None if the others learn from the largest."""
+    statistics: Statistics = BATCH
+    """Of batch normalisation: those of this process's part of the batch, or of the whole batch."""
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
-        logits = self.supernet(images, sandwich.largest, self.drop_rates)
+        logits = self.supernet(images, sandwich.largest, self.drop_rates, self.statistics)
         if self.teacher is None:
             teacher, largest = logits.detach(), self._label_loss(logits, labels)
         else:
@@ -71,16 +73,20 @@ class SandwichStep:
     def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
         """Label losses of architectures on a batch without gradients, averaged over all processes of the run."""
         with torch.no_grad():
-            losses = torch.stack([self._label_loss(self.supernet(images, arch), labels) for arch in archs])
+            losses = torch.stack([self._label_loss(self._logits(images, arch), labels) for arch in archs])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(losses)
             losses /= dist.get_world_size()
         return [float(loss) for loss in losses.cpu()]
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
-        loss = self._student_loss(self.supernet(images, arch), labels, teacher)
+        loss = self._student_loss(self._logits(images, arch), labels, teacher)
         torch.autograd.backward(loss)
         return float(loss.detach())
+
+    def _logits(self, images: Tensor, arch: Arch) -> Tensor:
+        logits: Tensor = self.supernet(images, arch, statistics=self.statistics)
+        return logits
 
     def _student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         if self.distillation is None:

@@ -13,7 +13,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
-from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.losses import distillation_loss, kl_divergence
 from nasdeploy.train.sandwich import Losses, Sandwich, SandwichStep, draw
 from nasdeploy.train.settings import DistillationSettings
 from tests.nn.reference import randomise
@@ -155,3 +155,30 @@ def test_without_random_networks_their_loss_is_none(supernet: Recording) -> None
     losses = SandwichStep(supernet, None, SMOOTHING, {})(draw(supernet.space, 0, np.random.default_rng(0)), *batch())
     assert losses.random is None
     assert len(supernet.calls) == 2
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.25])
+def test_all_networks_learn_from_a_teacher_of_their_own(beta: float, supernet: Recording) -> None:
+    step, (images, labels) = sandwich(supernet), batch()
+    given = torch.randn(6, 3)
+    seen: list[Tensor] = []
+
+    def teacher(images: Tensor) -> Tensor:
+        seen.append(images)
+        return given
+
+    found = SandwichStep(supernet, kl_divergence, SMOOTHING, {}, beta, teacher)(step, images, labels)
+    assert len(seen) == 1 and seen[0] is images
+    gradients = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
+    supernet.zero_grad()
+    losses = []
+    for arch in (step.largest, *step.random, step.smallest):
+        logits = supernet(images, arch)
+        label = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        soft = F.kl_div(logits.log_softmax(1), given.softmax(1), reduction="batchmean")
+        losses.append(beta * soft + (1 - beta) * label)
+        torch.autograd.backward(losses[-1])
+    assert found.largest == pytest.approx(losses[0].item())
+    assert found.smallest == pytest.approx(losses[3].item())
+    for name, parameter in supernet.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)

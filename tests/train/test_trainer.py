@@ -204,6 +204,18 @@ def test_settings_of_the_search_may_change() -> None:
     assert train(tiny_recipe("search.rounds=3", "device=board"), QUIET).is_finished("train")
 
 
+def test_a_run_of_a_version_that_knew_fewer_keys_goes_on(undisturbed: tuple[dict[str, Any], Lines]) -> None:
+    file = interrupted(STEPS_PER_EPOCH + 1).path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for key in ("optimizer", "reference_batch", "decay", "clip_norm"):
+        del manifest["recipe"]["train"][key]
+    del manifest["recipe"]["train"]["distillation"]["teacher"]
+    file.write_text(json.dumps(manifest))
+    assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
+    with pytest.raises(UserError, match=r"train\.optimizer differs"):
+        train(tiny_recipe("train.optimizer=adamw"), QUIET)
+
+
 def test_restart_replaces_a_run_of_another_recipe() -> None:
     train(tiny_recipe(), QUIET)
     run = train(tiny_recipe("train.epochs=1", "seed=5"), QUIET, restart=True)
