@@ -11,7 +11,7 @@ from nasdeploy.search.result import SearchResult, load_result
 from nasdeploy.steps import export as export_step
 from nasdeploy.steps import search as search_step
 from nasdeploy.steps import train as train_step
-from nasdeploy.steps.choice import request_export
+from nasdeploy.steps.choice import ExportRequest, request_export
 from nasdeploy.steps.profile import ensure_table
 from nasdeploy.steps.request import Bounds, SearchRequest, request_search
 from nasdeploy.store.run import Run
@@ -36,7 +36,7 @@ def run_all(
         ensure_table(run, recipe, progress)
     request = request_search(run, recipe, bounds, strict, progress)
     result = _searched(request, progress)
-    directory, manifest = _exported(request, result, progress)
+    directory, manifest = _exported(request_export(run, recipe, None, None, progress), progress)
     return Product(run, result, directory, manifest)
 
 
@@ -57,17 +57,17 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     return search_step.search(request, progress)
 
 
-def _exported(request: SearchRequest, result: SearchResult, progress: Progress) -> tuple[Path, ExportManifest]:
-    """The export of the search's winner that is there, if it is whole and recalibrated, else a new one."""
-    run = request.run
-    directory = run.exports / result.winner.digest
+def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:
+    """The export that is there, if it is whole, recalibrated, and for the same device and budget, else a new one."""
+    directory = request.run.exports / request.arch.digest
     if (directory / MANIFEST).exists():
         try:
             manifest = load_export(directory)
         except UserError as error:
             progress.say(f"export: {error}")
         else:
-            if isinstance(manifest.recalibration, Recalibration):
+            same = manifest.device == request.device and manifest.origin.budget == request.budget
+            if same and isinstance(manifest.recalibration, Recalibration):
                 progress.say(f"export: {directory} is there")
                 return directory, manifest
-    return export_step.export(request_export(run, request.recipe, None, None, progress), progress)
+    return export_step.export(request, progress)

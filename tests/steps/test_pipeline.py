@@ -99,6 +99,14 @@ def test_another_budget_searches_again_but_evaluates_little(finished):
     assert found["winner"]["measured_ms"] <= found["budget"]["latency_ms"]
 
 
+def test_an_export_for_another_budget_is_not_taken_for_that_of_this_one(finished, tmp_path):
+    directory, result = finished
+    shutil.copytree(directory, tmp_path / "copy")
+    found = json.loads(run(tmp_path / "copy", "run", "tiny.yaml", "--latency", "61%", "--json").stdout)
+    assert found["search"]["budget"]["latency_ms"] > result["search"]["budget"]["latency_ms"]
+    assert found["export"]["origin"]["budget"] == {"latency_ms": found["search"]["budget"]["latency_ms"]}
+
+
 def test_budgets_of_macs_and_params_need_no_latency(finished, tmp_path):
     directory, _ = finished
     shutil.copytree(directory / "runs", tmp_path / "runs")
