@@ -12,6 +12,7 @@ import torch
 from nasdeploy.errors import UserError
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.train.average import MovingAverage, averaged_supernet
 from nasdeploy.train.totals import Totals
 
 BEST = "best.pt"
@@ -46,17 +47,24 @@ class Checkpoints:
             raise UserError(f"{self.directory}: no checkpoint; train first with 'nasdeploy train RECIPE'")
         return files[-1]
 
-    def save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> Path:
-        """Write the state at a position, then remove all but the last files."""
+    def save(
+        self,
+        supernet: Supernet,
+        optimizer: torch.optim.Optimizer,
+        position: Position,
+        average: MovingAverage | None = None,
+    ) -> Path:
+        """Write the state at a position, then remove all but the last files. The weights are the averaged ones."""
         step = f"-step-{position.step:06d}" if position.step else ""
         path = self.directory / f"epoch-{position.epoch:06d}{step}.pt"
         weights.save(
             path,
-            supernet,
+            averaged_supernet(supernet, average),
             epoch=position.epoch,
             step=position.step,
             totals=position.totals.to_plain(),
             optimizer=optimizer.state_dict(),
+            **({} if average is None else average.to_plain(supernet)),
         )
         for old in self.all()[: -self.kept]:
             old.unlink()
@@ -69,17 +77,21 @@ class Checkpoints:
         os.link(path, mark)
         mark.replace(self.directory / BEST)
 
-    def resume(self, supernet: Supernet, optimizer: torch.optim.Optimizer) -> Position:
+    def resume(
+        self, supernet: Supernet, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None
+    ) -> Position:
         """Load the newest file, if any; where it left off."""
         if not self.all():
             return Position()
         path = self.latest()
         content = weights.read(path)
-        weights.restore(supernet, content, path)
+        weights.restore(averaged_supernet(supernet, average), content, path)
         try:
+            if average is not None:
+                average.from_plain(content, supernet)
             optimizer.load_state_dict(content["optimizer"])
             return _position(content)
-        except (KeyError, ValueError, TypeError, AttributeError):
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f"{path}: damaged; delete it to go on from the one before") from None
 
 

@@ -90,6 +90,8 @@ class TrainSettings(Settings):
     """Gradients are clipped to +-clip_value; null for no clipping."""
     clip_norm: float | None = Field(default=None, gt=0.0)
     """Or the gradient as a whole is scaled down to this 2-norm."""
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay of a moving average of the weights, which is then what is validated and handed on; null for none."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Of the largest network, before the classifier."""
@@ -108,6 +110,10 @@ class TrainSettings(Settings):
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
     most_skipped: int = Field(default=10, ge=0)
     """Steps in a row that may be skipped because a loss is not finite, before training ends."""
+    sync_bn: bool = False
+    """On several processes, normalise by the whole batch instead of each process's part of it."""
+    tensorboard: bool = False
+    """Write scalars for TensorBoard, beside metrics.jsonl; needs the extra `tensorboard`."""
     channels_last: bool = True
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; as many as there are cores if left out."""
