@@ -26,6 +26,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option("--init", metavar="RUN", help="Start from this run's weights, with a new classifier.")
     ] = None,
+    alone: Annotated[
+        str | None,
+        typer.Option("--alone", metavar="ARCH", help="Train only this network: a name, digest, JSON file or JSON."),
+    ] = None,
     restart: RestartFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -34,6 +38,10 @@ def train(
     from nasdeploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or (), data)
+    if alone is not None:
+        from nasdeploy.steps.alone import train_alone
+
+        loaded = train_alone(loaded, alone)
 
     from nasdeploy.progress import Progress
     from nasdeploy.steps import train as step

@@ -15,10 +15,10 @@ from nasdeploy.store.files import read_json
 _DIGEST = re.compile(r"[0-9a-f]{4,12}")
 
 
-def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch]) -> Arch:
+def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch], option: str = "--arch") -> Arch:
     """The architecture of `space` that `text` means: a name (or `smallest`, `largest`), a JSON file or JSON.
 
-    A digest, or its beginning, is looked for among the named and the `known` ones.
+    A digest, or its beginning, is looked for among the named and the `known` ones. `option` is named in errors.
 
     Raises `UserError` for what is not found, not unique, no JSON, or outside the space.
     """
@@ -26,7 +26,7 @@ def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch]) -> Arch:
         try:
             return space.arch(json.loads(text))
         except (ValueError, RecursionError) as error:
-            raise UserError(f"--arch: not valid JSON ({error}); check quotes and brackets") from None
+            raise UserError(f"{option}: not valid JSON ({error}); check quotes and brackets") from None
     names = {"smallest": space.smallest(), "largest": space.largest(), **space.named}
     if text in names:
         return names[text]
@@ -35,10 +35,10 @@ def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch]) -> Arch:
     candidates = {*names.values(), *known}
     found = [arch for arch in candidates if arch.digest.startswith(text)]
     if not _DIGEST.fullmatch(text) or not found:
-        raise _unknown(text, names, len(candidates))
+        raise _unknown(option, text, names, len(candidates))
     if len(found) > 1:
         digests = ", ".join(sorted(arch.digest for arch in found)[:3])
-        raise UserError(f"--arch {text}: the beginning of {len(found)} digests ({digests}, ...); give more digits")
+        raise UserError(f"{option} {text}: the beginning of {len(found)} digests ({digests}, ...); give more digits")
     return found[0]
 
 
@@ -50,8 +50,8 @@ def _in_file(path: Path, space: SearchSpace) -> Arch:
         raise UserError(f"{path}: {error}") from None
 
 
-def _unknown(text: str, names: Iterable[str], candidates: int) -> UserError:
+def _unknown(option: str, text: str, names: Iterable[str], candidates: int) -> UserError:
     return UserError(
-        f'--arch {text}: not found; give a JSON file, JSON such as {{"resolution": ...}}, the digest (4 digits or '
+        f'{option} {text}: not found; give a JSON file, JSON such as {{"resolution": ...}}, the digest (4 digits or '
         f"more) of one of {candidates} known networks, or a name{suggestion(text, names)}"
     )
