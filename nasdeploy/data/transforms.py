@@ -24,23 +24,13 @@ def fetch(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
 
 
 def normalise(pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Step 4 of `Preprocessing`: float32 from uint8 `[..., 3, H, W]`."""
+    """Step 4 of `Preprocessing`: float32 from uint8 `[..., 3, H, W]`, on the device where they are."""
     scaled = pixels.to(torch.float32).div_(255)
-    return scaled.sub_(_channels(mean)).div_(_channels(std))
+    return scaled.sub_(_channels(mean, pixels.device)).div_(_channels(std, pixels.device))
 
 
-def _channels(values: Triple) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-
-
-def evaluation_transform(settings: DataSettings) -> Callable[[Image.Image], Tensor]:
-    """A function from an RGB picture to float32 `[3, size, size]`, without randomness."""
-
-    def transform(image: Image.Image) -> Tensor:
-        pixels = F.pil_to_tensor(fetch(image, settings.shorter_side, settings.size))
-        return normalise(pixels, settings.mean, settings.std)
-
-    return transform
+def _channels(values: Triple, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
 def prepare(preprocessing: Preprocessing, images: Sequence[Image.Image]) -> Tensor:

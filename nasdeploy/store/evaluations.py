@@ -113,10 +113,6 @@ class Evaluations:
         """All evaluations, in the order in which they were made."""
         return list(self._select(Evaluation, "evaluations ORDER BY rowid"))
 
-    def get_measurement(self, digest: str, device: str) -> Measurement | None:
-        """The latency of an architecture on a device, None if it was not measured."""
-        return next(self._select(Measurement, "measurements WHERE digest = ? AND device = ?", digest, device), None)
-
     def put_measurement(self, measurement: Measurement) -> None:
         """Keep a latency; one of the same architecture on the same device is replaced."""
         changed = ", ".join(f"{f.name} = excluded.{f.name}" for f in fields(Measurement)[2:])
@@ -170,7 +166,7 @@ def _number(value: Any) -> Any:
 def known_architectures(path: Path) -> list[str]:
     """Architectures, as JSON texts, that a database holds evaluations of, whichever supernet they are of.
 
-    None if there is no database; raises `UserError` if it is damaged.
+    None of them if there is no database; raises `UserError` if it is damaged.
     """
     if not path.exists():
         return []

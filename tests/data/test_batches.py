@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
 from nasdeploy.data.fetched import FetchedImages, fetched
 from nasdeploy.data.images import ArrayImages, FileImages
 from nasdeploy.data.loader import load
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.data.transforms import evaluation_transform
+from nasdeploy.data.transforms import fetch, normalise
 from nasdeploy.errors import NasdeployError, UserError
 from tests.data.arrays import noise_images
 from tests.data.pictures import write_folder
@@ -96,8 +97,9 @@ def test_evaluation_is_in_order_and_exact(tmp_path: Path, shorter_side: int | No
     settings = with_changes(resize=shorter_side)
     batches = list(evaluation_batches(images, settings, 4))
     assert [len(y) for _, y in batches] == [4, 4, 3]
-    transform = evaluation_transform(settings)
-    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([transform(images.image(i)) for i in range(11)]))
+    pictures = [fetch(images.image(i), settings.shorter_side, 8) for i in range(11)]
+    expected = normalise(torch.stack([pil_to_tensor(picture) for picture in pictures]), settings.mean, settings.std)
+    assert torch.equal(torch.cat([x for x, _ in batches]), expected)
     assert torch.cat([y for _, y in batches]).tolist() == list(images.labels)
     assert same(batches, evaluation_batches(files(tmp_path), settings.model_copy(update={"workers": 2}), 4))
 

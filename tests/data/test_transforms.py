@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.data.transforms import evaluation_transform, fetch, prepare, training_transform
+from nasdeploy.data.transforms import fetch, normalise, prepare, training_transform
 from nasdeploy.errors import UserError
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.settings import parse
@@ -72,7 +73,8 @@ def test_prepare_does_what_its_description_says(height: int, width: int, crop: i
 
 def test_prepare_is_evaluation_followed_by_the_models_rescaling() -> None:
     images = [noise(40, 31, 0), noise(28, 50, 1)]
-    evaluated = torch.stack([evaluation_transform(DATA)(image) for image in images])
+    fetched = torch.stack([pil_to_tensor(fetch(image, DATA.shorter_side, DATA.size)) for image in images])
+    evaluated = normalise(fetched, DATA.mean, DATA.std)
     assert torch.equal(prepare(Preprocessing.from_settings(DATA, 20), images), rescale(evaluated, 20))
 
 
