@@ -3,7 +3,7 @@
 Training, search and export recalibrate in the same way; the accuracy that an export states is that of its file.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -67,9 +67,12 @@ def _place(images: Tensor, network: Network) -> Tensor:
 
 
 class Evaluator:
-    """Scores architectures of a supernet, all with the same calibration batches and the same images."""
+    """Scores architectures of a supernet, all with the same calibration batches and the same images.
 
-    def __init__(self, supernet: Supernet, calibration: Sequence[Tensor], batches: Batches) -> None:
+    `calibration` is iterated once for each architecture.
+    """
+
+    def __init__(self, supernet: Supernet, calibration: Iterable[Tensor], batches: Batches) -> None:
         self._supernet, self._calibration, self._batches = supernet, calibration, batches
 
     def network(self, arch: Arch) -> Network:

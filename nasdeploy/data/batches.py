@@ -1,11 +1,11 @@
 """Batches of images for training, evaluation and recalibration, float32 and normalised."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count as counted
 from itertools import islice
-from typing import overload
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -70,25 +70,22 @@ def evaluation_batches(images: Images, settings: DataSettings, batch_size: int) 
         yield normalise(pixels, settings.mean, settings.std), labels
 
 
-class CalibrationBatches(Sequence[Tensor]):
-    """Batches `[N, 3, size, size]`, kept as bytes (a quarter of the memory) and normalised when asked for."""
+class CalibrationBatches:
+    """Batches `[N, 3, size, size]`, kept as bytes (a quarter of the memory) and normalised when they are iterated."""
 
-    def __init__(self, pixels: Sequence[Tensor], settings: DataSettings) -> None:
+    def __init__(self, pixels: Iterable[Tensor], settings: DataSettings) -> None:
         self._pixels, self._settings = tuple(pixels), settings
 
     def __len__(self) -> int:
         return len(self._pixels)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
+    def __iter__(self) -> Iterator[Tensor]:
+        for pixels in self._pixels:
+            yield normalise(pixels, self._settings.mean, self._settings.std)
 
-    @overload
-    def __getitem__(self, index: slice) -> "CalibrationBatches": ...
-
-    def __getitem__(self, index: int | slice) -> "Tensor | CalibrationBatches":
-        if isinstance(index, slice):
-            return CalibrationBatches(self._pixels[index], self._settings)
-        return normalise(self._pixels[index], self._settings.mean, self._settings.std)
+    def to(self, device: torch.device) -> "CalibrationBatches":
+        """The same on another device: bytes are moved once, not numbers for every network."""
+        return CalibrationBatches((pixels.to(device) for pixels in self._pixels), self._settings)
 
 
 def calibration_batches(
@@ -102,4 +99,4 @@ def calibration_batches(
     own_seed = seed_for(seed, "calibration")
     epochs = (_augmented(images, settings, batch_size, own_seed, epoch, start=0) for epoch in counted())
     batches = (pixels for epoch in epochs for pixels, _ in epoch)
-    return CalibrationBatches(list(islice(batches, count)), settings)
+    return CalibrationBatches(islice(batches, count), settings)

@@ -91,7 +91,9 @@ class Exporter:
         batches = calibration_batches(self.sets.train, self.data, size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
             network = recalibrated(self.supernet, arch, _counted(batches, task))
-        facts = Recalibration(batch_size=len(batches[0]), batches=count, augment=self.data.augment, seed=self.seed)
+        facts = Recalibration(
+            batch_size=len(next(iter(batches))), batches=count, augment=self.data.augment, seed=self.seed
+        )
         return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
 
     def _manifest(

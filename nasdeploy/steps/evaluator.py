@@ -26,9 +26,10 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
     )
+    device = compute_device()
     return Evaluator(
-        load_supernet(weights, space).to(compute_device()),
-        calibration,
+        load_supernet(weights, space).to(device),
+        calibration.to(device),
         lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
     )
 

@@ -27,7 +27,8 @@ class Validation:
         """Top-1 with its standard error, cross-entropy and number of images, by the architectures' names."""
         if self._calibration is None:
             size, count = self.recalibration.batch_size, self.recalibration.search_batches
-            self._calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
+            calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
+            self._calibration = calibration.to(next(supernet.parameters()).device)
         evaluator = Evaluator(
             supernet,
             self._calibration,

@@ -160,15 +160,18 @@ def test_a_batch_without_any_readable_image_stops(tmp_path: Path) -> None:
 
 def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
     images = noise_images([6, 6])
-    batches = calibration_batches(images, DATA, batch_size=4, count=7, seed=0)
-    assert len(batches) == 7
+    held = calibration_batches(images, DATA, batch_size=4, count=7, seed=0)
+    batches = list(held)
+    assert len(held) == len(batches) == 7
+    assert all(torch.equal(a, b) for a, b in zip(batches, held, strict=True))
     assert all(batch.shape == (4, 3, 8, 8) and batch.dtype == torch.float32 for batch in batches)
     assert len({batch.numpy().tobytes() for batch in batches}) == 7
-    again = calibration_batches(images, DATA, batch_size=4, count=9, seed=0)
+    again = list(calibration_batches(images, DATA, batch_size=4, count=9, seed=0))
     assert all(torch.equal(a, b) for a, b in zip(batches, again[:7], strict=True))
-    assert not torch.equal(batches[0], calibration_batches(images, DATA, 4, 1, seed=1)[0])
+    assert not torch.equal(batches[0], next(iter(calibration_batches(images, DATA, 4, 1, seed=1))))
     training = next(iter(train_batches(images, DATA, 4, 0, 0)))[0]
     assert not torch.equal(batches[0], training)
+    assert [batch.device.type for batch in held.to(torch.device("meta"))] == 7 * ["meta"]
 
 
 def die(image: Image.Image) -> Tensor:
