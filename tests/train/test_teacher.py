@@ -15,6 +15,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import kl_divergence
+from nasdeploy.train.sandwich import SandwichStep, draw
 from nasdeploy.train.teacher import onnx_teacher, require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
@@ -180,3 +181,18 @@ def test_what_is_no_row_of_logits_for_each_image(shape: tuple[int, ...]) -> None
     said = refusal(lambda: require_fit(lambda images: torch.zeros(shape), "onnx:x", images(), 3))
     assert "for 2 images, not a row of logits for each" in said
     assert np.prod(shape) != 6
+
+
+def test_a_teacher_under_autocast_and_the_step_that_learns_from_it(onnx: tuple[Path, nn.Module]) -> None:
+    space, (_, network) = tiny_space(), onnx
+    supernet = Supernet(space)
+    given = images(4, side_of(network))
+    teacher = without_gradient(network.requires_grad_(False))
+    step = SandwichStep(supernet, kl_divergence, 0.1, {}, 0.5, teacher)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert teacher(given).dtype == torch.bfloat16
+        losses = step(draw(space, 1, np.random.default_rng(0)), given, torch.tensor([0, 1, 2, 0]))
+    assert losses.largest > 0
+    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    assert all(parameter.grad is None for parameter in network.parameters())
