@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.runs import RunOption, chosen_run
 
 if TYPE_CHECKING:
     from nasdeploy.export.figures import Accuracy, Agreement, Latency
@@ -38,10 +39,9 @@ def export(
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.choice import request_export
-    from nasdeploy.store.run import Run
 
     progress = Progress(quiet)
-    run = Run.open(Path(run_directory)) if run_directory else Run.latest()
+    run = chosen_run(run_directory)
     progress.say(f"export: run {run.path}")
     request = request_export(run, recipe_of(run), arch, device, progress)
 

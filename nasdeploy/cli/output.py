@@ -8,9 +8,6 @@ import typer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
-RunOption = Annotated[
-    str | None, typer.Option("--run", metavar="DIR", help="Run directory [default: the latest in runs/].")
-]
 
 
 def emit(result: dict[str, Any], as_json: bool, text: Callable[[], str]) -> None:

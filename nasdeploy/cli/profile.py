@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.runs import RunOption, chosen_run
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.errors import UserError
 
@@ -66,13 +67,11 @@ def profile(
 
 def _of_run(directory: str | None, progress: "Progress") -> tuple["SearchSpace", str]:
     """Space and device of a run."""
-    from nasdeploy.recipe import parse_recipe
-    from nasdeploy.store.run import Run
+    from nasdeploy.recipe import recipe_of, space_of
 
-    run = Run.open(Path(directory)) if directory else Run.latest()
+    run = chosen_run(directory)
     progress.say(f"run: {run.path}")
-    recipe = parse_recipe(run.manifest.recipe, str(run.path))
-    return recipe.load_space(len(run.manifest.classes)), recipe.device
+    return space_of(run), recipe_of(run).device
 
 
 def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str, Any]:

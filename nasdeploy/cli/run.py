@@ -1,11 +1,9 @@
 """`nasdeploy run`."""
 
-import json
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.runs import DeviceOption, changes
 from nasdeploy.cli.search import LatencyMsOption, LatencyOption, MacsOption, ParamsOption, StrictFlag, bounds_of
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 
@@ -21,7 +19,7 @@ def run(
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
     run_directory: DirectoryOption = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")] = None,
+    device: DeviceOption = None,
     assignments: SetOption = None,
     restart: RestartFlag = False,
     strict: StrictFlag = False,
@@ -31,8 +29,7 @@ def run(
     """Train, profile, search and export in one go; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
-    extra = [f"device={json.dumps(device)}"] if device else []
-    loaded = load_recipe(recipe, [*(assignments or ()), *extra], data)
+    loaded = load_recipe(recipe, changes(assignments, device), data)
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
 
     from nasdeploy import pipeline

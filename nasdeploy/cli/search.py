@@ -1,12 +1,12 @@
 """`nasdeploy search`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, emit
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.runs import DeviceOption, RunOption, changes, chosen_run
 from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def search(
     latency: LatencyOption = None,
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")] = None,
+    device: DeviceOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
     ] = None,
@@ -41,11 +41,10 @@ def search(
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.request import request_search
-    from nasdeploy.store.run import Run
 
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
-    run = Run.open(Path(run_directory)) if run_directory else Run.latest()
-    recipe = recipe_of(run, [*(assignments or ()), *([f"device={json.dumps(device)}"] if device else ())])
+    run = chosen_run(run_directory)
+    recipe = recipe_of(run, changes(assignments, device))
     progress = Progress(quiet)
     request = request_search(run, recipe, bounds, strict, progress)
 
