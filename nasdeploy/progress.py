@@ -8,6 +8,14 @@ from time import monotonic
 _PLAIN_INTERVAL_S = 10.0
 
 
+def duration(seconds: float) -> str:
+    """A duration in the unit that suits it, e.g. `2.5 hours`."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
 class Task:
     """One piece of work with a known number of steps; `show(done, note)` is called after each."""
 

@@ -26,8 +26,8 @@ def init(
 
     from nasdeploy.data.inspect import inspect_folder
     from nasdeploy.draft.choices import draft_for
-    from nasdeploy.draft.text import check, duration, recipe_text
-    from nasdeploy.progress import Progress
+    from nasdeploy.draft.text import check, recipe_text
+    from nasdeploy.progress import Progress, duration
     from nasdeploy.store.files import write_text
 
     progress = Progress(quiet)

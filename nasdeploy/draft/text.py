@@ -6,6 +6,7 @@ import shlex
 import yaml
 
 from nasdeploy.draft.choices import Draft
+from nasdeploy.progress import duration
 from nasdeploy.recipe import Recipe, parse_recipe
 
 
@@ -106,11 +107,3 @@ def _noted(setting: str, note: str) -> str:
 def _plain(name: str) -> str:
     """A name that cannot end the comment that it stands in."""
     return "".join(character if character.isprintable() else "?" for character in name)
-
-
-def duration(seconds: float) -> str:
-    """A duration in the unit that suits it, e.g. `2.5 hours`."""
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.2g} seconds"

@@ -17,6 +17,7 @@ from nasdeploy.store.run import RUNS, Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.sampling.samplers import Origin, sampler_from, validated
+from nasdeploy.train.scalars import require_tensorboard
 from nasdeploy.train.trainer import Trainer
 
 
@@ -31,6 +32,7 @@ def train(
     """
     with joined() as ranks:
         _require_share(recipe, ranks)
+        require_tensorboard(recipe.train)
         weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
         if not ranks.first:
             progress = Progress(quiet=True)
@@ -62,6 +64,7 @@ def train(
                 sampler=sampler,
                 validated=validated(origin),
                 teacher=teacher,
+                scalars=run.scalars if recipe.train.tensorboard else None,
             )
             metrics = trainer.run(weights)
             if ranks.first:
@@ -151,7 +154,7 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
 
 
 _LEARNED_FROM = ("seed", "space", "data", "train")
-_MACHINE = ("data.workers", "train.threads")
+_MACHINE = ("data.workers", "train.threads", "train.tensorboard")
 """Settings inside these that suit a machine and teach nothing else."""
 
 

@@ -108,6 +108,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def scalars(self) -> Path:
+        """Directory of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
     def checkpoints(self) -> Path:
         """Directory of training checkpoints."""
         return self.path / "checkpoints"

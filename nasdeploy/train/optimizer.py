@@ -37,9 +37,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip_gradients(parameters: Iterable[Tensor], settings: TrainSettings) -> None:
-    """Limit the gradients by value or by their common 2-norm, or not at all, as the settings say."""
+def clip_gradients(parameters: Iterable[Tensor], settings: TrainSettings) -> float:
+    """Limit the gradients by value or by their common 2-norm, or not at all, as the settings say.
+
+    Returns the 2-norm that they had before; not finite if one of them is not.
+    """
+    parameters = list(parameters)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if settings.clip_value is not None:
         nn.utils.clip_grad_value_(parameters, settings.clip_value)
     elif settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        nn.utils.clip_grads_with_norm_(parameters, settings.clip_norm, norm)
+    return float(norm)

@@ -1,7 +1,7 @@
 """Losses of an epoch as they add up: part of a checkpoint, so that an interrupted epoch reports all of its steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -16,27 +16,31 @@ ROLES = ("largest", "random", "smallest")
 
 @dataclass
 class Totals:
-    """Sums of the losses by role over the steps that counted, and how many steps did and did not."""
+    """Sums of losses by role and of the gradient's norm over the steps that counted; how many did and did not."""
 
     sums: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     skipped: int = 0
 
-    def add(self, losses: Losses) -> bool:
-        """Count a step; False if one of its losses is not finite and the step is to be skipped."""
+    def add(self, losses: Losses, gradient_norm: float) -> bool:
+        """Count a step; False if a loss or the gradient is not finite and the step is to be skipped."""
         values = {role: value for role in ROLES if (value := getattr(losses, role)) is not None}
+        values["gradient_norm"] = gradient_norm
         if not all(isfinite(value) for value in values.values()):
             self.skipped += 1
             return False
-        for role, value in values.items():
-            self.sums[role] = self.sums.get(role, 0.0) + value
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
         return True
 
     def metrics(self) -> dict[str, float | int | None]:
-        """Mean losses by role, None for a role that no network had, and the number of skipped steps."""
-        means = {f"loss_{role}": self.sums[role] / self.steps if role in self.sums else None for role in ROLES}
-        return {**means, "skipped_steps": self.skipped}
+        """Mean losses by role, None for a role that no network had; mean gradient norm; number of skipped steps."""
+        means = {f"loss_{role}": self._mean(role) for role in ROLES}
+        return {**means, "gradient_norm": self._mean("gradient_norm"), "skipped_steps": self.skipped}
+
+    def _mean(self, name: str) -> float | None:
+        return self.sums[name] / self.steps if name in self.sums else None
 
     def to_plain(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -63,11 +67,12 @@ def from_tensor(values: Tensor, losses: Losses) -> tuple[Losses, bool]:
     )
 
 
-def diverged(losses: Losses, epoch: int, skipped: int) -> UserError:
+def diverged(losses: Losses, gradient_norm: float, epoch: int, skipped: int) -> UserError:
     """The end of a training whose losses are no numbers any more."""
-    network = next(r for r in ROLES if getattr(losses, r) is not None and not isfinite(getattr(losses, r)))
-    found = f"{getattr(losses, network)}{'' if skipped == 1 else f' for {skipped} steps in a row'}"
+    bad = [(role, loss) for role, loss in asdict(losses).items() if loss is not None and not isfinite(loss)]
+    what, value = (f"the loss of the {bad[0][0]} network", bad[0][1]) if bad else ("the gradient's norm", gradient_norm)
+    lasting = "" if skipped == 1 else f" for {skipped} steps in a row"
     return UserError(
-        f"training diverged in epoch {epoch + 1}: the loss of the {network} network is {found}; lower "
-        "train.learning_rate and start anew with --restart"
+        f"training diverged in epoch {epoch + 1}: {what} is {value}{lasting}; lower train.learning_rate and start anew "
+        "with --restart"
     )

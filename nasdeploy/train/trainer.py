@@ -17,16 +17,19 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, Terminated
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
-from nasdeploy.progress import Progress, Task
+from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator, seed_for
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.files import append_json_line, read_json_lines, write_text
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
+from nasdeploy.train.average import MovingAverage, average_of, averaged_supernet
 from nasdeploy.train.checkpoint import Checkpoints, Position
+from nasdeploy.train.forecast import peak_memory
 from nasdeploy.train.interruption import termination
 from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sampling.samplers import Sampler
@@ -58,8 +61,11 @@ class Trainer:
     validated: dict[str, Arch]
     """Networks to validate, by name."""
     teacher: Teacher | None = None
+    scalars: Path | None = None
+    """Directory for TensorBoard's event files, if they are wanted."""
     _saved: float = field(default_factory=monotonic)
     _skipped_in_a_row: int = 0
+    _average: MovingAverage | None = None
 
     def run(self, init: Path | None = None) -> Metrics:
         """Train to the last epoch, from the newest checkpoint if there is one; the last epoch's metrics.
@@ -72,9 +78,13 @@ class Trainer:
         supernet, optimizer, position = self._prepare(init)
         total = self.settings.epochs * self.steps_per_epoch
         done = position.epoch * self.steps_per_epoch + position.step
-        with termination() as asked_to_stop, self.progress.task("train", total, done=done) as task:
+        directory = self.scalars if self.ranks.first else None
+        with (
+            termination() as asked_to_stop,
+            monitored(done, total, self.ranks.device, self.progress, directory) as monitor,
+        ):
             while position.epoch < self.settings.epochs:
-                self._epoch(supernet, optimizer, position, task, asked_to_stop)
+                self._epoch(supernet, optimizer, position, monitor, asked_to_stop)
         # The first process has written the last line by then.
         self.ranks.wait()
         return read_json_lines(self.metrics)[-1]
@@ -91,7 +101,8 @@ class Trainer:
             initialise(supernet, init)
         supernet.to(device=self.ranks.device).to(memory_format=self._layout)
         optimizer = make_optimizer(supernet, self.settings)
-        position = self.checkpoints.resume(supernet, optimizer)
+        self._average = average_of(supernet, self.settings.ema)
+        position = self.checkpoints.resume(supernet, optimizer, self._average)
         # All processes read the checkpoint before the first one writes another.
         self.ranks.wait()
         if self.ranks.first:
@@ -114,15 +125,14 @@ class Trainer:
         supernet: Supernet,
         optimizer: torch.optim.Optimizer,
         position: Position,
-        task: Task,
+        monitor: Monitor,
         asked_to_stop: Callable[[], bool],
     ) -> None:
         """The rest of the epoch at `position`, which moves along; its metrics, and a checkpoint at its end."""
         began, first = perf_counter(), position.step
         for images, labels in self._batches(position):
-            stop = self._step(supernet, optimizer, position, images, labels, asked_to_stop())
+            stop = self._step(supernet, optimizer, position, images, labels, asked_to_stop(), monitor)
             position.step += 1
-            task.advance(note=self._note(position))
             if position.step < self.steps_per_epoch:
                 self._save_between(supernet, optimizer, position, stop)
         if position.step == 0:
@@ -133,9 +143,11 @@ class Trainer:
             "learning_rate": optimizer.param_groups[0]["lr"],
             **position.totals.metrics(),
             "images_per_s": images / (perf_counter() - began),
+            "peak_memory_gib": peak_memory(self.ranks.device) / 2**30,
         }
         position.epoch, position.step, position.totals = position.epoch + 1, 0, Totals()
         self._finish_epoch(supernet, optimizer, position, metrics)
+        monitor.epoch(metrics)
 
     def _batches(self, position: Position) -> Any:
         return train_batches(
@@ -160,11 +172,13 @@ class Trainer:
         images: Tensor,
         labels: Tensor,
         stop: bool,
+        monitor: Monitor,
     ) -> bool:
         """One step on all processes; whether any of them was asked to stop."""
         step = position.epoch * self.steps_per_epoch + position.step
         torch.manual_seed(seed_for(self.seed, "step", step, self.ranks.rank))
-        set_learning_rate(optimizer, learning_rate(self.settings, step, self.steps_per_epoch))
+        rate = learning_rate(self.settings, step, self.steps_per_epoch)
+        set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
         images, labels = images.to(self.ranks.device, memory_format=self._layout), labels.to(self.ranks.device)
         train = self._sandwich_step(supernet)
@@ -176,17 +190,20 @@ class Trainer:
         own = train(sandwich, images, labels)
         averaged = self.ranks.average(supernet.parameters(), to_tensor(own, stop).to(self.ranks.device))
         losses, stop = from_tensor(averaged, own) if self.ranks.world > 1 else (own, stop)
-        if self._counts(position, losses):
-            clip_gradients(supernet.parameters(), self.settings)
+        norm = clip_gradients(supernet.parameters(), self.settings)
+        if self._counts(position, losses, norm):
             optimizer.step()
+            if self._average is not None:
+                self._average.update(supernet)
+        monitor.step(losses, rate, norm, self._note(position))
         return stop
 
-    def _counts(self, position: Position, losses: Losses) -> bool:
+    def _counts(self, position: Position, losses: Losses, gradient_norm: float) -> bool:
         """Whether the step is to be made; raises `UserError` after too many in a row that are not."""
-        counts = position.totals.add(losses)
+        counts = position.totals.add(losses, gradient_norm)
         self._skipped_in_a_row = 0 if counts else self._skipped_in_a_row + 1
         if self._skipped_in_a_row > self.settings.most_skipped:
-            raise diverged(losses, position.epoch, self._skipped_in_a_row)
+            raise diverged(losses, gradient_norm, position.epoch, self._skipped_in_a_row)
         return counts
 
     def _sandwich_step(self, supernet: Supernet) -> SandwichStep:
@@ -207,7 +224,7 @@ class Trainer:
         due = every is not None and position.step % every == 0
         old = monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
         if self.ranks.first and (stop or due or old):
-            self.checkpoints.save(supernet, optimizer, position)
+            self.checkpoints.save(supernet, optimizer, position, self._average)
             self._saved = monotonic()
         if stop:
             raise Terminated(
@@ -223,13 +240,13 @@ class Trainer:
         epoch, every = position.epoch, self.settings.validate_every
         best = False
         if epoch % every == 0 or epoch == self.settings.epochs:
-            metrics["validation"] = scores = self._validation(supernet)
+            metrics["validation"] = scores = self._validation(averaged_supernet(supernet, self._average))
             text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
             self.progress.say(f"epoch {epoch}: top-1 {text}")
             before = [mean_top1(line["validation"]) for line in read_json_lines(self.metrics) if "validation" in line]
             best = mean_top1(scores) > max(before, default=-1.0)
         append_json_line(self.metrics, metrics)
-        saved = self.checkpoints.save(supernet, optimizer, position)
+        saved = self.checkpoints.save(supernet, optimizer, position, self._average)
         self._saved = monotonic()
         if best:
             self.checkpoints.mark_best(saved)

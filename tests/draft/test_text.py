@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.draft.text import check, duration, recipe_text
+from nasdeploy.draft.text import check, recipe_text
+from nasdeploy.progress import duration
 from tests.draft.drafts import draft, summary
 
 
@@ -27,9 +28,8 @@ def test_every_recipe_says_what_was_chosen(
     assert recipe.data.augment.crop == found.shape.crop
     assert recipe.data.holdout == found.training.holdout
     assert (recipe.train.epochs, recipe.train.batch_size) == (found.training.epochs, found.training.batch_size)
-    assert recipe.search.parents + recipe.search.rounds * (recipe.search.mutations + recipe.search.crossovers) == (
-        found.search.evaluations
-    )
+    later = (recipe.search.rounds - 1) * (recipe.search.mutations + recipe.search.crossovers)
+    assert recipe.search.parents + later == found.search.evaluations
     assert recipe.recalibration.search_batches == found.search.batches
 
 

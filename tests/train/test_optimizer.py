@@ -131,7 +131,7 @@ def clipped(**changes: object) -> list[float]:
     """The gradients 3 and -4 of two parameters, and none of a third, after clipping."""
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([-4.0])
-    clip_gradients(parameters, settings(**changes))
+    assert clip_gradients(iter(parameters), settings(**changes)) == 5.0
     assert parameters[2].grad is None
     return [parameter.grad.item() for parameter in parameters[:2]]
 
