@@ -201,6 +201,11 @@ class SearchSpace(ABC):
         return sha256("\n".join([*choices, *blocks]).encode()).hexdigest()[:12]
 
 
+def classes_of(space: SearchSpace) -> int:
+    """How many classes the networks of `space` tell apart."""
+    return space.plan(space.smallest()).steps[-1].block.output[0]
+
+
 _PLANS_KEPT = 4096
 
 

@@ -86,9 +86,11 @@ def _classes_in(data: "DataSettings") -> int:
 
 
 def _space_result(space: "SearchSpace") -> dict[str, Any]:
+    from nasdeploy.space import classes_of
+
     return {
         "space": space.name,
-        "classes": _classes(space),
+        "classes": classes_of(space),
         "digest": space.digest,
         "size": space.size,
         "blocks": len(space.distinct_blocks()),
@@ -100,17 +102,15 @@ def _space_result(space: "SearchSpace") -> dict[str, Any]:
 
 
 def _arch_result(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
+    from nasdeploy.space import classes_of
+
     return {
         "space": space.name,
-        "classes": _classes(space),
+        "classes": classes_of(space),
         "arch": arch.to_json(),
         **_costs(space, arch),
         "blocks": len(space.plan(arch).steps),
     }
-
-
-def _classes(space: "SearchSpace") -> int:
-    return space.plan(space.smallest()).steps[-1].block.output[0]
 
 
 def _costs(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from nasdeploy.latency.device import Fingerprint, differences, fingerprint
 from nasdeploy.latency.measure import Protocol
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import Settings
-from nasdeploy.space import SearchSpace
+from nasdeploy.space import SearchSpace, classes_of
 
 
 class Conditions(Settings):
@@ -43,8 +43,3 @@ class Conditions(Settings):
             if before != after:
                 found.append(f"protocol, {field.name}: {before}, now {after}")
         return found
-
-
-def classes_of(space: SearchSpace) -> int:
-    """How many classes the networks of `space` tell apart."""
-    return space.plan(space.smallest()).steps[-1].block.output[0]

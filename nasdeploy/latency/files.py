@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from nasdeploy.errors import UserError
-from nasdeploy.latency.conditions import classes_of
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device
-from nasdeploy.space import SearchSpace
+from nasdeploy.space import SearchSpace, classes_of
 
 TABLES = Path("profiles/tables")
 
