@@ -14,8 +14,8 @@ _TINY, _SMALL = 16, 48
 _FEWEST_EPOCHS, _MOST_EPOCHS = 5, 360
 # A step runs four networks forward and, which takes twice as long, backward.
 _FORWARD_PASSES_A_STEP = 4 * 3
-# AlphaNet's search: 512 architectures and 20 rounds of 256.
-_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 20 * 256
+# AlphaNet's search: 20 rounds, the first of 512 architectures and the others of 256.
+_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
 _SEARCH_SHARE = 0.5
 # The standard error of top-1 on as many images is below half a per cent.
 _MOST_HELD_OUT = 10_000
@@ -57,7 +57,7 @@ class Search:
     @property
     def evaluations(self) -> int:
         """Architectures whose accuracy is measured."""
-        return self.parents + self.rounds * (self.parents // 2)
+        return self.parents + (self.rounds - 1) * (self.parents // 2)
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def search_for(training: Training, shape: Shape, image_s: float, hours: float) -
     wanted = int(_SEARCH_SHARE * 3600 * hours / evaluation_s)
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))
     rounds = 20 if evaluations >= 2000 else 10
-    # 2 parts at first and 1 in each round, half of it mutations and half crossovers.
-    return Search(batch_size, batches, 4 * ceil(evaluations / (rounds + 2) / 2), rounds, evaluation_s)
+    # 2 parts in the first round and 1 in each other, half of it mutations and half crossovers.
+    return Search(batch_size, batches, 4 * ceil(evaluations / (rounds + 1) / 2), rounds, evaluation_s)
 
 
 def _default(fraction: str) -> float:
