@@ -1,0 +1,149 @@
+"""Recipes that come with nasdeploy: each trains, and the published ones hold the published values."""
+
+import json
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import Recipe, load_recipe
+from nasdeploy.resources import resource_names
+from nasdeploy.steps import train as step
+from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.optimizer import make_optimizer
+from nasdeploy.train.schedule import learning_rate
+from tests.data.pictures import write_folder
+
+SMALL = [
+    "data.kind=folder",
+    "data.size=32",
+    "data.resize=32",
+    "data.holdout=0.1",
+    "data.images_per_class=null",
+    "data.workers=0",
+    "train.epochs=1",
+    "train.batch_size=2",
+    "train.warmup_epochs=0",
+    "train.validate_random=0",
+    "train.threads=1",
+    "recalibration.batch_size=2",
+    "recalibration.batches=1",
+    "recalibration.search_batches=1",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", resource_names("recipes"))
+def test_two_steps_on_a_few_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images", {"train": {"ant": 3, "bee": 3}, "test": {"ant": 1, "bee": 1}}, side=40)
+    run = step.train(load_recipe(name, SMALL, "images"), Path("runs/few"), Progress(quiet=True))
+    (line,) = (json.loads(text) for text in run.metrics.read_text().splitlines())
+    assert run.is_finished("train")
+    assert line["skipped_steps"] == 0
+    assert all(isfinite(line[f"loss_{role}"]) for role in ("largest", "random", "smallest"))
+    assert line["learning_rate"] == pytest.approx(learning_rate(load_recipe(name, SMALL, "images").train, 1, 2))
+    content = torch.load(Checkpoints(run.checkpoints).latest(), weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in content["weights"].values())
+    assert content["optimizer"]["state"]
+
+
+@pytest.mark.parametrize("name", resource_names("recipes"))
+def test_a_recipe_is_named_like_its_file(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+# -- published values
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "alphanet-imagenet": {
+        "space": "alphanet",
+        "train.epochs": 360,
+        "train.batch_size": 64 * 32,
+        "train.momentum": 0.9,
+        "train.nesterov": True,
+        "train.weight_decay": 1e-5,
+        "train.clip_value": 1.0,
+        "train.label_smoothing": 0.1,
+        "train.dropout": 0.2,
+        "train.drop_connect": 0.2,
+        "train.random_networks": 2,
+        "train.sampling.kind": "sandwich",
+        "train.distillation.kind": "alpha",
+        "train.distillation.alpha_min": -1.0,
+        "train.distillation.alpha_max": 1.0,
+        "train.distillation.clip": 5.0,
+        "train.distillation.beta": 1.0,
+        "data.size": 224,
+        "data.resize": 256,
+        "data.augment.crop": "random-resized",
+        "data.augment.policy": "v0-mstd0.5",
+        "recalibration.batch_size": 256,
+        "recalibration.batches": 64,
+        "recalibration.search_batches": 32,
+        "search.rounds": 20,
+        "search.parents": 512,
+        "search.mutations": 128,
+        "search.crossovers": 128,
+        "search.mutation_probability": 0.2,
+    },
+    "bignas-imagenet": {
+        "space": "bignas",
+        "train.optimizer": "rmsprop",
+        "train.weight_decay": 1e-5,
+        "train.dropout": 0.2,
+        "train.random_networks": 2,
+        "train.sampling.kind": "sandwich",
+        "train.distillation.kind": "kl",
+        "train.distillation.temperature": 1.0,
+    },
+}
+PUBLISHED["attentivenas-imagenet"] = {
+    **{key: value for key, value in PUBLISHED["alphanet-imagenet"].items() if "distillation" not in key},
+    "train.sampling.kind": "best-up",
+    "train.sampling.candidates": 3,
+    "train.sampling.prior": "macs",
+    "train.sampling.bin_macs_m": 25.0,
+    "train.distillation.kind": "kl",
+}
+
+
+def value(recipe: Recipe, key: str) -> Any:
+    found: Any = recipe.to_json()
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_values_are_the_published_ones(name: str) -> None:
+    recipe = load_recipe(name)
+    assert {key: value(recipe, key) for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", ["alphanet-imagenet", "attentivenas-imagenet"])
+def test_alphanets_learning_rate(name: str) -> None:
+    """0.1 for 256 images, so 0.8 for 2048: five epochs of warm-up from a thousandth, times a cosine."""
+    settings, steps = load_recipe(name).train, 625
+    assert learning_rate(settings, 0, steps) == pytest.approx(0.0008)
+    assert learning_rate(settings, 180 * steps, steps) == pytest.approx(0.4)
+    assert learning_rate(settings, 360 * steps, steps) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_bignas_learning_rate_and_optimizer() -> None:
+    settings, steps = load_recipe("bignas-imagenet").train, 100
+    after_warmup = [learning_rate(settings, round(epoch * steps), steps) for epoch in (5, 12, 236, 238, 359)]
+    assert after_warmup == pytest.approx([0.256 * 0.97**2, 0.256 * 0.97**5, 0.256 * 0.97**98, 0.0128, 0.0128])
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), settings)
+    group = optimizer.param_groups[0]
+    assert type(optimizer).__name__ == "RMSpropTF"
+    assert (group["alpha"], group["momentum"], group["eps"]) == (0.9, 0.9, 1e-3)
+
+
+def test_bignas_space_has_the_published_number_of_architectures() -> None:
+    resolutions, widths = 4, [2, 2, 2, 2, 2, 3, 4, 3, 2]
+    depths, kernels = [2, 2, 2, 3, 5, 5, 2], [1, 1, 2, 2, 2, 2, 2]
+    assert load_recipe("bignas-imagenet").load_space(1000).size == resolutions * prod(widths + depths + kernels)
