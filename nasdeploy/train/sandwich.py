@@ -68,7 +68,12 @@ class SandwichStep:
         torch.autograd.backward(largest)
         random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
         smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
-        return Losses(float(largest.detach()), _mean(random), smallest)
+        # Numbers are asked for last: a GPU would wait at each of them.
+        return Losses(
+            largest=float(largest.detach()),
+            random=_mean([float(loss) for loss in random]),
+            smallest=None if smallest is None else float(smallest),
+        )
 
     def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
         """Label losses of architectures on a batch without gradients, averaged over all processes of the run."""
@@ -79,10 +84,10 @@ class SandwichStep:
             losses /= dist.get_world_size()
         return [float(loss) for loss in losses.cpu()]
 
-    def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> float:
+    def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         loss = self._student_loss(self._logits(images, arch), labels, teacher)
         torch.autograd.backward(loss)
-        return float(loss.detach())
+        return loss.detach()
 
     def _logits(self, images: Tensor, arch: Arch) -> Tensor:
         logits: Tensor = self.supernet(images, arch, statistics=self.statistics)
