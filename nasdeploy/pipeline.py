@@ -43,7 +43,12 @@ def run_all(
 def _trained(recipe: Recipe, directory: Path, progress: Progress, restart: bool) -> Run:
     run = None if restart else train_step.begun(recipe, directory)
     if run is None or not run.is_finished("train"):
-        return train_step.train(recipe, directory, progress, restart=restart)
+        trained = train_step.train(recipe, directory, progress, restart=restart)
+        if trained is None:
+            raise UserError(
+                "torchrun: only 'nasdeploy train' uses several processes; train first, then go on without it"
+            )
+        return trained
     progress.say(f"train: {run.path} is finished")
     return run
 

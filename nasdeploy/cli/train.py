@@ -48,6 +48,8 @@ def train(
 
     directory = run_directory or step.default_directory(loaded)
     run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
+    if run is None:
+        return
     facts = run.facts("train")
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
 

@@ -8,20 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasdeploy.nn.synchronised import synchronised_batch_norm
+
 
 @dataclass(frozen=True)
 class Statistics:
     """Which statistics batch normalisation uses.
 
     `batch`: those of the batch, else the running ones. With `momentum` > 0 the running ones move towards the batch's.
+    `synchronised`: the batch is that of all processes together.
     """
 
     batch: bool
     momentum: float = 0.0
+    synchronised: bool = False
 
 
 BATCH = Statistics(batch=True)
 """Training: normalise by the batch; running statistics are neither used nor changed."""
+SYNCHRONISED = Statistics(batch=True, synchronised=True)
+"""Training on several processes: normalise by the batches of all of them."""
 RUNNING = Statistics(batch=False)
 """Inference: normalise by running statistics."""
 
@@ -49,6 +55,8 @@ def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
 
 def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics) -> Tensor:
     """Batch normalisation of `[N, channels, H, W]`."""
+    if statistics.synchronised:
+        return synchronised_batch_norm(x, norm.weight, norm.bias, BN_EPS)
     if statistics.batch and not statistics.momentum:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, BN_EPS)
     return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, BN_EPS)

@@ -23,53 +23,55 @@ from nasdeploy.train.trainer import Trainer
 
 def train(
     recipe: Recipe, directory: Path, progress: Progress, *, init: Path | None = None, restart: bool = False
-) -> Run:
+) -> Run | None:
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
     `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
     unless `restart` discards it; that happens only when everything else was found to be right. Started by `torchrun`,
-    all processes share each batch, and only the first one writes.
+    all processes share each batch; only the first one writes, and the others return None.
     """
     with joined() as ranks:
-        _require_share(recipe, ranks)
-        require_tensorboard(recipe.train)
-        weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
-        if not ranks.first:
-            progress = Progress(quiet=True)
-        begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
-        sets = open_data(recipe.data, recipe.seed)
-        space = recipe.load_space(len(sets.classes))
-        origin = _origin(recipe, space)
-        sampler = sampler_from(origin)
-        batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
-        teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
+        run = _train(recipe, directory, progress if ranks.first else Progress(quiet=True), ranks, init, restart)
+        return run if ranks.first else None
+
+
+def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, init: Path | None, restart: bool) -> Run:
+    _require_share(recipe, ranks)
+    require_tensorboard(recipe.train)
+    weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
+    begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
+    sets = open_data(recipe.data, recipe.seed)
+    space = recipe.load_space(len(sets.classes))
+    origin = _origin(recipe, space)
+    batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
+    teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
+    if ranks.first:
+        if restart:
+            Run.discard(directory)
+        _announce(begun_before or _create(recipe, directory, sets, space), sets, space, progress)
+    ranks.wait()
+    run = Run.open(directory)
+    with run.lock() if ranks.first else nullcontext():
+        trainer = Trainer(
+            space=space,
+            sets=sets,
+            data=recipe.data,
+            settings=recipe.train,
+            recalibration=recipe.recalibration,
+            seed=recipe.seed,
+            checkpoints=Checkpoints(run.checkpoints, recipe.train.kept_checkpoints),
+            metrics=run.metrics,
+            progress=progress,
+            ranks=ranks,
+            sampler=sampler_from(origin),
+            validated=validated(origin),
+            teacher=teacher,
+            scalars=run.scalars if recipe.train.tensorboard else None,
+        )
+        metrics = trainer.run(weights)
         if ranks.first:
-            if restart:
-                Run.discard(directory)
-            _announce(begun_before or _create(recipe, directory, sets, space), sets, space, progress)
-        ranks.wait()
-        run = Run.open(directory)
-        with run.lock() if ranks.first else nullcontext():
-            trainer = Trainer(
-                space=space,
-                sets=sets,
-                data=recipe.data,
-                settings=recipe.train,
-                recalibration=recipe.recalibration,
-                seed=recipe.seed,
-                checkpoints=Checkpoints(run.checkpoints, recipe.train.kept_checkpoints),
-                metrics=run.metrics,
-                progress=progress,
-                ranks=ranks,
-                sampler=sampler,
-                validated=validated(origin),
-                teacher=teacher,
-                scalars=run.scalars if recipe.train.tensorboard else None,
-            )
-            metrics = trainer.run(weights)
-            if ranks.first:
-                run.finish("train", metrics)
-        return run
+            run.finish("train", metrics)
+    return run
 
 
 def _origin(recipe: Recipe, space: SearchSpace) -> Origin:

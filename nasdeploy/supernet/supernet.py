@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from nasdeploy.arch import Arch
 from nasdeploy.nn import FAMILIES
-from nasdeploy.nn.functional import BATCH
+from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.graph import run
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.plan import Plan, Step
@@ -25,11 +25,17 @@ class Supernet(nn.Module):
         self.space = space
         self.weights = nn.ModuleDict({slot.name: _cover(space, slot) for slot in space.slots})
 
-    def forward(self, x: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        arch: Arch,
+        drop_rates: Mapping[str, float] | None = None,
+        statistics: Statistics = BATCH,
+    ) -> Tensor:
         """Logits `[N, classes]` of the sub-network `arch` for images `[N, 3, S, S]` of any side.
 
         The images are rescaled to the architecture's resolution. `drop_rates` gives the drop probability of slots
-        (`space.drop_rates`); None regularises nothing.
+        (`space.drop_rates`); None regularises nothing. `statistics` are the batch's, of this process or of all.
         """
         plan = self.space.plan(arch)
         rates = drop_rates or {}
@@ -37,7 +43,7 @@ class Supernet(nn.Module):
         def compute(step: Step, x: Tensor) -> Tensor:
             family = FAMILIES[type(step.block)]
             tensors = family.slice(self.weights[step.name], step.block)
-            return family.forward(step.block, tensors, x, BATCH, rates.get(step.name, 0.0))
+            return family.forward(step.block, tensors, x, statistics, rates.get(step.name, 0.0))
 
         return run(plan, rescale(x, input_side(plan)), compute)
 
