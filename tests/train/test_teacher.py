@@ -150,8 +150,12 @@ def test_an_onnx_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
 
 def test_a_teacher_that_fits(onnx: tuple[Path, nn.Module], weights: Path) -> None:
     path, network = onnx
-    require_fit(onnx_teacher(path, 4, 1), "onnx:x", images(4, side_of(network)), 3)
-    require_fit(without_gradient(torchvision_teacher(NAME, weights, 3)), "torchvision:x", images(), 3)
+    for teacher, batch in (
+        (onnx_teacher(path, 4, 1), images(4, side_of(network))),
+        (without_gradient(torchvision_teacher(NAME, weights, 3)), images()),
+    ):
+        require_fit(teacher, "x", batch, 3)
+        assert teacher(batch).shape == (len(batch), 3)
 
 
 def test_a_batch_of_another_size(onnx: tuple[Path, nn.Module]) -> None:
