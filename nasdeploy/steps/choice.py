@@ -37,14 +37,19 @@ class ExportRequest:
 def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
     """What is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
 
-    `recipe` is the run's, with what was changed for this call.
+    In a run that trained one network alone it is that one. `recipe` is the run's, with what was changed for this call.
 
     Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
     """
     space = space_of(run)
     run.facts("train")
+    budget: dict[str, float] = {}
     if text is not None:
-        arch, budget = resolve_arch(text, space, _known(run, space)), {}
+        arch = resolve_arch(text, space, _known(run, space))
+        target = load_device(device or recipe.device)
+    elif recipe.train.sampling.kind == "alone":
+        arch = space.arch(recipe.train.sampling.arch)
+        progress.say(f"export: {arch.digest}, the network that was trained alone")
         target = load_device(device or recipe.device)
     else:
         result = load_result(run.search_result)

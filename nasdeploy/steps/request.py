@@ -41,6 +41,11 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
     was measured under other conditions is warned of, and refused if `strict`.
     """
     space = space_of(run)
+    if recipe.train.sampling.kind == "alone":
+        raise UserError(
+            f"{run.path}: one network was trained alone there, so there is nothing to search; export it with "
+            "'nasdeploy export'"
+        )
     if bounds == Bounds():
         bounds = Bounds(latency=recipe.search.latency)
     if bounds == Bounds():

@@ -43,6 +43,7 @@ def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, in
     sets = open_data(recipe.data, recipe.seed)
     space = recipe.load_space(len(sets.classes))
     origin = _origin(recipe, space)
+    sampler = sampler_from(origin)
     batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
     teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
     if ranks.first:
@@ -63,7 +64,7 @@ def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, in
             metrics=run.metrics,
             progress=progress,
             ranks=ranks,
-            sampler=sampler_from(origin),
+            sampler=sampler,
             validated=validated(origin),
             teacher=teacher,
             scalars=run.scalars if recipe.train.tensorboard else None,
@@ -139,13 +140,15 @@ def default_directory(recipe: Recipe) -> Path:
 def begun(recipe: Recipe, directory: Path) -> Run | None:
     """The run in a directory, None if there is none; raises `UserError` if it was begun with another recipe.
 
-    Only what the weights depend on has to be the same: search, device and what suits a machine may change.
+    Only what the weights depend on has to be the same: search and what suits a machine may change, and the device
+    unless networks are drawn by its latency.
     """
     if not (directory / "manifest.json").exists():
         return None
     run = Run.open(directory)
     before, now = recipe_of(run).to_json(), recipe.to_json()
-    found = [name for part in _LEARNED_FROM for name in _differences(before.get(part), now[part], part)]
+    parts = (*_LEARNED_FROM, "device") if recipe.train.sampling.prior == "latency" else _LEARNED_FROM
+    found = [name for part in parts for name in _differences(before.get(part), now[part], part)]
     differing = [name for name in found if name not in _MACHINE]
     if differing:
         raise UserError(

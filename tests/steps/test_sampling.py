@@ -8,15 +8,21 @@ import torch
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import UserError
+from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.progress import Progress
+from nasdeploy.recipe import recipe_of
+from nasdeploy.space import SearchSpace
 from nasdeploy.steps import train as step
 from nasdeploy.steps.alone import train_alone
+from nasdeploy.steps.choice import request_export
+from nasdeploy.steps.request import Bounds, request_search
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.sandwich import SandwichStep
+from tests.latency.tables import CONDITIONS, timing
 from tests.train.recipes import tiny_recipe
 
 QUIET = Progress(quiet=True)
@@ -79,6 +85,14 @@ def test_ways_of_sampling_train_differently() -> None:
         assert not any(torch.equal(found, other) for other in ends[:place])
 
 
+def test_a_mistake_in_stages_keeps_the_run_that_restart_would_discard() -> None:
+    before = train("train.epochs=1")
+    recipe = tiny_recipe("train.sampling.stages=[{from_epoch: 0, largest: {dept: 1}}]")
+    with pytest.raises(UserError, match="'dept' is no choice of space tiny"):
+        step.train(recipe, Path("runs/tiny"), QUIET, restart=True)
+    assert Run.open(before.path).is_finished("train")
+
+
 # -- one network alone
 
 
@@ -133,10 +147,40 @@ def test_an_unknown_network_is_refused(text: str, said: str) -> None:
     assert str(caught.value).startswith(said)
 
 
+def test_alone_is_exported_without_a_search_and_searched_for_in_vain() -> None:
+    arch = SPACE.largest()
+    run = step.train(train_alone(tiny_recipe("train.epochs=1"), "largest"), Path("runs/a"), QUIET)
+    assert run is not None
+    request = request_export(run, recipe_of(run), None, None, QUIET)
+    assert (request.arch, request.budget, request.device.name) == (arch, {}, "cpu")
+    assert request_export(run, recipe_of(run), "smallest", None, QUIET).arch == SPACE.smallest()
+    with pytest.raises(UserError) as caught:
+        request_search(run, recipe_of(run), Bounds(macs_m=1.0), False, QUIET)
+    assert str(caught.value).startswith("runs/a: one network was trained alone there, so there is nothing to search")
+
+
 # -- a prior of latency
+
+
+def fitted_table(space: SearchSpace) -> LatencyTable:
+    """A table in which every block takes as long as it has MACs."""
+    entries = {key: timing(1e-9 * block.macs) for key, block in space.distinct_blocks().items()}
+    conditions = CONDITIONS.model_copy(update={"space": space.name, "space_digest": space.digest})
+    measured = network_terms(entries, space, space.largest(), "calibration", timing(1e-3))
+    return LatencyTable.fitted(conditions, "today", entries, [measured])
 
 
 def test_a_latency_prior_without_a_table_says_how_to_measure_one() -> None:
     with pytest.raises(UserError, match=r"no latency table yet of space tiny .*; measure it with 'nasdeploy profile"):
         train("train.sampling={kind: best-up, prior: latency}")
     assert not Path("runs/tiny").exists()
+
+
+def test_with_a_latency_prior_the_device_may_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = fitted_table(SPACE)
+    monkeypatch.setattr("nasdeploy.steps.train.find_table", lambda space, device: table)
+    prior = "train.sampling={kind: worst-up, prior: latency, latency_bins: 3, prior_samples: 500}"
+    run = train(prior, "train.epochs=1")
+    assert run.is_finished("train")
+    with pytest.raises(UserError, match=r"begun with another recipe \(device differs\)"):
+        train(prior, "train.epochs=1", "device=board")
