@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasdeploy.arch import Arch
 from nasdeploy.nn import FAMILIES
@@ -31,6 +31,10 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
             target = family.slice(network.block(step.name).weights, step.block)
             for to, tensor in zip(_tensors(target), _tensors(source), strict=True):
                 to.copy_(tensor)
+        for norm in network.modules():
+            # Nothing reads it, but whoever saves the network would save whatever the memory held.
+            if isinstance(norm, nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.zero_()
     return network.train(supernet.training)
 
 

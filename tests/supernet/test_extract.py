@@ -74,3 +74,16 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
         assert len(pairs) == len(list(network.parameters()))
         for in_supernet, in_network in pairs:
             assert torch.equal(in_supernet, in_network)
+
+
+def test_nothing_in_an_extracted_network_is_left_undefined() -> None:
+    space = at_resolutions("digits")
+    supernet = Supernet(space)
+    # In this mode fresh memory holds NaN and the largest integers.
+    torch.use_deterministic_algorithms(True)
+    try:
+        state = extract(supernet, space.largest()).state_dict()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert all(value == 0 for name, value in state.items() if name.endswith("num_batches_tracked"))
