@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasdeploy.arch import Arch
+from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.supernet.extract import extract
@@ -29,9 +30,15 @@ class Recording(Supernet):
         super().__init__(tiny_space())
         self.calls: list[tuple[Arch, Mapping[str, float] | None]] = []
 
-    def forward(self, x: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        arch: Arch,
+        drop_rates: Mapping[str, float] | None = None,
+        statistics: Statistics = BATCH,
+    ) -> Tensor:
         self.calls.append((arch, drop_rates))
-        return super().forward(x, arch, drop_rates)
+        return super().forward(x, arch, drop_rates, statistics)
 
 
 @pytest.fixture
