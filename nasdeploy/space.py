@@ -147,6 +147,14 @@ class SearchSpace(ABC):
         """Uniform crossover of equally long `a` and `b` `[n, choices]`: each gene from either parent, 0.5."""
         return np.where(rng.random(a.shape) < 0.5, a, b)
 
+    def blend(self, codes: Codes, ends: Codes, rng: np.random.Generator) -> Codes:
+        """`codes` `[n, choices]`, of each of which a random share of genes, from none to all, is that of one of `ends`.
+
+        Choices drawn uniformly give networks of middling cost; blended with extreme ones they cover the whole range.
+        """
+        own = rng.random(codes.shape) < rng.random((len(codes), 1))
+        return np.where(own, codes, ends[rng.integers(len(ends), size=len(codes))])
+
     def encode(self, archs: Sequence[Arch]) -> Codes:
         """Codes `[n, choices]`: for each choice the index of its value."""
         places = [(c.name, {value: index for index, value in enumerate(c.values)}) for c in self.choices]

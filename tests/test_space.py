@@ -136,6 +136,19 @@ def test_crossover_takes_each_gene_from_either_parent() -> None:
     assert abs((child == a)[a != b].mean() - 0.5) < 0.02
 
 
+def test_blending_reaches_from_the_codes_to_the_ends() -> None:
+    rng = np.random.default_rng(0)
+    codes = np.ones((4000, len(SPACE.choices)), dtype=np.int16)
+    ends = np.stack([codes[0] * 0, codes[0] * 2])
+    blended = SPACE.blend(codes, ends, rng)
+    own = blended == 1
+    # No row mixes the two ends, and any share of a row's own genes is as likely as any other.
+    assert not ((blended == 0).any(axis=1) & (blended == 2).any(axis=1)).any()
+    shares = np.bincount(own.sum(axis=1), minlength=len(SPACE.choices) + 1) / len(codes)
+    assert np.abs(shares - 1 / (len(SPACE.choices) + 1)).max() < 0.02
+    assert abs((blended == 0).sum() / (~own).sum() - 0.5) < 0.03
+
+
 def test_distinct_blocks_are_those_of_all_architectures() -> None:
     held = {block.key: block for values in EVERY for block in blocks(values) if block is not None}
     assert SPACE.distinct_blocks() == held

@@ -8,7 +8,7 @@ import numpy as np
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Costs, SlotCost
 from nasdeploy.extremes import extremes
-from nasdeploy.space import Codes, SearchSpace
+from nasdeploy.space import SearchSpace
 
 _CANDIDATES = 4000
 
@@ -19,7 +19,8 @@ def stratified(space: SearchSpace, cost: SlotCost, number: int, rng: np.random.G
     Fewer if the space has fewer. `cost` is positive for every network.
     """
     cheapest, dearest = extremes(space, cost)
-    candidates = _candidates(space, space.encode([cheapest.arch, dearest.arch]), rng)
+    ends = space.encode([cheapest.arch, dearest.arch])
+    candidates = space.blend(space.sample_codes(_CANDIDATES, rng), ends, rng)
     costs = dict(zip(space.decode(candidates), Costs(space, [cost])(candidates)[:, 0], strict=True))
     chosen = {extreme.arch: extreme.cost for extreme in (cheapest, dearest)}
     for target in np.geomspace(cheapest.cost, dearest.cost, number)[1:-1]:
@@ -28,11 +29,3 @@ def stratified(space: SearchSpace, cost: SlotCost, number: int, rng: np.random.G
             nearest = min(unused, key=lambda arch: abs(costs[arch] - target))
             chosen[nearest] = costs[nearest]
     return sorted(chosen, key=lambda arch: chosen[arch])[:number]
-
-
-def _candidates(space: SearchSpace, ends: Codes, rng: np.random.Generator) -> Codes:
-    """Random architectures of which any part, from none to all, has the genes of either end: `[n, choices]`."""
-    random = space.sample_codes(_CANDIDATES, rng)
-    end = ends[rng.integers(len(ends), size=_CANDIDATES)]
-    share = rng.random((_CANDIDATES, 1))
-    return np.where(rng.random(random.shape) < share, end, random)

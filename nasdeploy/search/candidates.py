@@ -24,8 +24,7 @@ class Candidates:
     def random(self, count: int) -> list[Arch]:
         """Up to `count` architectures, spread evenly over the costs that the budget allows.
 
-        Choices drawn uniformly give networks of middling cost; a pool that mixes them with the cheapest networks, to a
-        random degree, reaches down to tight budgets. Raises `InfeasibleBudget` if nothing feasible turns up.
+        Raises `InfeasibleBudget` if nothing feasible turns up.
         """
         codes, costs = self._pool()
         if not len(codes):
@@ -89,8 +88,7 @@ class Candidates:
         space, rng = self._problem.space, self._rng
         uniform = space.sample_codes(_POOL, rng)
         cheapest = space.encode(self._problem.cheapest())
-        mixed = np.where(rng.random(uniform.shape) < rng.random((_POOL, 1)), uniform, self._pick(cheapest, _POOL))
-        codes = np.concatenate([cheapest, uniform, mixed])
+        codes = np.concatenate([cheapest, uniform, space.blend(uniform, cheapest, rng)])
         costs = self._problem.costs(codes)
         feasible = self._problem.feasible(costs)
         return codes[feasible], costs[feasible]

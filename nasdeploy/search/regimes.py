@@ -47,12 +47,11 @@ def sample_regimes(space: SearchSpace, edges: Floats, number: int, rng: np.rando
 
 
 def _pools(space: SearchSpace, ends: Codes, rng: np.random.Generator) -> Iterator[Codes]:
-    """First both ends, then uniform draws, then draws mixed with the ends, which reach the outer regimes."""
+    """First both ends, then uniform draws, then draws blended with the ends, which reach the outer regimes."""
     yield ends
     uniform = space.sample_codes(_POOL, rng)
     yield uniform
-    mixed = rng.random(uniform.shape) < rng.random((_POOL, 1))
-    yield np.where(mixed, ends[rng.integers(len(ends), size=_POOL)], uniform)
+    yield space.blend(uniform, ends, rng)
 
 
 def _fill(regime: list[Arch], share: int, codes: Codes, space: SearchSpace) -> None:
