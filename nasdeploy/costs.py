@@ -78,6 +78,20 @@ def _groups(space: SearchSpace) -> list[list[Slot]]:
     return groups
 
 
+def slot_table(space: SearchSpace, slot: Slot, functions: Sequence[SlotCost]) -> Floats:
+    """Costs `[values of each choice that the slot reads ..., functions]` of its blocks; 0 where it has none."""
+    values = [[f(slot, block) if block else 0.0 for f in functions] for block in space.blocks_of(slot)]
+    return np.array(values).reshape([*(len(space.values_of[name]) for name in slot.reads), len(functions)])
+
+
+def aligned(values: Floats, reads: Sequence[str], names: Sequence[str]) -> Floats:
+    """`values`, whose first axes are those of `reads`, with an axis for each of `names`, of length 1 if not read."""
+    order = sorted(range(len(reads)), key=lambda axis: names.index(reads[axis]))
+    turned = values.transpose([*order, *range(len(reads), values.ndim)])
+    absent = [axis for axis, name in enumerate(names) if name not in reads]
+    return np.expand_dims(turned, tuple(absent))
+
+
 def _reads(slots: Sequence[Slot]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for slot in slots for name in slot.reads))
 
@@ -87,11 +101,7 @@ def _merged(space: SearchSpace, slots: Sequence[Slot], functions: Sequence[SlotC
     sizes = [len(space.values_of[name]) for name in names]
     total = np.zeros([*sizes, len(functions)])
     for slot in slots:
-        values = [[f(slot, b) if b else 0.0 for f in functions] for b in space.blocks_of(slot)]
-        own = np.array(values).reshape([*(len(space.values_of[name]) for name in slot.reads), len(functions)])
-        order = sorted(range(len(slot.reads)), key=lambda axis, slot=slot: names.index(slot.reads[axis]))  # type: ignore[misc]
-        shape = [size if name in slot.reads else 1 for name, size in zip(names, sizes, strict=True)]
-        total += own.transpose([*order, len(slot.reads)]).reshape([*shape, len(functions)])
+        total += aligned(slot_table(space, slot, functions), slot.reads, names)
     strides = np.zeros(len(space.choices), dtype=np.float32)
     place = {choice.name: index for index, choice in enumerate(space.choices)}
     for axis, name in enumerate(names):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from nasdeploy.arch import Arch
-from nasdeploy.costs import Floats, SlotCost
-from nasdeploy.space import SearchSpace, Slot
+from nasdeploy.costs import Floats, SlotCost, aligned, slot_table
+from nasdeploy.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Extreme:
 
 def extremes(space: SearchSpace, cost: SlotCost) -> tuple[Extreme, Extreme]:
     """The cheapest and the dearest architecture of `space`; `cost` is summed over present slots."""
-    tables = [_slot_table(space, slot, cost) for slot in space.slots]
+    tables = [_Table(slot.reads, slot_table(space, slot, [cost])[..., 0]) for slot in space.slots]
     cheapest, dearest = _cheapest(space, tables), _cheapest(space, [_Table(t.reads, -t.values) for t in tables])
     return cheapest, Extreme(-dearest.cost, dearest.arch)
 
@@ -38,11 +38,6 @@ class _Table:
 
     reads: tuple[str, ...]
     values: Floats
-
-
-def _slot_table(space: SearchSpace, slot: Slot, cost: SlotCost) -> _Table:
-    values = [cost(slot, block) if block else 0.0 for block in space.blocks_of(slot)]
-    return _Table(slot.reads, np.array(values).reshape([len(space.values_of[name]) for name in slot.reads]))
 
 
 def _cheapest(space: SearchSpace, tables: list[_Table]) -> Extreme:
@@ -72,7 +67,5 @@ def _met(name: str, tables: Sequence[_Table]) -> tuple[str, ...]:
 def _sum(reads: tuple[str, ...], tables: Sequence[_Table], sizes: dict[str, int]) -> _Table:
     total = np.zeros([sizes[name] for name in reads])
     for table in tables:
-        order = sorted(range(len(table.reads)), key=lambda axis, table=table: reads.index(table.reads[axis]))  # type: ignore[misc]
-        shape = [sizes[name] if name in table.reads else 1 for name in reads]
-        total += table.values.transpose(order).reshape(shape)
+        total += aligned(table.values, table.reads, reads)
     return _Table(reads, total)
