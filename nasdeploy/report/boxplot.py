@@ -74,7 +74,8 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: st
     axes.set_ylabel(accuracy)
     axes.grid(axis="y", alpha=0.3)
     patches = [Patch(facecolor=(*colours[n % len(colours)], 0.6), edgecolor="black") for n in range(len(series))]
-    axes.legend(patches, [one.label for one in series], loc="lower right")
+    # Outside, where it hides no box.
+    figure.legend(patches, [one.label for one in series], loc="outside lower center", ncols=min(3, len(series)))
     axes.set_title("Sub-networks: minimum, quartiles, maximum", fontsize="medium")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)

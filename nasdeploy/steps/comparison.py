@@ -41,7 +41,7 @@ def request_comparison(paths: Sequence[Path], sample: int, regimes: int) -> Comp
     """`sample` architectures of each run (without paths: the latest), equally many from each regime.
 
     Runs of one space are compared on the same architectures, whatever their seeds. Raises `UserError` for a run that
-    is missing, not trained to its end or given twice, and for runs whose classes differ.
+    is missing, not a trained supernet or given twice, and for runs whose classes differ.
     """
     if sample < max(2, regimes):
         raise UserError(f"--sample {sample}: give {max(2, regimes)} or more, one for each of the {regimes} regimes")
@@ -61,6 +61,8 @@ def _check(runs: Sequence[Run]) -> None:
     first, seen = runs[0], set()
     for run in runs:
         run.facts("train")
+        if recipe_of(run).train.sampling.kind == "alone":
+            raise UserError(f"{run.path}: one network was trained alone there, so there are no sub-networks to compare")
         if run.path.resolve() in seen:
             raise UserError(f"{run.path}: given twice; name each run once")
         seen.add(run.path.resolve())

@@ -130,6 +130,10 @@ def test_runs_with_other_images_are_pointed_out(
     assert "the runs hold out different images" in capsys.readouterr().err
 
 
+LARGEST = tiny_recipe("space.head.width=[32]").load_space(10).largest().to_json()
+ALONE = tiny_recipe("space.head.width=[32]", f"train.sampling={{kind: alone, arch: {json.dumps(LARGEST)}}}").to_json()
+
+
 def change(**values: Any) -> None:
     path = Path("runs/wide/manifest.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -144,6 +148,7 @@ def change(**values: Any) -> None:
             "runs/wide: learned other classes",
         ),
         (["runs/tiny", "runs/wide"], {"finished": {}}, "runs/wide: 'nasdeploy train' has not finished"),
+        (["runs/wide"], {"recipe": ALONE}, "runs/wide: one network was trained alone there"),
         (["runs/tiny", "runs/../runs/tiny"], {}, "runs/../runs/tiny: given twice"),
         (["runs/none"], {}, "runs/none: no run there"),
         (["runs/tiny", "--sample", "4"], {}, "--sample 4: give 5 or more"),
