@@ -26,11 +26,12 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
     )
-    device = compute_device()
+    # The other images, of which some may lie in memory, are not needed any more.
+    held_out, device = sets.search, compute_device()
     return Evaluator(
         load_supernet(weights, space).to(device),
         calibration.to(device),
-        lambda: evaluation_batches(sets.search, recipe.data, recipe.search.batch_size),
+        lambda: evaluation_batches(held_out, recipe.data, recipe.search.batch_size),
     )
 
 
