@@ -109,7 +109,7 @@ class TrainSettings(Settings):
     """Inside an epoch the last checkpoint is never older."""
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
     most_skipped: int = Field(default=10, ge=0)
-    """Steps in a row that may be skipped because a loss is not finite, before training ends."""
+    """Steps in a row that may be skipped because a loss or the gradient is not finite, before training ends."""
     sync_bn: bool = False
     """On several processes, normalise by the whole batch instead of each process's part of it."""
     tensorboard: bool = False
