@@ -42,8 +42,9 @@ def supernet_id(recipe: Recipe, weights: Path) -> str:
     conditions = [
         content,
         recipe.seed,
-        # Processes that read images change nothing, and an export's batches only the export.
-        recipe.data.model_dump(mode="json", exclude={"workers"}),
+        # Processes that read images change nothing, and an export's batches only the export. Defaults are left out, so
+        # that a setting that is new in some version does not make earlier evaluations those of another supernet.
+        recipe.data.model_dump(mode="json", exclude={"workers"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
     ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]

@@ -168,7 +168,7 @@ def test_mistakes_are_named(run: Run, options: dict[str, Any], message: str) -> 
 def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "images/train/bee").rename(tmp_path / "images/train/wasp")
     (tmp_path / "images/test/bee").rename(tmp_path / "images/test/wasp")
-    with pytest.raises(UserError, match="the classes are ant, cat, wasp, but runs.x learned ant, bee, cat"):
+    with pytest.raises(UserError, match=r"the classes are ant, cat, wasp, but runs.x learned ant, bee, cat"):
         export(arch="t0")
     (run.checkpoints / "epoch-000001.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged"):
