@@ -62,6 +62,7 @@ def facts(request: SearchRequest) -> dict[str, Any]:
         "budget": asdict(request.budget),
         "device": request.device.name if request.device else None,
         "settings": request.recipe.search.model_dump(mode="json"),
+        "recalibration": request.recipe.recalibration.model_dump(mode="json"),
     }
 
 

@@ -1,0 +1,46 @@
+"""Every example runs, as far as it can here."""
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import load_recipe
+from nasdeploy.steps import train as step
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICK = ["train.epochs=1", "train.warmup_epochs=0", "data.images_per_class=8", "recalibration.search_batches=1"]
+
+
+def test_the_examples_are_these() -> None:
+    assert {path.name for path in EXAMPLES.iterdir()} == {"own_space.yaml", "train_on_slurm.sh"}
+
+
+@pytest.mark.slow
+def test_a_space_of_ones_own_trains(tmp_path: Path) -> None:
+    recipe = load_recipe(str(EXAMPLES / "own_space.yaml"), QUICK)
+    run = step.train(recipe, tmp_path / "runs/own", Progress(quiet=True))
+    assert run is not None
+    assert run.is_finished("train")
+    assert recipe.load_space(10).size == 1024
+
+
+def test_the_slurm_script_starts_torchrun_on_all_nodes(tmp_path: Path) -> None:
+    called = tmp_path / "called"
+    for name, body in {"scontrol": "echo node1; echo node2", "srun": f'echo "$@" > {called}'}.items():
+        script = tmp_path / name
+        script.write_text(f"#!/bin/sh\n{body}\n")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "7",
+    }
+    subprocess.run(["bash", EXAMPLES / "train_on_slurm.sh", "/data/images"], env=environment, check=True)
+    expected = "--rdzv-endpoint node1:29400 --no-python nasdeploy train alphanet-imagenet --data /data/images"
+    assert expected in called.read_text()
