@@ -1,5 +1,6 @@
 """Errors end in one line on stderr and in the exit code of their kind."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -86,3 +87,14 @@ def test_ctrl_c_says_that_the_same_command_resumes() -> None:
     _, said = process.communicate()
     assert said == "nasdeploy: stopped; what was finished is kept, and the same command resumes\n"
     assert process.returncode == 130
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
+    program = (
+        "import os; import nasdeploy.cli.main as m; m.app = lambda: print(os.environ['OMP_WAIT_POLICY']); m.main()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
