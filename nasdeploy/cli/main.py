@@ -38,7 +38,7 @@ app.add_typer(space, name="space")
 
 def main() -> None:
     """Console script; maps every expected error to one line on stderr and its exit code."""
-    # Threads of PyTorch that wait for each other sleep instead of spinning: as fast on a machine of one's own, and about
+    # PyTorch's threads that wait for each other sleep instead of spinning: as fast on a machine of one's own, and about
     # seven times as fast where another process wants a core too. It has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
