@@ -8,11 +8,13 @@ import sys
 import pytest
 
 from nasdeploy import errors
-from nasdeploy.cli.main import app, main
+from nasdeploy.cli.app import app
+from nasdeploy.cli.main import main
 
 PROGRAM = """
-import time
-from nasdeploy.cli.main import app, main
+import time, warnings
+from nasdeploy.cli.app import app
+from nasdeploy.cli.main import main
 
 @app.command()
 def wait() -> None:
@@ -20,15 +22,16 @@ def wait() -> None:
     time.sleep(60)
 
 @app.command()
-def other() -> None:
-    pass
+def warn() -> None:
+    warnings.warn("two\\nlines", UserWarning)
+    raise OSError(2, "Not there", "a\\nb")
 
 main()
 """
 
 
 def run_raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
-    def raising(self: object) -> None:
+    def raising(self: object, standalone_mode: bool) -> None:
         raise error
 
     monkeypatch.setattr(type(app), "__call__", raising)
@@ -91,10 +94,76 @@ def test_ctrl_c_says_that_the_same_command_resumes() -> None:
 
 def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
     program = (
-        "import os; import nasdeploy.cli.main as m; m.app = lambda: print(os.environ['OMP_WAIT_POLICY']); m.main()"
+        "import os; import nasdeploy.cli.main as m; m._run = lambda: print(os.environ['OMP_WAIT_POLICY']); m.main()"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, env={**environment, **given}, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serch"], "no such command 'serch'. Did you mean 'search'? (see 'nasdeploy --help')"),
+        (["search", "--lateny-ms", "3"], "no such option: --lateny-ms (Possible options: --latency, --latency-ms)"),
+        (["search", "--latency-ms", "x"], "invalid value for '--latency-ms': Input should be a valid number"),
+        (["search", "extra"], "got unexpected extra argument(s) (extra) (see 'nasdeploy search --help')"),
+        (["train"], "missing argument 'RECIPE' (see 'nasdeploy train --help')"),
+        (["space", "show", "a\nb"], "unknown search space 'a\\nb'"),
+    ],
+)
+def test_misuse_ends_in_one_line(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nasdeploy", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"nasdeploy: {said}")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["space"], 2), (["--help"], 0), (["--version"], 0)])
+def test_help_where_there_is_nothing_to_do(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["nasdeploy", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == code
+    printed = capsys.readouterr()
+    assert "nasdeploy" in (printed.err if code else printed.out)
+    assert (printed.out if code else printed.err) == ""
+
+
+def test_warnings_and_errors_of_the_system_are_one_line_each() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, "warn"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "nasdeploy: warning: two\\nlines\nnasdeploy: a\\nb: Not there\n"
+
+
+def test_ctrl_c_while_commands_are_imported() -> None:
+    program = """
+import builtins, signal
+import nasdeploy.cli.main as m
+real = builtins.__import__
+def importing(name, *rest, **more):
+    if name == "typer":
+        signal.raise_signal(signal.SIGINT)
+    return real(name, *rest, **more)
+builtins.__import__ = importing
+m.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+
+
+def test_a_reader_that_has_had_enough() -> None:
+    script = "from nasdeploy.cli.main import main; main()"
+    command = f'set -o pipefail; "{sys.executable}" -c "{script}" space show alphanet | true'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

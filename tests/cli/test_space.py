@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from nasdeploy.cli.main import app
+from nasdeploy.cli.app import app
 from nasdeploy.cli.space import find_space
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings

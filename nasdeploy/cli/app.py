@@ -1,0 +1,45 @@
+"""All commands, a thin file each.
+
+Modules of this package import nothing heavy at the top: `--help` has to be there in a third of a second.
+"""
+
+from typing import Annotated
+
+import typer
+
+from nasdeploy import __version__
+from nasdeploy.cli.evaluate import evaluate
+from nasdeploy.cli.export import export
+from nasdeploy.cli.init import init
+from nasdeploy.cli.profile import profile
+from nasdeploy.cli.run import run
+from nasdeploy.cli.search import search
+from nasdeploy.cli.space import app as space
+from nasdeploy.cli.train import train
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"nasdeploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _nasdeploy(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From your images and your device to the most accurate network that measurably meets a latency budget."""
+
+
+app.command()(init)
+app.command()(run)
+app.command()(train)
+app.command()(profile)
+app.command()(search)
+app.command()(evaluate)
+app.command()(export)
+app.add_typer(space, name="space")
