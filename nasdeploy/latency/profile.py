@@ -27,6 +27,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Session
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.files import locked, remove_partial_of
 
 _DEFAULT = Protocol()
 
@@ -44,8 +45,16 @@ def profile(
 
     What is measured is kept in a journal beside it, so that the same call goes on where a killed one stopped;
     `restart` measures everything anew. An earlier table stays until the new one is whole. Raises `UserError` if the
-    space has been measured already.
+    space has been measured already, or if another process is measuring it.
     """
+    with locked(path.with_name(f".{path.name}.lock"), path):
+        remove_partial_of(path)
+        return _profile(space, device, path, progress, protocol, restart)
+
+
+def _profile(
+    space: SearchSpace, device: Device, path: Path, progress: Progress, protocol: Protocol, restart: bool
+) -> LatencyTable:
     conditions = Conditions.here(space, device, protocol)
     journal = _open_journal(path, conditions, progress, restart)
     blocks = {key: partial(open_block, block, device) for key, block in space.distinct_blocks().items()}

@@ -1,11 +1,13 @@
 """Files that appear whole or not at all, and JSON read back with mistakes reported in one line."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, BinaryIO
@@ -24,11 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
     and whoever lists the folder never sees a half-written file. Missing parent directories are created. Raises
     `UserError` if the place cannot be written or the disk is full.
     """
-    try:
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(mkdtemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent))
-    except OSError as error:
-        raise _unwritable(path, error) from None
     partial = workspace / path.name
     try:
         with disk_full_named(path):
@@ -60,10 +62,36 @@ def _disk_full(path: Path) -> UserError:
     return UserError(f"{path}: cannot be written, disk full; free some space and run the same command again")
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(path)
-    return UserError(f"{path}: cannot be written ({error.strerror}); check the path and its permissions")
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turns the errors of making, opening or removing `path` for writing into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _disk_full(path) from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); check the path and its permissions") from None
+
+
+@contextmanager
+def locked(lock: Path, used: Path) -> Iterator[None]:
+    """Exclusive use of `used` by this process, by way of the file `lock`, which stays.
+
+    The operating system gives it up when the process ends, however it ends. Raises `UserError` if another process has
+    it, or if `lock` cannot be written.
+    """
+    with writable(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    # A POSIX record lock: unlike flock it is not shared with data-loader workers that outlive a killed parent.
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{used}: in use by another process; run the same command when that is done") from None
+        except OSError as error:
+            raise UserError(f"{lock}: cannot be locked ({error.strerror}); use another file system") from None
+        yield
 
 
 def _sync(path: Path) -> None:
@@ -76,7 +104,16 @@ def _sync(path: Path) -> None:
 
 def remove_partial(directory: Path) -> None:
     """Delete what killed processes left half-written below `directory`; nobody may be writing there meanwhile."""
-    for leftover in list(directory.rglob(f".*{_PARTIAL}")):
+    _remove(directory.rglob(f".*{_PARTIAL}"))
+
+
+def remove_partial_of(path: Path) -> None:
+    """Delete what killed processes left of `path` half-written; nobody may be writing it meanwhile."""
+    _remove(path.parent.glob(f".{escape(path.name)}.*{_PARTIAL}"))
+
+
+def _remove(leftovers: Iterable[Path]) -> None:
+    for leftover in list(leftovers):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -112,8 +149,10 @@ def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
     The line survives a kill of this process, not a power cut. One process at a time may append.
     """
     text = json.dumps(line, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_named(path), path.open("a+b") as file:
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    with disk_full_named(path), file:
         _drop_torn_line(file)
         file.write(text.encode("utf-8"))
 

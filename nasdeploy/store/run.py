@@ -1,6 +1,5 @@
 """A run: the directory that holds everything made from one recipe, and the manifest that says what is finished."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pydantic import Field
 
 from nasdeploy.errors import UserError
 from nasdeploy.settings import Settings, parse
-from nasdeploy.store.files import read_json, remove_partial, write_json
+from nasdeploy.store.files import locked, read_json, remove_partial, writable, write_json
 from nasdeploy.store.versions import installed_versions
 
 StepName = Literal["train", "profile", "search", "export"]
@@ -68,7 +67,8 @@ class Run:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         run = cls(path, manifest)
-        path.mkdir(parents=True, exist_ok=True)
+        with writable(path):
+            path.mkdir(parents=True, exist_ok=True)
         with run.lock():
             run._refuse_to_mix()
             run._save()
@@ -157,7 +157,7 @@ class Run:
         # Out of sight in one step: a new run of this name must never find half of the old one's files.
         discarded = path.with_name(f".{path.name}.discarded")
         shutil.rmtree(discarded, ignore_errors=True)
-        with _locked(path):
+        with locked(path / _LOCK, path), writable(path):
             path.rename(discarded)
             shutil.rmtree(discarded)
 
@@ -169,7 +169,7 @@ class Run:
         left half-written is removed.
         """
         if self._locks == 0:
-            with _locked(self.path):
+            with locked(self.path / _LOCK, self.path):
                 remove_partial(self.path)
                 yield from self._held()
         else:
@@ -208,14 +208,3 @@ def _read(file: Path) -> Manifest:
     if not isinstance(data, dict):
         raise UserError(f"{file}: damaged, it holds no JSON object; restore it or train anew with --restart")
     return parse(Manifest, data, str(file))
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    # A POSIX record lock: unlike flock it is not shared with data-loader workers that outlive a killed parent.
-    with (directory / _LOCK).open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{directory}: in use by another process; wait for it, or give another directory") from None
-        yield

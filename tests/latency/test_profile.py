@@ -1,6 +1,9 @@
 """Measuring a whole space: complete, resumable, whole or not at all. What time it takes plays no part here."""
 
 import json
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 
 import pytest
@@ -16,6 +19,7 @@ from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import parse
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.store.files import locked
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import entries
 
@@ -75,6 +79,10 @@ def opened(monkeypatch):
     return found
 
 
+def visible(folder):
+    return list(folder.glob("[!.]*"))
+
+
 def test_table_is_complete_and_the_file_holds_it(path):
     table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
     assert table.entries.keys() == SPACE.distinct_blocks().keys()
@@ -85,7 +93,7 @@ def test_table_is_complete_and_the_file_holds_it(path):
         assert network.entries == pytest.approx(sum(table.entries[key].median for key in plan.keys))
         assert network.blocks == len(plan.steps)
     assert find_table(SPACE, DEVICE, path.parent) == table == LatencyTable.load(path)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in visible(path.parent)] == [path.name]
 
 
 @pytest.mark.parametrize("limit", [0, 6, 13, 17])
@@ -95,7 +103,7 @@ def test_killed_measurement_goes_on_where_it_stopped(path, opened, limit):
     with pytest.raises(Stopped):
         profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
     assert not path.exists()
-    (journal,) = path.parent.iterdir()
+    (journal,) = visible(path.parent)
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     kept = {key: timing for line in lines for key, timing in line.get("blocks", {}).items()}
     measured = sum(len(line.get("networks", {})) for line in lines) + len(kept)
@@ -138,6 +146,25 @@ def test_measurements_under_other_conditions_are_not_mixed(path, opened, capsys)
     profile(SPACE, DEVICE, path, Progress(), protocol=replace(HASTY, kept=3))
     assert len(opened) == len(SPACE.distinct_blocks()) + 8
     assert "Starting anew" in capsys.readouterr().err
+
+
+def test_two_processes_never_measure_one_table(path, opened):
+    with locked(path.with_name(f".{path.name}.lock"), path):
+        # POSIX locks are between processes.
+        code = textwrap.dedent(f"""
+            from pathlib import Path
+            from tests.latency.test_profile import DEVICE, HASTY, QUIET, SPACE, profile
+            profile(SPACE, DEVICE, Path({str(path)!r}), QUIET, protocol=HASTY, restart=True)
+        """)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"{path}: in use by another process" in done.stderr
+    assert visible(path.parent) == []
+
+
+def test_what_a_killed_process_left_half_written_is_removed(path):
+    (path.parent / f".{path.name}.x1y2.partial").mkdir(parents=True)
+    profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    assert list(path.parent.glob("*.partial")) == []
 
 
 def test_networks_for_calibration_and_for_the_error_share_the_range():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +16,13 @@ from nasdeploy.errors import UserError
 from nasdeploy.store import files
 from nasdeploy.store.files import (
     append_json_line,
+    locked,
     read_json,
     read_json_lines,
     remove_partial,
+    remove_partial_of,
     replacing,
+    writable,
     write_bytes,
     write_json,
     write_text,
@@ -115,10 +119,68 @@ def test_other_system_errors_keep_their_name(tmp_path: Path) -> None:
         (tmp_path / "missing").read_bytes()
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_text, lambda path, text: append_json_line(path, {text: 1})])
+def test_a_place_that_cannot_be_written_is_named(write: Callable[[Path, str], None], tmp_path: Path) -> None:
     write_text(tmp_path / "file", "x")
     with pytest.raises(UserError, match=r"file/a: cannot be written \(.*\); check the path"):
-        write_text(tmp_path / "file" / "a", "x")
+        write(tmp_path / "file" / "a", "x")
+
+
+def test_a_directory_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"/a: cannot be written, there is a directory of that name"):
+        write_text(tmp_path / "a", "x")
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_read_only_file_system_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a: cannot be written \(Read-only file system\)"), writable(tmp_path / "a"):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "a")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from nasdeploy.store.files import locked
+with locked(Path(sys.argv[1]), Path("table")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_has_a_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match="table: in use by another process"), locked(lock, Path("table")):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with locked(lock, Path("table")):
+        assert lock.exists()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
+    with (
+        pytest.raises(UserError, match=r"lock: cannot be locked \(No locks available\)"),
+        locked(tmp_path / "lock", tmp_path),
+    ):
+        pass
+
+
+def test_what_is_left_of_one_file_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = [".a[1].json.x.partial", ".a[1].json.y.partial", ".a1.json.x.partial", ".a[1].json.lock", "a[1].json"]
+    for name in left:
+        (tmp_path / name).mkdir()
+    remove_partial_of(tmp_path / "a[1].json")
+    assert names(tmp_path) == sorted(left[2:])
 
 
 WRITER = """

@@ -210,3 +210,11 @@ def test_a_read_only_run_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "utime", refuse)
     assert Run.open(run.path).manifest.name == "cats"
+
+
+def test_a_run_where_nothing_can_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/cats: cannot be written \(.*\); check the path"):
+        create(tmp_path / "file", "cats")
+    with pytest.raises(UserError, match=r"/file: cannot be written \(File exists\)"):
+        create(tmp_path, "file")
