@@ -1,6 +1,5 @@
 """The manifest beside an exported model: what it is, what it takes, how it was made and proved. Torch-free."""
 
-from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,8 +13,8 @@ from nasdeploy.export.figures import Count, Proof
 from nasdeploy.latency.device import Fingerprint
 from nasdeploy.plan import Plan
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import Settings, parse
-from nasdeploy.store.files import read_json
+from nasdeploy.settings import Settings
+from nasdeploy.store.records import read_record
 
 MANIFEST = "manifest.json"
 
@@ -118,10 +117,7 @@ def load_export(directory: Path) -> ExportManifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with 'nasdeploy export'")
-    data = read_json(path)
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: damaged, it holds no JSON object; export again")
-    manifest = parse(ExportManifest, data, str(path))
+    manifest = read_record(ExportManifest, path, "export again")
     if manifest.proof.problems:
         raise UserError(f"{path}: of a model that was rejected ({manifest.proof.problems[0]}); export again")
     _verify(directory / manifest.file.name, manifest.file)

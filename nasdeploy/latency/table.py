@@ -21,9 +21,10 @@ from nasdeploy.latency.device import differences, fingerprint
 from nasdeploy.latency.measure import Timing
 from nasdeploy.plan import Block, Plan
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import Settings, parse
+from nasdeploy.settings import Settings
 from nasdeploy.space import SearchSpace, Slot
-from nasdeploy.store.files import read_json, write_text
+from nasdeploy.store.files import write_text
+from nasdeploy.store.records import parse_record, read_object
 
 Role = Literal["calibration", "held-out", "search"]
 
@@ -135,14 +136,11 @@ class LatencyTable(Settings):
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Read a table; raises `UserError` if it is damaged, was edited, or is of another version."""
-        data = read_json(path)
         remedy = "restore it, or measure again with 'nasdeploy profile --restart'"
-        if not isinstance(data, dict) or data.pop("sha256", None) != _checksum(data):
+        data = read_object(path, remedy)
+        if data.pop("sha256", None) != _checksum(data):
             raise UserError(f"{path}: damaged or edited, its content does not match its checksum; {remedy}")
-        try:
-            return parse(cls, data, str(path))
-        except UserError as error:
-            raise UserError(f"{error}; {remedy}") from None
+        return parse_record(cls, data, path, remedy)
 
     def require_space(self, space: SearchSpace) -> None:
         """Raise `UserError` unless this is the table of `space`."""

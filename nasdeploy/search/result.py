@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nasdeploy.errors import UserError
-from nasdeploy.settings import Settings, parse
-from nasdeploy.store.files import read_json
+from nasdeploy.settings import Settings
+from nasdeploy.store.records import read_record
 
 
 class Found(Settings):
@@ -17,7 +17,8 @@ class Found(Settings):
     """0..1, on training images that were held out."""
     top1_error: float
     """Standard error of `top1`."""
-    cross_entropy: float
+    cross_entropy: float | None
+    """In nats; None if the network's logits were no numbers."""
     macs: int
     params: int
     predicted_ms: float | None
@@ -62,7 +63,4 @@ def load_result(path: Path) -> SearchResult:
     """The result of a run's latest search; raises `UserError` if there is none or it is damaged."""
     if not path.exists():
         raise UserError(f"{path}: no search result yet; run 'nasdeploy search --latency-ms X' first")
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: damaged, it holds no JSON object; search again")
-    return parse(SearchResult, data, str(path))
+    return read_record(SearchResult, path, "search again with 'nasdeploy search'")

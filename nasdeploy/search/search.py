@@ -1,6 +1,5 @@
 """The search as a whole: evolve under the table's latencies, measure the finalists, correct the table, repeat."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -118,7 +117,7 @@ class Search:
     def _known(self, problem: Problem) -> list[Candidate]:
         """All evaluations within the budget, those of earlier searches too, best first."""
         evaluations = self.evaluations.all()
-        archs = [self.space.arch(json.loads(evaluation.arch)) for evaluation in evaluations]
+        archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
         found = [c for c in candidates_of(problem, archs, evaluations) if problem.allows(c.costs)]
         return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
 

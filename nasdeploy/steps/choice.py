@@ -1,8 +1,7 @@
 """What an export is asked for, checked before anything heavy is loaded. Torch-free."""
 
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import UserError
@@ -45,7 +44,7 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
     run.facts("train")
     budget: dict[str, float] = {}
     if text is not None:
-        arch = resolve_arch(text, space, _known(run, space))
+        arch = resolve_arch(text, space, known_architectures(run.search_database, space))
         target = load_device(device or recipe.device)
     elif recipe.train.sampling.kind == "alone":
         arch = space.arch(recipe.train.sampling.arch)
@@ -53,23 +52,28 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
         target = load_device(device or recipe.device)
     else:
         result = load_result(run.search_result)
-        arch, budget = space.arch(result.winner.arch), _bounds(result)
+        arch = _winner(result, space, run.search_result)
         progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
         target = _device(device, recipe, result)
+        budget = _bounds(result, target)
     table = find_table(space, target) if table_path(space, target).exists() else None
     return ExportRequest(run, recipe, space, arch, target, table, budget)
 
 
-def _known(run: Run, space: SearchSpace) -> Iterable[Arch]:
-    """Architectures that were evaluated in the run's searches."""
+def _winner(result: SearchResult, space: SearchSpace, path: Path) -> Arch:
+    """The search's winner; raises `UserError` if the result in `path` is of another space."""
+    if result.space != space.digest:
+        raise UserError(f"{path}: of another search space ({result.space}, not {space.digest}); search again")
     try:
-        return [space.arch(json.loads(text)) for text in known_architectures(run.search_database)]
-    except (ValueError, UserError) as error:
-        raise UserError(f"{run.search_database}: damaged ({error}); move it away and search anew") from None
+        return space.arch(result.winner.arch)
+    except UserError as error:
+        raise UserError(f"{path}: damaged ({error}); search again") from None
 
 
-def _bounds(result: SearchResult) -> dict[str, float]:
-    return {name: bound for name, bound in result.budget.model_dump().items() if bound is not None}
+def _bounds(result: SearchResult, device: Device) -> dict[str, float]:
+    """The search's bounds, without that of the latency where `device` is another one."""
+    bounds = result.budget.model_dump(exclude={"latency_ms"} if device.name != result.device else None)
+    return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
 def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from nasdeploy.arch import Arch
@@ -116,7 +117,7 @@ def _found(candidate: Candidate, table: LatencyTable | None, timing: Timing | No
         arch=candidate.arch.to_json(),
         top1=evaluation.top1,
         top1_error=evaluation.top1_error,
-        cross_entropy=evaluation.cross_entropy,
+        cross_entropy=evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
         macs=int(candidate.costs[1]),
         params=int(candidate.costs[2]),
         predicted_ms=1e3 * candidate.costs[0] if table else None,

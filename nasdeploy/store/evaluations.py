@@ -3,6 +3,7 @@
 Nothing is evaluated twice, and what `put` returned from is still there after a kill or a power cut.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from nasdeploy.arch import Arch
 from nasdeploy.errors import UserError
+from nasdeploy.space import SearchSpace
 
 _SCHEMA_VERSION = 1
 _SCHEMA = f"""
@@ -113,6 +116,10 @@ class Evaluations:
         """All evaluations, in the order in which they were made."""
         return list(self._select(Evaluation, "evaluations ORDER BY rowid"))
 
+    def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
+        """The architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
+        return _arch(space, evaluation.arch, self._path)
+
     def put_measurement(self, measurement: Measurement) -> None:
         """Keep a latency; one of the same architecture on the same device is replaced."""
         changed = ", ".join(f"{f.name} = excluded.{f.name}" for f in fields(Measurement)[2:])
@@ -163,15 +170,26 @@ def _number(value: Any) -> Any:
     return nan if value is None else value
 
 
-def known_architectures(path: Path) -> list[str]:
-    """Architectures, as JSON texts, that a database holds evaluations of, whichever supernet they are of.
+def known_architectures(path: Path, space: SearchSpace) -> Iterator[Arch]:
+    """Architectures that a database holds evaluations of, whichever supernet they are of; none if there is none.
 
-    None of them if there is no database; raises `UserError` if it is damaged.
+    Raises `UserError` if it is damaged.
     """
     if not path.exists():
-        return []
+        return
     try:
         with closing(sqlite3.connect(path)) as connection:
-            return [str(text) for (text,) in connection.execute("SELECT arch FROM evaluations ORDER BY rowid")]
+            # 0 where a search was killed before it had made the tables.
+            made = connection.execute("PRAGMA user_version").fetchone()[0] > 0
+            query = "SELECT arch FROM evaluations ORDER BY rowid"
+            texts = [str(text) for (text,) in connection.execute(query)] if made else []
     except sqlite3.DatabaseError as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or move it away and search anew") from None
+    yield from (_arch(space, text, path) for text in texts)
+
+
+def _arch(space: SearchSpace, text: str, path: Path) -> Arch:
+    try:
+        return space.arch(json.loads(text))
+    except (UserError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error}); restore it, or move it away and search anew") from None

@@ -133,14 +133,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises `UserError` if it is missing or damaged."""
+def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
+    """The content of a JSON file; raises `UserError` if it is missing, or damaged, with a `remedy` for that."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, not valid JSON ({error}); restore it or make it anew") from None
+        raise UserError(f"{path}: damaged, not valid JSON ({error}); {remedy}") from None
 
 
 def append_json_line(path: Path, line: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nasdeploy.errors import UserError
-from nasdeploy.settings import Settings, parse
-from nasdeploy.store.files import locked, read_json, remove_partial, writable, write_json
+from nasdeploy.settings import Settings
+from nasdeploy.store.files import locked, remove_partial, writable, write_json
+from nasdeploy.store.records import read_record
 from nasdeploy.store.versions import installed_versions
 
 StepName = Literal["train", "profile", "search", "export"]
@@ -204,7 +205,4 @@ class Run:
 
 
 def _read(file: Path) -> Manifest:
-    data = read_json(file)
-    if not isinstance(data, dict):
-        raise UserError(f"{file}: damaged, it holds no JSON object; restore it or train anew with --restart")
-    return parse(Manifest, data, str(file))
+    return read_record(Manifest, file, "restore it, or train anew with --restart")

@@ -184,8 +184,33 @@ def test_a_damaged_search_is_named(run: Run) -> None:
     with pytest.raises(UserError, match=r"search\.sqlite: damaged"):
         export(arch="0000")
     run.search_result.write_text("{}")
-    with pytest.raises(UserError, match=r"search\.json: .* is missing"):
+    with pytest.raises(UserError, match=r"search\.json: .* is missing; search again"):
         export()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": "0" * 12}, r"search\.json: of another search space \(0{12}, not .*\); search again"),
+        ({"winner": {"arch": {"resolution": 8}}}, r"search\.json: damaged \(architecture: width.0 is missing"),
+        ({"winner": {"arch": {"resolution": [{}]}}}, r"search\.json: damaged \(architecture: resolution.0 is {}"),
+    ],
+)
+def test_a_search_result_that_does_not_fit_the_run_is_named(run: Run, changes: dict[str, Any], message: str) -> None:
+    searched(run)
+    result = json.loads(run.search_result.read_text())
+    for name, change in changes.items():
+        result[name] = {**result[name], **change} if isinstance(change, dict) else change
+    write_json(run.search_result, result)
+    with pytest.raises(UserError, match=message):
+        export()
+
+
+def test_a_budget_is_that_of_its_device(run: Run, tmp_path: Path) -> None:
+    searched(run, latency_ms=2.0)
+    (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthreads: 2\n")
+    for device, budget in (("cpu", {"latency_ms": 2.0}), ("board.yaml", {})):
+        assert request_export(run, recipe_of(run), None, device, Progress(quiet=True)).budget == budget
 
 
 def test_a_device_in_a_file_that_misses_the_budget(

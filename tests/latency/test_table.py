@@ -153,7 +153,7 @@ def test_truncated_file_is_refused(saved, size):
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "{}", "null"])
 def test_other_json_is_refused(saved, content):
     saved.write_text(content)
-    with pytest.raises(UserError, match="damaged or edited"):
+    with pytest.raises(UserError, match=r"table\.json: damaged.*nasdeploy profile --restart"):
         LatencyTable.load(saved)
 
 

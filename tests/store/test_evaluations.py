@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.errors import UserError
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement, known_architectures
+from tests.toy import ToySpace
 
 EVALUATION = Evaluation(
     digest="0123456789ab", arch='{"width":[1]}', top1=0.75, top1_error=0.01, cross_entropy=1.5, images=1000, seconds=2.0
@@ -145,15 +146,40 @@ def test_what_put_returned_from_outlives_a_kill(tmp_path: Path) -> None:
         assert reported <= len(kept) <= reported + 1
 
 
+SPACE = ToySpace()
+
+
+def stored(path: Path, *texts: str) -> None:
+    with Evaluations(path, "net") as evaluations:
+        for number, text in enumerate(texts):
+            evaluations.put(replace(EVALUATION, digest=str(number), arch=text))
+
+
 def test_architectures_are_known_whatever_the_supernet(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
-    assert known_architectures(path) == []
+    assert list(known_architectures(path, SPACE)) == []
     assert not path.exists()
-    other = replace(EVALUATION, digest="b", arch='{"width":[2]}')
-    with Evaluations(path, "net") as evaluations:
-        evaluations.put(EVALUATION)
-        evaluations.put(other)
-        assert known_architectures(path) == [EVALUATION.arch, other.arch]
+    archs = [SPACE.smallest(), SPACE.largest()]
+    stored(path, *(arch.text for arch in archs))
+    assert list(known_architectures(path, SPACE)) == archs
     path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
     with pytest.raises(UserError, match=r"s\.sqlite: cannot be read"):
-        known_architectures(path)
+        list(known_architectures(path, SPACE))
+
+
+def test_no_architecture_is_known_where_a_search_was_killed_at_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    path.touch()
+    assert list(known_architectures(path, SPACE)) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}", '{"width": [1, 4]}', "[" * 100_000])
+def test_an_architecture_that_was_damaged_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    stored(path, text)
+    with pytest.raises(UserError, match=r"s\.sqlite: damaged \(.*\); restore it, or move it away"):
+        list(known_architectures(path, SPACE))
+    with Evaluations(path, "net") as evaluations:
+        (evaluation,) = evaluations.all()
+        with pytest.raises(UserError, match=r"s\.sqlite: damaged \(.*\); restore it, or move it away"):
+            evaluations.arch(evaluation, SPACE)
