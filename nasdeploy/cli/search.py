@@ -1,5 +1,6 @@
 """`nasdeploy search`."""
 
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,12 +56,15 @@ def search(
 
 
 def bounds_of(latency_ms: float | None, latency: str | None, macs_m: float | None, params_m: float | None) -> "Bounds":
-    """The bounds that the options give."""
+    """The bounds that the options give; raises `UserError` for numbers that bound nothing."""
     from nasdeploy.steps.request import Bounds
 
     if latency_ms is not None and latency is not None:
         raise UserError("--latency-ms and --latency both give a latency budget; use one of them")
-    return Bounds(latency if latency_ms is None else f"{latency_ms:f}ms", macs_m, params_m)
+    for option, bound in (("--latency-ms", latency_ms), ("--macs-m", macs_m), ("--params-m", params_m)):
+        if bound is not None and not 0 <= bound < inf:
+            raise UserError(f"{option} {bound}: give a finite number that is not negative")
+    return Bounds(latency if latency_ms is None else f"{latency_ms:.12f}ms", macs_m, params_m)
 
 
 def _text(path: Path, result: "SearchResult") -> str:

@@ -87,9 +87,8 @@ class Search:
         latency = self.budget.latency
         if latency is not None and table is not None:
             limit = self._limit(latency) / max(1.0, self._slowness(table))
-            # Sums over slots are rounded differently there and here.
-            fastest = table.range(self.space)[0] * (1 + 1e-9)
-            latency = min(latency, max(limit, fastest))
+            # The budget is not below the fastest network, but sums over slots are rounded differently there and here.
+            latency = max(limit, table.range(self.space)[0] * (1 + 1e-9))
         return Problem(self.space, replace(self.budget, latency=latency), table)
 
     def _slowness(self, table: LatencyTable) -> float:

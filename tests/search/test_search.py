@@ -148,6 +148,13 @@ def test_without_latency_nothing_is_measured(tmp_path):
     assert outcome.table is None
 
 
+def test_the_fastest_network_itself_is_within_reach(tmp_path):
+    fastest, _ = TABLE.range(SPACE)
+    outcome, evaluations, _ = search(tmp_path, Device(0.99), latency=fastest)
+    assert len(evaluations) >= 1
+    assert TABLE.predict(SPACE.plan(outcome.winner.arch)).seconds == pytest.approx(fastest)
+
+
 def test_not_a_number_ranks_last(tmp_path):
     def broken(arch):
         good = score(arch)
