@@ -1,0 +1,80 @@
+"""What the README says is typed here as it stands."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from nasdeploy.cli.app import app
+from nasdeploy.settings import parse
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from tests.data.pictures import write_folder
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+QUICKER = {
+    # A whole demo and an hour of training are too long for a test; everything else is as the README has it.
+    "run digits": "--set train.epochs=1 --set train.warmup_epochs=0 --set search.rounds=1 --set search.parents=6",
+    "init --data photos": "--hours 0.01",
+    "search --latency 40%": "--set search.rounds=1 --set search.parents=6",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def typed() -> list[str]:
+    """Commands in console blocks, in order."""
+    return [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
+
+
+def mentioned() -> list[str]:
+    """Commands in indented blocks, continuation lines joined."""
+    text = README.replace("\\\n", " ")
+    return [line.strip() for line in text.splitlines() if re.match(r"    (nasdeploy|torchrun .*nasdeploy) ", line)]
+
+
+@pytest.mark.slow
+@pytest.mark.latency
+def test_commands_run_as_typed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in typed():
+        given = command.removeprefix("nasdeploy ")
+        done = subprocess.run(
+            f"{command} {QUICKER.get(given, '')}",
+            shell=True,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+    for run in ("digits", "photos"):
+        (model,) = (tmp_path / "runs" / run / "export").glob("*/model.onnx")
+        assert model.stat().st_size > 10_000
+
+
+def test_what_is_made_quicker_is_there() -> None:
+    assert set(QUICKER) <= {command.removeprefix("nasdeploy ") for command in typed()}
+
+
+@pytest.mark.parametrize("command", mentioned())
+def test_mentioned_commands_have_these_options(command: str) -> None:
+    words = shlex.split(command[command.index("nasdeploy") :])[1:]
+    command_of = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    with command_of[words[0]].make_context(words[0], words[1:]) as context:
+        assert context.params.keys() >= {"quiet", "as_json"}
+
+
+def test_the_table_of_ones_own_is_a_space() -> None:
+    (text,) = blocks("yaml")
+    table = parse(MobileNetTable, yaml.safe_load(text)["space"], "README.md")
+    assert space_from_table(table, 3).size > 100
