@@ -8,6 +8,7 @@ from statistics import median
 from PIL import Image, UnidentifiedImageError
 
 from nasdeploy.data.folder import list_folder
+from nasdeploy.data.split import require_enough
 from nasdeploy.errors import UserError
 
 _LOOKED_AT = 400
@@ -35,18 +36,20 @@ class FolderSummary:
 
 
 def inspect_folder(path: Path) -> FolderSummary:
-    """A summary of the folder at `path`; raises `UserError` if it has not the form train/CLASS/*."""
+    """A summary of the folder at `path`; raises `UserError` if it has not the form train/CLASS/*, or too few images."""
     listing = list_folder(path)
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
     sides = [side for file in files[:: -(-len(files) // _LOOKED_AT)] if (side := _shorter_side(file))]
     if not sides:
         raise UserError(f"{path}/train: none of the images could be read, {files[0].name} for one; replace them")
+    per_class = {label: len(images) for label, images in train.items()}
+    require_enough(per_class, has_test="test" in listing.parts)
     return FolderSummary(
         path=path,
         classes=listing.classes,
         images={part: sum(map(len, classes.values())) for part, classes in listing.parts.items()},
-        per_class={label: len(images) for label, images in train.items()},
+        per_class=per_class,
         sides=(min(sides), round(median(sides)), max(sides)),
         notes=listing.notes,
     )

@@ -5,6 +5,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +27,14 @@ _MOST_WORKERS = 8
 
 
 class _Batch(NamedTuple):
-    """Pixels uint8 `[N, 3, S, S]`, labels `[N]`, and messages about images that are missing from it.
+    """Pixels uint8 `[N, 3, S, S]`, labels `[N]`, and the files and defects of images that are missing from it.
 
-    Messages travel as values, because an exception from a worker process arrives with its whole traceback as its text.
+    Defects travel as values, because an exception from a worker process arrives with its whole traceback as its text.
     """
 
     pixels: Tensor
     labels: Tensor
-    unreadable: list[str]
+    unreadable: list[tuple[Path, str]]
 
 
 class _Batches(Dataset[_Batch]):
@@ -49,7 +50,7 @@ class _Batches(Dataset[_Batch]):
                 try:
                     image, label = self._images[index]
                 except UnreadableImage as error:
-                    unreadable.append(str(error))
+                    unreadable.append((error.path, error.reason))
                     continue
                 if self._seeds is not None:
                     _seed_generators(int(self._seeds[index]))
@@ -96,12 +97,13 @@ def load(
         generator=torch.Generator(),
     )
     for pixels, labels, unreadable in _named_deaths(loader):
-        for message in unreadable:
+        for path, reason in unreadable:
             if settings.on_unreadable == "stop":
-                raise UserError(message)
-            warnings.warn(f"left out: {message}", stacklevel=2)
+                raise UnreadableImage(path, reason)
+            warnings.warn(f"left out: {path} ({reason})", stacklevel=2)
         if not len(labels):
-            raise UserError(f"a whole batch of images is unreadable; first of all: {unreadable[0]}")
+            path, reason = unreadable[0]
+            raise UserError(f"{path}: a whole batch of images is unreadable, this one for one ({reason}); replace them")
         yield pixels, labels
 
 

@@ -4,7 +4,7 @@ Own code rather than scikit-learn's: a split that changed with a library's versi
 training of a resumed run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,7 +54,8 @@ def image_sets(
 
     Raises `UserError` if there are fewer than two classes or too few images of one.
     """
-    _check_training(classes, training, parts=3 if test is None else 2)
+    counts = np.bincount(training.labels, minlength=len(classes)).tolist()
+    require_enough(dict(zip(classes, counts, strict=True)), has_test=test is not None)
     for name, given in (("val", val), ("test", test)):
         if given is not None and not len(given):
             raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
@@ -68,12 +69,17 @@ def image_sets(
     return ImageSets(tuple(classes), train, search, search if val is None else val, test, tuple(notes))
 
 
-def _check_training(classes: Sequence[str], training: Images, parts: int) -> None:
-    if len(classes) < 2:
-        raise UserError(f"data: only one class ({', '.join(classes)}); at least two are needed")
-    for label, count in enumerate(np.bincount(training.labels, minlength=len(classes))):
-        if count < parts:
+def require_enough(counts: Mapping[str, int], has_test: bool) -> None:
+    """Raise `UserError` unless there are two classes, and for each part of a run's data an image of every class.
+
+    `counts` are those of training images by class; `has_test` says whether the data brings its own test images.
+    """
+    if len(counts) < 2:
+        raise UserError(f"data: only one class ({', '.join(counts)}); at least two are needed")
+    fewest, purposes = (2, "training and search") if has_test else (3, "training, search and test")
+    for label, count in counts.items():
+        if count < fewest:
             raise UserError(
-                f"data: class '{classes[label]}' has {count} image{'' if count == 1 else 's'}; at least {parts} are "
-                "needed (for training, search and test)"
+                f"data: class '{label}' has {count} image{'' if count == 1 else 's'}; at least {fewest} are needed "
+                f"(for {purposes})"
             )

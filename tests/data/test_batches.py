@@ -149,6 +149,13 @@ def test_or_is_left_out_where_the_recipe_allows(tmp_path: Path, workers: int, au
     assert sum(len(y) for _, y in evaluation_batches(images, settings, 4)) == 10
 
 
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    images = files(tmp_path)
+    images.path(3).write_bytes(b"")
+    with pytest.warns(UserWarning, match=f"^left out: {images.path(3)} \\(no known format\\)$"):
+        list(train_batches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 11, 0, 0))
+
+
 @pytest.mark.filterwarnings("ignore:left out")
 def test_a_batch_without_any_readable_image_stops(tmp_path: Path) -> None:
     images = files(tmp_path)

@@ -33,3 +33,18 @@ def test_a_folder_of_unreadable_images_is_named(tmp_path: Path) -> None:
         path.write_bytes(b"x")
     with pytest.raises(UserError, match="none of the images could be read"):
         inspect_folder(root)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"train": {"a": 9}}, r"only one class \(a\)"),
+        ({"train": {"a": 9, "b": 2}}, "class 'b' has 2 images; at least 3 are needed"),
+        ({"train": {"a": 9, "b": 1}, "test": {"a": 1}}, "class 'b' has 1 image; at least 2 are needed"),
+    ],
+)
+def test_too_few_images_are_named_before_a_recipe_is_written(
+    parts: dict[str, dict[str, int]], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=said):
+        inspect_folder(write_folder(tmp_path, parts))
