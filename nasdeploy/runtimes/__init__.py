@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from nasdeploy.errors import UserError
-from nasdeploy.registry import lookup
+from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Runtime
@@ -15,7 +15,10 @@ RUNTIMES: Mapping[str, Runtime] = {
 
 def runtime_of(device: Device) -> Runtime:
     """The device's runtime; raises `UserError` if it is unknown or not installed."""
-    runtime = lookup("runtime", RUNTIMES, device.runtime)
+    if device.runtime not in RUNTIMES:
+        known = suggestion(device.runtime, RUNTIMES)
+        raise UserError(f"device {device.name}: unknown runtime '{device.runtime}'{known}")
+    runtime = RUNTIMES[device.runtime]
     missing = runtime.missing()
     if missing is not None:
         raise UserError(f"device {device.name}: {device.runtime} is not installed; run: {missing}")

@@ -18,8 +18,8 @@ class Device(Settings):
     runtime: str
     host: Literal["local"] = "local"
     precision: Literal["fp32"] = "fp32"
-    batch: int = Field(default=1, ge=1)
-    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=65536)
+    threads: int = Field(default=1, ge=1, le=1024)
     options: dict[str, str] = Field(default_factory=dict)
     """Passed on to the runtime: for ONNX Runtime its session configuration entries."""
 

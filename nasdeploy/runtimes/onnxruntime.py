@@ -47,14 +47,23 @@ class OnnxRuntime:
         options.intra_op_num_threads = device.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
-        for key, value in device.options.items():
-            options.add_session_config_entry(key, value)
+        _configure(options, device)
         source = model if isinstance(model, bytes) else str(model)
         try:
             return _OnnxSession(onnxruntime.InferenceSession(source, options, providers=_PROVIDERS), device.batch)
         except onnxruntime_errors() as error:
             name = "the model" if isinstance(model, bytes) else str(model)
             raise UserError(f"{name}: ONNX Runtime cannot load it ({_one_line(error)}); export it again") from None
+
+
+def _configure(options: Any, device: Device) -> None:
+    for key, value in device.options.items():
+        try:
+            options.add_session_config_entry(key, value)
+        except RuntimeError as error:
+            raise UserError(
+                f"device {device.name}: option '{key}' is refused ({_one_line(error)}); correct it"
+            ) from None
 
 
 def onnxruntime_errors() -> tuple[type[Exception], ...]:

@@ -99,3 +99,9 @@ def test_missing_file_is_a_user_error(device, tmp_path):
 
 def test_version_is_a_version(device):
     assert runtime_of(device).version()[0].isdigit()
+
+
+def test_an_option_that_the_runtime_refuses_is_named(device):
+    refusing = device.model_copy(update={"options": {"": "1"}})
+    with pytest.raises(UserError, match="device here: option '' is refused"):
+        runtime_of(refusing).open(model("batch"), refusing)

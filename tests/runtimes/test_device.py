@@ -38,6 +38,7 @@ def test_a_users_own_file(tmp_path):
         ("name: mine\nruntime: onnxruntime\nthread: 2\n", "unknown key 'thread'; did you mean 'threads'"),
         ("name: mine\n", "runtime is missing"),
         ("name: mine\nruntime: onnxruntime\nthreads: 0\n", "threads is 0"),
+        ("name: mine\nruntime: onnxruntime\nthreads: 100000\n", "threads is 100000"),
         ("name: a/b\nruntime: onnxruntime\n", "name is"),
         ("name: mine\nruntime: onnxruntime\noptions: {a: 1}\n", r"options\.a is 1"),
         ("name: [\n", "not valid YAML"),
@@ -57,7 +58,7 @@ def test_unknown_device_offers_the_nearest():
 
 
 def test_unknown_runtime_offers_the_nearest():
-    with pytest.raises(UserError, match="unknown runtime 'onnxruntim'; did you mean 'onnxruntime'"):
+    with pytest.raises(UserError, match="device mine: unknown runtime 'onnxruntim'; did you mean 'onnxruntime'"):
         runtime_of(Device(name="mine", runtime="onnxruntim"))
 
 
