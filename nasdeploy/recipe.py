@@ -60,11 +60,16 @@ def load_recipe(name: str, assignments: Sequence[str] = (), data: str | None = N
     run can be continued from elsewhere. Raises `UserError` for whatever is wrong.
     """
     path = _find(name)
-    content = override(load_yaml(path), assignments)
-    if data is not None and isinstance(content.get("data"), dict):
-        content["data"]["path"] = data
-    _make_paths_absolute(content)
-    return parse_recipe(content, str(path))
+    return parse_recipe(_changed(load_yaml(path), assignments, data), str(path))
+
+
+def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | None) -> dict[str, Any]:
+    """A copy of plain values with assignments and the folder of `--data` on top, and with absolute paths."""
+    changed = override(content, assignments)
+    if data is not None and isinstance(changed.get("data"), dict):
+        changed["data"]["path"] = data
+    _make_paths_absolute(changed)
+    return changed
 
 
 def _make_paths_absolute(content: dict[str, Any]) -> None:
@@ -104,9 +109,46 @@ def _find(name: str) -> Path:
     return shipped
 
 
-def recipe_of(run: Run, assignments: Sequence[str] = ()) -> Recipe:
-    """The recipe that a run was begun with, with `key.key=value` assignments on top."""
-    return parse_recipe(override(run.manifest.recipe, assignments), f"{run.path}/manifest.json")
+def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None) -> Recipe:
+    """The recipe that a run was begun with, with `key.key=value` assignments and the folder of `--data` on top.
+
+    Raises `UserError` for a change of what the supernet learned from.
+    """
+    source = f"{run.path}/manifest.json"
+    begun_with = parse_recipe(run.manifest.recipe, source)
+    if not assignments and data is None:
+        return begun_with
+    changed = parse_recipe(_changed(run.manifest.recipe, assignments, data), source)
+    differing = learned_differences(begun_with, changed)
+    if differing:
+        raise UserError(f"{run.path}: {differing[0]} cannot be changed any more, the weights depend on it; train anew")
+    return changed
+
+
+def learned_differences(before: Recipe, now: Recipe) -> list[str]:
+    """Dotted names of settings that weights depend on and that differ.
+
+    Where the images lie is none of them: that they are the same is found out when they are read.
+    """
+    a, b = before.to_json(), now.to_json()
+    found = [name for part in _LEARNED_FROM for name in _differences(a[part], b[part], part)]
+    return [name for name in found if name not in _TEACHES_NOTHING]
+
+
+_LEARNED_FROM = ("seed", "space", "data", "train")
+_TEACHES_NOTHING = ("data.path", "data.workers", "data.on_unreadable", "train.threads", "train.tensorboard")
+"""Settings inside these that suit a machine, or have an effect only where training would have stopped."""
+
+
+def _differences(a: object, b: object, name: str) -> list[str]:
+    """Dotted names of the values in which two nested mappings differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            found
+            for key in sorted(a.keys() | b.keys())
+            for found in _differences(a.get(key), b.get(key), f"{name}.{key}")
+        ]
+    return [] if a == b else [name]
 
 
 def space_of(run: Run) -> SearchSpace:

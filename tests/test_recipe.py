@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy.errors import UserError
-from nasdeploy.recipe import load_recipe, parse_recipe, recipe_of, space_of
+from nasdeploy.recipe import learned_differences, load_recipe, parse_recipe, recipe_of, space_of
 from nasdeploy.resources import resource_names
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.run import Run
@@ -157,9 +157,22 @@ def test_the_recipe_and_space_of_a_run(file: Path) -> None:
     assert space_of(run).digest == space.digest
     with pytest.raises(UserError, match=r"runs/tiny/manifest\.json: unknown key 'search\.round'"):
         recipe_of(run, ["search.round=2"])
+    for change in ("train.epochs=5", "seed=5", "data.holdout=0.4", "space=digits"):
+        with pytest.raises(UserError, match=rf"runs/tiny: {change.split('=')[0]} cannot be changed any more"):
+            recipe_of(run, [change])
+    assert recipe_of(run, ["data.workers=3", "device=other", "name=x"]).data.workers == 3
     other = Run.create(Path("runs"), "other", space="0123456789ab", **fields)
     with pytest.raises(UserError, match=r"runs/other: begun with another version of space tiny \(0123456789ab, now "):
         space_of(other)
+
+
+def test_images_of_a_run_may_lie_elsewhere(file: Path, tmp_path: Path) -> None:
+    file.write_text("{name: x, space: digits, data: {kind: folder, path: images, size: 8}}")
+    fields = {"space": "0123456789ab", "classes": ["a", "b"], "seed": 0}
+    run = Run.create(Path("runs"), "x", recipe=load_recipe("mine.yaml").to_json(), **fields)
+    assert recipe_of(run, data="moved").data.path == str(tmp_path / "moved")
+    assert recipe_of(run, ["data.path=moved"]).data.path == str(tmp_path / "moved")
+    assert learned_differences(recipe_of(run), recipe_of(run, data="moved")) == []
 
 
 VALUES = st.recursive(

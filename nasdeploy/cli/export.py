@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.cli.runs import RunOption, chosen_run
+from nasdeploy.cli.runs import MovedDataOption, RunOption, chosen_run
 
 if TYPE_CHECKING:
     from nasdeploy.export.figures import Accuracy, Agreement, Latency
@@ -27,6 +27,7 @@ def export(
     no_recalibrate: Annotated[
         bool, typer.Option("--no-recalibrate", help="Keep the weights' own batch-norm statistics.")
     ] = False,
+    data: MovedDataOption = None,
     run_directory: RunOption = None,
     out: OutOption = None,
     device: Annotated[
@@ -43,7 +44,7 @@ def export(
     progress = Progress(quiet)
     run = chosen_run(run_directory)
     progress.say(f"export: run {run.path}")
-    request = request_export(run, recipe_of(run), arch, device, progress)
+    request = request_export(run, recipe_of(run, data=data), arch, device, progress)
 
     from nasdeploy.steps import export as step
 

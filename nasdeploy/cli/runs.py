@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 RunOption = Annotated[
     str | None, typer.Option("--run", metavar="DIR", help="Run directory [default: the latest in runs/].")
 ]
+MovedDataOption = Annotated[
+    str | None, typer.Option("--data", metavar="DIR", help="Folder of the run's images, if it was moved.")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.cli.runs import DeviceOption, RunOption, changes, chosen_run
+from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def search(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
     ] = None,
+    data: MovedDataOption = None,
     run_directory: RunOption = None,
     strict: StrictFlag = False,
     as_json: JsonFlag = False,
@@ -45,7 +46,7 @@ def search(
 
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
     run = chosen_run(run_directory)
-    recipe = recipe_of(run, changes(assignments, device))
+    recipe = recipe_of(run, changes(assignments, device), data)
     progress = Progress(quiet)
     request = request_search(run, recipe, bounds, strict, progress)
 

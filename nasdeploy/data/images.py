@@ -84,8 +84,9 @@ class ImageSets:
     """The images of a run.
 
     `train`: what the supernet learns from. `search`: taken from the training images, for the search's accuracy; never
-    trained on. `val`: for the curves during training. `test`: for the final figures only. `notes`: one line each for
-    what a user should know about the data, e.g. files that were left out.
+    trained on. `val`: for the curves during training. `test`: for the final figures only. `fingerprint`: equal for
+    training images of the same names and classes, before they were split. `notes`: one line each for what a user should
+    know about the data, e.g. files that were left out.
     """
 
     classes: tuple[str, ...]
@@ -93,4 +94,5 @@ class ImageSets:
     search: Images
     val: Images
     test: Images
+    fingerprint: str
     notes: tuple[str, ...] = ()

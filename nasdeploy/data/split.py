@@ -4,7 +4,9 @@ Own code rather than scikit-learn's: a split that changed with a library's versi
 training of a resumed run.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
 
@@ -59,6 +61,7 @@ def image_sets(
     for name, given in (("val", val), ("test", test)):
         if given is not None and not len(given):
             raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
+    fingerprint = fingerprint_of(training)
     if test is None:
         rest, part = stratified(training.labels, settings.test, seed, "test")
         training, test = training.subset(rest), training.subset(part)
@@ -66,7 +69,20 @@ def image_sets(
         training = training.subset(some_of_each(training.labels, settings.images_per_class, seed))
     rest, part = stratified(training.labels, settings.holdout, seed, "search")
     train, search = training.subset(rest), training.subset(part)
-    return ImageSets(tuple(classes), train, search, search if val is None else val, test, tuple(notes))
+    return ImageSets(tuple(classes), train, search, search if val is None else val, test, fingerprint, tuple(notes))
+
+
+def fingerprint_of(images: Images) -> str:
+    """How many images there are, and a digest of their labels and, where they lie in files, names.
+
+    Names are those below the folder that holds all of them, so that the folder may be moved.
+    """
+    paths = [str(path) for index in range(len(images)) if (path := images.path(index))]
+    # What the first and the last in alphabetical order have in common, all have.
+    root = len(os.path.commonpath([min(paths), max(paths)])) if paths else 0
+    names = "\0".join(path[root:] for path in paths)
+    labels = np.asarray(images.labels, dtype="<i8").tobytes()
+    return f"{len(images)} images, {sha256(labels + names.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def require_enough(counts: Mapping[str, int], has_test: bool) -> None:

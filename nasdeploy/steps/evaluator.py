@@ -10,7 +10,7 @@ from nasdeploy.evaluate import Evaluator
 from nasdeploy.nn.device import compute_device
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
-from nasdeploy.steps.classes import require_classes
+from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
 
@@ -21,7 +21,7 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     Raises `UserError` for damaged weights, and for data that is missing or has other classes.
     """
     sets = open_data(recipe.data, recipe.seed)
-    require_classes(run, sets)
+    require_same_data(run, sets)
     settings = recipe.recalibration
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
@@ -42,9 +42,10 @@ def supernet_id(recipe: Recipe, weights: Path) -> str:
     conditions = [
         content,
         recipe.seed,
-        # Processes that read images change nothing, and an export's batches only the export. Defaults are left out, so
-        # that a setting that is new in some version does not make earlier evaluations those of another supernet.
-        recipe.data.model_dump(mode="json", exclude={"workers"}, exclude_defaults=True),
+        # Where images lie and how many processes read them changes nothing, and an export's batches only the export.
+        # Defaults are left out, so that a setting that is new in some version does not make earlier evaluations those
+        # of another supernet.
+        recipe.data.model_dump(mode="json", exclude={"path", "workers"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
     ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]

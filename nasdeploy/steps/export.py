@@ -13,7 +13,7 @@ from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.registry import lookup
 from nasdeploy.steps.choice import ExportRequest
-from nasdeploy.steps.classes import require_classes
+from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
@@ -47,7 +47,7 @@ def export(
 
 def _sets(run: Run, recipe: Recipe) -> ImageSets:
     sets = open_data(recipe.data, recipe.seed)
-    require_classes(run, sets)
+    require_same_data(run, sets)
     return sets
 
 

@@ -8,10 +8,10 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.errors import UserError
 from nasdeploy.latency.files import find_table
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe, recipe_of
+from nasdeploy.recipe import Recipe, learned_differences, recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
-from nasdeploy.steps.classes import require_classes
+from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.train.checkpoint import Checkpoints
@@ -100,13 +100,14 @@ def _create(recipe: Recipe, directory: Path, sets: ImageSets, space: SearchSpace
         recipe=recipe.to_json(),
         space=space.digest,
         classes=sets.classes,
+        images=sets.fingerprint,
         seed=recipe.seed,
     )
 
 
 def _announce(run: Run, sets: ImageSets, space: SearchSpace, progress: Progress) -> None:
-    """Say what will be trained on what; raises `UserError` if the data's classes have changed."""
-    require_classes(run, sets)
+    """Say what will be trained on what; raises `UserError` if the data has changed."""
+    require_same_data(run, sets)
     for note in sets.notes:
         progress.say(f"data: {note}")
     progress.say(
@@ -146,29 +147,13 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
     if not (directory / "manifest.json").exists():
         return None
     run = Run.open(directory)
-    before, now = recipe_of(run).to_json(), recipe.to_json()
-    parts = (*_LEARNED_FROM, "device") if recipe.train.sampling.prior == "latency" else _LEARNED_FROM
-    found = [name for part in parts for name in _differences(before.get(part), now[part], part)]
-    differing = [name for name in found if name not in _MACHINE]
+    before = recipe_of(run)
+    differing = learned_differences(before, recipe)
+    if recipe.train.sampling.prior == "latency" and before.device != recipe.device:
+        differing.append("device")
     if differing:
         raise UserError(
             f"{directory}: begun with another recipe ({differing[0]} differs); give another directory with --run, or "
             "start anew with --restart"
         )
     return run
-
-
-_LEARNED_FROM = ("seed", "space", "data", "train")
-_MACHINE = ("data.workers", "train.threads", "train.tensorboard")
-"""Settings inside these that suit a machine and teach nothing else."""
-
-
-def _differences(a: object, b: object, name: str) -> list[str]:
-    """Dotted names of the values in which two nested mappings differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [
-            found
-            for key in sorted(a.keys() | b.keys())
-            for found in _differences(a.get(key), b.get(key), f"{name}.{key}")
-        ]
-    return [] if a == b else [name]

@@ -34,6 +34,8 @@ class Manifest(Settings):
     recipe: dict[str, Any]
     space: str
     classes: tuple[str, ...]
+    images: str | None = None
+    """Fingerprint of the training images; None in runs of earlier versions."""
     seed: int
     versions: dict[str, str]
     created: str
@@ -50,9 +52,20 @@ class Run:
 
     @classmethod
     def create(
-        cls, root: Path, name: str, *, recipe: Mapping[str, Any], space: str, classes: Sequence[str], seed: int
+        cls,
+        root: Path,
+        name: str,
+        *,
+        recipe: Mapping[str, Any],
+        space: str,
+        classes: Sequence[str],
+        images: str | None = None,
+        seed: int,
     ) -> "Run":
-        """A new run `root/name`; `space` is the space's digest. Raises `UserError` if there is one of that name."""
+        """A new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
+
+        Raises `UserError` if there is one of that name.
+        """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(
                 f"run name '{name}': use letters, digits, '.', '_' and '-', starting with a letter or digit"
@@ -63,6 +76,7 @@ class Run:
             recipe=dict(recipe),
             space=space,
             classes=tuple(classes),
+            images=images,
             seed=seed,
             versions=installed_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -47,7 +47,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         "recipe",
     )
     made = Run.create(
-        Path("runs"), "x", recipe=recipe.to_json(), space=SPACE.digest, classes=sets.classes, seed=recipe.seed
+        Path("runs"),
+        "x",
+        recipe=recipe.to_json(),
+        space=SPACE.digest,
+        classes=sets.classes,
+        images=sets.fingerprint,
+        seed=recipe.seed,
     )
     weights.save(made.checkpoints / "epoch-000001.pt", supernet_of(SPACE))
     made.finish("train", {})
@@ -168,7 +174,7 @@ def test_mistakes_are_named(run: Run, options: dict[str, Any], message: str) -> 
 def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "images/train/bee").rename(tmp_path / "images/train/wasp")
     (tmp_path / "images/test/bee").rename(tmp_path / "images/test/wasp")
-    with pytest.raises(UserError, match=r"the classes are ant, cat, wasp, but runs.x learned ant, bee, cat"):
+    with pytest.raises(UserError, match=r"not those that runs.x learned \(without bee, with wasp\)"):
         export(arch="t0")
     (run.checkpoints / "epoch-000001.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged"):
@@ -176,6 +182,17 @@ def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> N
     edit_manifest(run, finished={})
     with pytest.raises(UserError, match="'nasdeploy train' has not finished in this run"):
         export(arch="t0")
+
+
+def test_images_are_those_of_the_training_wherever_they_lie(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="images: no such folder"):
+        export(arch="t0", quiet=True)
+    export(arch="t0", data="moved", quiet=True)
+    (gone, *_) = sorted((tmp_path / "moved/train/bee").iterdir())
+    gone.unlink()
+    with pytest.raises(UserError, match="the training images are not those that runs/x was begun with"):
+        export(arch="t0", data="moved", quiet=True)
 
 
 def test_a_damaged_search_is_named(run: Run) -> None:

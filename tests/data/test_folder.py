@@ -121,3 +121,21 @@ def test_a_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> Non
     first, second = (write_folder(tmp_path / name, TRAIN) for name in ("a", "b"))
     names = [[path.relative_to(root) for path in files(opened(root), "test")] for root in (first, second)]
     assert names[0] == names[1]
+
+
+def test_a_fingerprint_is_of_the_training_images_and_not_of_where_they_lie(tmp_path: Path) -> None:
+    def fingerprint(name: str, **changes: object) -> str:
+        return opened(tmp_path / name, **changes).fingerprint
+
+    for name in ("first", "second/deeper"):
+        write_folder(tmp_path / name, {"train": {"cat": 9, "dog": 9}, "test": {"cat": 2, "dog": 2}})
+    assert fingerprint("first") == fingerprint("second/deeper")
+    assert fingerprint("first").startswith("18 images, ")
+    (tmp_path / "first/test/dog/0.png").unlink()
+    assert fingerprint("first") == fingerprint("second/deeper")
+    (tmp_path / "first/train/dog/0.png").rename(tmp_path / "first/train/dog/new.png")
+    assert fingerprint("first") != fingerprint("second/deeper")
+    (tmp_path / "second/deeper/train/cat/0.png").rename(tmp_path / "second/deeper/train/dog/9.png")
+    assert len({fingerprint("first"), fingerprint("second/deeper")}) == 2
+    (tmp_path / "first/train/cat/0.png").write_bytes(b"")
+    assert fingerprint("first", on_unreadable="skip").startswith("17 images, ")

@@ -12,6 +12,7 @@ from nasdeploy.steps.evaluator import supernet_id
     ("change", "kept"),
     [
         ("data.workers=2", True),
+        ("data={kind: cifar10, path: here, size: 8}", False),
         ("recalibration.batches=3", True),
         ("train.threads=2", True),
         ("search.rounds=2", True),
@@ -33,3 +34,11 @@ def test_other_weights_are_another_supernet(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     recipe = load_recipe("digits")
     assert supernet_id(recipe, tmp_path / "a.pt") != supernet_id(recipe, tmp_path / "b.pt")
+
+
+def test_moved_images_are_the_same_images(tmp_path: Path) -> None:
+    weights, before = tmp_path / "weights.pt", load_recipe("digits", ["data={kind: cifar10, size: 8, path: here}"])
+    weights.write_bytes(b"weights")
+    assert supernet_id(load_recipe("digits", ["data={kind: cifar10, size: 8, path: there}"]), weights) == supernet_id(
+        before, weights
+    )

@@ -20,7 +20,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.sandwich import SandwichStep
 from nasdeploy.train.validation import Validation
-from tests.data.pictures import write_folder
+from tests.data.pictures import noise, write_folder
 from tests.train.recipes import tiny_recipe
 
 STEPS_PER_EPOCH = 4
@@ -267,6 +267,19 @@ def test_init_starts_from_another_runs_weights_with_a_new_classifier() -> None:
             assert len(tensor) == 3
         else:
             assert torch.equal(tensor, before["weights"][name]), name
+
+
+def test_a_run_goes_on_with_its_images_wherever_they_lie_and_with_no_others() -> None:
+    recipe = folder_recipe("train.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, Interrupting(6))
+    Path("pictures").rename("moved")
+    moved = folder_recipe("train.epochs=2", f"data.path={Path('moved').absolute()}")
+    noise(8, 8, seed=99).save(Path("moved/train/cat/new.png"))
+    with pytest.raises(UserError, match=r"not those that runs/new was begun with \(37 images, .*, not 36 images, "):
+        train(moved, QUIET)
+    Path("moved/train/cat/new.png").unlink()
+    assert train(moved, QUIET).facts("train")["epoch"] == 2
 
 
 def test_init_from_another_space_is_refused() -> None:
