@@ -12,7 +12,7 @@
 set -euo pipefail
 
 images=${1:?give the folder that holds train/CLASS/ and test/CLASS/}
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
 srun torchrun \
     --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
