@@ -14,6 +14,7 @@ from nasdeploy.space import SearchSpace
 from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.run import RUNS, Run
+from nasdeploy.supernet.weights import require_initialises
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.sampling.samplers import Origin, sampler_from, validated
@@ -42,6 +43,8 @@ def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, in
     begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
     sets = open_data(recipe.data, recipe.seed)
     space = recipe.load_space(len(sets.classes))
+    if weights is not None:
+        require_initialises(space, weights)
     origin = _origin(recipe, space)
     sampler = sampler_from(origin)
     batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)

@@ -82,6 +82,16 @@ def initialise(supernet: Supernet, path: Path) -> None:
 
     Raises `UserError` if the other space differs in more than the number of classes.
     """
+    supernet.load_state_dict(_without_head(supernet, path), strict=False)
+
+
+def require_initialises(space: SearchSpace, path: Path) -> None:
+    """Raise the `UserError` that `initialise` would, without the memory and the time of a supernet."""
+    with torch.device("meta"):
+        _without_head(Supernet(space), path)
+
+
+def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
     weights = {name: value for name, value in read(path)["weights"].items() if not name.startswith(_HEAD)}
     own = {name: value for name, value in supernet.state_dict().items() if not name.startswith(_HEAD)}
     differing = sorted(
@@ -94,4 +104,4 @@ def initialise(supernet: Supernet, path: Path) -> None:
             f"--init {path}: weights of another search space ({differing[0]} differs); it must be the same but for "
             "the number of classes"
         )
-    supernet.load_state_dict(weights, strict=False)
+    return weights

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from nasdeploy.errors import UserError
+from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.average import MovingAverage, averaged_supernet
@@ -55,8 +57,7 @@ class Checkpoints:
         average: MovingAverage | None = None,
     ) -> Path:
         """Write the state at a position, then remove all but the last files. The weights are the averaged ones."""
-        step = f"-step-{position.step:06d}" if position.step else ""
-        path = self.directory / f"epoch-{position.epoch:06d}{step}.pt"
+        path = self._path(position)
         weights.save(
             path,
             averaged_supernet(supernet, average),
@@ -72,10 +73,12 @@ class Checkpoints:
 
     def mark_best(self, path: Path) -> None:
         """Let `best.pt` be the same file as `path`, which may be removed later."""
-        mark = self.directory / f".{BEST}"
-        mark.unlink(missing_ok=True)
-        os.link(path, mark)
-        mark.replace(self.directory / BEST)
+        with replacing(self.directory / BEST) as mark:
+            try:
+                os.link(path, mark)
+            except OSError:
+                # Not every file system has links.
+                shutil.copyfile(path, mark)
 
     def resume(
         self, supernet: Supernet, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None
@@ -90,10 +93,29 @@ class Checkpoints:
             if average is not None:
                 average.from_plain(content, supernet)
             optimizer.load_state_dict(content["optimizer"])
-            return _position(content)
+            _require_fit(optimizer)
+            position = _position(content)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f"{path}: damaged; delete it to go on from the one before") from None
+        if self._path(position) != path:
+            raise UserError(f"{path}: holds the state of {self._path(position).name}; give it that name, or delete it")
+        return position
+
+    def _path(self, position: Position) -> Path:
+        step = f"-step-{position.step:06d}" if position.step else ""
+        return self.directory / f"epoch-{position.epoch:06d}{step}.pt"
+
+
+def _require_fit(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError for a state of other shapes than its parameters'."""
+    for parameter, state in optimizer.state.items():
+        for value in state.values():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"a state of shape {list(value.shape)} for a parameter of {list(parameter.shape)}")
 
 
 def _position(content: Mapping[str, Any]) -> Position:
-    return Position(int(content["epoch"]), int(content["step"]), Totals.from_plain(content["totals"]))
+    epoch, step = int(content["epoch"]), int(content["step"])
+    if min(epoch, step) < 0:
+        raise ValueError(f"a position at epoch {epoch} and step {step}")
+    return Position(epoch, step, Totals.from_plain(content["totals"]))

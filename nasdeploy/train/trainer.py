@@ -1,6 +1,5 @@
 """Supernet training: epochs of sandwich steps, restartable after any step, on one process or many."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,6 @@ from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator, seed_for
 from nasdeploy.space import SearchSpace
-from nasdeploy.store.files import append_json_line, read_json_lines, write_text
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
@@ -29,6 +27,7 @@ from nasdeploy.train.checkpoint import Checkpoints, Position
 from nasdeploy.train.forecast import peak_memory
 from nasdeploy.train.interruption import termination
 from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.metrics import Metrics, MetricsFile
 from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from nasdeploy.train.ranks import Ranks
@@ -39,8 +38,6 @@ from nasdeploy.train.settings import TrainSettings
 from nasdeploy.train.teacher import Teacher
 from nasdeploy.train.totals import Totals, diverged, from_tensor, to_tensor
 from nasdeploy.train.validation import Validation, mean_top1
-
-Metrics = dict[str, Any]
 
 
 @dataclass
@@ -87,7 +84,7 @@ class Trainer:
                 self._epoch(supernet, optimizer, position, monitor, asked_to_stop)
         # The first process has written the last line by then.
         self.ranks.wait()
-        return read_json_lines(self.metrics)[-1]
+        return MetricsFile(self.metrics).of(position.epoch)
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -106,9 +103,7 @@ class Trainer:
         # All processes read the checkpoint before the first one writes another.
         self.ranks.wait()
         if self.ranks.first:
-            # An epoch that was cut off between its metrics and its checkpoint is run again.
-            kept = [line for line in read_json_lines(self.metrics) if line.get("epoch", 0) <= position.epoch]
-            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+            MetricsFile(self.metrics).keep(position.epoch)
         if position.epoch or position.step:
             self.progress.say(
                 f"train: resumed after epoch {position.epoch} of {self.settings.epochs}"
@@ -243,9 +238,8 @@ class Trainer:
             metrics["validation"] = scores = self._validation(averaged_supernet(supernet, self._average))
             text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
             self.progress.say(f"epoch {epoch}: top-1 {text}")
-            before = [mean_top1(line["validation"]) for line in read_json_lines(self.metrics) if "validation" in line]
-            best = mean_top1(scores) > max(before, default=-1.0)
-        append_json_line(self.metrics, metrics)
+            best = mean_top1(scores) > MetricsFile(self.metrics).best_top1()
+        MetricsFile(self.metrics).append(metrics)
         saved = self.checkpoints.save(supernet, optimizer, position, self._average)
         self._saved = monotonic()
         if best:

@@ -1,13 +1,14 @@
 """Accuracy of the smallest, the largest and some random sub-networks while the supernet is trained."""
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from nasdeploy.arch import Arch
 from nasdeploy.data.batches import CalibrationBatches, calibration_batches, evaluation_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.evaluate import Evaluator
+from nasdeploy.evaluate import Evaluator, Score
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 
@@ -24,7 +25,7 @@ class Validation:
     _calibration: CalibrationBatches | None = None
 
     def __call__(self, supernet: Supernet) -> dict[str, dict[str, Any]]:
-        """Top-1 with its standard error, cross-entropy and number of images, by the architectures' names."""
+        """Top-1 with its standard error, cross-entropy (or None) and number of images, by the architectures' names."""
         if self._calibration is None:
             size, count = self.recalibration.batch_size, self.recalibration.search_batches
             calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
@@ -35,7 +36,13 @@ class Validation:
             lambda: evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size),
         )
         scores = {name: evaluator(arch) for name, arch in self.archs.items()}
-        return {name: {**asdict(score), "top1_error": score.top1_error} for name, score in scores.items()}
+        return {name: _plain(score) for name, score in scores.items()}
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    # Of a network that has diverged it may be no number, which JSON does not know.
+    loss = score.cross_entropy if isfinite(score.cross_entropy) else None
+    return {**asdict(score), "cross_entropy": loss, "top1_error": score.top1_error}
 
 
 def mean_top1(scores: dict[str, dict[str, Any]]) -> float:

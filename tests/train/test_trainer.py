@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nasdeploy.errors import Terminated, UserError
+from nasdeploy.evaluate import Score
 from nasdeploy.progress import Progress, Task
 from nasdeploy.recipe import Recipe
 from nasdeploy.steps import train as step
@@ -286,6 +287,7 @@ def test_init_from_another_space_is_refused() -> None:
     old = train(tiny_recipe("train.epochs=1"), QUIET)
     with pytest.raises(UserError, match=r"--init .*: weights of another search space"):
         train(folder_recipe("space.stem.width=[16]"), QUIET, init=old.path)
+    assert not Path("runs/new").exists()
 
 
 @pytest.mark.parametrize("steps", [None, 1])
@@ -324,12 +326,76 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
     assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
 
 
-@pytest.mark.parametrize("change", [{"optimizer": {}}, {"optimizer": [1]}, {"epoch": "two"}, {"epoch": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": {}},
+        {"optimizer": [1]},
+        {"epoch": "two"},
+        {"epoch": None},
+        {"epoch": -1},
+        {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}}},
+    ],
+)
 def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any]) -> None:
     newest = Checkpoints(interrupted(STEPS_PER_EPOCH + 1).checkpoints).latest()
-    torch.save({**torch.load(newest, weights_only=True), **change}, newest)
+    content = torch.load(newest, weights_only=True)
+    if "state" in change.get("optimizer", ()):
+        change = {"optimizer": {**content["optimizer"], **change["optimizer"]}}
+    torch.save({**content, **change}, newest)
     with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged; delete it"):
         train(tiny_recipe(), QUIET)
+
+
+def test_a_checkpoint_under_a_wrong_name_is_refused() -> None:
+    newest = Checkpoints(interrupted(STEPS_PER_EPOCH + 1).checkpoints).latest()
+    newest.rename(newest.with_name("epoch-000003.pt"))
+    with pytest.raises(UserError, match=r"epoch-000003\.pt: holds the state of epoch-000001\.pt; give it that name"):
+        train(tiny_recipe(), QUIET)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rubbish", "line 2 is damaged"),
+        ("[1]", "line 2 holds no JSON object"),
+        ('{"epoch": "2"}', 'line 2: epoch is "2"'),
+        ("{}", "line 2: epoch is missing"),
+        ('{"epoch": 2, "validation": {}}', "line 2: validation is {}"),
+        ('{"epoch": 2, "validation": {"smallest": 1}}', "line 2: validation.smallest is 1"),
+    ],
+)
+def test_damaged_metrics_are_named(line: str, said: str) -> None:
+    run = interrupted(2 * STEPS_PER_EPOCH + 1)
+    first = run.metrics.read_text().splitlines()[0]
+    run.metrics.write_text(f"{first}\n{line}\n")
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe(), QUIET)
+    assert str(caught.value).startswith(f"runs/tiny/metrics.jsonl: {said}")
+    assert str(caught.value).endswith("remove that line")
+
+
+def test_metrics_of_the_last_epoch_that_are_lost_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe("train.epochs=1"), QUIET)
+    Path("runs/tiny/metrics.jsonl").unlink()
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl: the line of epoch 1 is lost; .* delete that epoch's checkpoint"
+    ):
+        train(tiny_recipe("train.epochs=1"), QUIET)
+    Path("runs/tiny/checkpoints/epoch-000001.pt").unlink()
+    assert train(tiny_recipe("train.epochs=1"), QUIET).facts("train")["epoch"] == 1
+
+
+def test_a_network_without_finite_logits_is_validated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdeploy.train.validation.Evaluator", lambda *given: lambda arch: Score(0.1, float("nan"), 9))
+    facts = train(tiny_recipe("train.epochs=1"), QUIET).facts("train")
+    assert facts["validation"]["smallest"]["cross_entropy"] is None
 
 
 def test_an_unfinished_line_of_metrics_is_written_anew(undisturbed: tuple[dict[str, Any], Lines]) -> None:
@@ -398,12 +464,18 @@ def test_asked_to_stop_saves_and_says_so(undisturbed: tuple[dict[str, Any], Line
     assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
 
 
-def test_the_best_epoch_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_epoch_is_marked(links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.3, 0.5, 0.4])
 
     def validation(*given: Any) -> dict[str, Any]:
         return {"smallest": {"top1": next(accuracies)}}
 
+    def no_links(*given: Any) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr("os.link", no_links)
     monkeypatch.setattr(Validation, "__call__", validation)
     run = train(tiny_recipe("train.kept_checkpoints=1"), QUIET)
     assert names(run) == ["epoch-000003.pt"]
