@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.amp import GradScaler
 
 from nasdeploy.errors import UserError
 from nasdeploy.store.files import replacing
@@ -55,6 +56,7 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         position: Position,
         average: MovingAverage | None = None,
+        scaler: GradScaler | None = None,
     ) -> Path:
         """Write the state at a position, then remove all but the last files. The weights are the averaged ones."""
         path = self._path(position)
@@ -65,6 +67,7 @@ class Checkpoints:
             step=position.step,
             totals=position.totals.to_plain(),
             optimizer=optimizer.state_dict(),
+            scaler={} if scaler is None else scaler.state_dict(),
             **({} if average is None else average.to_plain(supernet)),
         )
         for old in self.all()[: -self.kept]:
@@ -81,7 +84,11 @@ class Checkpoints:
                 shutil.copyfile(path, mark)
 
     def resume(
-        self, supernet: Supernet, optimizer: torch.optim.Optimizer, average: MovingAverage | None = None
+        self,
+        supernet: Supernet,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None = None,
+        scaler: GradScaler | None = None,
     ) -> Position:
         """Load the newest file, if any; where it left off."""
         if not self.all():
@@ -94,6 +101,9 @@ class Checkpoints:
                 average.from_plain(content, supernet)
             optimizer.load_state_dict(content["optimizer"])
             _require_fit(optimizer)
+            if scaler is not None:
+                # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
+                scaler.load_state_dict(content.get("scaler", {}))
             position = _position(content)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f"{path}: damaged; delete it to go on from the one before") from None

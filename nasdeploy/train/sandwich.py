@@ -1,6 +1,7 @@
 """The sandwich rule with in-place distillation (BigNAS, section 3.1; AlphaNet, section 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,16 +57,21 @@ class SandwichStep:
     """What all networks learn from, the largest included (once-for-all); None if the others learn from the largest."""
     statistics: Statistics = BATCH
     """Of batch normalisation: those of this process's part of the batch, or of the whole batch."""
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Makes a context for forward passes, such as autocast."""
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    """Scales a loss for its backward pass."""
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
-        logits = self.supernet(images, sandwich.largest, self.drop_rates, self.statistics)
+        logits = self._logits(images, sandwich.largest, self.drop_rates)
         if self.teacher is None:
             teacher, largest = logits.detach(), self._label_loss(logits, labels)
         else:
-            teacher = self.teacher(images)
+            with self.precision():
+                teacher = self.teacher(images)
             largest = self._student_loss(logits, labels, teacher)
-        torch.autograd.backward(largest)
+        torch.autograd.backward(self.scale(largest))
         random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
         smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
         # Numbers are asked for last: a GPU would wait at each of them.
@@ -86,11 +92,12 @@ class SandwichStep:
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
         loss = self._student_loss(self._logits(images, arch), labels, teacher)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.scale(loss))
         return loss.detach()
 
-    def _logits(self, images: Tensor, arch: Arch) -> Tensor:
-        logits: Tensor = self.supernet(images, arch, statistics=self.statistics)
+    def _logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
+        with self.precision():
+            logits: Tensor = self.supernet(images, arch, drop_rates, self.statistics)
         return logits
 
     def _student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:

@@ -115,6 +115,11 @@ class TrainSettings(Settings):
     tensorboard: bool = False
     """Write scalars for TensorBoard, beside metrics.jsonl; needs the extra `tensorboard`."""
     channels_last: bool = True
+    autocast: Literal["none", "bf16", "fp16"] = "none"
+    """Format of convolutions and matrix products in forward and backward passes; fp16 with loss scaling. For GPUs: on a
+    CPU it is slower."""
+    tf32: bool = False
+    """On GPUs, float32 convolutions and matrix products with TF32's 10 bits of mantissa."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; as many as there are cores if left out."""
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from nasdeploy.arch import Arch
 from nasdeploy.data.batches import steps_per_epoch, train_batches
@@ -30,6 +31,7 @@ from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.metrics import Metrics, MetricsFile
 from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
 from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sampling.samplers import Sampler
 from nasdeploy.train.sandwich import Losses, SandwichStep
@@ -72,6 +74,7 @@ class Trainer:
         """
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
+        set_tf32(self.settings)
         supernet, optimizer, position = self._prepare(init)
         total = self.settings.epochs * self.steps_per_epoch
         done = position.epoch * self.steps_per_epoch + position.step
@@ -99,7 +102,7 @@ class Trainer:
         supernet.to(device=self.ranks.device).to(memory_format=self._layout)
         optimizer = make_optimizer(supernet, self.settings)
         self._average = average_of(supernet, self.settings.ema)
-        position = self.checkpoints.resume(supernet, optimizer, self._average)
+        position = self.checkpoints.resume(supernet, optimizer, self._average, self._scaler)
         # All processes read the checkpoint before the first one writes another.
         self.ranks.wait()
         if self.ranks.first:
@@ -185,17 +188,22 @@ class Trainer:
         own = train(sandwich, images, labels)
         averaged = self.ranks.average(supernet.parameters(), to_tensor(own, stop).to(self.ranks.device))
         losses, stop = from_tensor(averaged, own) if self.ranks.world > 1 else (own, stop)
+        # After averaging: all processes then find the same overflow, and their scales stay equal.
+        self._scaler.unscale_(optimizer)
         norm = clip_gradients(supernet.parameters(), self.settings)
         if self._counts(position, losses, norm):
-            optimizer.step()
+            self._scaler.step(optimizer)
             if self._average is not None:
                 self._average.update(supernet)
+        self._scaler.update()
         monitor.step(losses, rate, norm, self._note(position))
         return stop
 
     def _counts(self, position: Position, losses: Losses, gradient_norm: float) -> bool:
         """Whether the step is to be made; raises `UserError` after too many in a row that are not."""
         counts = position.totals.add(losses, gradient_norm)
+        if overflowed(self._scaler, gradient_norm):
+            return False
         self._skipped_in_a_row = 0 if counts else self._skipped_in_a_row + 1
         if self._skipped_in_a_row > self.settings.most_skipped:
             raise diverged(losses, gradient_norm, position.epoch, self._skipped_in_a_row)
@@ -208,7 +216,15 @@ class Trainer:
         loss = distillation_loss(distillation)
         statistics = SYNCHRONISED if settings.sync_bn and self.ranks.world > 1 else BATCH
         return SandwichStep(
-            supernet, loss, settings.label_smoothing, rates, distillation.beta, self.teacher, statistics
+            supernet,
+            loss,
+            settings.label_smoothing,
+            rates,
+            distillation.beta,
+            self.teacher,
+            statistics,
+            partial(mixed_precision, settings, self.ranks.device),
+            self._scaler.scale,
         )
 
     def _save_between(
@@ -219,7 +235,7 @@ class Trainer:
         due = every is not None and position.step % every == 0
         old = monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
         if self.ranks.first and (stop or due or old):
-            self.checkpoints.save(supernet, optimizer, position, self._average)
+            self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
             self._saved = monotonic()
         if stop:
             raise Terminated(
@@ -240,10 +256,14 @@ class Trainer:
             self.progress.say(f"epoch {epoch}: top-1 {text}")
             best = mean_top1(scores) > MetricsFile(self.metrics).best_top1()
         MetricsFile(self.metrics).append(metrics)
-        saved = self.checkpoints.save(supernet, optimizer, position, self._average)
+        saved = self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
         self._saved = monotonic()
         if best:
             self.checkpoints.mark_best(saved)
+
+    @cached_property
+    def _scaler(self) -> GradScaler:
+        return gradient_scaler(self.settings, self.ranks.device)
 
     @cached_property
     def _validation(self) -> Validation:

@@ -22,6 +22,9 @@ from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.sandwich import Sandwich, SandwichStep
+from nasdeploy.train.settings import DistillationSettings
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -74,6 +77,34 @@ def compare(
     )
 
 
+def report_step(space: SearchSpace, archs: list[Arch], batch: int, side: int, rounds: int) -> None:
+    """Print the time of a sandwich step as it is trained, relative to extracted networks in the default layout."""
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    networks = [extract(supernet, arch) for arch in archs]
+    supernet.to(memory_format=torch.channels_last)
+    largest, *random, smallest = archs
+    step = SandwichStep(supernet, distillation_loss(DistillationSettings()), 0.1, {})
+    images, labels = torch.randn(batch, 3, side, side), torch.arange(batch)
+    placed = images.to(memory_format=torch.channels_last)
+
+    def sandwich() -> None:
+        supernet.zero_grad()
+        step(Sandwich(largest, tuple(random), smallest), placed, labels)
+
+    def alone() -> None:
+        for network in networks:
+            network.zero_grad()
+            train_pass(lambda x, n=network: n(rescale(x, input_side(n.plan))), images)  # type: ignore[misc]
+
+    sandwich(), alone()
+    times = [(seconds(sandwich), seconds(alone)) for _ in range(rounds)]
+    print(
+        f"sandwich step {median(a for a, _ in times):.3f} s, the four extracted in the default layout "
+        f"{median(b for _, b in times):.3f} s, ratio {median(a / b for a, b in times):.3f}"
+    )
+
+
 def report_extraction() -> None:
     """Print the time to extract a6."""
     space = load_space("alphanet")
@@ -104,6 +135,7 @@ def main() -> None:
     report_extraction()
     alphanet, digits = load_space("alphanet"), load_space("digits", 10)
     large = [alphanet.largest(), near(alphanet, 470e6), near(alphanet, 918e6), alphanet.smallest()]
+    report_step(alphanet, large, 8, 224, rounds)
     rng = np.random.default_rng(1)
     small = [digits.largest(), digits.sample(rng), digits.sample(rng), digits.smallest()]
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -1,0 +1,41 @@
+"""Number formats of training: mixed precision by autocast, loss scaling, TF32. Weights and losses stay float32."""
+
+from contextlib import AbstractContextManager
+from math import isfinite
+from typing import Any
+
+import torch
+from torch.amp import GradScaler, autocast
+
+from nasdeploy.train.settings import TrainSettings
+
+_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractContextManager[None]:
+    """A context for forward passes, with convolutions and matrix products in the recipe's format.
+
+    Backward passes belong outside: they run in the format that each forward operation had.
+    """
+    kind = settings.autocast
+    context: AbstractContextManager[None] = autocast(device.type, dtype=_FORMATS.get(kind), enabled=kind != "none")
+    return context
+
+
+def gradient_scaler(settings: TrainSettings, device: torch.device) -> GradScaler:
+    """Loss scaling for fp16, whose small gradients would be zero; without effect for the other formats."""
+    return GradScaler(device.type, enabled=settings.autocast == "fp16")
+
+
+def overflowed(scaler: GradScaler, gradient_norm: float) -> bool:
+    """Whether gradients are infinite only because of their scale, which then shrinks and the step is left out."""
+    return scaler.is_enabled() and not isfinite(gradient_norm) and scaler.get_scale() > 1.0
+
+
+def set_tf32(settings: TrainSettings) -> None:
+    """Let float32 convolutions and matrix products of GPUs round their factors to 10 bits, or not."""
+    kind = "tf32" if settings.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = kind
+    # torch's type hints lack this one.
+    convolutions: Any = torch.backends.cudnn
+    convolutions.conv.fp32_precision = kind

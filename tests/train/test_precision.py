@@ -1,0 +1,116 @@
+"""Mixed precision: near float32's gradients, resumable, and fp16 gradients that overflow only shrink their scale."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nasdeploy.errors import UserError
+from nasdeploy.progress import Progress
+from nasdeploy.steps import train as step
+from nasdeploy.store.run import Run
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
+from nasdeploy.train.sandwich import Losses, SandwichStep, draw
+from nasdeploy.train.settings import DistillationSettings, TrainSettings
+from tests.nn.reference import randomise
+from tests.supernet.tiny import tiny_space
+from tests.train.recipes import tiny_recipe
+
+CPU = torch.device("cpu")
+QUIET = Progress(quiet=True)
+
+
+def gradients(settings: TrainSettings) -> tuple[Losses, dict[str, Tensor]]:
+    torch.manual_seed(0)
+    supernet = Supernet(tiny_space())
+    randomise(supernet)
+    scaler = gradient_scaler(settings, CPU)
+    made = SandwichStep(
+        supernet,
+        distillation_loss(DistillationSettings()),
+        0.1,
+        {},
+        precision=lambda: mixed_precision(settings, CPU),
+        scale=scaler.scale,
+    )
+    torch.manual_seed(1)
+    images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    losses = made(draw(supernet.space, 2, np.random.default_rng(0)), images, labels)
+    found = {name: p.grad / scaler.get_scale() for name, p in supernet.named_parameters() if p.grad is not None}
+    return losses, found
+
+
+@pytest.mark.parametrize(("kind", "cosine"), [("bf16", 0.95), ("fp16", 0.995)])
+def test_gradients_point_where_those_of_float32_do(kind: str, cosine: float) -> None:
+    exact_losses, exact = gradients(TrainSettings())
+    losses, found = gradients(TrainSettings(autocast=kind))  # type: ignore[arg-type]
+    assert found.keys() == exact.keys()
+    assert all(value.dtype == torch.float32 for value in found.values())
+    assert losses != exact_losses
+    assert losses.largest == pytest.approx(exact_losses.largest, rel=0.05)
+    one, other = (torch.cat([g[name].flatten() for name in exact]) for g in (exact, found))
+    assert torch.cosine_similarity(one, other, dim=0) > cosine
+
+
+def trained(*assignments: str, **options: Any) -> Run:
+    recipe = tiny_recipe("train.validate_random=0", *assignments)
+    run = step.train(recipe, step.default_directory(recipe), QUIET, **options)
+    assert run is not None
+    return run
+
+
+def newest(run: Run) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(Checkpoints(run.checkpoints).latest(), weights_only=True)
+    return content
+
+
+def test_fp16_ends_in_finite_weights_and_keeps_its_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = newest(trained("train.autocast=fp16", "train.epochs=1"))
+    assert all(value.isfinite().all() for value in content["weights"].values())
+    assert content["scaler"]["scale"] > 1
+
+
+@pytest.mark.parametrize("kind", ["none", "fp16"])
+def test_a_run_without_loss_scaling_has_no_scale_in_its_checkpoint(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bool(newest(trained(f"train.autocast={kind}", "train.epochs=1"))["scaler"]) == (kind == "fp16")
+
+
+def test_an_overflow_shrinks_the_scale_and_does_not_count_as_divergence() -> None:
+    scaler = gradient_scaler(TrainSettings(autocast="fp16"), CPU)
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    before = scaler.scale(torch.ones(())).item()
+    weight.grad = torch.full((1,), torch.inf)
+    scaler.unscale_(optimizer)
+    assert overflowed(scaler, float("inf"))
+    scaler.update()
+    assert scaler.get_scale() == before / 2
+    assert not overflowed(scaler, 1.0)
+    assert not overflowed(gradient_scaler(TrainSettings(), CPU), float("inf"))
+
+
+def test_tf32_is_what_the_recipe_says() -> None:
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for wanted, kind in ((True, "tf32"), (False, "ieee")):
+            set_tf32(TrainSettings(tf32=wanted))
+            assert [backend.fp32_precision for backend in backends] == [kind, kind]
+    finally:
+        for backend, kind in zip(backends, before, strict=True):
+            backend.fp32_precision = kind
+
+
+def test_an_unknown_format_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train.autocast is \"int4\""):
+        tiny_recipe("train.autocast=int4")
