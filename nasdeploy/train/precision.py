@@ -2,7 +2,6 @@
 
 from contextlib import AbstractContextManager
 from math import isfinite
-from typing import Any
 
 import torch
 from torch.amp import GradScaler, autocast
@@ -34,8 +33,6 @@ def overflowed(scaler: GradScaler, gradient_norm: float) -> bool:
 
 def set_tf32(settings: TrainSettings) -> None:
     """Let float32 convolutions and matrix products of GPUs round their factors to 10 bits, or not."""
-    kind = "tf32" if settings.tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = kind
-    # torch's type hints lack this one.
-    convolutions: Any = torch.backends.cudnn
-    convolutions.conv.fp32_precision = kind
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+    # Of all of cuDNN: torch.export refuses to work where its convolutions differ from its recurrent layers.
+    torch.backends.cudnn.allow_tf32 = settings.tf32

@@ -100,15 +100,10 @@ def test_an_overflow_shrinks_the_scale_and_does_not_count_as_divergence() -> Non
 
 
 def test_tf32_is_what_the_recipe_says() -> None:
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for wanted, kind in ((True, "tf32"), (False, "ieee")):
-            set_tf32(TrainSettings(tf32=wanted))
-            assert [backend.fp32_precision for backend in backends] == [kind, kind]
-    finally:
-        for backend, kind in zip(backends, before, strict=True):
-            backend.fp32_precision = kind
+    for wanted in (True, False):
+        set_tf32(TrainSettings(tf32=wanted))
+        assert torch.backends.cuda.matmul.allow_tf32 is wanted
+        assert torch.backends.cudnn.allow_tf32 is wanted
 
 
 def test_an_unknown_format_is_refused() -> None:
