@@ -27,7 +27,10 @@ def gradient_scaler(settings: TrainSettings, device: torch.device) -> GradScaler
 
 
 def overflowed(scaler: GradScaler, gradient_norm: float) -> bool:
-    """Whether gradients are infinite only because of their scale, which then shrinks and the step is left out."""
+    """Whether gradients that are not finite may be so because of their scale, which then shrinks.
+
+    Once it is down at 1, they are so by themselves.
+    """
     return scaler.is_enabled() and not isfinite(gradient_norm) and scaler.get_scale() > 1.0
 
 

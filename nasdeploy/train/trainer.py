@@ -223,8 +223,8 @@ class Trainer:
             distillation.beta,
             self.teacher,
             statistics,
-            partial(mixed_precision, settings, self.ranks.device),
-            self._scaler.scale,
+            precision=partial(mixed_precision, settings, self.ranks.device),
+            scale=self._scaler.scale,
         )
 
     def _save_between(

@@ -46,6 +46,25 @@ def train_pass(model: Callable[[Tensor], Tensor], images: Tensor) -> None:
     model(images).square().mean().backward()
 
 
+def pass_all(networks: list[Network], images: Tensor) -> None:
+    """Forward and backward of extracted networks, one after the other."""
+    for network in networks:
+        network.zero_grad()
+        train_pass(lambda x, n=network: n(rescale(x, input_side(n.plan))), images)  # type: ignore[misc]
+
+
+def interleaved(
+    one: Callable[[], object], other: Callable[[], object], rounds: int
+) -> tuple[list[tuple[float, float]], str]:
+    """Seconds of both by round, after one of each that does not count; medians and median ratio as text."""
+    one(), other()
+    times = [(seconds(one), seconds(other)) for _ in range(rounds)]
+    return times, (
+        f"{median(a for a, _ in times):.3f} s against {median(b for _, b in times):.3f} s, "
+        f"ratio {median(a / b for a, b in times):.3f}"
+    )
+
+
 def compare(
     space: SearchSpace, archs: list[Arch], batch: int, side: int, rounds: int, layout: torch.memory_format
 ) -> None:
@@ -60,20 +79,12 @@ def compare(
         for arch in archs:
             train_pass(lambda x, arch=arch: supernet(x, arch), images)  # type: ignore[misc]
 
-    def alone() -> None:
-        for network in networks:
-            network.zero_grad()
-            train_pass(lambda x, n=network: n(rescale(x, input_side(n.plan))), images)  # type: ignore[misc]
-
-    shared(), alone()
-    times = [(seconds(shared), seconds(alone)) for _ in range(rounds)]
-    ratio = median(a / b for a, b in times)
+    times, figures = interleaved(shared, lambda: pass_all(networks, images), rounds)
     steps = sum(len(space.plan(arch).steps) for arch in archs)
     extra = median(a - b for a, b in times) / steps * 1e6
     print(
         f"{space.name:9} batch {batch:3} at {side:3} {str(layout).removeprefix('torch.'):18} "
-        f"supernet {median(a for a, _ in times):.3f} s, extracted {median(b for _, b in times):.3f} s, "
-        f"ratio {ratio:.3f}, {extra:+.0f} us a block"
+        f"supernet against extracted {figures}, {extra:+.0f} us a block"
     )
 
 
@@ -92,17 +103,8 @@ def report_step(space: SearchSpace, archs: list[Arch], batch: int, side: int, ro
         supernet.zero_grad()
         step(Sandwich(largest, tuple(random), smallest), placed, labels)
 
-    def alone() -> None:
-        for network in networks:
-            network.zero_grad()
-            train_pass(lambda x, n=network: n(rescale(x, input_side(n.plan))), images)  # type: ignore[misc]
-
-    sandwich(), alone()
-    times = [(seconds(sandwich), seconds(alone)) for _ in range(rounds)]
-    print(
-        f"sandwich step {median(a for a, _ in times):.3f} s, the four extracted in the default layout "
-        f"{median(b for _, b in times):.3f} s, ratio {median(a / b for a, b in times):.3f}"
-    )
+    _, figures = interleaved(sandwich, lambda: pass_all(networks, images), rounds)
+    print(f"sandwich step in channels_last against the four extracted in the default layout {figures}")
 
 
 def report_extraction() -> None:

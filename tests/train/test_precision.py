@@ -13,7 +13,7 @@ from nasdeploy.progress import Progress
 from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.checkpoint import Checkpoints, Position
 from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
 from nasdeploy.train.sandwich import Losses, SandwichStep, draw
@@ -58,9 +58,9 @@ def test_gradients_point_where_those_of_float32_do(kind: str, cosine: float) -> 
     assert torch.cosine_similarity(one, other, dim=0) > cosine
 
 
-def trained(*assignments: str, **options: Any) -> Run:
+def trained(*assignments: str) -> Run:
     recipe = tiny_recipe("train.validate_random=0", *assignments)
-    run = step.train(recipe, step.default_directory(recipe), QUIET, **options)
+    run = step.train(recipe, step.default_directory(recipe), QUIET)
     assert run is not None
     return run
 
@@ -77,12 +77,27 @@ def test_fp16_ends_in_finite_weights_and_keeps_its_scale(tmp_path: Path, monkeyp
     assert content["scaler"]["scale"] > 1
 
 
-@pytest.mark.parametrize("kind", ["none", "fp16"])
 def test_a_run_without_loss_scaling_has_no_scale_in_its_checkpoint(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert bool(newest(trained(f"train.autocast={kind}", "train.epochs=1"))["scaler"]) == (kind == "fp16")
+    assert newest(trained("train.epochs=1"))["scaler"] == {}
+
+
+def test_the_scale_is_resumed_and_a_checkpoint_without_it_refused(tmp_path: Path) -> None:
+    settings = TrainSettings(autocast="fp16")
+    supernet = Supernet(tiny_space())
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
+    kept, resumed = gradient_scaler(settings, CPU), gradient_scaler(settings, CPU)
+    kept.load_state_dict({**kept.state_dict(), "scale": 8.0, "_growth_tracker": 3})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(supernet, optimizer, Position(epoch=1), scaler=kept)
+    checkpoints.resume(supernet, optimizer, scaler=resumed)
+    assert resumed.state_dict() == kept.state_dict()
+    assert resumed.get_scale() == 8.0
+    checkpoints.save(supernet, optimizer, Position(epoch=2))
+    with pytest.raises(UserError, match=r"epoch-000002.pt: damaged; delete it to go on from the one before"):
+        checkpoints.resume(supernet, optimizer, scaler=resumed)
 
 
 def test_an_overflow_shrinks_the_scale_and_does_not_count_as_divergence() -> None:
