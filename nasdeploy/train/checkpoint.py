@@ -57,7 +57,7 @@ class Checkpoints:
         position: Position,
         average: MovingAverage | None = None,
         scaler: GradScaler | None = None,
-    ) -> Path:
+    ) -> None:
         """Write the state at a position, then remove all but the last files. The weights are the averaged ones."""
         path = self._path(position)
         weights.save(
@@ -72,10 +72,10 @@ class Checkpoints:
         )
         for old in self.all()[: -self.kept]:
             old.unlink()
-        return path
 
-    def mark_best(self, path: Path) -> None:
-        """Let `best.pt` be the same file as `path`, which may be removed later."""
+    def mark_best(self, position: Position) -> None:
+        """Let `best.pt` be the same file as the checkpoint at a position, which may be removed later."""
+        path = self._path(position)
         with replacing(self.directory / BEST) as mark:
             try:
                 os.link(path, mark)

@@ -59,6 +59,7 @@ class MetricsFile:
             "is run again"
         )
 
-    def best_top1(self) -> float:
-        """Of the validations so far the best mean accuracy; -1 before the first."""
-        return max((mean_top1(line["validation"]) for line in self.lines() if "validation" in line), default=-1.0)
+    def best_epoch(self) -> int | None:
+        """The epoch with the best mean accuracy of the validated networks, the first of equals; None before any."""
+        validated = [line for line in self.lines() if line.get("validation")]
+        return max(validated, key=lambda line: mean_top1(line["validation"]))["epoch"] if validated else None

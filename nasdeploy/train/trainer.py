@@ -39,7 +39,7 @@ from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
 from nasdeploy.train.teacher import Teacher
 from nasdeploy.train.totals import Totals, diverged, from_tensor, to_tensor
-from nasdeploy.train.validation import Validation, mean_top1
+from nasdeploy.train.validation import Validation
 
 
 @dataclass
@@ -107,6 +107,7 @@ class Trainer:
         self.ranks.wait()
         if self.ranks.first:
             MetricsFile(self.metrics).keep(position.epoch)
+            self._mark_if_best(position)
         if position.epoch or position.step:
             self.progress.say(
                 f"train: resumed after epoch {position.epoch} of {self.settings.epochs}"
@@ -249,17 +250,19 @@ class Trainer:
         if not self.ranks.first:
             return
         epoch, every = position.epoch, self.settings.validate_every
-        best = False
         if epoch % every == 0 or epoch == self.settings.epochs:
             metrics["validation"] = scores = self._validation(averaged_supernet(supernet, self._average))
             text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
             self.progress.say(f"epoch {epoch}: top-1 {text}")
-            best = mean_top1(scores) > MetricsFile(self.metrics).best_top1()
         MetricsFile(self.metrics).append(metrics)
-        saved = self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
+        self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
         self._saved = monotonic()
-        if best:
-            self.checkpoints.mark_best(saved)
+        self._mark_if_best(position)
+
+    def _mark_if_best(self, position: Position) -> None:
+        """Mark the checkpoint of an epoch that is the best so far, also after a kill between the two."""
+        if position.step == 0 and MetricsFile(self.metrics).best_epoch() == position.epoch:
+            self.checkpoints.mark_best(position)
 
     @cached_property
     def _scaler(self) -> GradScaler:

@@ -1,0 +1,74 @@
+"""Checkpoints: what a run that was stopped, however it was stopped, finds again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import Recipe
+from nasdeploy.steps import train as step
+from nasdeploy.store.run import Run
+from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.validation import Validation
+from tests.train.recipes import tiny_recipe
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(recipe: Recipe, progress: Progress = QUIET) -> Run:
+    run = step.train(recipe, step.default_directory(recipe), progress)
+    assert run is not None
+    return run
+
+
+def names(run: Run) -> list[str]:
+    return [path.name for path in Checkpoints(run.checkpoints).all()]
+
+
+def killed(*given: Any) -> None:
+    raise KeyboardInterrupt
+
+
+# -- the best epoch
+
+
+def validated_as(monkeypatch: pytest.MonkeyPatch, *accuracies: float) -> None:
+    """Validations give these accuracies, one after the other."""
+    left = iter(accuracies)
+    monkeypatch.setattr(Validation, "__call__", lambda *given: {"smallest": {"top1": next(left)}})
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_a_kill_between_a_checkpoint_and_its_mark_leaves_the_best_epoch_marked(
+    best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe("train.kept_checkpoints=1")
+    accuracies = [0.5 if epoch == best else 0.1 * epoch for epoch in (1, 2, 3)]
+    validated_as(monkeypatch, *accuracies)
+    mark = Checkpoints.mark_best
+
+    def stop(self: Checkpoints, *arguments: Any) -> None:
+        if names(Run.open(Path("runs/tiny"))) == [f"epoch-{best:06d}.pt"]:
+            raise KeyboardInterrupt
+        mark(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "mark_best", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe)
+    run = train(recipe)
+    assert torch.load(run.checkpoints / "best.pt", weights_only=True)["epoch"] == best
+    assert [json.loads(line)["epoch"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_of_equally_good_epochs_the_first_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated_as(monkeypatch, 0.4, 0.5, 0.5)
+    assert torch.load(train(tiny_recipe()).checkpoints / "best.pt", weights_only=True)["epoch"] == 2
