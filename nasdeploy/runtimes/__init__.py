@@ -4,21 +4,31 @@ from collections.abc import Mapping
 
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
-from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
-from nasdeploy.runtimes.runtime import Runtime
+from nasdeploy.runtimes.runtime import Runtime, Target
 
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": OnnxRuntime(),
 }
 
 
-def runtime_of(device: Device) -> Runtime:
-    """The device's runtime; raises `UserError` if it is unknown or not installed."""
+def described_runtime(device: Target) -> Runtime:
+    """The device's runtime, installed here or not; raises `UserError` if it is unknown or lacks the precision."""
     if device.runtime not in RUNTIMES:
         known = suggestion(device.runtime, RUNTIMES)
         raise UserError(f"device {device.name}: unknown runtime '{device.runtime}'{known}")
     runtime = RUNTIMES[device.runtime]
+    if device.precision not in runtime.precisions:
+        able = " or ".join(runtime.precisions)
+        raise UserError(f"device {device.name}: {device.runtime} does not run {device.precision}; use {able}")
+    return runtime
+
+
+def runtime_of(device: Target) -> Runtime:
+    """The device's runtime, ready on this machine; raises `UserError` if it is not, or the device is elsewhere."""
+    runtime = described_runtime(device)
+    if not device.is_local:
+        raise UserError(f"device {device.name}: its networks run on another machine and cannot be opened on this one")
     missing = runtime.missing()
     if missing is not None:
         raise UserError(f"device {device.name}: {device.runtime} is not installed; run: {missing}")

@@ -1,27 +1,61 @@
 """Device files: where networks run, in which runtime, and how (`profiles/NAME.yaml`)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
 from nasdeploy.resources import resource, resource_names
+from nasdeploy.runtimes.host import LOCAL, SshHost, parse_host
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.settings import Settings, load_yaml, parse
 
 
+def _a_host(text: str) -> str:
+    parse_host(text)
+    return text
+
+
+Host = Annotated[str, AfterValidator(_a_host)]
+
+
 class Device(Settings):
-    """One way of running networks; what a latency table is measured for."""
+    """One way of running networks; what a latency table is measured for. It is a `runtimes.runtime.Target`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$")
     runtime: str
-    host: Literal["local"] = "local"
-    precision: Literal["fp32"] = "fp32"
+    host: Host = LOCAL
+    """`local`, or `ssh://user@host[:port]`."""
+    hosts: tuple[Host, ...] = ()
+    """Several equal boards that share the work, in place of `host`."""
+    precision: Precision = "fp32"
     batch: int = Field(default=1, ge=1, le=65536)
     threads: int = Field(default=1, ge=1, le=1024)
     options: dict[str, str] = Field(default_factory=dict)
-    """Passed on to the runtime: for ONNX Runtime its session configuration entries."""
+    """Passed on to the runtime; each runtime's file says what it takes."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Device":
+        if self.hosts and self.host != LOCAL:
+            raise ValueError("host and hosts both say where it is; write one of them")
+        if LOCAL in self.hosts:
+            raise ValueError("hosts are boards that share the work; this machine (local) cannot be one of them")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("hosts names a board twice; name each once")
+        return self
+
+    @property
+    def boards(self) -> tuple[SshHost, ...]:
+        """The boards that it runs networks on, over SSH; none if that is this machine."""
+        found = (parse_host(text) for text in self.hosts or (self.host,))
+        return tuple(host for host in found if host is not None)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it runs networks on this machine."""
+        return not self.boards
 
 
 def load_device(name_or_path: str | Path) -> Device:

@@ -9,8 +9,7 @@ import numpy as np
 
 from nasdeploy.errors import UserError
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Array, Session
+from nasdeploy.runtimes.runtime import Array, Form, Precision, Session, Target
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
@@ -26,6 +25,9 @@ _NUMPY_TYPES = {
 class OnnxRuntime:
     """ONNX Runtime's CPU provider with all graph optimisations, operators one after the other."""
 
+    form: Form = "onnx"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
     def missing(self) -> str | None:
         """The command that installs it, or None."""
         return None if find_spec("onnxruntime") else "pip install onnxruntime"
@@ -36,7 +38,7 @@ class OnnxRuntime:
 
         return str(onnxruntime.__version__)
 
-    def open(self, model: bytes | Path, device: Device) -> Session:
+    def open(self, model: bytes | Path, device: Target) -> Session:
         """A session with the device's threads and options; raises `UserError` for a model that cannot be loaded."""
         import onnxruntime
 
@@ -56,7 +58,7 @@ class OnnxRuntime:
             raise UserError(f"{name}: ONNX Runtime cannot load it ({_one_line(error)}); export it again") from None
 
 
-def _configure(options: Any, device: Device) -> None:
+def _configure(options: Any, device: Target) -> None:
     for key, value in device.options.items():
         try:
             options.add_session_config_entry(key, value)

@@ -1,15 +1,77 @@
-"""What a runtime is: something that opens an ONNX model for a device and runs it."""
+"""What a runtime is: something that opens a model for a device and runs it.
+
+This module and every runtime's need NumPy and the standard library only: a small board gets nothing else.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.device import Device
 
 Array = npt.NDArray[Any]
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+Form = Literal["onnx", "torch"]
+"""What a runtime opens: an ONNX file, or a program that `torch.export` saved."""
+
+
+class Target(Protocol):
+    """How a device runs networks: what a session needs to know of it. Devices are targets, and so are `Execution`s."""
+
+    @property
+    def name(self) -> str:
+        """The device's name, for messages."""
+
+    @property
+    def runtime(self) -> str:
+        """Key in `RUNTIMES`."""
+
+    @property
+    def precision(self) -> Precision:
+        """What the model was converted to. A runtime only follows it in what the model does not say itself."""
+
+    @property
+    def batch(self) -> int:
+        """Samples in a call, where the model leaves that open."""
+
+    @property
+    def threads(self) -> int:
+        """Threads inside an operator."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Whatever else the runtime can be told."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it runs networks on this machine."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A `Target` on this machine that needs no pydantic: what a board is sent, by way of `dataclasses.asdict`."""
+
+    name: str
+    runtime: str
+    precision: Precision = "fp32"
+    batch: int = 1
+    threads: int = 1
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, target: Target) -> "Execution":
+        """What runs on the machine that `target` names, whichever that is."""
+        return cls(target.name, target.runtime, target.precision, target.batch, target.threads, dict(target.options))
+
+    @property
+    def is_local(self) -> bool:
+        """Always: it says nothing of other machines."""
+        return True
 
 
 class Session(Protocol):
@@ -32,11 +94,16 @@ class Session(Protocol):
 class Runtime(Protocol):
     """One deployment runtime. Its own package is imported when a method is called, never before."""
 
+    form: Form
+
+    precisions: tuple[Precision, ...]
+    """What it runs."""
+
     def missing(self) -> str | None:
         """What has to be installed for it, as a command; None if nothing."""
 
     def version(self) -> str:
         """Version of the runtime."""
 
-    def open(self, model: bytes | Path, device: Device) -> Session:
-        """The model, given as ONNX bytes or file, ready to run; raises `UserError` if the runtime refuses it."""
+    def open(self, model: bytes | Path, device: Target) -> Session:
+        """The model, given as bytes or file, ready to run; raises `UserError` if the runtime refuses it."""

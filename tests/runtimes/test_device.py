@@ -7,8 +7,9 @@ import pytest
 
 from nasdeploy.errors import UserError
 from nasdeploy.resources import resource_names
-from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes import RUNTIMES, described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.runtimes.host import SshHost
 
 
 @pytest.mark.parametrize("name", resource_names("profiles"))
@@ -42,6 +43,18 @@ def test_a_users_own_file(tmp_path):
         ("name: a/b\nruntime: onnxruntime\n", "name is"),
         ("name: mine\nruntime: onnxruntime\noptions: {a: 1}\n", r"options\.a is 1"),
         ("name: [\n", "not valid YAML"),
+        (
+            "name: mine\nruntime: onnxruntime\nprecision: fp8\n",
+            "precision is \"fp8\": input should be 'fp32', 'fp16' or",
+        ),
+        (
+            "name: mine\nruntime: onnxruntime\nhost: adb://x\n",
+            "host is \"adb://x\": 'adb://x' is reached by 'adb'; write",
+        ),
+        ("name: mine\nruntime: onnxruntime\nhosts: [ssh://a, b]\n", r"hosts\.1 is \"b\": 'b' does not say how"),
+        ("name: mine\nruntime: onnxruntime\nhosts: [local]\n", r"this machine \(local\) cannot be one of them"),
+        ("name: mine\nruntime: onnxruntime\nhosts: [ssh://a, ssh://a]\n", "names a board twice; name each once"),
+        ("name: mine\nruntime: onnxruntime\nhost: ssh://a\nhosts: [ssh://b]\n", "both say where it is; write one"),
     ],
 )
 def test_wrong_files_are_user_errors(tmp_path, text, message):
@@ -50,6 +63,30 @@ def test_wrong_files_are_user_errors(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         load_device(file)
     assert str(file) in str(caught.value)
+
+
+def test_boards_of_a_device():
+    assert load_device("cpu").boards == ()
+    one = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi:2222")
+    assert one.boards == (SshHost("pi", "me", 2222),)
+    two = Device(name="pis", runtime="onnxruntime", hosts=("ssh://me@a", "ssh://me@b"))
+    assert two.boards == (SshHost("a", "me", None), SshHost("b", "me", None))
+    assert not one.is_local
+    assert not two.is_local
+    assert load_device("cpu").is_local
+
+
+def test_networks_of_a_board_are_not_opened_here():
+    board = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi")
+    assert described_runtime(board) is RUNTIMES["onnxruntime"]
+    with pytest.raises(UserError, match="device pi: its networks run on another machine and cannot be opened on this"):
+        runtime_of(board)
+
+
+def test_a_precision_that_a_runtime_lacks_is_refused(monkeypatch):
+    monkeypatch.setattr(RUNTIMES["onnxruntime"], "precisions", ("fp32", "fp16"))
+    with pytest.raises(UserError, match="device mine: onnxruntime does not run int8; use fp32 or fp16"):
+        runtime_of(Device(name="mine", runtime="onnxruntime", precision="int8"))
 
 
 def test_unknown_device_offers_the_nearest():
