@@ -2,7 +2,8 @@
 
 from dataclasses import fields
 
-from nasdeploy.latency.device import Fingerprint, differences, fingerprint
+from nasdeploy.latency.device import fingerprint
+from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.measure import Protocol
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import Settings
@@ -21,10 +22,15 @@ class Conditions(Settings):
 
     @classmethod
     def here(cls, space: SearchSpace, device: Device, protocol: Protocol) -> "Conditions":
-        """Of this machine; raises `UserError` if the device's runtime is not installed."""
+        """Of the machine that `device` names; raises `UserError` if it cannot be used."""
+        return cls.of(space, device, fingerprint(device), protocol)
+
+    @classmethod
+    def of(cls, space: SearchSpace, device: Device, machine: Fingerprint, protocol: Protocol) -> "Conditions":
+        """Of a place that is open."""
         return cls(
             device=device,
-            fingerprint=fingerprint(device),
+            fingerprint=machine,
             protocol=protocol,
             space=space.name,
             space_digest=space.digest,

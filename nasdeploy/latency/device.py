@@ -1,85 +1,13 @@
 """What a latency table was measured on, and how that differs from where it is used."""
 
-import os
-import platform
-from dataclasses import dataclass, fields
-from pathlib import Path
-
-from nasdeploy.runtimes import runtime_of
+from nasdeploy.latency.machine import Fingerprint, differences
+from nasdeploy.latency.places import open_place
 from nasdeploy.runtimes.device import Device
 
-_CPUINFO = Path("/proc/cpuinfo")
-_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Everything that moves latencies and can be read; "" where it cannot be read."""
-
-    cpu: str
-    cores: int
-    governor: str
-    max_frequency: str
-    memory: str
-    system: str
-    runtime: str
-    precision: str
-    batch: int
-    threads: int
-    options: str
+__all__ = ["Fingerprint", "differences", "fingerprint"]
 
 
 def fingerprint(device: Device) -> Fingerprint:
-    """Of this machine, running networks as `device` says; raises `UserError` if its runtime is not installed."""
-    runtime = runtime_of(device)
-    return Fingerprint(
-        cpu=_cpu(_read(_CPUINFO)),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        governor=_read(_CPUFREQ / "scaling_governor").strip(),
-        max_frequency=_megahertz(_read(_CPUFREQ / "cpuinfo_max_freq")),
-        memory=_memory(),
-        system=f"{platform.system()} {platform.release()}",
-        runtime=f"{device.runtime} {runtime.version()}",
-        precision=device.precision,
-        batch=device.batch,
-        threads=device.threads,
-        options=", ".join(f"{key}={value}" for key, value in sorted(device.options.items())),
-    )
-
-
-def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:
-    """One readable line for each thing that differs, e.g. `threads: measured with 1, here 2`."""
-    pairs = [(field.name, getattr(measured, field.name), getattr(here, field.name)) for field in fields(Fingerprint)]
-    return [
-        f"{name.replace('_', ' ')}: measured with {before or 'none known'}, here {now or 'none known'}"
-        for name, before, now in pairs
-        if before != now
-    ]
-
-
-def _cpu(cpuinfo: str) -> str:
-    """Name of the processor; with family and model, because virtual machines shorten the name."""
-    lines = (line.partition(":") for line in cpuinfo.splitlines())
-    known: dict[str, str] = {}
-    for name, _, value in lines:
-        known.setdefault(name.strip(), value.strip())
-    if "model name" not in known:
-        return known.get("Hardware") or platform.processor() or platform.machine()
-    return f"{known['model name']} (family {known.get('cpu family', '?')}, model {known.get('model', '?')})"
-
-
-def _megahertz(kilohertz: str) -> str:
-    return f"{int(kilohertz) // 1000} MHz" if kilohertz.strip().isdigit() else ""
-
-
-def _memory() -> str:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return ""
-    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    """Of the machine that `device` names, this one or a board; raises `UserError` if it cannot be asked."""
+    with open_place(device) as place:
+        return place.fingerprint

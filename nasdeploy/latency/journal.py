@@ -9,7 +9,7 @@ from pydantic import Field
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.places.work import Outcome
 from nasdeploy.settings import Settings, parse
 from nasdeploy.store.files import append_json_line, read_json_lines
 
@@ -18,15 +18,16 @@ Kind = Literal["blocks", "networks"]
 
 class _Line(Settings):
     conditions: Conditions | None = None
-    blocks: dict[str, Timing] = Field(default_factory=dict)
-    networks: dict[str, Timing] = Field(default_factory=dict)
+    blocks: dict[str, Outcome] = Field(default_factory=dict)
+    networks: dict[str, Outcome] = Field(default_factory=dict)
 
 
 class Journal:
-    """A file of JSON lines: the conditions, then one line for each group of sessions.
+    """A file of JSON lines: the conditions, then one line for each group of outcomes.
 
-    `timings` has what was measured so far: blocks by key, networks by `Arch.text`. `discarded` says why an earlier
-    journal at this path could not be continued; it is empty if there was none or it could.
+    `outcomes` has what was measured, or refused by the runtime, so far: blocks by key, networks by `Arch.text`.
+    `discarded` says why an earlier journal at this path could not be continued; it is empty if there was none or it
+    could.
     """
 
     def __init__(self, path: Path, conditions: Conditions) -> None:
@@ -39,15 +40,15 @@ class Journal:
             path.unlink()
         if not lines:
             append_json_line(path, {"conditions": conditions.model_dump(mode="json")})
-        self.timings: dict[Kind, dict[str, Timing]] = {
-            "blocks": {key: timing for line in lines for key, timing in line.blocks.items()},
-            "networks": {key: timing for line in lines for key, timing in line.networks.items()},
+        self.outcomes: dict[Kind, dict[str, Outcome]] = {
+            "blocks": {key: outcome for line in lines for key, outcome in line.blocks.items()},
+            "networks": {key: outcome for line in lines for key, outcome in line.networks.items()},
         }
 
-    def add(self, kind: Kind, timings: Mapping[str, Timing]) -> None:
-        """Keep the timings of a group."""
-        append_json_line(self._path, {kind: {key: asdict(timing) for key, timing in timings.items()}})
-        self.timings[kind].update(timings)
+    def add(self, kind: Kind, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep the outcomes of a group."""
+        append_json_line(self._path, {kind: {key: asdict(outcome) for key, outcome in outcomes.items()}})
+        self.outcomes[kind].update(outcomes)
 
     def remove(self) -> None:
         """Delete the file: the table has everything."""

@@ -1,6 +1,7 @@
 """Measuring a search space on a device: every block, then whole networks, into a latency table."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
@@ -15,7 +16,10 @@ from nasdeploy.convert import quick_onnx
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.journal import Journal, Kind
-from nasdeploy.latency.measure import Opener, Protocol, Rounds, Timing, measure
+from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.places import open_place
+from nasdeploy.latency.places.place import Model, Place
+from nasdeploy.latency.places.work import Outcome, Refusal
 from nasdeploy.latency.stratify import stratified
 from nasdeploy.latency.table import LatencyTable, Role, entry_cost, network_terms
 from nasdeploy.nn import build
@@ -23,9 +27,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.plan import Block, Plan, Shape
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
-from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Session
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.files import locked, remove_partial_of
 
@@ -55,16 +57,18 @@ def profile(
 def _profile(
     space: SearchSpace, device: Device, path: Path, progress: Progress, protocol: Protocol, restart: bool
 ) -> LatencyTable:
-    conditions = Conditions.here(space, device, protocol)
-    journal = _open_journal(path, conditions, progress, restart)
-    blocks = {key: partial(open_block, block, device) for key, block in space.distinct_blocks().items()}
-    entries = _measure("blocks", blocks, protocol.blocks, protocol, journal, progress)
-    roles = choose_networks(space, entries, protocol)
-    # In random order, so that a slow minute does not fall on one part of the latency range.
-    archs = list(roles)
-    order = generator(0, "order of networks").permutation(len(archs))
-    networks = {archs[place].text: partial(open_network, space.plan(archs[place]), device) for place in order}
-    timings = _measure("networks", networks, protocol.networks, protocol, journal, progress)
+    with open_place(device, progress.say) as place:
+        conditions = Conditions.of(space, device, place.fingerprint, protocol)
+        journal = _open_journal(path, conditions, progress, restart)
+        measuring = Measuring(place, protocol, journal, progress)
+        blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
+        entries = measuring.timings("blocks", blocks, protocol.blocks)
+        roles = choose_networks(space, entries, protocol)
+        # In random order, so that a slow minute does not fall on one part of the latency range.
+        archs = list(roles)
+        order = generator(0, "order of networks").permutation(len(archs))
+        networks = {archs[i].text: partial(network_model, space.plan(archs[i]), device) for i in order}
+        timings = measuring.timings("networks", networks, protocol.networks)
     measured = [network_terms(entries, space, arch, role, timings[arch.text]) for arch, role in roles.items()]
     table = LatencyTable.fitted(conditions, datetime.now(UTC).isoformat(timespec="seconds"), entries, measured)
     table.save(path)
@@ -93,38 +97,55 @@ def _open_journal(path: Path, conditions: Conditions, progress: Progress, restar
     return journal
 
 
-def _measure(
-    kind: Kind,
-    openers: Mapping[str, Opener],
-    rounds: Rounds,
-    protocol: Protocol,
-    journal: Journal,
-    progress: Progress,
-) -> dict[str, Timing]:
-    """Timings of all, of which only those that the journal lacks are measured now."""
-    known = journal.timings[kind]
-    missing = {key: opener for key, opener in openers.items() if key not in known}
-    done = len(openers) - len(missing)
-    name = f"measuring {len(openers)} {kind}, visits"
-    with progress.task(name, len(openers) * rounds.visits, done * rounds.visits) as task:
-        for timings in measure(missing, rounds, protocol, on_visit=task.advance):
-            journal.add(kind, timings)
-    return {key: known[key] for key in openers}
+@dataclass(frozen=True)
+class Measuring:
+    """One measurement of a table, wherever it runs; all of it goes through a journal."""
+
+    place: Place
+    protocol: Protocol
+    journal: Journal
+    progress: Progress
+
+    def timings(self, kind: Kind, models: Mapping[str, Model], rounds: Rounds) -> dict[str, Timing]:
+        """Timings of all, of which only those that the journal lacks are measured now.
+
+        Raises `UserError` if the runtime refuses some, after all others were measured.
+        """
+        known = self.journal.outcomes[kind]
+        missing = {key: model for key, model in models.items() if key not in known}
+        done = len(models) - len(missing)
+        name = f"measuring {len(models)} {kind}, visits"
+        with self.progress.task(name, len(models) * rounds.visits, done * rounds.visits) as task:
+            for outcomes in self.place.measure(missing, rounds, self.protocol, on_visits=task.advance):
+                self.journal.add(kind, outcomes)
+        return _all_measured(kind, {key: known[key] for key in models})
 
 
-def open_block(block: Block, device: Device) -> Session:
-    """A block with random weights in the device's runtime, to be measured."""
-    return _open(build(block), block.inputs, device)
+def _all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:
+    timings = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
+    refused = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Refusal)}
+    if refused:
+        key, refusal = next(iter(refused.items()))
+        raise UserError(
+            f"the device's runtime cannot run {len(refused)} of {len(outcomes)} {kind}, the first of them {key}: "
+            f"{refusal.reason}; take them out of the space, or use another runtime"
+        )
+    return timings
 
 
-def open_network(plan: Plan, device: Device) -> Session:
-    """A whole network with random weights in the device's runtime, to be measured."""
-    return _open(Network(plan), tuple(shape for _, shape in plan.inputs), device)
+def block_model(block: Block, device: Device) -> bytes:
+    """A block with random weights, to be measured."""
+    return _model(build(block), block.inputs, device)
 
 
-def _open(module: nn.Module, inputs: tuple[Shape, ...], device: Device) -> Session:
+def network_model(plan: Plan, device: Device) -> bytes:
+    """A whole network with random weights, to be measured."""
+    return _model(Network(plan), tuple(shape for _, shape in plan.inputs), device)
+
+
+def _model(module: nn.Module, inputs: tuple[Shape, ...], device: Device) -> bytes:
     randomise_norms(module)
-    return runtime_of(device).open(quick_onnx(module, inputs, device.batch), device)
+    return quick_onnx(module, inputs, device.batch)
 
 
 def randomise_norms(module: nn.Module) -> None:

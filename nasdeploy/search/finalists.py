@@ -5,29 +5,37 @@ from functools import partial
 
 from nasdeploy.arch import Arch
 from nasdeploy.convert import quick_onnx
-from nasdeploy.latency.measure import Protocol, Timing, measure
+from nasdeploy.errors import UserError
+from nasdeploy.latency.measure import Protocol, Timing
+from nasdeploy.latency.places import open_place
+from nasdeploy.latency.places.work import Refusal
 from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress
-from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Session
 
 
 def measure_networks(
     archs: Sequence[Arch], network_of: Callable[[Arch], Network], device: Device, progress: Progress
 ) -> dict[Arch, Timing]:
-    """Latencies of whole networks on `device` by the protocol for them; `network_of` gives them ready for inference."""
+    """Latencies of whole networks on `device` by the protocol for them; `network_of` gives them ready for inference.
+
+    Raises `UserError` if the device cannot be used or its runtime refuses one.
+    """
     protocol = Protocol()
     by_text = {arch.text: arch for arch in archs}
-    openers = {text: partial(_open, network_of, arch, device) for text, arch in by_text.items()}
+    models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
     timings: dict[Arch, Timing] = {}
-    with progress.task("measuring finalists, visits", len(archs) * protocol.networks.visits) as task:
-        for group in measure(openers, protocol.networks, protocol, on_visit=task.advance):
-            timings |= {by_text[text]: timing for text, timing in group.items()}
+    visits = len(archs) * protocol.networks.visits
+    with open_place(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
+        for outcomes in place.measure(models, protocol.networks, protocol, on_visits=task.advance):
+            for text, outcome in outcomes.items():
+                if isinstance(outcome, Refusal):
+                    raise UserError(f"device {device.name}, network {by_text[text].digest}: {outcome.reason}")
+                timings[by_text[text]] = outcome
     return timings
 
 
-def _open(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> Session:
+def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> bytes:
     network = network_of(arch)
     shapes = tuple(shape for _, shape in network.plan.inputs)
-    return runtime_of(device).open(quick_onnx(network, shapes, device.batch), device)
+    return quick_onnx(network, shapes, device.batch)

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from nasdeploy.latency import device as module
+from nasdeploy.latency import machine as module
 from nasdeploy.latency.device import Fingerprint, differences, fingerprint
 from nasdeploy.runtimes.device import Device, load_device
 from tests.latency.tables import FINGERPRINT

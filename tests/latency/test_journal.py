@@ -22,7 +22,7 @@ def test_continues_with_exactly_what_was_added(path):
     first.add("blocks", BLOCKS)
     first.add("networks", {"{}": timing(2e-3)})
     again = Journal(path, CONDITIONS)
-    assert again.timings == {"blocks": BLOCKS, "networks": {"{}": timing(2e-3)}} == first.timings
+    assert again.outcomes == {"blocks": BLOCKS, "networks": {"{}": timing(2e-3)}} == first.outcomes
     assert again.discarded == []
 
 
@@ -33,9 +33,9 @@ def test_unfinished_line_is_dropped_and_overwritten(path, cut):
     first.add("blocks", {"c": timing(3e-3)})
     path.write_bytes(path.read_bytes()[:-cut])
     again = Journal(path, CONDITIONS)
-    assert again.timings["blocks"] == BLOCKS
+    assert again.outcomes["blocks"] == BLOCKS
     again.add("blocks", {"d": timing(4e-3)})
-    assert Journal(path, CONDITIONS).timings["blocks"] == BLOCKS | {"d": timing(4e-3)}
+    assert Journal(path, CONDITIONS).outcomes["blocks"] == BLOCKS | {"d": timing(4e-3)}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_other_conditions_start_anew_and_say_why(path, change, reason):
     Journal(path, CONDITIONS).add("blocks", BLOCKS)
     now = CONDITIONS.model_copy(update=change)
     again = Journal(path, now)
-    assert again.timings["blocks"] == {}
+    assert again.outcomes["blocks"] == {}
     assert len(again.discarded) == 1
     assert again.discarded[0].startswith(reason)
     assert Journal(path, now).discarded == []

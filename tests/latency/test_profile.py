@@ -57,7 +57,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Blocks and networks opened so far; `opened.limit` of them may be, then comes the kill."""
+    """Blocks and networks that models were made of so far; `opened.limit` of them may be, then comes the kill."""
 
     class Opened(list):
         limit = 10**6
@@ -74,8 +74,8 @@ def opened(monkeypatch):
             monkeypatch.setattr(module, name, open_)
 
     found = Opened()
-    found.watch("open_block")
-    found.watch("open_network")
+    found.watch("block_model")
+    found.watch("network_model")
     return found
 
 

@@ -1,0 +1,70 @@
+"""Measuring models in this process: what a place on this machine and the program on a board have in common.
+
+NumPy and the standard library only: this also runs on a small board.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from nasdeploy.errors import UserError
+from nasdeploy.latency.measure import Protocol, Rounds, Timed, Timing, measure
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model that a runtime cannot run, with its reason in one line."""
+
+    reason: str
+
+
+Outcome = Timing | Refusal
+
+Open = Callable[[bytes], Timed]
+"""Opens an ONNX model in a runtime; raises `UserError` if that refuses it."""
+
+
+def opened(model: bytes, open_model: Open) -> Timed | Refusal:
+    """A session that was called once, or why it cannot run."""
+    try:
+        session = open_model(model)
+    except UserError as error:
+        return Refusal(str(error))
+    try:
+        session.call()
+    # Each runtime has exceptions of its own for a model that it can load and not run.
+    except Exception as error:
+        session.close()
+        return Refusal(f"it fails when it runs ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]})")
+    return session
+
+
+def measure_sessions(
+    sessions: Mapping[str, Timed], visits: int, protocol: Protocol, on_visit: Callable[[], None]
+) -> dict[str, Timing]:
+    """Timings of open sessions, visited in turn; all of them are closed afterwards."""
+    if not sessions:
+        return {}
+    openers = {key: _returning(session) for key, session in sessions.items()}
+    (timings,) = measure(openers, Rounds(len(sessions), visits), protocol, on_visit=on_visit)
+    return timings
+
+
+def _returning(session: Timed) -> Callable[[], Timed]:
+    return lambda: session
+
+
+def measure_models(
+    models: Mapping[str, Callable[[], bytes]],
+    rounds: Rounds,
+    protocol: Protocol,
+    open_model: Open,
+    on_visit: Callable[[], None],
+) -> Iterator[dict[str, Outcome]]:
+    """Outcomes by key, group after group; a group's sessions are open only while it is measured."""
+    remaining = iter(models.items())
+    while group := dict(islice(remaining, rounds.group)):
+        tried = {key: opened(model(), open_model) for key, model in group.items()}
+        refused = {key: session for key, session in tried.items() if isinstance(session, Refusal)}
+        sessions = {key: session for key, session in tried.items() if not isinstance(session, Refusal)}
+        yield {**refused, **measure_sessions(sessions, rounds.visits, protocol, on_visit)}
