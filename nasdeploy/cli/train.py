@@ -24,7 +24,10 @@ def train(
     run_directory: DirectoryOption = None,
     assignments: SetOption = None,
     init: Annotated[
-        Path | None, typer.Option("--init", metavar="RUN", help="Start from this run's weights, with a new classifier.")
+        Path | None,
+        typer.Option(
+            "--init", metavar="FILE|RUN", help="Start from these weights (.pt, .safetensors) with a new classifier."
+        ),
     ] = None,
     alone: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from nasdeploy.space import SearchSpace
 from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.run import RUNS, Run
-from nasdeploy.supernet.weights import require_initialises
+from nasdeploy.supernet.weights import FORMATS, require_initialises
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.sampling.samplers import Origin, sampler_from, validated
@@ -27,9 +27,9 @@ def train(
 ) -> Run | None:
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
-    `init` is the directory of a run to start from. Raises `UserError` for a run that is finished or of another recipe,
-    unless `restart` discards it; that happens only when everything else was found to be right. Started by `torchrun`,
-    all processes share each batch; only the first one writes, and the others return None.
+    `init` is a file of weights to start from, or the directory of a run. Raises `UserError` for a run that is finished
+    or of another recipe, unless `restart` discards it; that happens only when everything else was found to be right.
+    Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None.
     """
     with joined() as ranks:
         run = _train(recipe, directory, progress if ranks.first else Progress(quiet=True), ranks, init, restart)
@@ -129,10 +129,13 @@ def _require_share(recipe: Recipe, ranks: Ranks) -> None:
 
 
 def _weights_of(init: Path, replaced: Path | None) -> Path:
-    if replaced is not None and init.resolve() == replaced.resolve():
+    """The file to start from: `init` itself, or the newest checkpoint of that run."""
+    if replaced is not None and init.resolve().is_relative_to(replaced.resolve()):
         raise UserError(
             f"--init {init}: --restart would discard that run; give the new one another directory with --run"
         )
+    if init.is_file() or (init.suffix in FORMATS and not init.is_dir()):
+        return init
     return Checkpoints(Run.open(init).checkpoints).latest()
 
 

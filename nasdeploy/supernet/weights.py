@@ -9,6 +9,8 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nasdeploy.errors import UserError
@@ -18,6 +20,12 @@ from nasdeploy.supernet.supernet import Supernet
 
 _SCHEMA = 1
 _HEAD = "weights.head.classifier."
+_OTHER_WEIGHTS = "give --init another run or file"
+_ARCHIVES = (".pt", ".pth")
+_SAFE = ".safetensors"
+FORMATS = (*_ARCHIVES, _SAFE)
+"""Suffixes of files that a supernet can start from."""
+_MOST_NAMED = 3
 
 
 def save(path: Path, supernet: Supernet, **more: Any) -> None:
@@ -33,13 +41,19 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
     if not _intact(path):
         raise UserError(f"{path}: damaged, or no weights of nasdeploy; delete it to go on from the one before")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
-        content = None
-    if not isinstance(content, dict) or content.get("schema") != _SCHEMA or not _is_complete(content):
+    content = _unpickled(path)
+    if not _is_ours(content):
         raise UserError(f"{path}: no weights of this version of nasdeploy; train again with --restart")
-    return content
+    found: dict[str, Any] = content
+    return found
+
+
+def _unpickled(path: Path) -> Any:
+    """Tensors and plain values from PyTorch's archive, None if it holds anything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _intact(path: Path) -> bool:
@@ -51,10 +65,17 @@ def _intact(path: Path) -> bool:
         return False
 
 
-def _is_complete(content: Mapping[str, Any]) -> bool:
-    weights = content.get("weights")
-    tensors = isinstance(weights, Mapping) and all(isinstance(value, Tensor) for value in weights.values())
-    return tensors and isinstance(content.get("space"), str)
+def _is_ours(content: Any) -> bool:
+    if not isinstance(content, dict) or content.get("schema") != _SCHEMA:
+        return False
+    return _are_tensors(content.get("weights")) and isinstance(content.get("space"), str)
+
+
+def _are_tensors(weights: Any) -> bool:
+    """Whether it is a state dict."""
+    return isinstance(weights, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    )
 
 
 def load_supernet(path: Path, space: SearchSpace) -> Supernet:
@@ -78,9 +99,10 @@ def restore(supernet: Supernet, content: Mapping[str, Any], path: Path) -> None:
 
 
 def initialise(supernet: Supernet, path: Path) -> None:
-    """Start from the weights of another run: everything but the classifier, which stays as it is.
+    """Start from the weights in a file: everything but the classifier, which stays as it is.
 
-    Raises `UserError` if the other space differs in more than the number of classes.
+    The file is a checkpoint, or a supernet's state dict (names and tensors alone) of PyTorch or safetensors. Raises
+    `UserError` if it cannot be read, or if its space differs in more than the number of classes.
     """
     supernet.load_state_dict(_without_head(supernet, path), strict=False)
 
@@ -88,20 +110,59 @@ def initialise(supernet: Supernet, path: Path) -> None:
 def require_initialises(space: SearchSpace, path: Path) -> None:
     """Raise the `UserError` that `initialise` would, without the memory and the time of a supernet."""
     with torch.device("meta"):
-        _without_head(Supernet(space), path)
+        supernet = Supernet(space)
+    _without_head(supernet, path)
 
 
 def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
-    weights = {name: value for name, value in read(path)["weights"].items() if not name.startswith(_HEAD)}
+    weights = {name: value for name, value in _initial(path).items() if not name.startswith(_HEAD)}
     own = {name: value for name, value in supernet.state_dict().items() if not name.startswith(_HEAD)}
-    differing = sorted(
-        name
-        for name in own.keys() | weights.keys()
-        if name not in own or name not in weights or own[name].shape != weights[name].shape
-    )
+    differing = [
+        f"{name} {difference}"
+        for name in sorted(own.keys() | weights.keys())
+        if (difference := _difference(own.get(name), weights.get(name)))
+    ]
     if differing:
+        more = len(differing) - _MOST_NAMED
+        named = ", ".join(differing[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
         raise UserError(
-            f"--init {path}: weights of another search space ({differing[0]} differs); it must be the same but for "
-            "the number of classes"
+            f"--init {path}: weights of another search space ({named}); it must be the same but for the number of "
+            "classes"
         )
     return weights
+
+
+def _difference(own: Tensor | None, given: Tensor | None) -> str | None:
+    """How a tensor differs from that of the space, None if it does not."""
+    if given is None:
+        return "is missing"
+    if own is None:
+        return "is not of this space"
+    return None if own.shape == given.shape else f"is {list(given.shape)}, not {list(own.shape)}"
+
+
+def _initial(path: Path) -> Mapping[str, Tensor]:
+    """A supernet's state dict, by itself or in a checkpoint."""
+    if path.suffix not in FORMATS:
+        raise UserError(f"--init {path}: not a file of weights ({', '.join(FORMATS)}); {_OTHER_WEIGHTS}")
+    if not path.is_file():
+        raise UserError(f"--init {path}: no such file; {_OTHER_WEIGHTS}")
+    content: Any
+    if path.suffix == _SAFE:
+        content = _read_safe(path)
+    elif _intact(path):
+        content = _unpickled(path)
+    else:
+        raise UserError(f"--init {path}: damaged, or no weights of nasdeploy; {_OTHER_WEIGHTS}")
+    state = content["weights"] if _is_ours(content) else content
+    if not state or not _are_tensors(state):
+        raise UserError(f"--init {path}: no weights of a supernet of this version; {_OTHER_WEIGHTS}")
+    found: Mapping[str, Tensor] = state
+    return found
+
+
+def _read_safe(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, LookupError):
+        raise UserError(f"--init {path}: damaged, or no safetensors; {_OTHER_WEIGHTS}") from None

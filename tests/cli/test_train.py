@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from nasdeploy.cli.main import main
 from tests.data.pictures import write_folder
@@ -83,6 +84,27 @@ def test_data_folder_and_weights_of_another_run(
     assert "of 2 classes" in capsys.readouterr().err
 
 
+def test_starts_from_a_file_of_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a learning rate of nothing, the weights after training are those of before."""
+    assert run(monkeypatch, "train", "tiny.yaml", "--set", "train.epochs=1", "--quiet") == 0
+    before = torch.load("runs/tiny/checkpoints/epoch-000001.pt", weights_only=True)["weights"]
+    save_file({name: value.contiguous() for name, value in before.items()}, "w.safetensors")
+    still = ["--set", "train={epochs: 1, batch_size: 25, warmup_epochs: 0, learning_rate: 1.0e-30, weight_decay: 0}"]
+    assert run(monkeypatch, "train", "tiny.yaml", "--init", "w.safetensors", "--run", "runs/b", *still) == 0
+    after = torch.load("runs/b/checkpoints/epoch-000001.pt", weights_only=True)["weights"]
+    head = "weights.head.classifier."
+    assert all(torch.equal(after[name], before[name]) != name.startswith(head) for name in before if "bias" not in name)
+    capsys.readouterr()
+    assert (
+        run(monkeypatch, "train", "tiny.yaml", "--init", "runs/b/checkpoints/best.pt", "--run", "runs/b", "--restart")
+        == 2
+    )
+    assert capsys.readouterr().err == (
+        "nasdeploy: --init runs/b/checkpoints/best.pt: --restart would discard that run; give the new one another "
+        "directory with --run\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -97,6 +119,9 @@ def test_data_folder_and_weights_of_another_run(
         (["tiny.yaml", "--data", "images"], "digits come with scikit-learn"),
         (["tiny.yaml", "--data", "images", "--set", "data.kind=folder"], "images: no such folder"),
         (["tiny.yaml", "--init", "runs/none"], "runs/none: no run there"),
+        (["tiny.yaml", "--init", "."], ".: no run there (no manifest.json); give the directory of one"),
+        (["tiny.yaml", "--init", "none.safetensors"], "--init none.safetensors: no such file; give --init another run"),
+        (["tiny.yaml", "--init", "tiny.yaml"], "--init tiny.yaml: not a file of weights (.pt, .pth, .safetensors)"),
     ],
 )
 def test_a_mistake_ends_in_one_line_and_leaves_nothing_behind(

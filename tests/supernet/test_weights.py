@@ -3,16 +3,18 @@
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nasdeploy.errors import UserError
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.supernet.weights import initialise, load_supernet, read, save
+from nasdeploy.supernet.weights import initialise, load_supernet, read, require_initialises, save
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
 
@@ -162,9 +164,29 @@ def test_tensors_that_do_not_fit_the_space_are_refused(change: str, file: Path) 
     assert "its tensors do not fit" in refusal(file)
 
 
-def test_initialise_takes_everything_but_the_classifier(file: Path) -> None:
+def as_checkpoint(path: Path) -> None:
+    save(path, supernet(), epoch=3)
+
+
+def as_state_dict(path: Path) -> None:
+    torch.save(supernet().state_dict(), path)
+
+
+def as_safetensors(path: Path) -> None:
+    save_file(supernet().state_dict(), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("w.pt", as_checkpoint), ("w.pth", as_state_dict), ("w.safetensors", as_safetensors)],
+)
+def test_initialise_takes_everything_but_the_classifier(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path / name)
     target, own = supernet(classes=5, seed=1), supernet(classes=5, seed=1)
-    initialise(target, file)
+    require_initialises(target.space, tmp_path / name)
+    initialise(target, tmp_path / name)
     source = supernet()
     for name, tensor in target.state_dict().items():
         expected = own if name in CLASSIFIER else source
@@ -186,3 +208,63 @@ def test_initialise_refuses_another_space(file: Path) -> None:
         initialise(target, file)
     assert str(caught.value).startswith(f"--init {file}: weights of another search space (weights.")
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
+
+
+def initialisation(path: Path) -> str:
+    """What is said of a file that the tiny supernet cannot start from, by the check and by the deed."""
+    said = set()
+    for start in (lambda: require_initialises(tiny_space(), path), lambda: initialise(supernet(), path)):
+        with pytest.raises(UserError) as caught:
+            start()
+        said.add(str(caught.value))
+    (only,) = said
+    assert "\n" not in only
+    return only
+
+
+def test_initialise_names_the_first_differences(tmp_path: Path) -> None:
+    state = supernet().state_dict()
+    names = [name for name in sorted(state) if name not in CLASSIFIER]
+    shape, rank = list(state[names[1]].shape), state[names[1]].ndim
+    missing, state[names[1]] = state.pop(names[0]), torch.ones([7] * rank)
+    save_file({**state, "a.other": missing}, tmp_path / "w.safetensors")
+    assert initialisation(tmp_path / "w.safetensors") == (
+        f"--init {tmp_path}/w.safetensors: weights of another search space (a.other is not of this space, "
+        f"{names[0]} is missing, {names[1]} is {[7] * rank}, not {shape}); it must be the same but for the number of "
+        "classes"
+    )
+    save_file({"a": missing, "b": missing.clone()}, tmp_path / "w.safetensors")
+    said = initialisation(tmp_path / "w.safetensors")
+    assert f"(a is not of this space, b is not of this space, {names[0]} is missing, and {len(names) - 1} more)" in said
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_initialise_refuses_missing_and_damaged_files(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    assert initialisation(path) == f"--init {path}: no such file; give --init another run or file"
+    (as_checkpoint if path.suffix == ".pt" else as_safetensors)(path)
+    content = path.read_bytes()
+    for kept in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:kept])
+        kind = "no weights of nasdeploy" if path.suffix == ".pt" else "no safetensors"
+        assert initialisation(path) == f"--init {path}: damaged, or {kind}; give --init another run or file"
+
+
+@pytest.mark.parametrize("content", [b"word", {}, {"a": 1}, {"schema": 2, "weights": {}}, {3: torch.ones(1)}], ids=str)
+def test_initialise_refuses_other_files_of_torch(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(content, path)
+    assert initialisation(path) == (
+        f"--init {path}: no weights of a supernet of this version; give --init another run or file"
+    )
+
+
+def test_initialise_runs_no_code_and_reads_no_other_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights.a": Malicious()}, "w.pt")
+    assert "no weights of a supernet" in initialisation(Path("w.pt"))
+    assert not Path("executed").exists()
+    Path("w.onnx").write_bytes(b"onnx")
+    assert initialisation(Path("w.onnx")) == (
+        "--init w.onnx: not a file of weights (.pt, .pth, .safetensors); give --init another run or file"
+    )
