@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from nasdeploy.data.balance import balanced_draws
 from nasdeploy.data.fetched import fetched
-from nasdeploy.data.images import Images
+from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.loader import load
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
 from nasdeploy.randomness import generator, seed_for
+
+CPU = torch.device("cpu")
 
 
 def steps_per_epoch(images: Images, batch_size: int) -> int:
@@ -30,15 +33,20 @@ def train_batches(
     epoch: int,
     start: int = 0,
     part: tuple[int, int] = (0, 1),
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented batches `[N, 3, size, size]` and labels `[N]` of one epoch, from batch `start` on.
 
     `part` is the place of this process among how many that share each batch: (1, 4) gets its images 1, 5, 9, ...
-    The order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index). A last batch that is
-    not full is left out. Raises `UserError` naming an unreadable image, unless the settings skip those.
+    The order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index), or where classes are
+    balanced by sampling, so that an image may come several times, from (seed, epoch, its place in the order). A last
+    batch that is not full is left out. Both tensors are on `device`. Raises `UserError` naming an unreadable image,
+    unless the settings skip those.
     """
-    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start, part):
-        yield normalise(pixels, settings.mean, settings.std), labels
+    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start, part, device):
+        # As bytes they are a quarter to move.
+        moved = pixels.to(device, non_blocking=True)
+        yield normalise(moved, settings.mean, settings.std), labels.to(device, non_blocking=True)
 
 
 def _augmented(
@@ -49,15 +57,35 @@ def _augmented(
     epoch: int,
     start: int,
     part: tuple[int, int] = (0, 1),
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `train_batches` gives, before it is normalised: pixels are uint8."""
-    order = generator(seed, "order", epoch).permutation(len(images))
-    ends = range(start, steps_per_epoch(images, batch_size))
-    place, parts = part
-    batches = [order[step * batch_size : (step + 1) * batch_size][place::parts].tolist() for step in ends]
+    """What `train_batches` gives, before it is moved and normalised: pixels are uint8."""
+    order = epoch_order(images, settings, seed, epoch)
     seeds = generator(seed, "augmentation", epoch).integers(0, 1 << 32, size=len(images), dtype=np.uint32)
-    source = images if settings.augment.crop == "random-resized" else fetched(images, settings)
-    return load(source, batches, settings, training_transform(settings), seeds)
+    if settings.balance != "sampling":
+        seeds = seeds[order]
+    place, parts = part
+    ends = [(step * batch_size, (step + 1) * batch_size) for step in range(start, steps_per_epoch(images, batch_size))]
+    return load(
+        images if settings.augment.crop == "random-resized" else fetched(images, settings),
+        [order[first:end][place::parts] for first, end in ends],
+        settings,
+        training_transform(settings),
+        [seeds[first:end][place::parts] for first, end in ends],
+        pinned=device.type == "cuda",
+    )
+
+
+def epoch_order(images: Images, settings: DataSettings, seed: int, epoch: int) -> Indices:
+    """Indices of the images of an epoch, as many as there are, in the order in which they are learned from.
+
+    It is a function of (seed, epoch), so that a restart continues anywhere in it. Every image comes once, unless
+    classes are balanced by sampling.
+    """
+    rng = generator(seed, "order", epoch)
+    balanced = settings.balance == "sampling"
+    drawn = balanced_draws(images.labels, rng) if balanced else rng.permutation(len(images))
+    return images.readable_order(drawn, rng)
 
 
 def evaluation_batches(images: Images, settings: DataSettings, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -93,8 +121,9 @@ def calibration_batches(
 ) -> CalibrationBatches:
     """`count` batches of training images with the training augmentation, the same each time for a seed.
 
-    When the images run out they come again, augmented differently. In memory they take count * batch_size * 3 * size^2
-    bytes.
+    Their order is that of training, so that statistics of batch normalisation are those that weights were trained
+    with; this includes balanced sampling. When the images run out they come again, augmented differently. In memory
+    they take count * batch_size * 3 * size^2 bytes.
     """
     own_seed = seed_for(seed, "calibration")
     epochs = (_augmented(images, settings, batch_size, own_seed, epoch, start=0) for epoch in counted())

@@ -1,6 +1,7 @@
 """Image files of any kind as 8-bit RGB pictures, and a quick look for damaged ones."""
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """The image in a file (its first frame) as RGB; raises `UnreadableImage`."""
+def read_rgb(path: Path, content: bytes | None = None) -> Image.Image:
+    """The image in a file (its first frame) as RGB, or in `content`, with `path` as its name in errors.
+
+    Raises `UnreadableImage`.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else BytesIO(content)) as image:
             return to_rgb(image)
     except UnidentifiedImageError:
         raise UnreadableImage(path, "no known format") from None

@@ -53,10 +53,19 @@ def list_folder(path: Path) -> FolderListing:
     ignored = sum((part.ignored for part in found.values()), Counter[str]())
     notes = [f"{path}: {count} {kind} ignored" for kind, count in sorted(ignored.items())]
     for name, part in found.items():
-        missing = [label for label in train if not part.images.get(label)]
-        if missing:
-            notes.append(f"{path / name}: no images of {', '.join(missing)}")
+        notes += lacking(path / name, [label for label in train if not part.images.get(label)])
     return FolderListing({name: part.images for name, part in found.items()}, tuple(notes))
+
+
+def lacking(part: Path, classes: Sequence[str]) -> list[str]:
+    """A line about `classes` that a validation or test part has no images of, or none if there are no such classes."""
+    if not classes:
+        return []
+    some = ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
+    return [
+        f"{part}: no images of {some}, so that its accuracy says nothing about that; add some, or remove {part} to "
+        "have training images set apart instead"
+    ]
 
 
 def _folders(path: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Labelled images, in files or in memory, and the sets that a run uses."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,23 +13,30 @@ from PIL import Image
 from nasdeploy.data.decode import read_rgb
 
 Pixels = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+
+
+def as_indices(indices: Sequence[int] | Indices) -> Indices:
+    """Indices as an array, of whole numbers also where there are none."""
+    return np.asarray(indices, dtype=np.int64)
 
 
 class Images(ABC):
     """Labelled images: `images[i]` is an RGB picture and its label (an index into the classes).
 
-    `at_size` is where readers remember the same images at a fetch size, by (shorter side, size).
+    `labels` `[N]` are an array, which worker processes share with their parent. `at_size` is where readers remember the
+    same images at a fetch size, by (shorter side, size).
     """
 
-    def __init__(self, labels: Sequence[int]) -> None:
-        self.labels = tuple(labels)
+    def __init__(self, labels: Sequence[int] | Indices) -> None:
+        self.labels: Indices = np.asarray(labels, dtype=np.int64)
         self.at_size: dict[tuple[int, int], Images] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.image(index), self.labels[index]
+        return self.image(index), int(self.labels[index])
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
@@ -42,11 +50,19 @@ class Images(ABC):
         """The file of one picture; None where it has none of its own."""
         return None
 
+    def names(self) -> bytes:
+        """What tells these images from others with the same labels, wherever they lie; empty if nothing does."""
+        return b""
+
+    def readable_order(self, drawn: Indices, rng: np.random.Generator) -> Indices:
+        """Randomly drawn indices in an order that suits the storage and is as random as that allows."""
+        return drawn
+
 
 class FileImages(Images):
     """Images in files, decoded each time that they are asked for."""
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | Indices) -> None:
         super().__init__(labels)
         self._paths = tuple(paths)
 
@@ -58,15 +74,22 @@ class FileImages(Images):
         """The file of one picture."""
         return self._paths[index]
 
+    def names(self) -> bytes:
+        """Names of the files below the folder that holds all of them, so that the folder may be moved."""
+        paths = [str(path) for path in self._paths]
+        # What the first and the last in alphabetical order have in common, all have.
+        root = len(os.path.commonpath([min(paths), max(paths)])) if paths else 0
+        return "\0".join(path[root:] for path in paths).encode(errors="surrogateescape")
+
     def subset(self, indices: Sequence[int]) -> "FileImages":
         """The images at `indices`, in that order."""
-        return FileImages([self._paths[i] for i in indices], [self.labels[i] for i in indices])
+        return FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)])
 
 
 class ArrayImages(Images):
     """Images in memory: pixels `[N, H, W]` (grey) or `[N, H, W, 3]`."""
 
-    def __init__(self, pixels: Pixels, labels: Sequence[int]) -> None:
+    def __init__(self, pixels: Pixels, labels: Sequence[int] | Indices) -> None:
         super().__init__(labels)
         self.pixels = pixels
 
@@ -76,7 +99,8 @@ class ArrayImages(Images):
 
     def subset(self, indices: Sequence[int]) -> "ArrayImages":
         """The images at `indices`, in that order."""
-        return ArrayImages(self.pixels[list(indices)], [self.labels[i] for i in indices])
+        chosen = as_indices(indices)
+        return ArrayImages(self.pixels[chosen], self.labels[chosen])
 
 
 @dataclass(frozen=True)

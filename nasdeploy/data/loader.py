@@ -1,10 +1,19 @@
-"""Reading batches with torch's DataLoader: seeded by sample, and with unreadable images named."""
+"""Reading batches with torch's DataLoader: seeded by sample, and with unreadable images named.
+
+Where training stands in the data is (epoch, step), which a checkpoint holds: the order of an epoch and the seed of
+each sample are functions of the run's seed, so a loader can start at any batch, and a restart may have more or fewer
+workers and processes. For that reason it is not torchdata's StatefulDataLoader, which keeps this apart for each
+worker and process: its state can be loaded only by as many of them.
+
+A loader lives for an epoch. Each of its workers has torch's default of two batches ahead.
+"""
 
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.images import ArrayImages, Images
+from nasdeploy.data.images import ArrayImages, Images, Indices
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, UserError
 
@@ -38,22 +47,23 @@ class _Batch(NamedTuple):
 
 
 class _Batches(Dataset[_Batch]):
-    """Batches by the list of their indices into `images`."""
+    """Batches by the indices into `images`, and a seed for each of them if there are any."""
 
-    def __init__(self, images: Images, transform: Transform, seeds: Seeds | None) -> None:
-        self._images, self._transform, self._seeds = images, transform, seeds
+    def __init__(self, images: Images, transform: Transform) -> None:
+        self._images, self._transform = images, transform
 
-    def __getitem__(self, indices: Sequence[int]) -> _Batch:
+    def __getitem__(self, wanted: tuple[Sequence[int] | Indices, Seeds | None]) -> _Batch:
+        indices, seeds = wanted
         pixels, labels, unreadable = [], [], []
         with _generators_kept():
-            for index in indices:
+            for place, index in enumerate(indices):
                 try:
                     image, label = self._images[index]
                 except UnreadableImage as error:
                     unreadable.append((error.path, error.reason))
                     continue
-                if self._seeds is not None:
-                    _seed_generators(int(self._seeds[index]))
+                if seeds is not None:
+                    _seed_generators(int(seeds[place]))
                 pixels.append(self._transform(image))
                 labels.append(label)
         return _Batch(torch.stack(pixels) if pixels else torch.empty(0), torch.tensor(labels), unreadable)
@@ -80,21 +90,24 @@ def _generators_kept() -> Iterator[None]:
 
 def load(
     images: Images,
-    batches: Sequence[Sequence[int]],
+    batches: Sequence[Sequence[int] | Indices],
     settings: DataSettings,
     transform: Transform,
-    seeds: Seeds | None = None,
+    seeds: Sequence[Seeds] | None = None,
+    pinned: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Transformed pixels and labels of each batch of indices; before image i the generators are seeded by `seeds[i]`.
+    """Transformed pixels and labels of each batch of indices, in `pinned` memory if they go to a GPU.
 
-    Raises `UserError` naming an unreadable image; where the settings skip those, a batch is shorter by them.
+    Before image j of batch i the generators are seeded by `seeds[i][j]`. Raises `UserError` naming an unreadable image;
+    where the settings skip those, a batch is shorter by them.
     """
     loader = DataLoader(
-        _Batches(images, transform, seeds),
+        _Batches(images, transform),
         batch_size=None,
-        sampler=batches,
+        sampler=list(zip(batches, repeat(None) if seeds is None else seeds, strict=seeds is not None)),
         num_workers=min(_workers(images, settings, seeded=seeds is not None), len(batches)),
         generator=torch.Generator(),
+        pin_memory=pinned,
     )
     for pixels, labels, unreadable in _named_deaths(loader):
         for path, reason in unreadable:

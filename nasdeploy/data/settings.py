@@ -69,6 +69,9 @@ class DataSettings(Settings):
     `resize`: length of the shorter side before the centre crop of `size` in evaluation; `size` if left out.
     `holdout`: fraction of the training images kept apart for the search's accuracy. `test`: fraction of all images
     kept for testing where the data brings no test part. `images_per_class`: train on a random part of this many.
+    `balance`: for classes of unequal size, `sampling` draws each class as often, with replacement, so that images of
+    small classes come several times an epoch; `loss` weighs the label loss by the inverse of the class's size, with a
+    mean of 1 over the training images (distillation is not weighed); `none`, each image counts as much.
     `workers`: processes that read images; as many as the machine and the data call for if left out.
     """
 
@@ -82,6 +85,7 @@ class DataSettings(Settings):
     holdout: Fraction = 0.1
     test: Fraction = 0.2
     images_per_class: int | None = Field(default=None, ge=2)
+    balance: Literal["none", "sampling", "loss"] = "none"
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int | None = Field(default=None, ge=0, le=256)
 

@@ -4,19 +4,20 @@ Own code rather than scikit-learn's: a split that changed with a library's versi
 training of a resumed run.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import numpy as np
 
-from nasdeploy.data.images import Images, ImageSets
+from nasdeploy.data.images import Images, ImageSets, Indices
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
 from nasdeploy.randomness import generator
 
 
-def stratified(labels: Sequence[int], fraction: float, seed: int, purpose: str) -> tuple[list[int], list[int]]:
+def stratified(
+    labels: Sequence[int] | Indices, fraction: float, seed: int, purpose: str
+) -> tuple[list[int], list[int]]:
     """Indices of (the rest, `fraction` of each class), ascending; both parts have an image of every class.
 
     Each class needs two images.
@@ -29,12 +30,12 @@ def stratified(labels: Sequence[int], fraction: float, seed: int, purpose: str) 
     return sorted(rest), sorted(part)
 
 
-def some_of_each(labels: Sequence[int], count: int, seed: int) -> list[int]:
+def some_of_each(labels: Sequence[int] | Indices, count: int, seed: int) -> list[int]:
     """Indices of `count` images of each class (all where it has fewer), ascending."""
     return sorted(i for members in _shuffled_classes(labels, seed, "images per class") for i in members[:count])
 
 
-def _shuffled_classes(labels: Sequence[int], seed: int, purpose: str) -> list[list[int]]:
+def _shuffled_classes(labels: Sequence[int] | Indices, seed: int, purpose: str) -> list[list[int]]:
     array = np.asarray(labels)
     return [
         generator(seed, purpose, int(label)).permutation(np.flatnonzero(array == label)).tolist()
@@ -73,16 +74,9 @@ def image_sets(
 
 
 def fingerprint_of(images: Images) -> str:
-    """How many images there are, and a digest of their labels and, where they lie in files, names.
-
-    Names are those below the folder that holds all of them, so that the folder may be moved.
-    """
-    paths = [str(path) for index in range(len(images)) if (path := images.path(index))]
-    # What the first and the last in alphabetical order have in common, all have.
-    root = len(os.path.commonpath([min(paths), max(paths)])) if paths else 0
-    names = "\0".join(path[root:] for path in paths)
-    labels = np.asarray(images.labels, dtype="<i8").tobytes()
-    return f"{len(images)} images, {sha256(labels + names.encode(errors='surrogateescape')).hexdigest()[:12]}"
+    """How many images there are, and a digest of their labels and, where they have any, names."""
+    labels = images.labels.astype("<i8").tobytes()
+    return f"{len(images)} images, {sha256(labels + images.names()).hexdigest()[:12]}"
 
 
 def require_enough(counts: Mapping[str, int], has_test: bool) -> None:

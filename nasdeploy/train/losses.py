@@ -14,9 +14,18 @@ Distillation = Callable[[Tensor, Tensor], Tensor]
 """From student and teacher logits `[N, classes]` to a scalar loss."""
 
 
-def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with label smoothing, mean over the batch of logits `[N, classes]` and labels `[N]`."""
-    return F.cross_entropy(_exact(logits), labels, label_smoothing=smoothing)
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with label smoothing, mean over the batch of logits `[N, classes]` and labels `[N]`.
+
+    With `class_weights` `[classes]` each image's loss is weighted as by `torch.nn.functional.cross_entropy`; the sum is
+    divided by N and not, as there, by the weights in the batch: parts of a batch on several processes then average to
+    the whole, and a batch of one class is not weighted up.
+    """
+    exact = _exact(logits)
+    if class_weights is None:
+        return F.cross_entropy(exact, labels, label_smoothing=smoothing)
+    weights = class_weights.to(exact.dtype)
+    return F.cross_entropy(exact, labels, weights, reduction="sum", label_smoothing=smoothing) / len(labels)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -61,6 +61,8 @@ class SandwichStep:
     """Makes a context for forward passes, such as autocast."""
     scale: Callable[[Tensor], Tensor] = lambda loss: loss
     """Scales a loss for its backward pass."""
+    class_weights: Tensor | None = None
+    """Of the label loss, `[classes]`; None for no weighting."""
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
@@ -108,7 +110,7 @@ class SandwichStep:
         return self.beta * self.distillation(logits, teacher) + (1.0 - self.beta) * self._label_loss(logits, labels)
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return label_loss(logits, labels, self.label_smoothing)
+        return label_loss(logits, labels, self.label_smoothing, self.class_weights)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from nasdeploy.arch import Arch
+from nasdeploy.data.balance import class_weights
 from nasdeploy.data.batches import steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
@@ -157,6 +158,7 @@ class Trainer:
             position.epoch,
             start=position.step,
             part=(self.ranks.rank, self.ranks.world),
+            device=self.ranks.device,
         )
 
     def _note(self, position: Position) -> str:
@@ -179,7 +181,7 @@ class Trainer:
         rate = learning_rate(self.settings, step, self.steps_per_epoch)
         set_learning_rate(optimizer, rate)
         optimizer.zero_grad(set_to_none=True)
-        images, labels = images.to(self.ranks.device, memory_format=self._layout), labels.to(self.ranks.device)
+        images = images.to(memory_format=self._layout)
         train = self._sandwich_step(supernet)
         sandwich = self.sampler.draw(
             generator(self.seed, "sandwich", step),
@@ -226,6 +228,7 @@ class Trainer:
             statistics,
             precision=partial(mixed_precision, settings, self.ranks.device),
             scale=self._scaler.scale,
+            class_weights=self._class_weights,
         )
 
     def _save_between(
@@ -263,6 +266,13 @@ class Trainer:
         """Mark the checkpoint of an epoch that is the best so far, also after a kill between the two."""
         if position.step == 0 and MetricsFile(self.metrics).best_epoch() == position.epoch:
             self.checkpoints.mark_best(position)
+
+    @cached_property
+    def _class_weights(self) -> Tensor | None:
+        if self.data.balance != "loss":
+            return None
+        weights = class_weights(self.sets.train.labels, len(self.sets.classes))
+        return torch.from_numpy(weights).to(self.ranks.device, torch.float32)
 
     @cached_property
     def _scaler(self) -> GradScaler:

@@ -61,7 +61,17 @@ def test_other_files_are_counted(tmp_path: Path) -> None:
         f"{root}: 1 files outside the class folders ignored",
         f"{root}: 3 files that are no images ignored",
         f"{root}: 1 hidden files ignored",
-        f"{root / 'test'}: no images of dog",
+        f"{root / 'test'}: no images of dog, so that its accuracy says nothing about that; add some, or remove "
+        f"{root / 'test'} to have training images set apart instead",
+    )
+
+
+def test_classes_that_validation_lacks_are_named_with_the_ways_out(tmp_path: Path) -> None:
+    classes = dict.fromkeys(("ant", "bee", "cat", "dog", "eel", "fox"), 3)
+    root = write_folder(tmp_path, {"train": classes, "val": {"cat": 1, "bee": 0}})
+    assert list_folder(root).notes == (
+        f"{root / 'val'}: no images of ant, bee, dog and 2 more, so that its accuracy says nothing about that; add "
+        f"some, or remove {root / 'val'} to have training images set apart instead",
     )
 
 

@@ -36,6 +36,7 @@ def test_policies(policy: str) -> None:
         ({"holdout": 1.0}, "holdout is 1.0"),
         ({"test": 0}, "test is 0"),
         ({"workers": -1}, "workers is -1"),
+        ({"balance": "weights"}, 'balance is "weights"'),
         ({"images_per_class": 1}, "images_per_class is 1"),
         ({"sise": 32}, "did you mean 'size'"),
         ({"augment": {"crop": "pad", "scale": [0.1, 1.0]}}, "scale has an effect only with crop: random-resized"),
