@@ -1,7 +1,7 @@
 """What a latency table was measured on, and how that differs from where it is used."""
 
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.places import open_place
+from nasdeploy.latency.places.opening import open_place
 from nasdeploy.runtimes.device import Device
 
 __all__ = ["Fingerprint", "differences", "fingerprint"]

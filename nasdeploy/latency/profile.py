@@ -17,7 +17,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.journal import Journal, Kind
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
-from nasdeploy.latency.places import open_place
+from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.places.place import Model, Place
 from nasdeploy.latency.places.work import Outcome, Refusal
 from nasdeploy.latency.stratify import stratified

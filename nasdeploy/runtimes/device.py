@@ -30,6 +30,8 @@ class Device(Settings):
     """`local`, or `ssh://user@host[:port]`."""
     hosts: tuple[Host, ...] = ()
     """Several equal boards that share the work, in place of `host`."""
+    python: str = Field(default="python3", min_length=1)
+    """Of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
     precision: Precision = "fp32"
     batch: int = Field(default=1, ge=1, le=65536)
     threads: int = Field(default=1, ge=1, le=1024)
@@ -44,6 +46,8 @@ class Device(Settings):
             raise ValueError("hosts are boards that share the work; this machine (local) cannot be one of them")
         if len(set(self.hosts)) < len(self.hosts):
             raise ValueError("hosts names a board twice; name each once")
+        if self.python != "python3" and self.is_local:
+            raise ValueError("python is that of a board, and this device is local; leave it out")
         return self
 
     @property

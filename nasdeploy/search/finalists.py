@@ -7,7 +7,7 @@ from nasdeploy.arch import Arch
 from nasdeploy.convert import quick_onnx
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Protocol, Timing
-from nasdeploy.latency.places import open_place
+from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.places.work import Refusal
 from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress

@@ -55,6 +55,7 @@ def test_a_users_own_file(tmp_path):
         ("name: mine\nruntime: onnxruntime\nhosts: [local]\n", r"this machine \(local\) cannot be one of them"),
         ("name: mine\nruntime: onnxruntime\nhosts: [ssh://a, ssh://a]\n", "names a board twice; name each once"),
         ("name: mine\nruntime: onnxruntime\nhost: ssh://a\nhosts: [ssh://b]\n", "both say where it is; write one"),
+        ("name: mine\nruntime: onnxruntime\npython: /opt/python\n", "python is that of a board, and this device is"),
     ],
 )
 def test_wrong_files_are_user_errors(tmp_path, text, message):

@@ -28,7 +28,7 @@ class Place(Interface):
         """Timings, or refusals, by key: every key once, some at a time, as soon as they are known.
 
         `on_visits` is called with the number of visits made since the last call. Raises `UserError` if the place is
-        lost, or if its runtime refuses every model of a group.
+        lost.
         """
 
     def __enter__(self) -> "Place": ...

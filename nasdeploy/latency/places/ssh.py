@@ -1,0 +1,317 @@
+"""A board over SSH: models go there, outcomes come back, and a lost connection is made again."""
+
+import json
+import re
+import shlex
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from types import TracebackType
+from typing import Any
+
+from pydantic import Field
+
+from nasdeploy.errors import UserError
+from nasdeploy.latency.machine import Fingerprint, differences
+from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.places.bundle import PROGRAM, bundle
+from nasdeploy.latency.places.connection import Connection, Ended, Unreachable, address
+from nasdeploy.latency.places.place import Model, Say
+from nasdeploy.latency.places.work import Outcome, Refusal
+from nasdeploy.runtimes import described_runtime
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.host import SshHost
+from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.settings import Settings, parse
+
+WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Before each new attempt after a loss; then it is given up. Whatever was measured since starts them anew."""
+
+_HELLO = "nasdeploy is ready"
+_GREETING_LINES = 100
+"""Lines that a board's shell may print before the program starts."""
+_CRASHES = 2
+"""Times that a model may end the runtime when it is opened; then it is refused."""
+
+# Short, for the command line: everything else is in the bundle, which comes on stdin after its length.
+_BOOT = (
+    "import os,sys;v=sys.version_info[:2];"
+    'v>=(3,10) or sys.exit("Python %d.%d"%v);'
+    'd=sys.argv[1];z=os.path.join(d,"nasdeploy.zip");i=sys.stdin.buffer;'
+    'f=open(z,"wb");f.write(i.read(int(i.readline())));f.close();'
+    f"sys.path.insert(0,z);from {PROGRAM} import main;"
+    f'print("{_HELLO}",flush=True);main(d)'
+)
+
+
+class _Answer(Settings):
+    """What the program on a board says; it is not trusted to be right."""
+
+    machine: Fingerprint | None = None
+    lacks: str | None = None
+    install: str = ""
+    opened: bool = False
+    refused: str | None = None
+    visits: int = Field(default=0, ge=0)
+    key: str | None = None
+    timing: Timing | None = None
+    done: bool = False
+    error: str | None = None
+
+
+@dataclass
+class _Shown:
+    """Visits that the user was told of; those that are made again after a loss do not count twice."""
+
+    tell: Callable[[int], None]
+    told: int = 0
+    made: int = 0
+
+    def count(self, visits: int) -> None:
+        """That many more of this attempt."""
+        self.made += visits
+        if self.made > self.told:
+            self.tell(self.made - self.told)
+            self.told = self.made
+
+    def finish(self, total: int) -> None:
+        """All of them were made, or are not needed."""
+        self.made = 0
+        self.count(total)
+
+
+class SshPlace:
+    """One board. The connection is made at once, so that what is wrong with it is known before anything is measured."""
+
+    def __init__(self, device: Device, board: SshHost, say: Say, waits: Sequence[float] = WAITS_S) -> None:
+        """Raises `UserError` if the board cannot be used: what is missing there, and how to get it."""
+        described_runtime(device)
+        self._device, self._board, self._say, self._waits = device, board, say, waits
+        self._where = address(board)
+        self._failures = 0
+        self._crashes: Counter[str] = Counter()
+        self._opening: str | None = None
+        self._connection: Connection | None = None
+        try:
+            self.fingerprint = self._connect()
+        except Ended as end:
+            raise UserError(f"{self._where}: {self._why(end)}") from None
+
+    # -- measuring
+
+    def measure(
+        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+    ) -> Iterator[dict[str, Outcome]]:
+        """See `Place.measure`; outcomes come one by one."""
+        remaining = iter(models.items())
+        while group := dict(islice(remaining, rounds.group)):
+            yield from self._group(group, rounds.visits, protocol, on_visits)
+
+    def _group(
+        self, group: dict[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
+    ) -> Iterator[dict[str, Outcome]]:
+        """Outcomes of all models of a group, however often the connection is lost meanwhile."""
+        shown, total = _Shown(on_visits), len(group) * visits
+        missing = dict(group)
+        while missing:
+            shown.made = 0
+            try:
+                for key, outcome in self._attempt(missing, visits, protocol, shown.count):
+                    del missing[key]
+                    yield {key: outcome}
+            except Ended as end:
+                if (crashed := self._crashed()) is not None:
+                    del missing[crashed]
+                    yield {crashed: Refusal(f"the runtime crashes when it opens it ({self._why(end)})")}
+                self._recover(end)
+        self._failures = 0
+        shown.finish(total)
+
+    def _attempt(
+        self, models: Mapping[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
+    ) -> Iterator[tuple[str, Outcome]]:
+        """Outcomes of these models as long as the connection lasts."""
+        accepted = set()
+        for key, model in list(models.items()):
+            content = model()
+            self._opening = key
+            self._send({"do": "open", "key": key}, content)
+            answer = self._answer()
+            self._opening = None
+            if answer.refused is not None:
+                yield key, Refusal(shown(answer.refused))
+            elif answer.opened:
+                accepted.add(key)
+            else:
+                raise self._rubbish("an answer to another question")
+        self._send({"do": "measure", "visits": visits, "protocol": asdict(protocol)})
+        while not (answer := self._answer()).done:
+            on_visits(answer.visits)
+            if answer.timing is not None:
+                if answer.key not in accepted:
+                    raise self._rubbish("a timing that was not asked for")
+                accepted.remove(answer.key)
+                yield answer.key, answer.timing
+        if accepted:
+            raise self._rubbish(f"no timing of {len(accepted)} models")
+
+    def _crashed(self) -> str | None:
+        """The model that was being opened when the program ended, if that happened before."""
+        key, self._opening = self._opening, None
+        if key is None:
+            return None
+        self._crashes[key] += 1
+        return key if self._crashes[key] >= _CRASHES else None
+
+    # -- the connection
+
+    def _connect(self) -> Fingerprint:
+        """Start the program; what it says of its machine. Raises `UserError`, or `Ended` if it ended at once."""
+        stay = _frame({"do": "stay"})
+        self._connection = Connection(self._board, _command(self._device.python), stay)
+        self._connection.send(b"%d\n%s" % (len(bundle()), bundle()))
+        self._skip_greeting()
+        self._send({"do": "start", "device": asdict(Execution.of(self._device))})
+        answer = self._answer()
+        if answer.lacks is not None:
+            command = re.sub(
+                r"(^|; )pip ", lambda found: f"{found[1]}{self._device.python} -m pip ", shown(answer.install)
+            )
+            raise UserError(f"{self._where}: {shown(answer.lacks)} is not installed there; run on the board: {command}")
+        if answer.machine is None or any(str(text) != shown(str(text)) for text in asdict(answer.machine).values()):
+            raise self._rubbish("nothing readable about its machine")
+        return answer.machine
+
+    def _skip_greeting(self) -> None:
+        for _ in range(_GREETING_LINES):
+            if self._line() == _HELLO.encode():
+                return
+        raise self._rubbish(f"{_GREETING_LINES} lines before the program started")
+
+    def _recover(self, end: Ended) -> None:
+        """A new connection, to the same machine; raises `UserError` if there is none after several attempts."""
+        why = self._why(end)
+        while self._failures < len(self._waits):
+            wait = self._waits[self._failures]
+            self._failures += 1
+            self._say(f"{self._where}: {why}; trying again in {wait:g} s")
+            self._disconnect()
+            time.sleep(wait)
+            try:
+                found = differences(self.fingerprint, self._connect())
+            except Unreachable as error:
+                why = str(error).removeprefix(f"{self._where}: ")
+            except Ended as again:
+                why = self._why(again)
+            else:
+                if found:
+                    raise UserError(f"{self._where}: another machine than before ({'; '.join(found)}); measure again")
+                return
+        raise UserError(
+            f"{self._where}: {why}; given up after {len(self._waits)} attempts, but what was measured is kept: "
+            "run the same command again to go on"
+        )
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send(self, frame: dict[str, Any], content: bytes = b"") -> None:
+        self._open_connection.send(_frame(frame, content))
+
+    def _answer(self) -> _Answer:
+        line = self._line()
+        try:
+            answer = parse(_Answer, json.loads(line), "its answer")
+        except (ValueError, RecursionError, UserError) as error:
+            raise self._rubbish(shown(str(error))) from None
+        if answer.error is not None:
+            raise UserError(f"{self._where}: {_explained(answer.error) or shown(answer.error)}")
+        return answer
+
+    def _line(self) -> bytes:
+        try:
+            return self._open_connection.receive()
+        except ValueError as error:
+            raise self._rubbish(str(error)) from None
+
+    @property
+    def _open_connection(self) -> Connection:
+        assert self._connection is not None, "the place is closed"
+        return self._connection
+
+    def _rubbish(self, what: str) -> UserError:
+        return UserError(f"{self._where}: the board sent what is no result ({what}); nothing may print into its stdout")
+
+    def _why(self, end: Ended) -> str:
+        """Why the program ended, in one line with what to do."""
+        python = self._device.python
+        last = shown((end.stderr.strip().splitlines() or [""])[-1])
+        if end.status is None:
+            return "the connection was lost"
+        if "No module named 'numpy'" in end.stderr:
+            return f"numpy is not installed there; run on the board: {python} -m pip install numpy"
+        if last.startswith("Python "):
+            return f"{last} there is too old; install 3.10 or later and name it as python in the device file"
+        if end.status == _NOT_FOUND:
+            return f"there is no {python}; install it there, or name another as python in the device file"
+        if (explained := _explained(end.stderr)) is not None:
+            return explained
+        if end.status < 0 or end.status > _KILLED:
+            return f"the measuring process was killed ({_signal(end.status - _KILLED)})"
+        return f"the measuring process ended with status {end.status} ({last})"
+
+    def __enter__(self) -> "SshPlace":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._disconnect()
+
+
+_NOT_FOUND = 127
+_KILLED = 128
+
+
+def _explained(text: str) -> str | None:
+    if any(sign in text for sign in ("No space left on device", "Disk quota exceeded")):
+        return "the disk for temporary files there is full; free some space, or set TMPDIR there to another one"
+    return None
+
+
+def _signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return "by a signal"
+    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+
+
+def shown(text: str) -> str:
+    """Text from a board as it may be shown: one line, not too long, and nothing that a terminal obeys."""
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:_LONGEST_SHOWN]
+
+
+_LONGEST_SHOWN = 400
+
+
+def _frame(frame: dict[str, Any], content: bytes = b"") -> bytes:
+    return json.dumps({**frame, "bytes": len(content)}).encode() + b"\n" + content
+
+
+def _command(python: str) -> str:
+    """For any login shell: make a directory, run the program in it, and remove it however the program ends."""
+    home = python.startswith("~/")
+    quoted = f'"$HOME"/{shlex.quote(python[2:])}' if home else shlex.quote(python)
+    script = (
+        'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy.XXXXXXXX") || exit 73; '
+        "trap 'rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM; "
+        f'{quoted} -c {shlex.quote(_BOOT)} "$d"'
+    )
+    return f"exec sh -c {shlex.quote(script)}"
