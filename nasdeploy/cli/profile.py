@@ -88,7 +88,8 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
         "noisy_networks": sum(network.timing.noisy for network in table.networks),
         "fastest_ms": 1e3 * fastest,
         "slowest_ms": 1e3 * slowest,
-        "relative_uncertainty": table.relative_uncertainty,
+        "uncertainty": asdict(table.uncertainty),
+        "p95_ratio": table.p95_ratio,
         "held_out": asdict(table.held_out) if table.held_out else None,
     }
 

@@ -6,6 +6,8 @@ it every time. Hence three terms: the sum of entries, the number of blocks, and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
 
 import numpy as np
 
@@ -17,11 +19,18 @@ _NOISE = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """`latency = slope * entries + per_block * blocks + offset`, in seconds."""
+    """`latency = slope * entries + per_block * blocks + offset`, in seconds.
+
+    Raises `ValueError` for a negative slope.
+    """
 
     slope: float
     per_block: float
     offset: float
+
+    def __post_init__(self) -> None:
+        if self.slope < 0:
+            raise ValueError(f"a network gets no faster by slower blocks; found {self}")
 
     def __call__(self, entries: Floats, blocks: Floats) -> Floats:
         """Latencies `[n]` of networks, given the sums of their entries `[n]` and their numbers of blocks `[n]`."""
@@ -103,3 +112,39 @@ def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> Hel
         kendall=float(kendalltau(predicted, measured).statistic),
         mean_absolute_by_third=(fast, middle, slow),
     )
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviation of relative errors, which are larger for fast networks than for slow ones.
+
+    `relative` at the latencies `seconds`, ascending; between them it is linear in the logarithm of the latency.
+    Raises `ValueError` for anything else.
+    """
+
+    seconds: tuple[float, ...]
+    relative: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        ascending = all(before < after for before, after in pairwise((0.0, *self.seconds, inf)))
+        if not self.seconds or len(self.seconds) != len(self.relative) or not ascending or min(self.relative) < 0:
+            raise ValueError(f"an uncertainty has ascending latencies and a deviation of each; found {self}")
+
+    def __call__(self, seconds: float) -> float:
+        """Of a prediction of so many seconds."""
+        return float(np.interp(np.log(seconds), np.log(self.seconds), self.relative))
+
+
+_FEWEST_IN_A_PART = 8
+"""Errors from which a deviation is estimated: to about a quarter of itself."""
+
+
+def fit_uncertainty(predicted: Sequence[float], measured: Sequence[float]) -> Uncertainty:
+    """Root mean squares of relative errors in each third of the latency range; in all of it if networks are few."""
+    order = np.argsort(measured)
+    parts = 3 if len(order) >= 3 * _FEWEST_IN_A_PART else 1
+    errors = [relative_errors(predicted, measured)[part] for part in np.array_split(order, parts)]
+    centres = [float(np.median(np.array(measured)[part])) for part in np.array_split(order, parts)]
+    if len(set(centres)) < len(centres):
+        centres, errors = [centres[0]], [np.concatenate(errors)]
+    return Uncertainty(tuple(centres), tuple(float(np.sqrt((part**2).mean())) for part in errors))

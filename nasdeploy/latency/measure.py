@@ -8,14 +8,22 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from math import ceil, isfinite
-from time import perf_counter_ns, sleep
+from time import gmtime, perf_counter_ns, sleep, strftime
 
 import numpy as np
 
+from nasdeploy.errors import UserError
+from nasdeploy.latency.sensors import Reading, read_sensors
+
 Clock = Callable[[], int]
 """Nanoseconds since some start."""
+
+Noise = typing.Literal["", "spread", "drift", "throttling", "frequency"]
+"""Why a timing is not to be trusted: its runs vary, the machine's speed differed from that in the rest of the
+measurement, it was throttled, or its frequency changed."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Protocol:
     """A run is as many calls as last this long together; its time is their mean."""
     noisy_above: float = 1.2
     """p90/p50 above which a result is measured again, and flagged if that does not help."""
+    drift_above: float = 1.05
+    """The same for how much faster or slower than usual the reference graph was meanwhile."""
     retries: int = 3
     wait_s: float = 1.0
     """Pause before measuring again."""
@@ -61,15 +71,15 @@ class Protocol:
     def __post_init__(self) -> None:
         if min(self.warmup, self.kept, self.calibration_networks) < 1:
             raise ValueError(f"a protocol needs runs to warm up, runs to keep, and networks; found {self}")
-        if self.shortest_run_s <= 0 or self.noisy_above <= 1:
-            raise ValueError(f"a protocol has shortest_run_s > 0 and noisy_above > 1; found {self}")
+        if self.shortest_run_s <= 0 or min(self.noisy_above, self.drift_above) <= 1:
+            raise ValueError(f"a protocol has shortest_run_s > 0, noisy_above and drift_above > 1; found {self}")
         if min(self.discarded, self.retries, self.wait_s, self.held_out_networks) < 0:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: median, 10th and 90th percentile of `n` runs; `noisy` if they vary too much to be trusted.
+    """Seconds of one call: median and percentiles of `n` runs, and when they were made (UTC, ISO 8601).
 
     Raises `ValueError` for numbers that no measurement yields.
     """
@@ -77,17 +87,35 @@ class Timing:
     median: float
     p10: float
     p90: float
+    p95: float
     n: int
-    noisy: bool = False
+    at: str
+    noise: Noise = ""
+    reference: float | None = None
+    """Seconds of the reference graph meanwhile, if there was one."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.p10 <= self.median <= self.p90 and isfinite(self.p90) and self.n >= 1):
-            raise ValueError(f"a timing has 0 < p10 <= median <= p90 and n >= 1; found {self}")
+        if not (0 < self.p10 <= self.median <= self.p90 <= self.p95 and isfinite(self.p95) and self.n >= 1):
+            raise ValueError(f"a timing has 0 < p10 <= median <= p90 <= p95 and n >= 1; found {self}")
+        if self.reference is not None and not 0 < self.reference < float("inf"):
+            raise ValueError(f"a timing's reference takes time; found {self}")
+        if datetime.fromisoformat(self.at).tzinfo is None:
+            raise ValueError(f"a timing's time has a time zone; found {self}")
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it is not to be trusted."""
+        return self.noise != ""
 
     @property
     def spread(self) -> float:
         """p90/p50."""
         return self.p90 / self.median
+
+
+def utc_now() -> str:
+    """The time in the form of `Timing.at`."""
+    return strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime())
 
 
 class Timed(typing.Protocol):
@@ -111,21 +139,31 @@ def measure(
     on_visit: Callable[[], None] = lambda: None,
     clock: Clock = perf_counter_ns,
     pause: Callable[[float], None] = sleep,
+    sense: Callable[[], Reading] = read_sensors,
 ) -> Iterator[dict[str, Timing]]:
     """Timings by key, group after group; a group's sessions are open only while it is measured.
 
-    `on_visit` is called after each visit but those to noisy sessions again.
+    `on_visit` is called after each visit but those to noisy sessions again. Raises `UserError` if the clock stands
+    still or runs backwards again and again.
     """
     remaining = iter(openers.items())
     while group := dict(islice(remaining, rounds.group)):
-        yield _Group(group, rounds.visits, protocol, clock).measure(on_visit, pause)
+        yield _Group(group, rounds.visits, protocol, clock, sense).measure(on_visit, pause)
 
 
 class _Group:
     """Sessions that are open together."""
 
-    def __init__(self, openers: Mapping[str, Opener], visits: int, protocol: Protocol, clock: Clock) -> None:
-        self._openers, self._visits, self._protocol, self._clock = openers, visits, protocol, clock
+    def __init__(
+        self,
+        openers: Mapping[str, Opener],
+        visits: int,
+        protocol: Protocol,
+        clock: Clock,
+        sense: Callable[[], Reading],
+    ) -> None:
+        self._openers, self._visits, self._protocol = openers, visits, protocol
+        self._clock, self._sense = clock, sense
         self._sessions: dict[str, Timed] = {}
         self._calls: dict[str, int] = {}
 
@@ -144,7 +182,7 @@ class _Group:
         """Calls of a run."""
         calls = 1
         for _ in range(self._protocol.warmup):
-            calls = ceil(self._protocol.shortest_run_s / max(self._run(session, calls), 1e-9))
+            calls = ceil(self._protocol.shortest_run_s / self._run(session, calls))
         return calls
 
     def _retry_noisy(self, timings: dict[str, Timing], pause: Callable[[float], None]) -> dict[str, Timing]:
@@ -154,34 +192,61 @@ class _Group:
                 break
             pause(self._protocol.wait_s)
             for key, timing in self._visit_all(noisy, lambda: None).items():
-                timings[key] = min(timings[key], timing, key=lambda either: either.spread)
+                timings[key] = min(timings[key], timing, key=lambda either: (either.noisy, either.spread))
         return timings
 
     def _visit_all(self, keys: Iterable[str], on_visit: Callable[[], None]) -> dict[str, Timing]:
         runs: dict[str, list[float]] = {key: [] for key in keys}
+        readings = [self._sense()]
         with _no_garbage_collection():
             for _ in range(self._visits):
                 for key, times in runs.items():
                     times.extend(self._visit(self._sessions[key], self._calls[key]))
                     on_visit()
-        return {key: self._summary(times) for key, times in runs.items()}
+                readings.append(self._sense())
+        noise = _noise_of(readings)
+        return {key: self._summary(times, noise) for key, times in runs.items()}
 
     def _visit(self, session: Timed, calls: int) -> list[float]:
         runs = [self._run(session, calls) for _ in range(self._protocol.discarded + self._protocol.kept)]
         return runs[self._protocol.discarded :]
 
     def _run(self, session: Timed, calls: int) -> float:
-        """Mean seconds of that many calls."""
+        """Mean seconds of that many calls; made again where the clock says that they took none."""
+        for _ in range(_CLOCK_TRIALS):
+            took = self._run_once(session, calls)
+            if took > 0:
+                return took * 1e-9 / calls
+        raise UserError(
+            "the clock of the machine that measures stands still or runs backwards; correct it and measure again"
+        )
+
+    def _run_once(self, session: Timed, calls: int) -> int:
         call = session.call
         start = self._clock()
         for _ in range(calls):
             call()
-        return (self._clock() - start) * 1e-9 / calls
+        return self._clock() - start
 
-    def _summary(self, runs: list[float]) -> Timing:
+    def _summary(self, runs: list[float], noise: Noise) -> Timing:
         # Sorted, because rounding may put percentiles of nearly equal runs out of order.
-        p10, median, p90 = np.sort(np.percentile(runs, [10, 50, 90])).tolist()
-        return Timing(median, p10, p90, len(runs), noisy=p90 > self._protocol.noisy_above * median)
+        p10, median, p90, p95 = np.sort(np.percentile(runs, [10, 50, 90, 95])).tolist()
+        if not noise and p90 > self._protocol.noisy_above * median:
+            noise = "spread"
+        return Timing(median, p10, p90, p95, len(runs), utc_now(), noise)
+
+
+_CLOCK_TRIALS = 5
+_STEADY = 0.9
+"""Frequencies of the same core at work are within this ratio of each other."""
+
+
+def _noise_of(readings: list[Reading]) -> Noise:
+    """What the sensors say about the time between the first and the last reading, the latter ones under load."""
+    frequencies = [reading.kilohertz for reading in readings[1:]]
+    if readings[-1].throttles > readings[0].throttles or any(reading.capped for reading in readings):
+        return "throttling"
+    return "frequency" if min(frequencies) < _STEADY * max(frequencies) else ""
 
 
 @contextmanager

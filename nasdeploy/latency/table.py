@@ -15,7 +15,7 @@ from nasdeploy.arch import Arch, Json
 from nasdeploy.costs import Floats, SlotCost, count
 from nasdeploy.errors import UserError
 from nasdeploy.extremes import extremes
-from nasdeploy.latency.calibration import Calibration, HeldOut, fit, held_out_error, relative_errors
+from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.device import differences, fingerprint
 from nasdeploy.latency.measure import Timing
@@ -27,6 +27,7 @@ from nasdeploy.store.files import write_text
 from nasdeploy.store.records import parse_record, read_object
 
 Role = Literal["calibration", "held-out", "search"]
+SCHEMA_VERSION: Literal[2] = 2
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,28 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Seconds, and their standard deviation as seen on whole networks."""
+    """Seconds of the median call, their standard deviation, and the 95th percentile, as seen on whole networks."""
 
     seconds: float
     uncertainty: float
+    p95: float
 
 
 class LatencyTable(Settings):
     """Latencies in seconds by block key, and how they add up to a network's. Made by `LatencyTable.fitted`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     conditions: Conditions
     created: str
     calibration: Calibration
     held_out: HeldOut | None
     """Error on the networks with that role."""
-    relative_uncertainty: float = Field(ge=0)
-    """Standard deviation of relative errors, of the held-out networks if there are any."""
+    uncertainty: Uncertainty
+    """Of predictions, from the errors on the held-out networks if there are any."""
+    p95_ratio: float = Field(ge=1)
+    """p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
     entries: dict[str, Timing]
-    networks: tuple[MeasuredNetwork, ...]
+    networks: tuple[MeasuredNetwork, ...] = Field(min_length=1)
 
     @classmethod
     def fitted(
@@ -87,7 +91,10 @@ class LatencyTable(Settings):
             created=created,
             calibration=calibration,
             held_out=held_out_error(_predicted(calibration, held_out), [n.timing.median for n in held_out]),
-            relative_uncertainty=_deviation(calibration, held_out or known),
+            uncertainty=fit_uncertainty(
+                _predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
+            ),
+            p95_ratio=float(np.median([n.timing.p95 / n.timing.median for n in networks])),
             entries=dict(entries),
             networks=tuple(networks),
         )
@@ -105,7 +112,7 @@ class LatencyTable(Settings):
         """Latency of a network; raises `UserError` naming blocks that the table lacks."""
         entries, blocks = _sums(self.entries, plan)
         seconds = float(self.calibration(np.array(entries), np.array(blocks)))
-        return Prediction(seconds, self.relative_uncertainty * seconds)
+        return Prediction(seconds, self.uncertainty(seconds) * seconds, self.p95_ratio * seconds)
 
     @cached_property
     def slot_costs(self) -> tuple[SlotCost, SlotCost]:
@@ -138,6 +145,7 @@ class LatencyTable(Settings):
         """Read a table; raises `UserError` if it is damaged, was edited, or is of another version."""
         remedy = "restore it, or measure again with 'nasdeploy profile --restart'"
         data = read_object(path, remedy)
+        _require_version(data, path)
         if data.pop("sha256", None) != _checksum(data):
             raise UserError(f"{path}: damaged or edited, its content does not match its checksum; {remedy}")
         return parse_record(cls, data, path, remedy)
@@ -204,9 +212,14 @@ def _predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) ->
     return [float(seconds) for seconds in calibration(np.array(entries), np.array(blocks))]
 
 
-def _deviation(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> float:
-    errors = relative_errors(_predicted(calibration, networks), [n.timing.median for n in networks])
-    return float(np.sqrt((errors**2).mean()))
+def _require_version(data: Mapping[str, Any], path: Path) -> None:
+    """Before anything else: what another version wrote is not damaged."""
+    version = data.get("schema_version")
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: a latency table in version {version} of its form, and this nasdeploy reads version "
+            f"{SCHEMA_VERSION}; measure again with 'nasdeploy profile --restart'"
+        )
 
 
 def _checksum(data: Json) -> str:

@@ -48,7 +48,8 @@ def prepare(directory: Path) -> None:
     run.finish("train", {})
 
     def timing(macs: int) -> Timing:
-        return Timing(median=1e-5 + macs * 1e-12, p10=1e-5 + macs * 1e-12, p90=1e-5 + macs * 1e-12, n=1)
+        seconds = 1e-5 + macs * 1e-12
+        return Timing(seconds, p10=seconds, p90=seconds, p95=seconds, n=1, at="2026-01-01T00:00:00+00:00")
 
     entries = {key: timing(block.macs) for key, block in space.distinct_blocks().items()}
     archs = [space.sample(generator(0, "bench", number)) for number in range(8)]

@@ -69,7 +69,7 @@ def latency_table(space: SearchSpace, seconds: float) -> LatencyTable:
 
 
 def timing(seconds: float) -> Timing:
-    return Timing(seconds, seconds, seconds, 10)
+    return Timing(seconds, seconds, seconds, seconds, 10, "2026-01-01T00:00:00+00:00")
 
 
 def exporter(root: Path, *, recalibrate: bool = True, table: LatencyTable | None = None) -> Exporter:

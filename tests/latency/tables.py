@@ -12,6 +12,7 @@ from nasdeploy.runtimes.device import Device
 from tests.toy import ToySpace
 
 SPACE = ToySpace()
+AT = "2026-11-24T00:00:00+00:00"
 DEVICE = Device(name="cpu", runtime="onnxruntime")
 FINGERPRINT = Fingerprint(
     cpu="a processor",
@@ -37,7 +38,7 @@ CONDITIONS = Conditions(
 
 
 def timing(seconds):
-    return Timing(median=seconds, p10=0.99 * seconds, p90=1.01 * seconds, n=25)
+    return Timing(seconds, p10=0.99 * seconds, p90=1.01 * seconds, p95=1.03 * seconds, n=25, at=AT)
 
 
 def entries(seed=0):
@@ -69,4 +70,4 @@ def table(noise=0.0, seed=0):
         if role:
             seconds = true_seconds(arch, known) * (1 + noise * draw.standard_normal())
             networks.append(network_terms(known, SPACE, arch, role, timing(seconds)))
-    return LatencyTable.fitted(CONDITIONS, "2026-11-24T00:00:00+00:00", known, networks)
+    return LatencyTable.fitted(CONDITIONS, AT, known, networks)

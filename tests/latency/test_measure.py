@@ -2,10 +2,14 @@
 
 import gc
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
+from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Protocol, Rounds, Timing, measure
+from nasdeploy.latency.sensors import Reading
 
 MS = 1_000_000
 
@@ -142,6 +146,58 @@ def test_quietest_attempt_is_kept():
     assert found["a"].p90 < 4e-3
 
 
+def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
+    world = World()
+    # The counter rises during the first visits only: read before, and after each of two visits.
+    readings = iter([Reading(throttles=4), Reading(throttles=4), Reading(throttles=5), *[Reading(throttles=5)] * 9])
+    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), PLAIN, sense=lambda: next(readings))
+    assert world.pauses == [7.0]
+    assert found["a"].noise == ""
+
+
+@pytest.mark.parametrize(
+    ("readings", "noise"),
+    [
+        ([Reading(), Reading()], ""),
+        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_500_000)], ""),
+        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_000_000)], "frequency"),
+        ([Reading(), Reading(capped=True)], "throttling"),
+        ([Reading(throttles=3), Reading(throttles=9, kilohertz=1)], "throttling"),
+    ],
+)
+def test_what_the_sensors_say_is_kept_as_the_reason(readings, noise):
+    world = World()
+    told = iter([*readings, *[readings[-1]] * 9])
+    protocol = replace(PLAIN, retries=0)
+    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), protocol, sense=lambda: next(told))
+    assert found["a"].noise == noise
+
+
+def test_a_run_during_which_the_clock_jumped_back_is_made_again():
+    world = World()
+    found = world.measure(
+        {"a": world.opener("a", lambda call: -500 * MS if call in (2, 5) else 2 * MS)}, Rounds(1, 2), PLAIN
+    )
+    assert (found["a"].median, found["a"].n, found["a"].noise) == (pytest.approx(2e-3), 6, "")
+
+
+@pytest.mark.parametrize("step", [0, -MS])
+def test_a_clock_that_does_not_go_forwards_is_one_line(step):
+    world = World()
+    with pytest.raises(UserError, match="the clock of the machine that measures stands still or runs backwards"):
+        world.measure({"a": world.opener("a", step)}, Rounds(1, 2), PLAIN)
+    assert world.open == 0
+
+
+def test_percentiles_are_numpys_and_the_time_is_now():
+    world = World()
+    single = replace(PLAIN, retries=0)
+    found = world.measure({"a": world.opener("a", lambda call: call * 2 * MS)}, Rounds(1, 4), single)["a"]
+    runs = [2e-3 * call for call in range(3, 19) if call % 4 != 3]
+    assert [found.p10, found.median, found.p90, found.p95] == pytest.approx(np.percentile(runs, [10, 50, 90, 95]))
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(found.at)) < timedelta(minutes=1)
+
+
 def test_every_visit_is_announced_but_no_retry():
     world = World()
     heard = []
@@ -181,17 +237,37 @@ def test_sessions_are_closed_and_collection_restored_when_stopped():
 
 
 @pytest.mark.parametrize(
-    "numbers",
-    [(0.0, 0.0, 0.0, 1), (-1.0, 1.0, 1.0, 1), (1.0, 2.0, 3.0, 1), (float("nan"), 1.0, 1.0, 1), (1.0, 1.0, 1.0, 0)],
+    "wrong",
+    [
+        {"median": 0.0, "p10": 0.0},
+        {"p10": -1.0},
+        {"p10": 2.5},
+        {"p90": 1.5},
+        {"p95": 2.5},
+        {"median": float("nan")},
+        {"p95": float("inf")},
+        {"n": 0},
+        {"reference": 0.0},
+        {"at": "2026-11-24T00:00:00"},
+    ],
 )
-def test_impossible_timings_are_refused(numbers):
-    with pytest.raises(ValueError, match="a timing has"):
-        Timing(*numbers)
+def test_impossible_timings_are_refused(wrong):
+    sound = Timing(median=2.0, p10=1.0, p90=3.0, p95=4.0, n=1, at="2026-11-24T00:00:00+00:00")
+    with pytest.raises(ValueError, match="a timing"):
+        replace(sound, **wrong)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kept": 0}, {"warmup": 0}, {"retries": -1}, {"wait_s": -1.0}, {"noisy_above": 1.0}, {"shortest_run_s": 0}],
+    [
+        {"kept": 0},
+        {"warmup": 0},
+        {"retries": -1},
+        {"wait_s": -1.0},
+        {"noisy_above": 1.0},
+        {"drift_above": 0.9},
+        {"shortest_run_s": 0},
+    ],
 )
 def test_impossible_protocols_are_refused(wrong):
     with pytest.raises(ValueError, match="a protocol"):

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from datetime import UTC
 from hashlib import sha256
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 
 from nasdeploy.costs import Costs
 from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.measure import Noise, Timing
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.spaces import load_space
-from tests.latency.tables import CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
+from tests.latency.tables import AT, CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
 
 
 def test_prediction_is_the_true_latency_where_that_is_affine():
@@ -39,6 +41,17 @@ def test_range_is_that_of_all_predictions():
     assert noisy.range(SPACE) == pytest.approx((min(seconds), max(seconds)), rel=1e-12)
 
 
+def test_p95_is_the_median_times_what_whole_networks_show():
+    known = table()
+    ratios = [1.02, 1.5, 1.04, 1.03, 1.05]
+    networks = [
+        replace(network, timing=replace(network.timing, p95=ratio * network.timing.median))
+        for network, ratio in zip(known.networks, ratios, strict=False)
+    ]
+    predicted = LatencyTable.fitted(CONDITIONS, AT, known.entries, networks).predict(SPACE.plan(SPACE.largest()))
+    assert predicted.p95 == pytest.approx(1.04 * predicted.seconds)
+
+
 def test_uncertainty_is_the_deviation_on_held_out_networks():
     noisy = table(noise=0.03)
     held_out = [network for network in noisy.networks if network.role == "held-out"]
@@ -47,6 +60,7 @@ def test_uncertainty_is_the_deviation_on_held_out_networks():
     deviation = (sum(e**2 for e in errors) / len(errors)) ** 0.5
     assert 0.02 < deviation < 0.04
     predicted = noisy.predict(SPACE.plan(SPACE.largest()))
+    assert noisy.uncertainty.relative == pytest.approx((deviation,))
     assert predicted.uncertainty == pytest.approx(deviation * predicted.seconds)
     assert noisy.held_out.mean_absolute == pytest.approx(np.abs(errors).mean())
     assert noisy.held_out.n == len(held_out)
@@ -97,10 +111,12 @@ def test_one_wild_measurement_does_not_spoil_the_table():
 
 seconds = st.floats(1e-9, 1e3)
 timings = st.builds(
-    lambda three, n, noisy: Timing(*(sorted(three)[place] for place in (1, 0, 2)), n, noisy),
-    st.tuples(seconds, seconds, seconds),
+    lambda four, *rest: Timing(*(sorted(four)[place] for place in (1, 0, 2, 3)), *rest),
+    st.tuples(seconds, seconds, seconds, seconds),
     st.integers(1, 1000),
-    st.booleans(),
+    st.datetimes(timezones=st.just(UTC)).map(lambda time: time.isoformat(timespec="seconds")),
+    st.sampled_from(get_args(Noise)),
+    st.none() | seconds,
 )
 
 
@@ -172,13 +188,22 @@ def test_edited_number_is_refused(saved):
         (lambda data: first_entry(data).pop("n"), "n is missing"),
         (lambda data: first_entry(data).update(extra=1), "extra"),
         (lambda data: first_entry(data).update(n="25"), "n is"),
-        (lambda data: data.update(schema_version=2), "schema_version is 2"),
+        (lambda data: first_entry(data).update(p95=first_entry(data)["p10"]), "p90 <= p95"),
+        (lambda data: first_entry(data).update(at="yesterday"), "at"),
+        (lambda data: first_entry(data).update(at="2026-11-24T00:00:00"), "time zone"),
+        (lambda data: first_entry(data).update(noise="loud"), "noise is"),
+        (lambda data: first_entry(data).update(reference=0.0), "reference"),
+        (lambda data: data.update(schema_version="2"), "schema_version is"),
+        (lambda data: data.update(networks=[]), "networks"),
+        (lambda data: data["calibration"].update(slope=-1.0), "no faster by slower blocks"),
+        (lambda data: data["uncertainty"].update(relative=[]), "uncertainty"),
+        (lambda data: data["uncertainty"].update(seconds=[-1.0]), "uncertainty"),
+        (lambda data: data.update(p95_ratio=0.9), "p95_ratio is 0.9"),
         (lambda data: data["calibration"].update(slope=float("nan")), "slope"),
         (lambda data: data["networks"][0].update(role="guess"), "role"),
         (lambda data: data["conditions"]["device"].update(threads=0), "threads is 0"),
         (lambda data: data["conditions"]["protocol"].update(kept=0), "protocol"),
         (lambda data: data.pop("calibration"), "calibration is missing"),
-        (lambda data: data.update(relative_uncertainty=-0.1), "relative_uncertainty"),
         (lambda data: data["networks"][0].update(entries=-1.0), "entries"),
     ],
 )
@@ -188,6 +213,13 @@ def test_nonsense_is_refused_even_with_its_checksum(saved, change, message):
         LatencyTable.load(saved)
     assert "nasdeploy profile --restart" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_is_not_called_damaged(saved, version):
+    edited(saved, lambda data: data.update(schema_version=version), honest=False)
+    with pytest.raises(UserError, match=rf"version {version} of its form.*reads version 2; measure again"):
+        LatencyTable.load(saved)
 
 
 def test_missing_file_is_named(tmp_path):

@@ -1,0 +1,46 @@
+"""What /sys says, laid out in a folder as the kernel lays it out."""
+
+import pytest
+
+from nasdeploy.latency.sensors import Reading, read_sensors
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+
+    return written
+
+
+def test_a_machine_that_tells_nothing(tmp_path):
+    assert read_sensors(tmp_path) == Reading(0, False, 0)
+
+
+def test_counters_are_added_up_and_the_fastest_processor_counts(tmp_path, write):
+    for cpu, (core, package, kilohertz) in enumerate([(1, 10, 800_000), (2, 10, 2_600_000)]):
+        write(f"devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", core)
+        write(f"devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", package)
+        write(f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq", kilohertz)
+    assert read_sensors(tmp_path) == Reading(throttles=23, capped=False, kilohertz=2_600_000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "capped"),
+    [("Processor", 2, True), ("cpufreq-cpu0", 1, True), ("thermal-cpufreq-0", 0, False), ("pwm-fan", 3, False)],
+)
+def test_a_processor_kept_slow_because_it_is_hot(tmp_path, write, kind, state, capped):
+    write("class/thermal/cooling_device0/type", kind)
+    write("class/thermal/cooling_device0/cur_state", state)
+    assert read_sensors(tmp_path).capped == capped
+
+
+def test_text_where_a_number_belongs_is_left_out(tmp_path, write):
+    write("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "<unknown>")
+    assert read_sensors(tmp_path).kilohertz == 0
+
+
+def test_this_machine_can_be_read():
+    assert read_sensors().kilohertz >= 0
