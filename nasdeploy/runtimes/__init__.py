@@ -4,11 +4,19 @@ from collections.abc import Mapping
 
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
-from nasdeploy.runtimes.onnxruntime import OnnxRuntime
+from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
+from nasdeploy.runtimes.openvino import OpenVino
+from nasdeploy.runtimes.pytorch import PyTorch
 from nasdeploy.runtimes.runtime import Runtime, Target
+from nasdeploy.runtimes.tensorrt import TensorRt
 
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": OnnxRuntime(),
+    "onnxruntime-cuda": OnnxRuntimeCuda(),
+    "openvino": OpenVino(),
+    "tensorrt": TensorRt("tensorrt", "tensorrt"),
+    "tensorrt-rtx": TensorRt("tensorrt_rtx", "tensorrt-rtx-cu13"),
+    "torch": PyTorch(),
 }
 
 
@@ -21,6 +29,10 @@ def described_runtime(device: Target) -> Runtime:
     if device.precision not in runtime.precisions:
         able = " or ".join(runtime.precisions)
         raise UserError(f"device {device.name}: {device.runtime} does not run {device.precision}; use {able}")
+    if runtime.form == "module" and not device.is_local:
+        raise UserError(
+            f"device {device.name}: {device.runtime} runs on this machine only; use another runtime on a board"
+        )
     return runtime
 
 
@@ -32,4 +44,7 @@ def runtime_of(device: Target) -> Runtime:
     missing = runtime.missing()
     if missing is not None:
         raise UserError(f"device {device.name}: {device.runtime} is not installed; run: {missing}")
+    obstacle = runtime.obstacle()
+    if obstacle is not None:
+        raise UserError(f"device {device.name}: {device.runtime} cannot run here: {obstacle}")
     return runtime

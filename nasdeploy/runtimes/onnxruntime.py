@@ -1,6 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or on an NVIDIA GPU.
 
-from collections.abc import Mapping
+Options of a device are ONNX Runtime's session configuration entries. On a GPU, `tf32: "true"` lets fp32 be computed
+with TF32.
+"""
+
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,13 @@ import numpy as np
 
 from nasdeploy.errors import UserError
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.runtime import Array, Form, Precision, Session, Target
+from nasdeploy.runtimes.cuda import TF32, missing_gpu
+from nasdeploy.runtimes.options import wants
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
 
-_PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -32,39 +39,86 @@ class OnnxRuntime:
         """The command that installs it, or None."""
         return None if find_spec("onnxruntime") else "pip install onnxruntime"
 
+    def obstacle(self) -> str | None:
+        """Nothing: every machine has a CPU."""
+        return None
+
     def version(self) -> str:
         """Version of the package."""
         import onnxruntime
 
         return str(onnxruntime.__version__)
 
-    def open(self, model: bytes | Path, device: Target) -> Session:
+    def open(self, model: Model, device: Target) -> Session:
         """A session with the device's threads and options; raises `UserError` for a model that cannot be loaded."""
+        return _OnnxSession(_load(model, device, device.options, [_CPU]), device.batch, "cpu")
+
+
+class OnnxRuntimeCuda:
+    """ONNX Runtime's CUDA provider; what it has no kernel for runs on the CPU."""
+
+    form: Form = "onnx"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None. The package for CPUs has the same module, but not the library."""
+        found = find_spec("onnxruntime")
+        if found is not None and found.origin and (Path(found.origin).parent / _CUDA_LIBRARY).exists():
+            return None
+        return "pip uninstall --yes onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+    def obstacle(self) -> str | None:
+        """Whether there is a GPU."""
+        return missing_gpu()
+
+    def version(self) -> str:
+        """Version of the package and of the CUDA that it was built for."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        # Below ALL the blocked memory layout is off, which makes convolutions half as fast.
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = device.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        _configure(options, device)
-        source = model if isinstance(model, bytes) else str(model)
-        try:
-            return _OnnxSession(onnxruntime.InferenceSession(source, options, providers=_PROVIDERS), device.batch)
-        except onnxruntime_errors() as error:
-            name = "the model" if isinstance(model, bytes) else str(model)
-            raise UserError(f"{name}: ONNX Runtime cannot load it ({_one_line(error)}); export it again") from None
+        return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version}"
+
+    def open(self, model: Model, device: Target) -> Session:
+        """A session on the first GPU; raises `UserError` for a model, or a CUDA, that cannot be loaded."""
+        import onnxruntime
+
+        # CUDA and cuDNN as pip installs them lie where the loader does not look.
+        onnxruntime.preload_dlls()
+        entries = {key: value for key, value in device.options.items() if key != TF32}
+        provider = (_CUDA, {"use_tf32": int(wants(TF32, device))})
+        session = _load(model, device, entries, [provider, _CPU])
+        if _CUDA not in session.get_providers():
+            raise UserError(
+                f"device {device.name}: ONNX Runtime cannot load CUDA {onnxruntime.cuda_version} and cuDNN; "
+                "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+            )
+        return _OnnxSession(session, device.batch, "cuda")
 
 
-def _configure(options: Any, device: Target) -> None:
-    for key, value in device.options.items():
+def _load(model: Model, device: Target, entries: Mapping[str, str], providers: Sequence[Any]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Below ALL the blocked memory layout is off, which makes convolutions half as fast.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    _configure(options, device, entries)
+    name, content = onnx_of(model)
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+    except onnxruntime_errors() as error:
+        raise UserError(f"{name}: ONNX Runtime cannot load it ({one_line(error)}); export it again") from None
+
+
+def _configure(options: Any, device: Target, entries: Mapping[str, str]) -> None:
+    for key, value in entries.items():
         try:
             options.add_session_config_entry(key, value)
         except RuntimeError as error:
             raise UserError(
-                f"device {device.name}: option '{key}' is refused ({_one_line(error)}); correct it"
+                f"device {device.name}: option '{key}' is refused ({one_line(error)}); correct it"
             ) from None
 
 
@@ -83,13 +137,9 @@ def onnxruntime_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
 class _OnnxSession:
-    def __init__(self, session: Any, batch: int) -> None:
-        self._session = session
+    def __init__(self, session: Any, batch: int, memory: str) -> None:
+        self._session, self._memory = session, memory
         self._inputs = {
             i.name: tuple(d if isinstance(d, int) else batch for d in i.shape) for i in session.get_inputs()
         }
@@ -109,13 +159,16 @@ class _OnnxSession:
         self._session.run_with_iobinding(self._binding)
 
     def _bind(self) -> Any:
-        """Inputs prepared once, so that a call hands over nothing."""
+        """Inputs prepared once where the provider computes, so that a call hands over nothing."""
+        from onnxruntime import OrtValue
+
         rng = np.random.default_rng(0)
         binding = self._session.io_binding()
         for name, shape in self._inputs.items():
-            binding.bind_cpu_input(name, rng.standard_normal(shape).astype(self._types[name]))
+            values = rng.standard_normal(shape).astype(self._types[name])
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(values, self._memory, 0))
         for output in self._session.get_outputs():
-            binding.bind_output(output.name)
+            binding.bind_output(output.name, self._memory)
         return binding
 
     def close(self) -> None:

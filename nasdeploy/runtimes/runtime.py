@@ -6,18 +6,38 @@ This module and every runtime's need NumPy and the standard library only: a smal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy.typing as npt
 
+from nasdeploy.errors import UserError
 from nasdeploy.plan import Shape
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array = npt.NDArray[Any]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-Form = Literal["onnx", "torch"]
-"""What a runtime opens: an ONNX file, or a program that `torch.export` saved."""
+Form = Literal["onnx", "module"]
+"""What a runtime opens: an ONNX file, or a PyTorch module in this process."""
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A module as PyTorch runs it.
+
+    Not a file: those of `torch.export` are read with pickle, and their programs take up to twice the module's time.
+    """
+
+    module: "nn.Module"
+    inputs: Mapping[str, Shape]
+    """Without batch."""
+
+
+Model = bytes | Path | TorchModel
+"""ONNX as bytes or file, or a module, by the runtime's form."""
 
 
 class Target(Protocol):
@@ -92,7 +112,7 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """One deployment runtime. Its own package is imported when a method is called, never before."""
+    """One deployment runtime. Its own package is imported when it is used, never before."""
 
     form: Form
 
@@ -100,10 +120,30 @@ class Runtime(Protocol):
     """What it runs."""
 
     def missing(self) -> str | None:
-        """What has to be installed for it, as a command; None if nothing."""
+        """What has to be installed for it, as a command; None if nothing. Imports nothing."""
+
+    def obstacle(self) -> str | None:
+        """What else keeps it from running on this machine, such as a driver, with what to do; None if nothing."""
 
     def version(self) -> str:
         """Version of the runtime."""
 
-    def open(self, model: bytes | Path, device: Target) -> Session:
-        """The model, given as bytes or file, ready to run; raises `UserError` if the runtime refuses it."""
+    def open(self, model: Model, device: Target) -> Session:
+        """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""
+
+
+def onnx_of(model: Model) -> tuple[str, bytes]:
+    """Name, for messages, and content of an ONNX model; raises `UserError` for a file that cannot be read."""
+    if isinstance(model, bytes):
+        return "the model", model
+    if isinstance(model, TorchModel):
+        raise TypeError("a PyTorch module was given to a runtime that opens ONNX")
+    try:
+        return str(model), model.read_bytes()
+    except OSError as error:
+        raise UserError(f"{model}: cannot be read ({error.strerror}); export it again") from None
+
+
+def one_line(error: object) -> str:
+    """What a runtime said, as it goes into a message."""
+    return " ".join(str(error).split())[:300]

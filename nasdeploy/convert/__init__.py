@@ -1,0 +1,6 @@
+"""From PyTorch modules to what runtimes open."""
+
+from nasdeploy.convert.measured import model_for
+from nasdeploy.convert.onnx import OPSET, quick_onnx, to_onnx
+
+__all__ = ["OPSET", "model_for", "quick_onnx", "to_onnx"]

@@ -1,0 +1,29 @@
+"""The model that is measured for a module: in the form and the precision that a device wants."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from nasdeploy.convert.onnx import quick_onnx
+from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
+from nasdeploy.nn.network import Network
+from nasdeploy.plan import Shape
+from nasdeploy.runtimes import described_runtime
+from nasdeploy.runtimes.runtime import Model, Target, TorchModel
+
+
+def model_for(module: nn.Module, inputs: Sequence[Shape], device: Target) -> Model:
+    """`module` for inputs of these shapes (without batch) and the device's batch, in evaluation mode.
+
+    In int8 it has random ranges: it is as fast as a calibrated one and as good as none. In fp16 whole networks take and
+    give fp32, as when they are delivered; single blocks do not, since inside a network nothing is converted.
+    Raises `UserError` if the device's runtime is unknown or lacks the precision.
+    """
+    if described_runtime(device).form == "module":
+        return TorchModel(module.eval(), {f"input.{number}": shape for number, shape in enumerate(inputs)})
+    model = quick_onnx(module, inputs, device.batch)
+    if device.precision == "fp16":
+        return to_fp16(model, keep_io_types=isinstance(module, Network))
+    if device.precision == "int8":
+        return to_int8_of_random_ranges(model)
+    return model

@@ -1,0 +1,118 @@
+"""OpenVINO on the CPU: one stream, latency before throughput.
+
+Options of a device are OpenVINO's properties, and may replace those that are set here.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from nasdeploy.errors import UserError
+from nasdeploy.plan import Shape
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
+
+# What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
+_HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
+
+
+class OpenVino:
+    """OpenVINO's CPU plugin. On a processor without fp16 a model in fp16 is computed, and measured, in fp32."""
+
+    form: Form = "onnx"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None."""
+        return None if find_spec("openvino") else "pip install openvino"
+
+    def obstacle(self) -> str | None:
+        """Nothing: every machine has a CPU."""
+        return None
+
+    def version(self) -> str:
+        """Version of the package."""
+        import openvino
+
+        return str(openvino.__version__)
+
+    def open(self, model: Model, device: Target) -> Session:
+        """A compiled model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
+        import openvino
+
+        name, content = onnx_of(model)
+        core = openvino.Core()
+        try:
+            graph = core.read_model(content)
+        except RuntimeError as error:
+            raise UserError(f"{name}: OpenVINO cannot load it ({_reason(error)}); export it again") from None
+        try:
+            return _OpenVinoSession(core.compile_model(graph, "CPU", _properties(device)), device.batch)
+        except RuntimeError as error:
+            _blame_option(core, graph, device)
+            raise UserError(f"{name}: OpenVINO cannot compile it ({_reason(error)}); use another runtime") from None
+
+
+def _properties(device: Target) -> dict[str, str]:
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(device.threads),
+        "INFERENCE_PRECISION_HINT": _HINTS[device.precision],
+        **device.options,
+    }
+
+
+def _blame_option(core: Any, graph: Any, device: Target) -> None:
+    """Raise `UserError` for the option without the others of which the model cannot be compiled, if there is one."""
+    for key, value in device.options.items():
+        try:
+            core.compile_model(graph, "CPU", {key: value})
+        except RuntimeError as error:
+            raise UserError(f"device {device.name}: option '{key}' is refused ({_reason(error)}); correct it") from None
+
+
+def _reason(error: RuntimeError) -> str:
+    """Without the places in OpenVINO's own sources."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check "))]
+    return one_line(" ".join(lines) or error)
+
+
+class _OpenVinoSession:
+    def __init__(self, compiled: Any, batch: int) -> None:
+        self._request = compiled.create_infer_request()
+        self._inputs = {port.any_name: _shape(port.partial_shape, batch) for port in compiled.inputs}
+        self._types = [port.element_type.to_dtype() for port in compiled.inputs]
+        self._outputs = len(compiled.outputs)
+        self._bound = False
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]:
+        return self._inputs
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        self._bound = False
+        self._request.infer(dict(feeds), share_inputs=False, share_outputs=True)
+        return [self._request.get_output_tensor(number).data.copy() for number in range(self._outputs)]
+
+    def call(self) -> None:
+        if not self._bound:
+            self._bind()
+        self._request.infer(share_inputs=True, share_outputs=True)
+
+    def _bind(self) -> None:
+        """Inputs that the request keeps, so that a call hands over nothing."""
+        from openvino import Tensor
+
+        rng = np.random.default_rng(0)
+        for number, (shape, dtype) in enumerate(zip(self._inputs.values(), self._types, strict=True)):
+            self._request.set_input_tensor(number, Tensor(rng.standard_normal(shape).astype(dtype)))
+        self._bound = True
+
+    def close(self) -> None:
+        self._request = None
+
+
+def _shape(dimensions: Any, batch: int) -> Shape:
+    return tuple(batch if dimension.is_dynamic else dimension.get_length() for dimension in dimensions)

@@ -1,0 +1,92 @@
+"""PyTorch itself on the CPU: eager, or compiled with the option `compile: "true"` (a C++ compiler is needed then)."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from nasdeploy.errors import UserError
+from nasdeploy.plan import Shape
+from nasdeploy.runtimes.options import only, wants
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel, one_line
+
+_COMPILE = "compile"
+
+
+class PyTorch:
+    """Modules as they are, in inference mode."""
+
+    form: Form = "module"
+    precisions: tuple[Precision, ...] = ("fp32",)
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None."""
+        return None if find_spec("torch") else "pip install torch"
+
+    def obstacle(self) -> str | None:
+        """Nothing: every machine has a CPU."""
+        return None
+
+    def version(self) -> str:
+        """Version of the package."""
+        return version("torch")
+
+    def open(self, model: Model, device: Target) -> Session:
+        """The module, called once; raises `UserError` if that fails, or for a file."""
+        if not isinstance(model, TorchModel):
+            name = "the model" if isinstance(model, bytes) else str(model)
+            raise UserError(
+                f"{name}: PyTorch runs modules, not files; open it on a device of another runtime, e.g. cpu"
+            )
+        only((_COMPILE,), device)
+        session = _TorchSession(model, device)
+        try:
+            session.call()
+        # A module is code, and so is what it is compiled to: it may raise anything.
+        except Exception as error:
+            raise UserError(f"the model: PyTorch cannot run it ({one_line(error)}); correct the module") from None
+        return session
+
+
+class _TorchSession:
+    def __init__(self, model: TorchModel, device: Target) -> None:
+        import torch
+
+        module = model.module.cpu().eval()
+        self._module: Any = torch.compile(module) if wants(_COMPILE, device) else module
+        self._inputs = {name: (device.batch, *shape) for name, shape in model.inputs.items()}
+        self._threads = device.threads
+        rng = np.random.default_rng(0)
+        shapes = self._inputs.values()
+        self._fixed = [torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]:
+        return self._inputs
+
+    def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        import torch
+
+        outputs = self._forward([torch.from_numpy(feeds[name]) for name in self._inputs])
+        return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    def call(self) -> None:
+        self._forward(self._fixed)
+
+    def _forward(self, inputs: Sequence[Any]) -> Any:
+        """The number of threads is the process's, so it is the session's for the time of a call only."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                return self._module(*inputs)
+        finally:
+            torch.set_num_threads(before)
+
+    def close(self) -> None:
+        self._module = None
+        self._fixed = []

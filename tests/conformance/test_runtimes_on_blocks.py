@@ -1,0 +1,82 @@
+"""Every runtime, in every precision, against PyTorch on real blocks of every family."""
+
+import numpy as np
+import pytest
+import torch
+
+from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.convert import model_for
+from nasdeploy.latency.profile import randomise_norms
+from nasdeploy.nn import FAMILIES, build
+from nasdeploy.nn.network import Network
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.spaces import load_space
+from tests.conformance.test_runtimes import needs_gpu, usable
+
+BLOCKS = {
+    "stem": Stem(side=12, out_channels=16, kernel_size=3, stride=2, activation="swish"),
+    "identity": MBConv(8, 16, 16, kernel_size=3, expand_ratio=4, stride=1, se=False, activation="relu"),
+    "no-expansion": MBConv(8, 16, 24, kernel_size=3, expand_ratio=1, stride=1, se=False, activation="swish"),
+    "se-stride": MBConv(9, 16, 24, kernel_size=5, expand_ratio=4, stride=2, se=True, activation="swish"),
+    "se-hswish": MBConv(8, 16, 16, kernel_size=5, expand_ratio=6, stride=1, se=True, activation="hswish"),
+    "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),
+}
+ALLOWED = {"fp32": 1e-5, "fp16": 5e-3}
+"""Of the outputs' largest value. In int8 single outputs are clipped to the ranges of other random inputs."""
+
+
+def test_every_family_is_covered():
+    assert {type(block) for block in BLOCKS.values()} == set(FAMILIES)
+
+
+def outputs(module, shape, device, batch):
+    """The runtime's and PyTorch's."""
+    randomise_norms(module)
+    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = module.eval()(x).numpy()
+    session = runtime_of(device).open(model_for(module, (shape,), device), device)
+    session.call()
+    ((name, given),) = session.inputs.items()
+    assert given == (batch, *shape)
+    half = device.precision == "fp16" and not isinstance(module, Network)
+    (found,) = session.run({name: x.numpy().astype(np.float16 if half else np.float32)})
+    session.close()
+    assert found.dtype == (np.float16 if half else np.float32)
+    return found.astype(np.float32), expected
+
+
+def agree(found, expected, precision):
+    assert found.shape == expected.shape
+    if precision == "int8":
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
+    else:
+        assert np.abs(found - expected).max() < ALLOWED[precision] * np.abs(expected).max()
+
+
+PAIRS = [
+    pytest.param(name, precision, marks=pytest.mark.gpu if needs_gpu(name) else (), id=f"{name}-{precision}")
+    for name, runtime in RUNTIMES.items()
+    for precision in runtime.precisions
+]
+
+
+@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_agree_with_pytorch(name, runtime, precision, request):
+    if (name, runtime, precision) == ("se-stride", "openvino", "int8"):
+        reason = "OpenVINO 2026.4 computes quantised average pooling of odd sides wrongly; its time is right"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    device = usable(runtime).model_copy(update={"precision": precision, "batch": 2})
+    torch.manual_seed(0)
+    block = BLOCKS[name]
+    agree(*outputs(build(block), block.inputs[0], device, 2), precision)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
+def test_networks_agree_with_pytorch(runtime, precision):
+    device = usable(runtime).model_copy(update={"precision": precision})
+    torch.manual_seed(0)
+    space = load_space("digits", 10)
+    plan = space.plan(space.smallest())
+    agree(*outputs(Network(plan), plan.inputs[0][1], device, 1), precision)
