@@ -9,7 +9,7 @@ from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 
 
 def init(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that holds train/CLASS/.")],
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder that holds train/CLASS/ or train/*.tar.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the recipe.")] = Path(
         "recipe.yaml"
     ),
@@ -18,7 +18,7 @@ def init(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a commented recipe that fits a folder of images and this machine."""
+    """Write a commented recipe that fits a folder of images, or of tar shards, and this machine."""
     from nasdeploy.errors import UserError
 
     if out.exists() and not force:

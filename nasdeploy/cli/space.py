@@ -81,8 +81,10 @@ def _classes_in(data: "DataSettings") -> int:
         return KNOWN_CLASSES[data.kind]
 
     from nasdeploy.data.folder import list_folder
+    from nasdeploy.data.shards import list_shards
 
-    return len(list_folder(Path(data.path or "")).classes)
+    path = Path(data.path or "")
+    return len((list_shards(path) if data.kind == "shards" else list_folder(path)).classes)
 
 
 def _space_result(space: "SearchSpace") -> dict[str, Any]:

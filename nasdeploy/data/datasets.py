@@ -8,9 +8,11 @@ from nasdeploy.data.fashion_mnist import open_fashion_mnist
 from nasdeploy.data.folder import open_folder
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DatasetKind, DataSettings
+from nasdeploy.data.shards import open_shards
 
 DATASETS: dict[DatasetKind, Callable[[DataSettings, int], ImageSets]] = {
     "folder": open_folder,
+    "shards": open_shards,
     "digits": open_digits,
     "cifar10": open_cifar10,
     "fashion-mnist": open_fashion_mnist,

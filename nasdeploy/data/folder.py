@@ -95,6 +95,8 @@ def _kind(name: str) -> str:
 
 def _check_classes(path: Path, found: dict[str, _Found]) -> None:
     classes = found["train"].images
+    if not classes and any((path / "train").glob("*.tar")):
+        raise UserError(f"{path}/train: holds tar shards; set data.kind: shards, or --set data.kind=shards")
     if not classes:
         raise UserError(f"{path}/train: holds no class folders; put the images into {path}/train/CLASS/")
     for label, images in classes.items():

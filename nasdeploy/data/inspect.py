@@ -1,22 +1,30 @@
-"""What an image folder holds, from a look at its names and at the headers of some of its images."""
+"""What an image folder, or one of tar shards, holds: from names, and from the headers of some of its images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.folder import list_folder
+from nasdeploy.data.settings import DatasetKind
+from nasdeploy.data.shard_images import ShardImages
+from nasdeploy.data.shards import holds_shards, list_shards
 from nasdeploy.data.split import require_enough
 from nasdeploy.errors import UserError
 
 _LOOKED_AT = 400
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """An image folder in numbers.
+    """A folder of images or shards in numbers.
 
     `images`: count by part. `per_class`: training images by class. `sides`: smallest, median and largest shorter side,
     in pixels, of the images that were looked at.
@@ -28,6 +36,7 @@ class FolderSummary:
     per_class: Mapping[str, int]
     sides: tuple[int, int, int]
     notes: tuple[str, ...]
+    kind: DatasetKind = "folder"
 
     @property
     def has_test(self) -> bool:
@@ -36,13 +45,18 @@ class FolderSummary:
 
 
 def inspect_folder(path: Path) -> FolderSummary:
-    """A summary of the folder at `path`; raises `UserError` if it has not the form train/CLASS/*, or too few images."""
+    """A summary of the folder at `path`.
+
+    Raises `UserError` if it has neither the form train/CLASS/* nor train/*.tar, or too few images.
+    """
+    return _inspect_shards(path) if holds_shards(path) else _inspect_images(path)
+
+
+def _inspect_images(path: Path) -> FolderSummary:
     listing = list_folder(path)
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
-    sides = [side for file in files[:: -(-len(files) // _LOOKED_AT)] if (side := _shorter_side(file))]
-    if not sides:
-        raise UserError(f"{path}/train: none of the images could be read, {files[0].name} for one; replace them")
+    sides = [side for file in _some(files) if (side := _shorter_side(file))]
     per_class = {label: len(images) for label, images in train.items()}
     require_enough(per_class, has_test="test" in listing.parts)
     return FolderSummary(
@@ -50,12 +64,48 @@ def inspect_folder(path: Path) -> FolderSummary:
         classes=listing.classes,
         images={part: sum(map(len, classes.values())) for part, classes in listing.parts.items()},
         per_class=per_class,
-        sides=(min(sides), round(median(sides)), max(sides)),
+        sides=_spread(path, sides, files[0].name),
         notes=listing.notes,
     )
 
 
-def _shorter_side(file: Path) -> int | None:
+def _inspect_shards(path: Path) -> FolderSummary:
+    listing = list_shards(path)
+    train = listing.parts["train"]
+    sides = [side for index in _some(range(len(train))) if (side := _side_in(train, index))]
+    counts = np.bincount(train.labels, minlength=len(listing.classes)).tolist()
+    per_class = dict(zip(listing.classes, counts, strict=True))
+    require_enough(per_class, has_test="test" in listing.parts)
+    return FolderSummary(
+        path=path,
+        classes=listing.classes,
+        images={part: len(images) for part, images in listing.parts.items()},
+        per_class=per_class,
+        sides=_spread(path, sides, train.path(0).name),
+        notes=listing.notes,
+        kind="shards",
+    )
+
+
+def _some(all_of: Sequence[T]) -> Sequence[T]:
+    """At most `_LOOKED_AT`, from everywhere."""
+    return all_of[:: -(-len(all_of) // _LOOKED_AT)]
+
+
+def _spread(path: Path, sides: Sequence[int], first: str) -> tuple[int, int, int]:
+    if not sides:
+        raise UserError(f"{path}/train: none of the images could be read, {first} for one; replace them")
+    return min(sides), round(median(sides)), max(sides)
+
+
+def _side_in(images: ShardImages, index: int) -> int | None:
+    try:
+        return _shorter_side(BytesIO(images.content(index)))
+    except UnreadableImage:
+        return None
+
+
+def _shorter_side(file: Path | BytesIO) -> int | None:
     """From the header alone; None for an unreadable file, which is for `open_data` to complain about."""
     try:
         with Image.open(file) as image:

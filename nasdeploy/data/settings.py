@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.settings import Settings, refuse_unused
 
-DatasetKind = Literal["folder", "digits", "cifar10", "fashion-mnist"]
+DatasetKind = Literal["folder", "shards", "digits", "cifar10", "fashion-mnist"]
 
 KNOWN_CLASSES: Mapping[DatasetKind, int] = {"digits": 10, "cifar10": 10, "fashion-mnist": 10}
 """Number of classes of the kinds that are always the same images."""
@@ -96,8 +96,9 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataSettings":
-        if self.kind == "folder" and self.path is None:
-            raise ValueError("path is missing: name the folder that holds train/CLASS/, or pass --data DIR")
+        if self.kind in ("folder", "shards") and self.path is None:
+            inside = "train/CLASS/" if self.kind == "folder" else "train/*.tar"
+            raise ValueError(f"path is missing: name the folder that holds {inside}, or pass --data DIR")
         if self.kind == "digits" and self.path is not None:
             raise ValueError("digits come with scikit-learn: leave path out, or set kind: folder to use your images")
         if self.shorter_side < self.size:

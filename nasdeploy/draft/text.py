@@ -42,7 +42,7 @@ def _data(draft: Draft) -> str:
     folder, shape = draft.folder, draft.shape
     lines = [
         "data:",
-        "  kind: folder",
+        f"  kind: {folder.kind}",
         f"  path: {json.dumps(str(folder.path.absolute()), ensure_ascii=False)}",
         _noted(f"  size: {shape.size}", "side of the images in pixels; a network rescales them to its resolution"),
         _noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),

@@ -4,10 +4,12 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.cli.init import init
+from nasdeploy.cli.space import find_space
 from nasdeploy.data.datasets import open_data
 from nasdeploy.errors import UserError
 from nasdeploy.recipe import load_recipe
 from tests.data.pictures import write_folder
+from tests.data.shards import write_shards
 
 
 @pytest.fixture
@@ -45,6 +47,15 @@ def test_notes_about_the_folder_are_shown_unless_quiet(
     assert shown.out.startswith(f"wrote {tmp_path}/1.yaml: space digits, 360 epochs")
     init(photos, tmp_path / "2.yaml", quiet=True)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("_fast")
+def test_shards_are_found(tmp_path: Path) -> None:
+    root = write_shards(tmp_path / "shards", {"train": {"a": 12, "b": 12}}, side=8)
+    init(root, tmp_path / "recipe.yaml")
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"))
+    assert (recipe.data.kind, recipe.data.path, recipe.data.size) == ("shards", str(root), 8)
+    assert find_space(str(tmp_path / "recipe.yaml")).digest == recipe.load_space(2).digest
 
 
 @pytest.mark.usefixtures("_fast")

@@ -15,6 +15,7 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DatasetKind, DataSettings
 from nasdeploy.errors import UserError
 from tests.data.pictures import write_folder
+from tests.data.shards import write_shards
 
 RNG = np.random.default_rng(0)
 
@@ -45,6 +46,8 @@ def write_fashion_mnist(root: Path) -> None:
 def settings_for(kind: str, root: Path) -> DataSettings:
     if kind == "folder":
         write_folder(root, {"train": {"a": 8, "b": 9}, "test": {"a": 3, "b": 3}})
+    elif kind == "shards":
+        write_shards(root, {"train": {"a": 8, "b": 9}, "test": {"a": 3, "b": 3}})
     elif kind == "cifar10":
         write_cifar10(root)
     elif kind == "fashion-mnist":

@@ -3,20 +3,45 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from nasdeploy.data.folder import list_folder
+from nasdeploy.data.shards import list_shards
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import load_recipe
 from nasdeploy.steps import train as step
+from tests.data.pictures import write_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ["train.epochs=1", "train.warmup_epochs=0", "data.images_per_class=8", "recalibration.search_batches=1"]
 
 
 def test_the_examples_are_these() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"own_space.yaml", "train_on_slurm.sh"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {"make_shards.py", "own_space.yaml", "train_on_slurm.sh"}
+
+
+def test_packed_shards_hold_the_images_of_the_folder_in_random_order(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "photos", {"train": {"ant": 12, "bee": 15}, "test": {"ant": 2, "bee": 1}})
+    shards = tmp_path / "shards"
+    command = [sys.executable, EXAMPLES / "make_shards.py", folder, shards, "--per-shard", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "train: 27 images\ntest: 3 images\n"
+    assert sorted(str(path.relative_to(shards)) for path in shards.rglob("*.*")) == [
+        "classes.txt",
+        "test/000000.tar",
+        *(f"train/00000{number}.tar" for number in range(3)),
+    ]
+    found, expected = list_shards(shards), list_folder(folder)
+    assert found.classes == expected.classes
+    for part, images in found.parts.items():
+        packed = sorted((label, images.content(index)) for index, label in enumerate(images.labels))
+        files = enumerate(expected.parts[part].values())
+        assert packed == sorted((label, path.read_bytes()) for label, paths in files for path in paths)
+    labels = found.parts["train"].labels.tolist()
+    assert labels != sorted(labels)
 
 
 @pytest.mark.slow

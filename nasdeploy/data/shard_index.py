@@ -1,0 +1,191 @@
+"""Where each sample of WebDataset tar shards lies, so that it can be read without what comes before it.
+
+Members of one key that follow each other are a sample, as in the `webdataset` package: a key is a name up to the first
+point after its folder, and what follows is the extension. The image is the member with the extension of an image, the
+label that in `.cls` (a number or the name of a class) or under `label` in `.json`.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nasdeploy.data.decode import SUFFIXES
+from nasdeploy.data.images import Indices
+from nasdeploy.errors import UserError
+
+LAYOUT = "write shards with KEY.jpg (or another image) and KEY.cls for each sample"
+
+_THREADS = 8
+_OF_WEBDATASET = re.compile(r"__[^/]*__($|/)")
+"""Names of what is about a shard, and no sample of it."""
+_MOST_LABEL_BYTES = 1 << 20
+_LONGEST_LABEL = 200
+
+Members = dict[str, tarfile.TarInfo]
+"""Of a sample, by extension in lower case."""
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of some shards in order, as arrays `[N]`.
+
+    `shard`: number of the sample's shard. `offset` and `size`: of its image in that shard, in bytes. `name`: of the
+    image's member, encoded. `text`: number of its label in `texts`, which are sorted.
+    """
+
+    shards: tuple[Path, ...]
+    shard: npt.NDArray[np.int32]
+    offset: Indices
+    size: Indices
+    name: npt.NDArray[np.bytes_]
+    text: Indices
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def path(self, index: int) -> Path:
+        """A name for a sample's image: the shard and its member."""
+        name: bytes = self.name[index]
+        return self.shards[int(self.shard[index])] / name.decode(errors="surrogateescape")
+
+
+class _Sample(NamedTuple):
+    offset: int
+    size: int
+    name: bytes
+    label: str
+
+
+class _Samples(NamedTuple):
+    """Of a shard, as arrays: objects for each would be many."""
+
+    offset: Indices
+    size: Indices
+    name: npt.NDArray[np.bytes_]
+    label: npt.NDArray[np.str_]
+
+
+def index_of(shards: tuple[Path, ...]) -> ShardIndex:
+    """The samples of tar files, at least one; raises `UserError` naming a shard that is damaged, or a sample."""
+    # Threads, because a cold or networked disk answers many requests at once.
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = list(threads.map(_samples_in, shards))
+    offset, size, name, label = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    texts, text = np.unique(label, return_inverse=True)
+    numbers = np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.offset) for part in found])
+    return ShardIndex(shards, numbers, offset, size, name, text.astype(np.int64), tuple(str(label) for label in texts))
+
+
+def _samples_in(shard: Path) -> _Samples:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            groups = list(_grouped(shard, archive))
+            # Before samples are judged: the last one of a shard that was cut off lacks something.
+            _require_end(archive)
+            samples = [_sample(shard, archive, key, members) for key, members in groups]
+    except OSError as error:
+        raise UserError(f"{shard}: cannot be read ({error.strerror or error}); check the file") from None
+    # What tarfile raises for damaged headers besides its own errors.
+    except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{shard}: truncated or damaged ({error}); copy or write this shard anew") from None
+    if not samples:
+        raise UserError(f"{shard}: holds no samples; {LAYOUT}, or remove this shard")
+    offset, size, name, label = zip(*samples, strict=True)
+    return _Samples(np.array(offset, dtype=np.int64), np.array(size, dtype=np.int64), np.array(name), np.array(label))
+
+
+def _grouped(shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Members]]:
+    for key, group in groupby(_named(archive), itemgetter(0)):
+        members: Members = {}
+        for _, extension, member in group:
+            if extension in members:
+                raise UserError(
+                    f"{shard}: sample {key!r} has two members .{extension}; give each sample a key of its own"
+                )
+            members[extension] = member
+        yield key, members
+
+
+def _named(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, extension and member of everything that belongs to a sample."""
+    last = -1
+    for member in archive:
+        if member.size < 0 or member.offset_data <= last:
+            raise tarfile.ReadError("a member lies before the one that it follows")
+        last = member.offset_data
+        folder, slash, file = member.name.rpartition("/")
+        stem, point, extension = file.partition(".")
+        # A sparse member is not stored as it is. A file without a stem is a hidden one.
+        if member.isreg() and not member.issparse() and stem and point and not _OF_WEBDATASET.match(member.name):
+            yield folder + slash + stem, extension.lower(), member
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise `ReadError` unless the archive ends with zeros where tarfile stopped: it stops at whatever is no header."""
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("the end is missing")
+
+
+def _sample(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -> _Sample:
+    images = [extension for extension in members if f".{extension}" in SUFFIXES]
+    held = ", ".join(f".{extension}" for extension in members)
+    if len(images) != 1:
+        raise UserError(
+            f"{shard}: sample {key!r} has {'several images' if images else 'no image'} (it holds {held}); {LAYOUT}"
+        )
+    image = members[images[0]]
+    label = _label(shard, archive, key, members)
+    if label is None:
+        raise UserError(f"{shard}: sample {key!r} has no label (it holds {held}); {LAYOUT}, or KEY.json with a label")
+    return _Sample(image.offset_data, image.size, image.name.encode(errors="surrogateescape"), label)
+
+
+def _label(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -> str | None:
+    """The label as text, a number without zeros before it; None if there is none."""
+    extension = "cls" if "cls" in members else "json"
+    if extension not in members:
+        return None
+    content = _content(archive, members[extension])
+    try:
+        text = content.decode() if extension == "cls" else _label_in(json.loads(content))
+    except (ValueError, RecursionError):
+        text = ""
+    if text is None:
+        return None
+    text = text.strip()
+    if not (text.isprintable() and 0 < len(text) <= _LONGEST_LABEL):
+        raise UserError(
+            f"{shard}: sample {key!r} has no valid label in .{extension}; write a number or the name of a class there"
+        )
+    return str(int(text)) if is_number(text) else text
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a whole number."""
+    return label.isascii() and label.isdigit()
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    # More than that is no label, and is refused as one that is cut off.
+    return b"" if file is None or member.size > _MOST_LABEL_BYTES else file.read()
+
+
+def _label_in(data: Any) -> str | None:
+    label = data.get("label") if isinstance(data, dict) else None
+    if label is None:
+        return None
+    return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else ""
