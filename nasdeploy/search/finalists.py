@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from nasdeploy.arch import Arch
-from nasdeploy.convert import quick_onnx
+from nasdeploy.convert import model_for
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.places.opening import open_place
@@ -12,6 +12,7 @@ from nasdeploy.latency.places.work import Refusal
 from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Model
 
 
 def measure_networks(
@@ -35,7 +36,7 @@ def measure_networks(
     return timings
 
 
-def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> bytes:
+def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> Model:
     network = network_of(arch)
     shapes = tuple(shape for _, shape in network.plan.inputs)
-    return quick_onnx(network, shapes, device.batch)
+    return model_for(network, shapes, device)

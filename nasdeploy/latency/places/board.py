@@ -43,8 +43,6 @@ def main(folder: str) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     remove_forgotten(own)
     os.chdir(own)
-    # For what a runtime writes on its way.
-    os.environ["TMPDIR"] = folder
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     # What libraries print must not get between the answers.
     os.dup2(2, 1)

@@ -7,9 +7,10 @@ from typing import Protocol as Interface
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.latency.places.work import Outcome
+from nasdeploy.runtimes import runtime
 
-Model = Callable[[], bytes]
-"""Makes an ONNX model; called when it is its turn, so that few are in memory at a time, and again after a loss."""
+Model = Callable[[], runtime.Model]
+"""Makes a model in the runtime's form; called when it is its turn, so that few are in memory, again after a loss."""
 
 Say = Callable[[str], None]
 """Tells the user something in one line."""

@@ -98,7 +98,11 @@ class SshPlace:
         try:
             self.fingerprint = self._connect()
         except Ended as end:
+            self._disconnect()
             raise UserError(f"{self._where}: {self._why(end)}") from None
+        except BaseException:
+            self._disconnect()
+            raise
 
     # -- measuring
 
@@ -137,6 +141,8 @@ class SshPlace:
         accepted = set()
         for key, model in list(models.items()):
             content = model()
+            # PyTorch, which runs modules, is refused for a device that is a board.
+            assert isinstance(content, bytes)
             self._opening = key
             self._send({"do": "open", "key": key}, content)
             answer = self._answer()
@@ -306,12 +312,15 @@ def _frame(frame: dict[str, Any], content: bytes = b"") -> bytes:
 
 
 def _command(python: str) -> str:
-    """For any login shell: make a directory, run the program in it, and remove it however the program ends."""
+    """For any login shell: make a directory, run the program in it, and remove it however the program ends.
+
+    What a runtime writes on its way goes there too.
+    """
     home = python.startswith("~/")
     quoted = f'"$HOME"/{shlex.quote(python[2:])}' if home else shlex.quote(python)
     script = (
         'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy.XXXXXXXX") || exit 73; '
         "trap 'rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM; "
-        f'{quoted} -c {shlex.quote(_BOOT)} "$d"'
+        f'TMPDIR=$d {quoted} -c {shlex.quote(_BOOT)} "$d"'
     )
     return f"exec sh -c {shlex.quote(script)}"

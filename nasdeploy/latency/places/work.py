@@ -9,6 +9,7 @@ from itertools import islice
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Protocol, Rounds, Timed, Timing, measure
+from nasdeploy.runtimes.runtime import Model
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,11 @@ class Refusal:
 
 Outcome = Timing | Refusal
 
-Open = Callable[[bytes], Timed]
-"""Opens an ONNX model in a runtime; raises `UserError` if that refuses it."""
+Open = Callable[[Model], Timed]
+"""Opens a model in a runtime; raises `UserError` if that refuses it."""
 
 
-def opened(model: bytes, open_model: Open) -> Timed | Refusal:
+def opened(model: Model, open_model: Open) -> Timed | Refusal:
     """A session that was called once, or why it cannot run."""
     try:
         session = open_model(model)
@@ -55,7 +56,7 @@ def _returning(session: Timed) -> Callable[[], Timed]:
 
 
 def measure_models(
-    models: Mapping[str, Callable[[], bytes]],
+    models: Mapping[str, Callable[[], Model]],
     rounds: Rounds,
     protocol: Protocol,
     open_model: Open,
