@@ -10,7 +10,7 @@ from nasdeploy.latency.places.work import Outcome
 from nasdeploy.runtimes import runtime
 
 Model = Callable[[], runtime.Model]
-"""Makes a model in the runtime's form; called when it is its turn, so that few are in memory, again after a loss."""
+"""Makes a model in the runtime's form: when it is its turn, so that few are in memory, and again after a loss."""
 
 Say = Callable[[str], None]
 """Tells the user something in one line."""
