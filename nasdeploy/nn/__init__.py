@@ -1,6 +1,7 @@
 """Networks from blocks. A block family is three functions; the dictionary says which family computes a block."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -25,6 +26,17 @@ class Family(Protocol):
 
 
 FAMILIES: Mapping[type[Block], Family] = {Stem: StemFamily(), MBConv: MBConvFamily(), PoolHead: PoolHeadFamily()}
+
+
+TensorsOf = Any
+"""The tensors of one block: what its family's `slice` gives."""
+Forward = Callable[[TensorsOf, Tensor, Statistics, float], Tensor]
+"""A family's `forward` for one block."""
+
+
+def eager(block: Block) -> Forward:
+    """The block's computation, operation by operation."""
+    return partial(FAMILIES[type(block)].forward, block)
 
 
 class StaticBlock(nn.Module):

@@ -1,15 +1,15 @@
 """The weight-sharing supernet: for each slot the weights that cover every block that may stand there."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from nasdeploy.arch import Arch
-from nasdeploy.nn import FAMILIES
+from nasdeploy.nn import FAMILIES, Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.graph import run
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.plan import Plan, Step
+from nasdeploy.plan import Block, Plan, Step
 from nasdeploy.space import SearchSpace, Slot
 
 
@@ -31,19 +31,20 @@ class Supernet(nn.Module):
         arch: Arch,
         drop_rates: Mapping[str, float] | None = None,
         statistics: Statistics = BATCH,
+        forward_of: Callable[[Block], Forward] = eager,
     ) -> Tensor:
         """Logits `[N, classes]` of the sub-network `arch` for images `[N, 3, S, S]` of any side.
 
         The images are rescaled to the architecture's resolution. `drop_rates` gives the drop probability of slots
         (`space.drop_rates`); None regularises nothing. `statistics` are the batch's, of this process or of all.
+        `forward_of` gives the computation of a block, which may be compiled.
         """
         plan = self.space.plan(arch)
         rates = drop_rates or {}
 
         def compute(step: Step, x: Tensor) -> Tensor:
-            family = FAMILIES[type(step.block)]
-            tensors = family.slice(self.weights[step.name], step.block)
-            return family.forward(step.block, tensors, x, statistics, rates.get(step.name, 0.0))
+            tensors = FAMILIES[type(step.block)].slice(self.weights[step.name], step.block)
+            return forward_of(step.block)(tensors, x, statistics, rates.get(step.name, 0.0))
 
         return run(plan, rescale(x, input_side(plan)), compute)
 

@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nasdeploy.arch import Arch
+from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
+from nasdeploy.plan import Block
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import Distillation, label_loss
@@ -59,6 +61,8 @@ class SandwichStep:
     """Of batch normalisation: those of this process's part of the batch, or of the whole batch."""
     precision: Callable[[], AbstractContextManager[None]] = nullcontext
     """Makes a context for forward passes, such as autocast."""
+    forward_of: Callable[[Block], Forward] = eager
+    """Gives the computation of a block, which may be compiled."""
     scale: Callable[[Tensor], Tensor] = lambda loss: loss
     """Scales a loss for its backward pass."""
     class_weights: Tensor | None = None
@@ -99,7 +103,7 @@ class SandwichStep:
 
     def _logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
         with self.precision():
-            logits: Tensor = self.supernet(images, arch, drop_rates, self.statistics)
+            logits: Tensor = self.supernet(images, arch, drop_rates, self.statistics, self.forward_of)
         return logits
 
     def _student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:

@@ -1,0 +1,42 @@
+"""Blocks compiled by `torch.compile`, one graph for each.
+
+Every random sub-network is another graph as a whole, but all are made of a space's blocks, a few hundred. Weights are
+sliced outside of the graphs, so gradients reach the supernet in the same way.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from nasdeploy.nn import Forward, TensorsOf, eager
+from nasdeploy.nn.functional import Statistics
+from nasdeploy.plan import Block
+
+_MOST_VARIANTS = 64
+"""Graphs of one block: for each drop-connect rate, memory layout, and with and without gradients."""
+
+
+def compiled(backend: str = "inductor") -> Callable[[Block], Forward]:
+    """Compiles a block when it is first computed, which takes seconds; inductor keeps graphs on disk for other runs."""
+
+    @cache
+    def forward_of(block: Block) -> Forward:
+        computed = eager(block)
+
+        def forward(tensors: TensorsOf, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
+            return computed(tensors, x, statistics, drop)
+
+        # Isolated: the blocks share this code, and would share its limit on recompilations.
+        made: Forward = torch.compile(  # type: ignore[call-overload]
+            forward,
+            fullgraph=True,
+            dynamic=False,
+            backend=backend,
+            isolate_recompiles=True,
+            recompile_limit=_MOST_VARIANTS,
+        )
+        return made
+
+    return forward_of
