@@ -170,7 +170,7 @@ async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConn
 
     where = address(board)
     try:
-        options = asyncssh.SSHClientConnectionOptions(**_options(board, timeouts))
+        options = asyncssh.SSHClientConnectionOptions(config=(), **_options(board, timeouts))
         login = _Login(options.host, options.port, options.username, _known_hosts(options.known_hosts))
         return await asyncssh.connect(
             known_hosts=login.known_hosts, client_factory=_client_factory(login), **_options(board, timeouts)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ from nasdeploy.settings import Settings, parse
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Before each new attempt after a loss; then it is given up. Whatever was measured since starts them anew."""
 
+_INSTALL = "pip install 'nasdeploy[ssh]'"
 _HELLO = "nasdeploy is ready"
 _GREETING_LINES = 100
 """Lines that a board's shell may print before the program starts."""
@@ -89,6 +91,8 @@ class SshPlace:
     def __init__(self, device: Device, board: SshHost, say: Say, waits: Sequence[float] = WAITS_S) -> None:
         """Raises `UserError` if the board cannot be used: what is missing there, and how to get it."""
         described_runtime(device)
+        if find_spec("asyncssh") is None:
+            raise UserError(f"device {device.name}: asyncssh, which reaches boards, is not installed; run: {_INSTALL}")
         self._device, self._board, self._say, self._waits = device, board, say, waits
         self._where = address(board)
         self._failures = 0

@@ -1,0 +1,68 @@
+"""What a board is sent."""
+
+import ast
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict
+
+import pytest
+
+from nasdeploy.latency.places.bundle import PROGRAM, bundle, bundled
+from nasdeploy.runtimes.runtime import Execution
+from tests.layers import modules
+
+ABSENT = ("pydantic", "yaml", "torch", "scipy", "rich", "typer", "onnx")
+
+
+def test_it_holds_the_program_and_every_runtime_and_is_small():
+    assert {PROGRAM, "nasdeploy.latency.measure", "nasdeploy.runtimes.onnxruntime"} <= bundled().keys()
+    assert bundled().keys() <= modules().keys()
+    assert "nasdeploy.runtimes.device" not in bundled()
+    assert len(bundle()) < 1 << 17
+
+
+def test_the_program_is_importable_from_it_where_there_is_numpy_alone(tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(bundle())
+    code = f"""
+import sys
+for name in {ABSENT}: sys.modules[name] = None
+sys.path[:] = [{str(tmp_path / "bundle.zip")!r}] + [path for path in sys.path if not path.endswith("main")]
+import {PROGRAM} as program
+assert program.__file__.startswith({str(tmp_path)!r}), program.__file__
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", bundled())
+def test_files_are_python_3_10(module):
+    ast.parse(bundled()[module].read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def test_bytes_are_the_same_each_time():
+    bundle.cache_clear()
+    first = bundle()
+    bundle.cache_clear()
+    assert bundle() == first
+
+
+def test_the_program_ends_and_removes_its_directory_when_its_stdin_does(tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(bundle())
+    own = tmp_path / "nasdeploy.abc"
+    own.mkdir()
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from {PROGRAM} import main; main(sys.argv[2])"
+    program = [sys.executable, "-c", code, tmp_path / "bundle.zip", own]
+    start = json.dumps({"do": "start", "device": asdict(Execution("x", "onnxruntime"))}) + "\n"
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(start.encode())
+        process.stdin.flush()
+        assert "machine" in json.loads(process.stdout.readline())
+        assert own.exists()
+        process.stdin.close()
+        process.wait(timeout=10)
+    assert not own.exists()
+    assert zipfile.is_zipfile(tmp_path / "bundle.zip")
