@@ -28,6 +28,14 @@ ClassesOption = Annotated[
     int | None,
     typer.Option("--classes", min=1, help=f"Number of classes, with --space [default: {CLASSES}, or the recipe's]."),
 ]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-min",
+        metavar="MINUTES",
+        help="Measure for about so long: fewer visits, then fewer whole networks [default: all that the protocol has].",
+    ),
+]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Measure everything anew.")]
 
 
@@ -36,6 +44,7 @@ def profile(
     space: SpaceOption = None,
     classes: ClassesOption = None,
     run: RunOption = None,
+    budget_min: BudgetOption = None,
     restart: RestartFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -49,6 +58,8 @@ def profile(
         raise UserError("--space and --run exclude each other: a run has its own space")
     if space is None and classes is not None:
         raise UserError("--classes belongs to --space: a run has its own classes")
+    if budget_min is not None and not 0 < budget_min < float("inf"):
+        raise UserError(f"--budget-min {budget_min:g}: give a positive number of minutes")
     progress = Progress(quiet)
     if space is not None:
         chosen, default_device = find_space(space, classes), "cpu"
@@ -60,7 +71,8 @@ def profile(
 
     from nasdeploy.latency.profile import profile as measure_space
 
-    table = measure_space(chosen, target, path, progress, restart=restart)
+    budget_s = None if budget_min is None else 60 * budget_min
+    table = measure_space(chosen, target, path, progress, budget_s=budget_s, restart=restart)
     result = _result(table, chosen, path)
     emit(result, as_json, lambda: _text(result))
 
@@ -86,6 +98,7 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
         "networks": len(table.networks),
         "noisy_blocks": sum(timing.noisy for timing in table.entries.values()),
         "noisy_networks": sum(network.timing.noisy for network in table.networks),
+        "noise": table.noise,
         "fastest_ms": 1e3 * fastest,
         "slowest_ms": 1e3 * slowest,
         "uncertainty": asdict(table.uncertainty),
@@ -95,10 +108,10 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
 
 
 def _text(result: dict[str, Any]) -> str:
+    noise = ", ".join(f"{number} for {reason}" for reason, number in result["noise"].items())
     lines = [
         f"measured {result['table']}",
-        f"  {result['blocks']} blocks and {result['networks']} whole networks; "
-        f"too noisy to be trusted: {result['noisy_blocks']} and {result['noisy_networks']}",
+        f"  {result['blocks']} blocks and {result['networks']} whole networks; not to be trusted: {noise or 'none'}",
         f"  reachable latency: {result['fastest_ms']:.4g} ms to {result['slowest_ms']:.4g} ms",
     ]
     error = result["held_out"]

@@ -130,6 +130,9 @@ class Timed(typing.Protocol):
 
 Opener = Callable[[], Timed]
 
+REFERENCE = "reference graph"
+"""Keys that begin with it are not wanted for themselves: other timings of their group are given beside them."""
+
 
 def measure(
     openers: Mapping[str, Opener],
@@ -187,16 +190,19 @@ class _Group:
 
     def _retry_noisy(self, timings: dict[str, Timing], pause: Callable[[float], None]) -> dict[str, Timing]:
         for _ in range(self._protocol.retries):
-            noisy = [key for key, timing in timings.items() if timing.noisy]
+            noisy = [key for key, timing in timings.items() if timing.noisy and not _is_reference(key)]
             if not noisy:
                 break
             pause(self._protocol.wait_s)
-            for key, timing in self._visit_all(noisy, lambda: None).items():
-                timings[key] = min(timings[key], timing, key=lambda either: (either.noisy, either.spread))
+            found = self._visit_all(noisy, lambda: None)
+            for key in noisy:
+                timings[key] = min(timings[key], found[key], key=lambda either: (either.noisy, either.spread))
         return timings
 
     def _visit_all(self, keys: Iterable[str], on_visit: Callable[[], None]) -> dict[str, Timing]:
-        runs: dict[str, list[float]] = {key: [] for key in keys}
+        """Timings of the sessions with these keys, and of the group's reference."""
+        visited = dict.fromkeys([*filter(_is_reference, self._sessions), *keys])
+        runs: dict[str, list[float]] = {key: [] for key in visited}
         readings = [self._sense()]
         with _no_garbage_collection():
             for _ in range(self._visits):
@@ -204,8 +210,10 @@ class _Group:
                     times.extend(self._visit(self._sessions[key], self._calls[key]))
                     on_visit()
                 readings.append(self._sense())
+        references = [time for key, times in runs.items() if _is_reference(key) for time in times]
+        reference = float(np.median(references)) if references else None
         noise = _noise_of(readings)
-        return {key: self._summary(times, noise) for key, times in runs.items()}
+        return {key: self._summary(times, noise, reference) for key, times in runs.items()}
 
     def _visit(self, session: Timed, calls: int) -> list[float]:
         runs = [self._run(session, calls) for _ in range(self._protocol.discarded + self._protocol.kept)]
@@ -228,12 +236,16 @@ class _Group:
             call()
         return self._clock() - start
 
-    def _summary(self, runs: list[float], noise: Noise) -> Timing:
+    def _summary(self, runs: list[float], noise: Noise, reference: float | None) -> Timing:
         # Sorted, because rounding may put percentiles of nearly equal runs out of order.
         p10, median, p90, p95 = np.sort(np.percentile(runs, [10, 50, 90, 95])).tolist()
         if not noise and p90 > self._protocol.noisy_above * median:
             noise = "spread"
-        return Timing(median, p10, p90, p95, len(runs), utc_now(), noise)
+        return Timing(median, p10, p90, p95, len(runs), utc_now(), noise, reference)
+
+
+def _is_reference(key: str) -> bool:
+    return key.startswith(REFERENCE)
 
 
 _CLOCK_TRIALS = 5

@@ -1,6 +1,7 @@
 """The latency table of a search space on a device: an entry for every block, calibrated on whole networks."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,6 +133,12 @@ class LatencyTable(Settings):
         """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
         fastest, slowest = extremes(space, self.calibrated_cost)
         return fastest.cost + self.calibration.offset, slowest.cost + self.calibration.offset
+
+    @property
+    def noise(self) -> dict[str, int]:
+        """How many entries and networks are not to be trusted, by reason."""
+        timings = [*self.entries.values(), *(network.timing for network in self.networks)]
+        return dict(Counter(timing.noise for timing in timings if timing.noisy))
 
     # -- files
 

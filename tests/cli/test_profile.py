@@ -77,6 +77,12 @@ def test_the_latest_runs_space_and_classes_by_default(run, recipe, capsys):
     assert find_table(recipe.load_space(3), load_device("cpu")).conditions.classes == 3
 
 
+def test_a_budget_that_is_too_small_says_what_is_needed(recipe):
+    with pytest.raises(UserError, match=r"--budget-min 1e-05 is too short.*give at least --budget-min 0\.1"):
+        profile(space="small.yaml", budget_min=1e-5, quiet=True)
+    profile(space="small.yaml", budget_min=5.0, quiet=True)
+
+
 def test_a_given_run_and_quiet(run, capsys):
     profile(run="runs/small", quiet=True)
     printed = capsys.readouterr()
@@ -107,6 +113,8 @@ def test_measured_already_unless_restart(recipe):
         ({"space": "digits", "device": "gpu9"}, "unknown device 'gpu9'"),
         ({"space": "digits", "run": "runs/x"}, "--space and --run exclude each other"),
         ({"classes": 3}, "--classes belongs to --space"),
+        ({"space": "digits", "budget_min": 0.0}, "--budget-min 0: give a positive number of minutes"),
+        ({"space": "digits", "budget_min": float("nan")}, "--budget-min nan: give a positive"),
         ({"run": "runs/absent"}, "runs/absent: no run there"),
         ({}, "no run in runs"),
     ],

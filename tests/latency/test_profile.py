@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency import profile as module
+from nasdeploy.latency.duration import Pace, begun_with
 from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.latency.profile import choose_networks, profile
@@ -73,6 +74,7 @@ def opened(monkeypatch):
 
             monkeypatch.setattr(module, name, open_)
 
+    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=1e-2, call=1e-5, per_mac=1e-9))
     found = Opened()
     found.watch("block_model")
     found.watch("network_model")
@@ -107,7 +109,7 @@ def test_killed_measurement_goes_on_where_it_stopped(path, opened, limit):
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     kept = {key: timing for line in lines for key, timing in line.get("blocks", {}).items()}
     measured = sum(len(line.get("networks", {})) for line in lines) + len(kept)
-    assert measured == limit // 4 * 4 if limit < blocks else measured >= blocks
+    assert measured == limit // 3 * 3 if limit < blocks else measured >= blocks
     opened.clear()
     opened.limit = 10**6
     table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
@@ -134,7 +136,7 @@ def test_old_table_stays_until_the_new_one_is_whole_and_a_stopped_restart_goes_o
     opened.clear()
     opened.limit = 10**6
     assert profile(SPACE, DEVICE, path, QUIET, protocol=HASTY) != first
-    assert len(opened) == len(SPACE.distinct_blocks()) + 8 - 4
+    assert len(opened) == len(SPACE.distinct_blocks()) + 8 - 6
 
 
 def test_measurements_under_other_conditions_are_not_mixed(path, opened, capsys):
@@ -197,3 +199,32 @@ def test_predicts_the_order_of_networks(path):
     held_out = [network for network in table.networks if network.role == "held-out"]
     predicted = [table.predict(space.plan(space.arch(network.arch))).seconds for network in held_out]
     assert spearmanr(predicted, [network.timing.median for network in held_out]).statistic > 0.9
+
+
+def test_a_budget_chooses_the_protocol_and_a_stopped_measurement_keeps_it(path, opened, monkeypatch):
+    opened.limit = 6
+    generous = replace(HASTY, networks=Rounds(3, 5))
+    with pytest.raises(Stopped):
+        profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=0.55)
+    (journal,) = visible(path.parent)
+    chosen = begun_with(journal)
+    assert 1 <= chosen.networks.visits < 5
+    # Now it looks slower, and the same budget would mean less.
+    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=9e-2, call=1e-4, per_mac=1e-8))
+    opened.limit = 10**6
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=0.55)
+    assert table.conditions.protocol == chosen
+    assert len(opened) == len(table.entries) + len(table.networks)
+
+
+def test_says_how_long_it_will_take(path, capsys):
+    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY)
+    said = capsys.readouterr().err
+    blocks = len(SPACE.distinct_blocks())
+    assert f"measuring {blocks} blocks (1 visits each) and 8 whole networks (1 visits each) will take about" in said
+
+
+def test_every_entry_knows_the_reference_graph_meanwhile(path):
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
+    assert all(timing.reference for timing in table.entries.values())
+    assert all(network.timing.reference for network in table.networks)

@@ -1,0 +1,84 @@
+"""Measuring many models at a place into a journal: what is missing, and once more what was disturbed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+from nasdeploy.errors import UserError
+from nasdeploy.latency.drift import drifted, flagged, with_references
+from nasdeploy.latency.duration import Pace
+from nasdeploy.latency.journal import Journal, Kind
+from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.places.place import Model, Place
+from nasdeploy.latency.places.work import Outcome, Refusal
+from nasdeploy.progress import Progress, duration
+from nasdeploy.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """One measurement of a table, wherever it runs; all of it goes through a journal."""
+
+    place: Place
+    protocol: Protocol
+    journal: Journal
+    progress: Progress
+    reference: Model
+    """Makes the reference graph, of which each group has one."""
+
+    def announce(self, space: SearchSpace, pace: Pace) -> None:
+        """Say how long what the journal lacks will take."""
+        known = self.journal.outcomes
+        blocks = [block for key, block in space.distinct_blocks().items() if key not in known["blocks"]]
+        all_networks = self.protocol.calibration_networks + self.protocol.held_out_networks
+        networks = max(all_networks - len(known["networks"]), 0)
+        seconds = pace.of_blocks(blocks, self.protocol) + pace.of_networks(space, networks, self.protocol)
+        self.progress.say(
+            f"measuring {len(blocks)} blocks ({self.protocol.blocks.visits} visits each) and {networks} whole networks "
+            f"({self.protocol.networks.visits} visits each) will take about {duration(seconds)}"
+        )
+
+    def timings(self, kind: Kind, models: Mapping[str, Model], rounds: Rounds) -> dict[str, Timing]:
+        """Timings of all, of which only those that the journal lacks, or that were disturbed, are measured now.
+
+        Raises `UserError` if the runtime refuses some, after all others were measured.
+        """
+        known, above = self.journal.outcomes[kind], self.protocol.drift_above
+        self._measure(kind, models, [key for key in models if key not in known], rounds)
+        timings = all_measured(kind, {key: known[key] for key in models})
+        for _ in range(self.protocol.retries):
+            disturbed = drifted(timings, above)
+            if not disturbed:
+                break
+            worst = max(disturbed.values(), key=lambda ratio: abs(log(ratio)))
+            self.progress.say(
+                f"measuring {len(disturbed)} {kind} again: the reference graph took up to {worst:.2f} times as long as "
+                "usual meanwhile"
+            )
+            self._measure(kind, models, list(disturbed), rounds)
+            timings = all_measured(kind, {key: known[key] for key in models})
+        return flagged(timings, above)
+
+    def _measure(self, kind: Kind, models: Mapping[str, Model], keys: Sequence[str], rounds: Rounds) -> None:
+        """Measure these models, whatever the journal has of them, into the journal."""
+        wanted = with_references({key: models[key] for key in keys}, self.reference, rounds.group)
+        done = (len(models) - len(keys)) * rounds.visits
+        name = f"measuring {len(models)} {kind}, visits"
+        with self.progress.task(name, done + len(wanted) * rounds.visits, done) as task:
+            for outcomes in self.place.measure(wanted, rounds, self.protocol, on_visits=task.advance):
+                kept = {key: outcome for key, outcome in outcomes.items() if key in models}
+                if kept:
+                    self.journal.add(kind, kept)
+
+
+def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:
+    """The timings, if there are no refusals; raises `UserError` if there are, naming the first."""
+    timings = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
+    refused = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Refusal)}
+    if refused:
+        key, refusal = next(iter(refused.items()))
+        raise UserError(
+            f"the device's runtime cannot run {len(refused)} of {len(outcomes)} {kind}, the first of them {key}: "
+            f"{refusal.reason}; take them out of the space, or use another runtime"
+        )
+    return timings

@@ -1,0 +1,117 @@
+"""The reference graph: where it is measured, and what follows from it."""
+
+from dataclasses import replace
+
+import pytest
+
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.drift import drifted, flagged, reference_block, with_references
+from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, measure
+from nasdeploy.latency.measuring import Measuring
+from nasdeploy.progress import Progress
+from tests.latency.tables import CONDITIONS, SPACE, timing
+from tests.latency.test_measure import MS, World
+
+
+def at(reference):
+    return replace(timing(1e-3), reference=reference)
+
+
+def test_every_group_has_one_reference_and_the_order_stays():
+    models = {str(number): number for number in range(7)}
+    found = with_references(models, -1, group=4)
+    groups = [list(found.values())[first : first + 4] for first in range(0, len(found), 4)]
+    assert groups == [[-1, 0, 1, 2], [-1, 3, 4, 5], [-1, 6]]
+    assert {key: model for key, model in found.items() if not key.startswith(REFERENCE)} == models
+
+
+def test_groups_of_one_have_none():
+    assert with_references({"a": 1, "b": 2}, -1, group=1) == {"a": 1, "b": 2}
+    assert with_references({}, -1, group=4) == {}
+
+
+def test_the_reference_is_in_the_middle_by_macs():
+    macs = sorted(block.macs for block in SPACE.distinct_blocks().values())
+    assert reference_block(SPACE).macs == macs[len(macs) // 2]
+
+
+def test_drift_is_told_from_the_usual_speed():
+    found = drifted({"a": at(1.0), "b": at(1.04), "c": at(0.94), "d": at(1.08), "e": timing(9.0)}, 1.05)
+    # The usual is 1.02.
+    assert found == pytest.approx({"c": 0.94 / 1.02, "d": 1.08 / 1.02})
+
+
+def test_no_reference_no_drift():
+    assert drifted({"a": timing(1.0), "b": timing(2.0)}, 1.05) == {}
+
+
+def test_the_first_reason_stays():
+    spread = replace(at(2.0), noise="spread")
+    found = flagged({"a": at(1.0), "b": at(1.0), "c": at(1.0), "d": at(2.0), "e": spread}, 1.05)
+    assert [t.noise for t in found.values()] == ["", "", "", "drift", "spread"]
+
+
+def test_timings_of_a_group_know_their_reference_and_a_retry_its_own():
+    world = World()
+    reference = world.opener("reference", lambda call: 5 * MS if call <= 10 else 4 * MS)
+    noisy = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
+    openers = {f"{REFERENCE} 0": reference, "quiet": world.opener("quiet", 3 * MS), "noisy": noisy}
+    found = world.measure(openers, Rounds(3, 2), Protocol(warmup=2, discarded=1, kept=3))
+    assert (found["quiet"].reference, found["noisy"].reference) == (pytest.approx(5e-3), pytest.approx(4e-3))
+
+
+# -- measuring again
+
+
+class SlowFor:
+    """A place that is slower than usual while it makes its first measurements of some models."""
+
+    def __init__(self, slow, attempts):
+        self.slow, self.attempts, self.asked = slow, attempts, []
+
+    def measure(self, models, rounds, protocol, *, on_visits):
+        keys = [key for key in models if not key.startswith(REFERENCE)]
+        self.asked.append(keys)
+        references = {key: timing(1e-4) for key in models if key.startswith(REFERENCE)}
+        disturbed = len(self.asked) <= self.attempts
+        yield {**references, **{key: at(2e-4 if disturbed and key in self.slow else 1e-4) for key in keys}}
+
+
+def measuring(place, folder, **changes):
+    conditions = Conditions.of(SPACE, CONDITIONS.device, CONDITIONS.fingerprint, Protocol(**changes))
+    journal = Journal(folder / "journal.jsonl", conditions)
+    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"")
+
+
+MODELS = {key: lambda: b"" for key in "abcde"}
+
+
+def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, capsys):
+    place = SlowFor({"b", "d"}, attempts=2)
+    work = measuring(place, tmp_path)
+    found = work.timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked == [list("abcde"), ["b", "d"], ["b", "d"]]
+    assert {t.noise for t in found.values()} == {""}
+    assert found == work.journal.outcomes["blocks"]
+    said = capsys.readouterr().err
+    assert "measuring 2 blocks again: the reference graph took up to 2.00 times as long as usual" in said
+
+
+def test_what_stays_disturbed_is_flagged(tmp_path):
+    place = SlowFor({"b"}, attempts=9)
+    found = measuring(place, tmp_path, retries=2).timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked[1:] == [["b"], ["b"]]
+    assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
+
+
+def test_references_are_no_entries(tmp_path):
+    work = measuring(SlowFor(set(), 0), tmp_path)
+    assert list(work.timings("blocks", MODELS, Rounds(3, 1))) == list("abcde") == list(work.journal.outcomes["blocks"])
+
+
+def test_measure_without_references_gives_none():
+    world = World()
+    openers = {"a": world.opener("a", 2 * MS)}
+    (group,) = measure(openers, Rounds(2, 1), Protocol(), clock=lambda: world.now)
+    assert group["a"].reference is None
