@@ -3,6 +3,7 @@
 from nasdeploy.latency.places.local import LocalPlace
 from nasdeploy.latency.places.place import Place, Say
 from nasdeploy.latency.places.ssh import SshPlace
+from nasdeploy.latency.places.team import Team
 from nasdeploy.runtimes.device import Device
 
 
@@ -10,4 +11,6 @@ def open_place(device: Device, say: Say = lambda text: None) -> Place:
     """The place that `device` names; raises `UserError` if it cannot be used. `say` hears of losses and retries."""
     if device.is_local:
         return LocalPlace(device)
-    return SshPlace(device, device.boards[0], say)
+    if len(device.boards) == 1:
+        return SshPlace(device, device.boards[0], say)
+    return Team.of(device, say)

@@ -96,6 +96,7 @@ class SshPlace:
         self._device, self._board, self._say, self._waits = device, board, say, waits
         self._where = address(board)
         self._failures = 0
+        self._closed = False
         self._crashes: Counter[str] = Counter()
         self._opening: str | None = None
         self._connection: Connection | None = None
@@ -204,7 +205,7 @@ class SshPlace:
     def _recover(self, end: Ended) -> None:
         """A new connection, to the same machine; raises `UserError` if there is none after several attempts."""
         why = self._why(end)
-        while self._failures < len(self._waits):
+        while self._failures < len(self._waits) and not self._closed:
             wait = self._waits[self._failures]
             self._failures += 1
             self._say(f"{self._where}: {why}; trying again in {wait:g} s")
@@ -281,6 +282,7 @@ class SshPlace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         self._disconnect()
 
 
