@@ -1,11 +1,15 @@
 """`nasdeploy train`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+
+if TYPE_CHECKING:
+    from nasdeploy.recipe import Recipe
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of images, over the recipe's.")]
@@ -38,23 +42,34 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet with in-place distillation; the same command resumes."""
-    from nasdeploy.recipe import load_recipe
+    from nasdeploy.train.reporting import FailedElsewhere, first_of_host, reported_once
 
-    loaded = load_recipe(recipe, assignments or (), data)
-    if alone is not None:
-        from nasdeploy.steps.alone import train_alone
+    try:
+        with reported_once(first_of_host):
+            loaded = _loaded(recipe, assignments or (), data, alone)
 
-        loaded = train_alone(loaded, alone)
+        from nasdeploy.progress import Progress
+        from nasdeploy.steps import train as step
 
-    from nasdeploy.progress import Progress
-    from nasdeploy.steps import train as step
-
-    directory = run_directory or step.default_directory(loaded)
-    run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
+        directory = run_directory or step.default_directory(loaded)
+        run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
+    except FailedElsewhere as error:
+        raise typer.Exit(error.exit_code) from None
     if run is None:
         return
     facts = run.facts("train")
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
+
+
+def _loaded(recipe: str, assignments: Sequence[str], data: str | None, alone: str | None) -> "Recipe":
+    from nasdeploy.recipe import load_recipe
+
+    loaded = load_recipe(recipe, assignments, data)
+    if alone is not None:
+        from nasdeploy.steps.alone import train_alone
+
+        loaded = train_alone(loaded, alone)
+    return loaded
 
 
 def _text(path: Path, facts: dict[str, object]) -> str:

@@ -1,6 +1,7 @@
 """Training a run, taking up where it was stopped."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
@@ -17,8 +18,9 @@ from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import Ranks, joined
-from nasdeploy.train.sampling.samplers import Origin, sampler_from, validated
+from nasdeploy.train.sampling.samplers import Origin, Sampler, sampler_from, validated
 from nasdeploy.train.scalars import require_tensorboard
+from nasdeploy.train.teacher import Teacher
 from nasdeploy.train.trainer import Trainer
 
 
@@ -29,7 +31,8 @@ def train(
 
     `init` is a file of weights to start from, or the directory of a run. Raises `UserError` for a run that is finished
     or of another recipe, unless `restart` discards it; that happens only when everything else was found to be right.
-    Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None.
+    Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None;
+    where several find the same mistake, one raises it and the others `FailedElsewhere`.
     """
     with joined() as ranks:
         run = _train(recipe, directory, progress if ranks.first else Progress(quiet=True), ranks, init, restart)
@@ -37,6 +40,53 @@ def train(
 
 
 def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, init: Path | None, restart: bool) -> Run:
+    with ranks.agreed():
+        prepared = _prepare(recipe, directory, ranks, init, restart)
+    with ranks.agreed():
+        if ranks.first:
+            _begin(recipe, directory, prepared, progress, restart)
+    with ExitStack() as held:
+        with ranks.agreed():
+            run = _run_of_all(directory, ranks)
+            if ranks.first:
+                held.enter_context(run.lock())
+        trainer = Trainer(
+            space=prepared.origin.space,
+            sets=prepared.sets,
+            data=recipe.data,
+            settings=recipe.train,
+            recalibration=recipe.recalibration,
+            seed=recipe.seed,
+            checkpoints=Checkpoints(run.checkpoints, recipe.train.kept_checkpoints),
+            metrics=run.metrics,
+            progress=progress,
+            ranks=ranks,
+            sampler=prepared.sampler,
+            validated=validated(prepared.origin),
+            teacher=prepared.teacher,
+            scalars=run.scalars if recipe.train.tensorboard else None,
+        )
+        metrics = trainer.run(prepared.weights)
+        if ranks.first:
+            run.finish("train", metrics)
+    return run
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What training needs and was found to be right."""
+
+    sets: ImageSets
+    origin: Origin
+    sampler: Sampler
+    teacher: Teacher | None
+    weights: Path | None
+    begun: Run | None
+    """The run to go on with; only the first process looks for it."""
+
+
+def _prepare(recipe: Recipe, directory: Path, ranks: Ranks, init: Path | None, restart: bool) -> _Prepared:
+    """Check everything before the run is begun; raises `UserError` for whatever is wrong."""
     _require_share(recipe, ranks)
     require_tensorboard(recipe.train)
     weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
@@ -49,33 +99,27 @@ def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, in
     sampler = sampler_from(origin)
     batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
     teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
-    if ranks.first:
-        if restart:
-            Run.discard(directory)
-        _announce(begun_before or _create(recipe, directory, sets, space), sets, space, progress)
-    ranks.wait()
-    run = Run.open(directory)
-    with run.lock() if ranks.first else nullcontext():
-        trainer = Trainer(
-            space=space,
-            sets=sets,
-            data=recipe.data,
-            settings=recipe.train,
-            recalibration=recipe.recalibration,
-            seed=recipe.seed,
-            checkpoints=Checkpoints(run.checkpoints, recipe.train.kept_checkpoints),
-            metrics=run.metrics,
-            progress=progress,
-            ranks=ranks,
-            sampler=sampler,
-            validated=validated(origin),
-            teacher=teacher,
-            scalars=run.scalars if recipe.train.tensorboard else None,
-        )
-        metrics = trainer.run(weights)
+    return _Prepared(sets, origin, sampler, teacher, weights, begun_before)
+
+
+def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progress, restart: bool) -> None:
+    if restart:
+        Run.discard(directory)
+    sets, space = prepared.sets, prepared.origin.space
+    _announce(prepared.begun or _create(recipe, directory, sets, space), sets, space, progress)
+
+
+def _run_of_all(directory: Path, ranks: Ranks) -> Run:
+    """The run that the first process began; raises `UserError` where this one does not see it."""
+    try:
+        return Run.open(directory)
+    except UserError as error:
         if ranks.first:
-            run.finish("train", metrics)
-    return run
+            raise
+        raise UserError(
+            f"{directory}: another host began the run there, and this one does not see it ({error}); give a directory "
+            "that all hosts share with --run"
+        ) from None
 
 
 def _origin(recipe: Recipe, space: SearchSpace) -> Origin:
