@@ -181,6 +181,31 @@ def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
     assert [batch.device.type for batch in held.to(torch.device("meta"))] == 7 * ["meta"]
 
 
+def test_batches_are_moved_as_bytes_and_from_pinned_memory_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = noise_images([4, 4])
+    moved = list(train_batches(images, DATA, 4, 0, 0, device=torch.device("meta")))
+    assert [(x.device.type, y.device.type) for x, y in moved] == 2 * [("meta", "meta")]
+    pinned = []
+
+    def recording(*given: object, pin_memory: bool, **others: object) -> list[object]:
+        pinned.append(pin_memory)
+        return []
+
+    monkeypatch.setattr("nasdeploy.data.loader.DataLoader", recording)
+    for device in ("cpu", "cuda"):
+        list(train_batches(images, DATA, 4, 0, 0, device=torch.device(device)))
+    assert pinned == [False, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_those_on_the_cpu(workers: int, tmp_path: Path) -> None:
+    images, settings = files(tmp_path), with_changes(augment=RANDOM_CROP, workers=workers)
+    moved = train_batches(images, settings, 4, 0, 0, device=torch.device("cuda"))
+    assert same(((x.cpu(), y.cpu()) for x, y in moved), train_batches(images, settings, 4, 0, 0))
+
+
 def die(image: Image.Image) -> Tensor:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
@@ -189,6 +214,16 @@ def die(image: Image.Image) -> Tensor:
 def test_a_reading_process_that_is_killed_is_named() -> None:
     with pytest.raises(NasdeployError, match="a process that reads images died"):
         list(load(noise_images([2]), [[0], [1]], with_changes(workers=1), die))
+
+
+def asked_to_stop(image: Image.Image) -> Tensor:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return torch.zeros(3, 8, 8, dtype=torch.uint8)
+
+
+def test_a_reading_process_outlives_what_stops_a_job() -> None:
+    """Schedulers send SIGTERM to all processes of a job, and training still makes a step before it saves."""
+    assert len(list(load(noise_images([2]), [[0], [1]], with_changes(workers=1), asked_to_stop))) == 2
 
 
 def test_a_mistake_in_a_transform_is_not_taken_for_a_damaged_image() -> None:
