@@ -23,7 +23,7 @@ class InfeasibleBudget(NasdeployError):
 
 
 class CheckFailed(NasdeployError):
-    """An exported model that disagrees with the network that it was made from."""
+    """An exported model that disagrees with the network that it was made from, or a table with its device."""
 
     exit_code = 4
 

@@ -15,6 +15,7 @@ from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import run
 from nasdeploy.cli.search import search
 from nasdeploy.cli.space import app as space
+from nasdeploy.cli.table import app as table
 from nasdeploy.cli.train import train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -43,3 +44,4 @@ app.command()(search)
 app.command()(evaluate)
 app.command()(export)
 app.add_typer(space, name="space")
+app.add_typer(table, name="table")

@@ -18,7 +18,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.extremes import extremes
 from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.device import differences, fingerprint
+from nasdeploy.latency.device import Fingerprint, differences, fingerprint
 from nasdeploy.latency.measure import Timing
 from nasdeploy.plan import Block, Plan
 from nasdeploy.runtimes.device import Device
@@ -168,8 +168,13 @@ class LatencyTable(Settings):
 
 
 def check_device(table: LatencyTable, device: Device, *, strict: bool) -> list[str]:
-    """What differs between the table's device and `device` on this machine; if strict, a `UserError` if anything."""
-    found = differences(table.conditions.fingerprint, fingerprint(device))
+    """What differs between the table's device and `device` now; if strict, a `UserError` if anything."""
+    return check_fingerprint(table, device, fingerprint(device), strict=strict)
+
+
+def check_fingerprint(table: LatencyTable, device: Device, here: Fingerprint, *, strict: bool) -> list[str]:
+    """The same where the fingerprint of `device` is known: `here`."""
+    found = differences(table.conditions.fingerprint, here)
     if found and strict:
         raise UserError(
             f"the latency table was measured on another device ({'; '.join(found)}); "

@@ -1,0 +1,258 @@
+"""`nasdeploy table show|check|merge|diff`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.space import find_space
+from nasdeploy.errors import CheckFailed, UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.latency.table import LatencyTable
+    from nasdeploy.space import SearchSpace
+
+app = typer.Typer(no_args_is_help=True)
+
+TableArgument = Annotated[Path, typer.Argument(metavar="TABLE", help="A file of profiles/tables.")]
+SpaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--space", metavar="NAME|RECIPE", help="The table's space [default: by its name, or the latest run's]."
+    ),
+]
+_SLOWEST = 5
+_PLAIN_WIDTH = 120
+
+
+@app.callback()
+def _table() -> None:
+    """Latency tables: look at one, check it on its device, merge or compare two."""
+
+
+@app.command()
+def show(table: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False) -> None:
+    """Device, protocol, error, range and slowest blocks of a table."""
+    from nasdeploy.latency.table import LatencyTable
+
+    loaded = LatencyTable.load(table)
+    result = _shown(loaded, _space_of(loaded, space))
+    emit(result, as_json, lambda: _show_text(result))
+
+
+@app.command()
+def check(
+    table: TableArgument,
+    space: SpaceOption = None,
+    entries: Annotated[int, typer.Option("--entries", min=1, help="Blocks to measure again.")] = 24,
+    networks: Annotated[int, typer.Option("--networks", min=1, help="Whole networks to measure again.")] = 8,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse a device that differs from the table's.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure a sample of a table again: does it still hold? Exit code 4 if it does not."""
+    from nasdeploy.latency.table import LatencyTable
+    from nasdeploy.progress import Progress
+
+    loaded = LatencyTable.load(table)
+    found = _required(loaded, space)
+    progress = Progress(quiet)
+
+    from nasdeploy.latency.places.opening import open_place
+    from nasdeploy.steps.table import Sample
+    from nasdeploy.steps.table import check as measure_again
+
+    with open_place(loaded.conditions.device, progress.say) as place:
+        outcome = measure_again(loaded, found, place, progress, sample=Sample(entries, networks), strict=strict)
+    result = {"table": str(table), "holds": outcome.holds, **asdict(outcome)}
+    emit(result, as_json, lambda: _check_text(result))
+    if not outcome.holds:
+        raise CheckFailed(f"{table}: the table no longer holds; measure again with 'nasdeploy profile --restart'")
+
+
+@app.command()
+def merge(
+    first: TableArgument,
+    second: TableArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The table that is written.")],
+    space: SpaceOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the entries and networks of two tables of the same conditions into one."""
+    from nasdeploy.latency.merge import merge as merged_table
+    from nasdeploy.latency.table import LatencyTable
+
+    if out.exists():
+        raise UserError(f"{out}: is there already; choose another name")
+    one, other = LatencyTable.load(first), LatencyTable.load(second)
+    merged = merged_table(one, other, _required(one, space))
+    merged.save(out)
+    counts = {"blocks": len(merged.entries), "networks": len(merged.networks)}
+    emit({"table": str(out), **counts}, as_json, lambda: f"merged {out}: {_counted(counts)}")
+
+
+@app.command()
+def diff(first: TableArgument, second: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False) -> None:
+    """What a second table says otherwise than a first one."""
+    from nasdeploy.latency.diff import difference
+    from nasdeploy.latency.table import LatencyTable
+
+    one, other = LatencyTable.load(first), LatencyTable.load(second)
+    common = one.conditions.space_digest == other.conditions.space_digest
+    result = asdict(difference(one, other, _space_of(one, space) if common else None))
+    emit(result, as_json, lambda: _diff_text(result))
+
+
+def _space_of(table: "LatencyTable", given: str | None) -> "SearchSpace | None":
+    """The table's space if it can be found; raises `UserError` if the one that was given is another."""
+    from nasdeploy.spaces import SPACES, load_space
+
+    measured = table.conditions
+    if given is not None:
+        space = find_space(given, measured.classes)
+        table.require_space(space)
+        return space
+    candidates = [load_space(measured.space, measured.classes)] if measured.space in SPACES else []
+    return next((space for space in [*candidates, *_of_latest_run()] if space.digest == measured.space_digest), None)
+
+
+def _of_latest_run() -> "list[SearchSpace]":
+    from nasdeploy.recipe import space_of
+    from nasdeploy.store.run import Run
+
+    try:
+        return [space_of(Run.latest())]
+    except UserError:
+        return []
+
+
+def _required(table: "LatencyTable", given: str | None) -> "SearchSpace":
+    space = _space_of(table, given)
+    if space is None:
+        measured = table.conditions
+        raise UserError(
+            f"the table is of a space {measured.space} ({measured.space_digest}) that is neither nasdeploy's own nor "
+            "the latest run's; give its recipe with --space"
+        )
+    return space
+
+
+def _shown(table: "LatencyTable", space: "SearchSpace | None") -> dict[str, Any]:
+    times = sorted(timing.at for timing in [*table.entries.values(), *(n.timing for n in table.networks)])
+    slowest = sorted(table.entries, key=lambda key: -table.entries[key].median)[:_SLOWEST]
+    return {
+        "device": table.conditions.device.model_dump(mode="json"),
+        "fingerprint": asdict(table.conditions.fingerprint),
+        "space": table.conditions.space,
+        "space_digest": table.conditions.space_digest,
+        "classes": table.conditions.classes,
+        "protocol": asdict(table.conditions.protocol),
+        "measured": [times[0], times[-1]],
+        "blocks": len(table.entries),
+        "networks": len(table.networks),
+        "noise": table.noise,
+        "calibration": asdict(table.calibration),
+        "held_out": asdict(table.held_out) if table.held_out else None,
+        "uncertainty": asdict(table.uncertainty),
+        "p95_ratio": table.p95_ratio,
+        "range_ms": None if space is None else [1e3 * seconds for seconds in table.range(space)],
+        "slowest": {key: asdict(table.entries[key]) for key in slowest},
+    }
+
+
+def _show_text(result: dict[str, Any]) -> str:
+    fingerprint = {name: value for name, value in result["fingerprint"].items() if value not in ("", None)}
+    rounds = {kind: result["protocol"][kind]["visits"] for kind in ("blocks", "networks")}
+    range_ms = result["range_ms"]
+    rows = [
+        ("device", result["device"]["name"]),
+        *((f"  {name.replace('_', ' ')}", str(value)) for name, value in fingerprint.items()),
+        ("space", f"{result['space']} ({result['space_digest']}) with {result['classes']} classes"),
+        ("measured", " to ".join(dict.fromkeys(result["measured"]))),
+        ("entries", f"{_counted(result)}; visits {rounds['blocks']} and {rounds['networks']}"),
+        ("not to be trusted", ", ".join(f"{n} for {reason}" for reason, n in result["noise"].items()) or "none"),
+        ("error held out", _error_text(result["held_out"])),
+        ("uncertainty", _percent(result["uncertainty"]["relative"])),
+        ("p95/p50", f"{result['p95_ratio']:.3f}"),
+        ("range", f"{range_ms[0]:.4g} to {range_ms[1]:.4g} ms" if range_ms else "give the space's recipe with --space"),
+        *(("slowest", f"{1e3 * t['median']:.4g} ms {t['noise']}  {key}") for key, t in result["slowest"].items()),
+    ]
+    return _grid(rows)
+
+
+def _check_text(result: dict[str, Any]) -> str:
+    rows = [
+        *(("device differs", line) for line in result["differences"]),
+        ("blocks now / then", _ratio_text(result["entries"])),
+        ("networks now / then", _ratio_text(result["networks"])),
+        (
+            "error of predictions",
+            f"{100 * result['prediction_error']:.1f} % (up to {100 * result['allowed_error']:.1f} % is allowed)",
+        ),
+        ("noisy now", f"{result['noisy']} of {result['entries']['n'] + result['networks']['n']}"),
+        ("the table", "holds" if result["holds"] else "does not hold"),
+    ]
+    return _grid(rows)
+
+
+def _diff_text(result: dict[str, Any]) -> str:
+    kendall = result["kendall"]
+    rows = [
+        *(("differs", line) for line in result["conditions"]),
+        ("blocks second / first", _ratio_text(result["entries"])),
+        ("networks second / first", _ratio_text(result["networks"])),
+        ("predictions", _ratio_text(result["prediction"])),
+        ("order of predictions", "not compared: no common space" if kendall is None else f"Kendall {kendall:.4f}"),
+        ("only in the first", f"{len(result['only_first'])} blocks"),
+        ("only in the second", f"{len(result['only_second'])} blocks"),
+        *(("most changed", f"{ratio:.3f}  {key}") for key, ratio in result["most_changed"].items()),
+    ]
+    return _grid(rows)
+
+
+def _ratio_text(ratios: dict[str, Any] | None) -> str:
+    if ratios is None:
+        return "nothing in common"
+    return (
+        f"median {ratios['median']:.4f} (90 % within {ratios['p5']:.3f} to {ratios['p95']:.3f}, {ratios['n']} of them)"
+    )
+
+
+def _error_text(error: dict[str, Any] | None) -> str:
+    if error is None:
+        return "too few networks to tell"
+    return (
+        f"mean {100 * error['mean_absolute']:.1f} % ({_percent(error['mean_absolute_by_third'])}), "
+        f"95 % below {100 * error['p95']:.1f} %, within 5 %: {100 * error['within_5_percent']:.0f} %, within 10 %: "
+        f"{100 * error['within_10_percent']:.0f} %; Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}; "
+        f"{error['n']} networks"
+    )
+
+
+def _percent(thirds: Sequence[float]) -> str:
+    return ", ".join(
+        f"{name} {100 * value:.1f} %" for name, value in zip(("fast", "middle", "slow"), thirds, strict=False)
+    )
+
+
+def _counted(counts: dict[str, Any]) -> str:
+    return f"{counts['blocks']} blocks and {counts['networks']} whole networks"
+
+
+def _grid(rows: list[tuple[str, str]]) -> str:
+    """Names beside values, which are folded to the width of the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+    with console.capture() as captured:
+        console.print(grid)
+    return captured.get().rstrip("\n")
