@@ -112,7 +112,11 @@ def _without_images(images: Images, classes: Sequence[str]) -> list[str]:
 
 
 def open_shards(settings: DataSettings, seed: int) -> ImageSets:
-    """The images in the shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples."""
+    """The images in the shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples.
+
+    Unlike files in folders, images are not looked at here, which would mean to read all shards: those that are damaged
+    are found when they are decoded.
+    """
     assert settings.path is not None  # DataSettings sees to it
     found = list_shards(Path(settings.path).expanduser())
     parts = found.parts

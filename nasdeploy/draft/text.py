@@ -5,6 +5,7 @@ import shlex
 
 import yaml
 
+from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.draft.choices import Draft
 from nasdeploy.progress import duration
 from nasdeploy.recipe import Recipe, parse_recipe
@@ -56,9 +57,18 @@ def _data(draft: Draft) -> str:
             "of the training images, for the search's accuracy; never trained on",
         ),
         *([] if folder.has_test else [_noted("  test: 0.2", "of the images, for the final figures: no test folder")]),
+        *_balance(folder),
         _noted("  on_unreadable: stop", "or skip"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _balance(folder: FolderSummary) -> list[str]:
+    """Which of several ways to count classes is a question only where they differ in size."""
+    smallest, largest = min(folder.per_class.values()), max(folder.per_class.values())
+    if largest < 2 * smallest:
+        return []
+    return [_noted("  balance: none", "sampling or loss: classes count equally, although they differ in size")]
 
 
 def _train(draft: Draft) -> str:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,14 @@ def test_any_folder_name_will_do(name: str) -> None:
 def test_a_name_with_a_line_break_stays_in_its_comment() -> None:
     text = recipe_text(draft(summary()), "a\nb: c")
     assert check(text, "recipe.yaml").name == "photos"
+
+
+@pytest.mark.parametrize(("largest", "asked"), [(19, False), (20, True)])
+def test_balancing_is_offered_where_classes_differ_in_size(largest: int, asked: bool) -> None:
+    folder = replace(summary(), per_class={"a": 10, "b": largest})
+    text = recipe_text(draft(folder), "r.yaml")
+    assert ("\n  balance: none  " in text) == asked
+    assert check(text, "r.yaml").data.balance == "none"
 
 
 def test_comments_tell_the_estimates() -> None:
