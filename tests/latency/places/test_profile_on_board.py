@@ -18,7 +18,6 @@ from tests.latency.places.boards import device, until
 from tests.latency.places.test_ssh import sessions
 from tests.latency.test_profile import DEVICE, HASTY, QUIET, SPACE
 
-
 pytestmark = pytest.mark.slow
 
 
