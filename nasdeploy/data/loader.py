@@ -147,4 +147,6 @@ def _workers(images: Images, settings: DataSettings, seeded: bool) -> int:
         return settings.workers
     if isinstance(images, ArrayImages) and not (seeded and settings.augment.policy != "none"):
         return 0
-    return min(_MOST_WORKERS, os.cpu_count() or 1)
+    # A scheduler may allow fewer cores than there are, and torchrun's processes on a machine share them.
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(_MOST_WORKERS, max(1, cores))

@@ -197,6 +197,25 @@ def test_batches_are_moved_as_bytes_and_from_pinned_memory_to_a_gpu(monkeypatch:
     assert pinned == [False, True]
 
 
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (6, 1, 6), (64, 1, 8), (16, 4, 4), (2, 4, 1)])
+def test_processes_of_a_machine_share_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, workers: int
+) -> None:
+    started = []
+
+    def recording(*given: object, num_workers: int, **others: object) -> list[object]:
+        started.append(num_workers)
+        return []
+
+    monkeypatch.setattr("nasdeploy.data.loader.DataLoader", recording)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    settings = with_changes(workers=None, augment=RANDOM_CROP)
+    list(train_batches(files(tmp_path), settings, 1, 0, 0))
+    list(train_batches(files(tmp_path), settings.model_copy(update={"workers": 3}), 1, 0, 0))
+    assert started == [workers, 3]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("workers", [0, 2])
