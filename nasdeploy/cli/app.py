@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nasdeploy import __version__
+from nasdeploy.cli.devices import devices
 from nasdeploy.cli.evaluate import evaluate
 from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
@@ -39,6 +40,7 @@ def _nasdeploy(
 app.command()(init)
 app.command()(run)
 app.command()(train)
+app.command()(devices)
 app.command()(profile)
 app.command()(search)
 app.command()(evaluate)
