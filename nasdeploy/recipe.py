@@ -136,7 +136,18 @@ def learned_differences(before: Recipe, now: Recipe) -> list[str]:
 
 
 _LEARNED_FROM = ("seed", "space", "data", "train")
-_TEACHES_NOTHING = ("data.path", "data.workers", "data.on_unreadable", "train.threads", "train.tensorboard")
+_TEACHES_NOTHING = (
+    "data.path",
+    "data.workers",
+    "data.on_unreadable",
+    "train.threads",
+    "train.tensorboard",
+    "train.world_size_change",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+    "train.kept_checkpoints",
+    "train.most_skipped",
+)
 """Settings inside these that suit a machine, or have an effect only where training would have stopped."""
 
 

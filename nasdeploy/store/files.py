@@ -52,8 +52,10 @@ def disk_full_named(path: Path) -> Iterator[None]:
             raise
         raise _disk_full(path) from None
     except RuntimeError as error:
-        # torch.save reports a failed write without an errno.
-        if shutil.disk_usage(path.parent).free >= _FULL_BELOW_BYTES:
+        # torch.save reports a failed write in words of its own, at best while it handles the error that has an errno.
+        cause = error.__context__
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and shutil.disk_usage(path.parent).free >= _FULL_BELOW_BYTES:
             raise
         raise _disk_full(path) from error
 

@@ -31,16 +31,17 @@ _MOST_NAMED = 3
 def save(path: Path, supernet: Supernet, **more: Any) -> None:
     """Write the weights, with what else belongs to them (tensors and plain values), whole or not at all."""
     content = {"schema": _SCHEMA, "space": supernet.space.digest, "weights": supernet.state_dict(), **more}
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    # A file of Python's says why it cannot be written (a quota, say); torch's own does not.
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a weights file; raises `UserError` if it is missing, damaged or none of ours."""
+def read(path: Path, remedy: str = "delete it to go on from the one before") -> dict[str, Any]:
+    """The content of a weights file; raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
     if not _intact(path):
-        raise UserError(f"{path}: damaged, or no weights of nasdeploy; delete it to go on from the one before")
+        raise UserError(f"{path}: damaged, or no weights of nasdeploy; {remedy}")
     content = _unpickled(path)
     if not _is_ours(content):
         raise UserError(f"{path}: no weights of this version of nasdeploy; train again with --restart")

@@ -29,6 +29,8 @@ class Position:
     epoch: int = 0
     step: int = 0
     totals: Totals = field(default_factory=Totals)
+    processes: int | None = None
+    """How many train it, or wrote the checkpoint; None in those of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Checkpoints:
             epoch=position.epoch,
             step=position.step,
             totals=position.totals.to_plain(),
+            processes=position.processes,
             optimizer=optimizer.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
             **({} if average is None else average.to_plain(supernet)),
@@ -94,7 +97,7 @@ class Checkpoints:
         if not self.all():
             return Position()
         path = self.latest()
-        content = weights.read(path)
+        content = weights.read(path, self._remedy())
         weights.restore(averaged_supernet(supernet, average), content, path)
         try:
             if average is not None:
@@ -106,10 +109,19 @@ class Checkpoints:
                 scaler.load_state_dict(content.get("scaler", {}))
             position = _position(content)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            raise UserError(f"{path}: damaged; delete it to go on from the one before") from None
+            raise UserError(f"{path}: damaged; {self._remedy()}") from None
         if self._path(position) != path:
             raise UserError(f"{path}: holds the state of {self._path(position).name}; give it that name, or delete it")
         return position
+
+    def _remedy(self) -> str:
+        """What to do if the newest file is damaged."""
+        if len(self.all()) > 1:
+            return "delete it to go on from the one before"
+        best = self.directory / BEST
+        if best.exists():
+            return f"delete it and rename {best} to epoch-E.pt, E being its epoch in 6 digits, to go on from there"
+        return "it is the only one: start anew with --restart"
 
     def _path(self, position: Position) -> Path:
         step = f"-step-{position.step:06d}" if position.step else ""
@@ -128,4 +140,7 @@ def _position(content: Mapping[str, Any]) -> Position:
     epoch, step = int(content["epoch"]), int(content["step"])
     if min(epoch, step) < 0:
         raise ValueError(f"a position at epoch {epoch} and step {step}")
-    return Position(epoch, step, Totals.from_plain(content["totals"]))
+    processes = content.get("processes")
+    return Position(
+        epoch, step, Totals.from_plain(content["totals"]), None if processes is None else max(1, int(processes))
+    )

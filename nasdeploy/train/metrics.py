@@ -1,6 +1,7 @@
 """Metrics of a training run: a JSON line for each finished epoch."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from nasdeploy.errors import UserError
 from nasdeploy.settings import Settings
-from nasdeploy.store.files import append_json_line, read_json_lines, write_text
+from nasdeploy.store.files import append_json_line, disk_full_named, read_json_lines, write_text
 from nasdeploy.store.records import parse_record
 from nasdeploy.train.validation import mean_top1
 
@@ -46,8 +47,10 @@ class MetricsFile:
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, metrics: Metrics) -> None:
-        """Keep the metrics of one more epoch."""
+        """Keep the metrics of one more epoch, also through a power cut: its checkpoint comes after and survives one."""
         append_json_line(self.path, metrics)
+        with disk_full_named(self.path), self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
     def of(self, epoch: int) -> Metrics:
         """The metrics of an epoch; raises `UserError` if they are lost."""

@@ -1,13 +1,15 @@
 """The scalars of a training run as TensorBoard shows them; its package is an extra, needed only where they are on."""
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.errors import UserError
+from nasdeploy.store.files import disk_full_named
 from nasdeploy.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Scalars:
     """Writes scalars by the number of finished optimizer steps; nothing without a writer."""
 
     writer: "SummaryWriter | None"
+    directory: Path | None = None
 
     def step(self, steps: int, figures: Mapping[str, float | None]) -> None:
         """Figures of one step, by tag; one step in ten is written."""
@@ -45,13 +48,25 @@ class Scalars:
         scores = metrics.get("validation", {})
         figures |= {f"top1/{name}": score["top1"] for name, score in scores.items()}
         self._write(steps, figures)
-        self.writer.flush()
+        with self._disk_full_named():
+            self.writer.flush()
 
     def _write(self, steps: int, figures: Mapping[str, float | None]) -> None:
         assert self.writer is not None
-        for tag, value in figures.items():
-            if value is not None:
-                self.writer.add_scalar(tag, value, steps)
+        with self._disk_full_named():
+            for tag, value in figures.items():
+                if value is not None:
+                    self.writer.add_scalar(tag, value, steps)
+
+    def close(self) -> None:
+        """Write what is left; raises `UserError` if the disk is full."""
+        if self.writer is not None:
+            with self._disk_full_named():
+                self.writer.close()
+
+    def _disk_full_named(self) -> AbstractContextManager[None]:
+        assert self.directory is not None
+        return disk_full_named(self.directory)
 
 
 @contextmanager
@@ -65,8 +80,27 @@ def scalars_in(directory: Path | None, steps: int) -> Iterator[Scalars]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(directory, purge_step=steps + 1 if steps else None)
+    with disk_full_named(directory.parent):
+        writer = SummaryWriter(directory, purge_step=steps + 1 if steps else None)
+    scalars = Scalars(writer, directory)
+    with _reported_once():
+        try:
+            yield scalars
+        finally:
+            scalars.close()
+
+
+@contextmanager
+def _reported_once() -> Iterator[None]:
+    """TensorBoard's thread fails with a traceback, and hands its error to who writes next: that one is reported."""
+    before = threading.excepthook
+
+    def report(given: threading.ExceptHookArgs) -> None:
+        if not issubclass(given.exc_type, OSError):
+            before(given)
+
+    threading.excepthook = report
     try:
-        yield Scalars(writer)
+        yield
     finally:
-        writer.close()
+        threading.excepthook = before

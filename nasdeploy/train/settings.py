@@ -112,6 +112,9 @@ class TrainSettings(Settings):
     """Steps in a row that may be skipped because a loss or the gradient is not finite, before training ends."""
     sync_bn: bool = False
     """On several processes, normalise by the whole batch instead of each process's part of it."""
+    world_size_change: Literal["allow", "refuse"] = "allow"
+    """Whether another number of processes may go on: batch, learning rate and data stay, the result is not the same bit
+    for bit."""
     tensorboard: bool = False
     """Write scalars for TensorBoard, beside metrics.jsonl; needs the extra `tensorboard`."""
     channels_last: bool = True

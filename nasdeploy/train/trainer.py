@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from nasdeploy.train.metrics import Metrics, MetricsFile
 from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
+from nasdeploy.train.processes import change_of_processes
 from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sampling.samplers import Sampler
 from nasdeploy.train.sandwich import Losses, SandwichStep
@@ -40,7 +41,7 @@ from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
 from nasdeploy.train.teacher import Teacher
 from nasdeploy.train.totals import Totals, diverged, from_tensor, to_tensor
-from nasdeploy.train.validation import Validation
+from nasdeploy.train.validation import Validation, ValidationStopped
 
 
 @dataclass
@@ -104,17 +105,25 @@ class Trainer:
         optimizer = make_optimizer(supernet, self.settings)
         self._average = average_of(supernet, self.settings.ema)
         position = self.checkpoints.resume(supernet, optimizer, self._average, self._scaler)
+        self._take_over(position)
         # All processes read the checkpoint before the first one writes another.
         self.ranks.wait()
         if self.ranks.first:
             MetricsFile(self.metrics).keep(position.epoch)
             self._mark_if_best(position)
+        return supernet, optimizer, position
+
+    def _take_over(self, position: Position) -> None:
+        """Say what is resumed, and what other processes change; raises `UserError` if that is forbidden."""
         if position.epoch or position.step:
+            change = change_of_processes(position.processes, self.ranks.world, self.settings, self.checkpoints.latest())
             self.progress.say(
                 f"train: resumed after epoch {position.epoch} of {self.settings.epochs}"
                 + (f" and {position.step} of {self.steps_per_epoch} steps" if position.step else "")
             )
-        return supernet, optimizer, position
+            if change is not None:
+                self.progress.say(f"train: {change}")
+        position.processes = self.ranks.world
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -133,8 +142,7 @@ class Trainer:
         for images, labels in self._batches(position):
             stop = self._step(supernet, optimizer, position, images, labels, asked_to_stop(), monitor)
             position.step += 1
-            if position.step < self.steps_per_epoch:
-                self._save_between(supernet, optimizer, position, stop)
+            self._save_between(supernet, optimizer, position, stop)
         if position.step == 0:
             raise NasdeployError("no batch of training images could be read; see the messages above")
         images = (position.step - first) * self.settings.batch_size
@@ -142,9 +150,11 @@ class Trainer:
             "epoch": position.epoch + 1,
             "learning_rate": optimizer.param_groups[0]["lr"],
             **position.totals.metrics(),
-            "images_per_s": images / (perf_counter() - began),
+            "images_per_s": images / (perf_counter() - began) if images else None,
             "peak_memory_gib": peak_memory(self.ranks.device) / 2**30,
         }
+        if self.ranks.first and self._validates(position.epoch + 1):
+            metrics["validation"] = self._scores(supernet, optimizer, position, asked_to_stop)
         position.epoch, position.step, position.totals = position.epoch + 1, 0, Totals()
         self._finish_epoch(supernet, optimizer, position, metrics)
         monitor.epoch(metrics)
@@ -234,33 +244,57 @@ class Trainer:
     def _save_between(
         self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, stop: bool
     ) -> None:
-        """Checkpoint within an epoch: on request, every so many steps, and when the last one is old."""
+        """Checkpoint within an epoch: on request, every so many steps, and when the last one is old.
+
+        At an epoch's end as well, because its own checkpoint has to wait for validation, which may take long.
+        """
+        if stop:
+            self._stop(supernet, optimizer, position)
         every = self.settings.checkpoint_steps
-        due = every is not None and position.step % every == 0
+        due = every is not None and position.step % every == 0 and position.step < self.steps_per_epoch
         old = monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
-        if self.ranks.first and (stop or due or old):
+        # While steps are skipped the weights may be lost: they must not push out checkpoints of better ones.
+        if (due or old) and not self._skipped_in_a_row:
+            self._save(supernet, optimizer, position)
+
+    def _save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> None:
+        if self.ranks.first:
             self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
             self._saved = monotonic()
-        if stop:
-            raise Terminated(
-                f"asked to stop; saved after epoch {position.epoch} and {position.step} steps more, and the same "
-                "command resumes"
-            )
+
+    def _stop(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> NoReturn:
+        self._save(supernet, optimizer, position)
+        raise Terminated(
+            f"asked to stop; saved after epoch {position.epoch} and {position.step} steps more, and the same command "
+            "resumes"
+        )
+
+    def _validates(self, epoch: int) -> bool:
+        return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
+
+    def _scores(
+        self,
+        supernet: Supernet,
+        optimizer: torch.optim.Optimizer,
+        position: Position,
+        asked_to_stop: Callable[[], bool],
+    ) -> dict[str, dict[str, Any]]:
+        """The validation after an epoch's last step; who is asked to stop meanwhile does so without its end."""
+        try:
+            scores = self._validation(averaged_supernet(supernet, self._average), asked_to_stop)
+        except ValidationStopped:
+            self._stop(supernet, optimizer, position)
+        text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
+        self.progress.say(f"epoch {position.epoch + 1}: top-1 {text}")
+        return scores
 
     def _finish_epoch(
         self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, metrics: Metrics
     ) -> None:
-        if not self.ranks.first:
-            return
-        epoch, every = position.epoch, self.settings.validate_every
-        if epoch % every == 0 or epoch == self.settings.epochs:
-            metrics["validation"] = scores = self._validation(averaged_supernet(supernet, self._average))
-            text = ", ".join(f"{name.split('_')[0]} {100 * score['top1']:.1f} %" for name, score in scores.items())
-            self.progress.say(f"epoch {epoch}: top-1 {text}")
-        MetricsFile(self.metrics).append(metrics)
-        self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
-        self._saved = monotonic()
-        self._mark_if_best(position)
+        if self.ranks.first:
+            MetricsFile(self.metrics).append(metrics)
+            self._save(supernet, optimizer, position)
+            self._mark_if_best(position)
 
     def _mark_if_best(self, position: Position) -> None:
         """Mark the checkpoint of an epoch that is the best so far, also after a kill between the two."""

@@ -1,8 +1,11 @@
 """Accuracy of the smallest, the largest and some random sub-networks while the supernet is trained."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
+
+from torch import Tensor
 
 from nasdeploy.arch import Arch
 from nasdeploy.data.batches import CalibrationBatches, calibration_batches, evaluation_batches
@@ -11,6 +14,12 @@ from nasdeploy.data.settings import DataSettings
 from nasdeploy.evaluate import Evaluator, Score
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ValidationStopped(Exception):
+    """The process was asked to stop before all networks were scored."""
 
 
 @dataclass
@@ -24,8 +33,12 @@ class Validation:
     seed: int
     _calibration: CalibrationBatches | None = None
 
-    def __call__(self, supernet: Supernet) -> dict[str, dict[str, Any]]:
-        """Top-1 with its standard error, cross-entropy (or None) and number of images, by the architectures' names."""
+    def __call__(self, supernet: Supernet, asked_to_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        """Top-1 with its standard error, cross-entropy (or None) and number of images, by the architectures' names.
+
+        Raises `ValidationStopped` before the next batch when the process is asked to stop: who is given half a minute
+        to leave cannot wait for the end.
+        """
         if self._calibration is None:
             size, count = self.recalibration.batch_size, self.recalibration.search_batches
             calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
@@ -33,10 +46,17 @@ class Validation:
         evaluator = Evaluator(
             supernet,
             self._calibration,
-            lambda: evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size),
+            lambda: _until(asked_to_stop, evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size)),
         )
         scores = {name: evaluator(arch) for name, arch in self.archs.items()}
         return {name: _plain(score) for name, score in scores.items()}
+
+
+def _until(asked_to_stop: Callable[[], bool], batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if asked_to_stop():
+            raise ValidationStopped
+        yield batch
 
 
 def _plain(score: Score) -> dict[str, Any]:

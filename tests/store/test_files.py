@@ -114,6 +114,14 @@ def test_a_library_that_reports_a_full_disk_in_its_own_way(
         raise RuntimeError("unexpected pos 640 vs 534")
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_quota_behind_a_librarys_error_is_found(code: int, tmp_path: Path) -> None:
+    error = RuntimeError("unexpected pos 640 vs 534")
+    error.__context__ = OSError(code, os.strerror(code))
+    with pytest.raises(UserError, match=r"a\.pt: cannot be written, disk full"), replacing(tmp_path / "a.pt"):
+        raise error
+
+
 def test_other_system_errors_keep_their_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):
         (tmp_path / "missing").read_bytes()

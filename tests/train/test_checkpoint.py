@@ -72,3 +72,30 @@ def test_a_kill_between_a_checkpoint_and_its_mark_leaves_the_best_epoch_marked(
 def test_of_equally_good_epochs_the_first_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     validated_as(monkeypatch, 0.4, 0.5, 0.5)
     assert torch.load(train(tiny_recipe()).checkpoints / "best.pt", weights_only=True)["epoch"] == 2
+
+
+# -- what may change on the way
+
+
+def interrupted_after_two_epochs(*assignments: str) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "mark_best", lambda self, position: killed() if position.epoch == 2 else None)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe(*assignments))
+    return Run.open(Path("runs/tiny"))
+
+
+def test_a_checkpoint_of_before_processes_were_counted_is_resumed() -> None:
+    newest = Checkpoints(interrupted_after_two_epochs().checkpoints).latest()
+    content = torch.load(newest, weights_only=True)
+    assert content.pop("processes") == 1
+    torch.save(content, newest)
+    assert train(tiny_recipe("train.world_size_change=refuse")).is_finished("train")
+
+
+def test_how_often_and_how_many_checkpoints_may_change() -> None:
+    interrupted_after_two_epochs()
+    changed = tiny_recipe(
+        "train.checkpoint_steps=1", "train.checkpoint_minutes=1", "train.kept_checkpoints=3", "train.most_skipped=1"
+    )
+    assert names(train(changed)) == ["epoch-000002-step-000002.pt", "epoch-000002-step-000003.pt", "epoch-000003.pt"]
