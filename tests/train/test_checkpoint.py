@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from nasdeploy.errors import UserError
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.steps import train as step
@@ -99,3 +100,37 @@ def test_how_often_and_how_many_checkpoints_may_change() -> None:
         "train.checkpoint_steps=1", "train.checkpoint_minutes=1", "train.kept_checkpoints=3", "train.most_skipped=1"
     )
     assert names(train(changed)) == ["epoch-000002-step-000002.pt", "epoch-000002-step-000003.pt", "epoch-000003.pt"]
+
+
+# -- the only checkpoint, damaged
+
+
+def test_without_another_checkpoint_the_best_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated_as(monkeypatch, 0.5, 0.4, 0.3, 0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe("train.kept_checkpoints=1"))
+    (only,) = Checkpoints(Path("runs/tiny/checkpoints")).all()
+    only.write_bytes(only.read_bytes()[:1000])
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe("train.kept_checkpoints=1"))
+    best = only.with_name("best.pt")
+    assert str(caught.value) == (
+        f"{only}: damaged, or no weights of nasdeploy; delete it and rename {best} to epoch-E.pt, E being its epoch in "
+        "6 digits, to go on from there"
+    )
+    only.unlink()
+    best.rename(only.with_name("epoch-000001.pt"))
+    validated_as(monkeypatch, 0.4, 0.3)
+    assert [json.loads(line)["epoch"] for line in train(tiny_recipe()).metrics.read_text().splitlines()] == [1, 2, 3]
+    assert torch.load(best, weights_only=True)["epoch"] == 1
+
+
+def test_without_any_other_checkpoint_training_starts_anew() -> None:
+    only = Checkpoints(interrupted_after_two_epochs("train.kept_checkpoints=1").checkpoints).latest()
+    only.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"epoch-000002\.pt: damaged, .*; it is the only one: start anew with --restart"
+    ):
+        train(tiny_recipe("train.kept_checkpoints=1"))
