@@ -14,7 +14,10 @@ set -euo pipefail
 images=${1:?give the folder that holds train/CLASS/ and test/CLASS/}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 
+# With one store for all rounds of the rendezvous, PyTorch's default, a node that comes back does not find the others.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 srun torchrun \
-    --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
+    --nnodes "$SLURM_NNODES" --nproc-per-node 8 --max-restarts 3 \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first:29400" \
     --no-python nasdeploy train alphanet-imagenet --data "$images"
