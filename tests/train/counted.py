@@ -1,22 +1,26 @@
-"""One sandwich step by one of some processes, counting its reductions, as JSON; helps a test and a benchmark.
+"""A sandwich step by one of some processes, counting its reductions; prints them as JSON.
 
-python counted.py        (started by torchrun)
+python counted.py [SPACE]        (started by torchrun)
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from nasdeploy.randomness import generator
 from nasdeploy.settings import parse
+from nasdeploy.space import SearchSpace
+from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import kl_divergence
 from nasdeploy.train.ranks import Ranks, joined
-from nasdeploy.train.sandwich import Losses, Sandwich, SandwichStep, draw
+from nasdeploy.train.sandwich import Sandwich, SandwichStep, draw
 from nasdeploy.train.totals import to_tensor
 from tests.train.recipes import CONTENT
 
@@ -28,45 +32,53 @@ def counting() -> Iterator[list[int]]:
     names = ("all_reduce", "reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce_scatter_tensor")
     originals = {name: getattr(dist, name) for name in names}
 
-    def counted(name: str):  # type: ignore[no-untyped-def]
-        def call(tensor: torch.Tensor, *rest: object, **more: object) -> object:
-            found.append(tensor.numel() * tensor.element_size())
+    def recording(name: str) -> Callable[..., object]:
+        def call(tensor: Tensor, *rest: object, **more: object) -> object:
+            found.append(tensor.nbytes)
             return originals[name](tensor, *rest, **more)
 
         return call
 
     try:
         for name in names:
-            setattr(dist, name, counted(name))
+            setattr(dist, name, recording(name))
         yield found
     finally:
         for name, original in originals.items():
             setattr(dist, name, original)
 
 
-def one_step(ranks: Ranks, supernet: Supernet, sandwich: Sandwich, images: torch.Tensor) -> Losses:
-    """Gradients of a step, averaged over the processes."""
+def one_step(ranks: Ranks, supernet: Supernet, sandwiches: Sequence[Sandwich], images: Tensor) -> None:
+    """Gradients of a step, averaged over the processes after each of the sandwiches."""
     step = SandwichStep(supernet, kl_divergence, 0.0, {})
-    losses = step(sandwich, images, torch.arange(len(images)) % 10)
-    ranks.average(supernet.parameters(), to_tensor(losses, False))
-    return losses
+    for sandwich in sandwiches:
+        losses = step(sandwich, images, torch.arange(len(images)) % 2)
+        ranks.average(supernet.parameters(), to_tensor(losses, False))
+
+
+def counted(ranks: Ranks, space: SearchSpace, sandwiches: Sequence[Sandwich]) -> dict[str, object]:
+    """Bytes of each reduction, and of the gradients in the end."""
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    with counting() as reduced:
+        one_step(ranks, supernet, sandwiches, torch.randn(2, 3, 10, 10))
+    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
+    return {"reduced": reduced, "gradients": sum(gradient.nbytes for gradient in gradients)}
 
 
 def main() -> None:
-    """Count in a step with four networks, and in one with the largest alone."""
+    """Count in a step with four networks, with the largest alone, and with a reduction after each of the four."""
+    tiny = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
+    space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
+    four = draw(space, 2, generator(0, "step"))
+    assert four.smallest is not None
+    steps = {
+        "four": [four],
+        "one": [Sandwich(space.largest())],
+        "each": [Sandwich(arch) for arch in (four.largest, *four.random, four.smallest)],
+    }
     with joined() as ranks:
-        space = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
-        counts = {}
-        for name, sandwich in {
-            "four": draw(space, 2, generator(0, "step")),
-            "one": Sandwich(space.largest()),
-        }.items():
-            torch.manual_seed(0)
-            supernet = Supernet(space)
-            with counting() as reduced:
-                one_step(ranks, supernet, sandwich, torch.randn(8, 3, 10, 10))
-            gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
-            counts[name] = {"reduced": reduced, "gradients": sum(4 * gradient.numel() for gradient in gradients)}
+        counts = {name: counted(ranks, space, sandwiches) for name, sandwiches in steps.items()}
         if ranks.first:
             print(json.dumps(counts))
 

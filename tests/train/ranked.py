@@ -19,6 +19,7 @@ from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.sandwich import SandwichStep, draw
 from nasdeploy.train.settings import TrainSettings
 from nasdeploy.train.totals import to_tensor
+from tests.nn.reference import randomise
 from tests.train.recipes import CONTENT
 
 BATCH_SIZE, STEPS = 16, 5
@@ -41,7 +42,10 @@ def train(ranks: Ranks, exact: bool) -> Supernet:
     """The supernet after five steps."""
     space = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
     torch.manual_seed(0)
-    supernet = Supernet(space).to(torch.float64 if exact else torch.float32)
+    supernet = Supernet(space)
+    # A fresh supernet's zeros would leave most gradients zero.
+    randomise(supernet, 0)
+    supernet.to(torch.float64 if exact else torch.float32)
     optimizer = make_optimizer(supernet, TrainSettings())
     draws = torch.Generator().manual_seed(1)
     images = torch.randn(STEPS, BATCH_SIZE, 3, 10, 10, generator=draws, dtype=torch.float64)

@@ -131,9 +131,10 @@ def test_a_step_reduces_once_and_each_gradient_once(tmp_path: Path) -> None:
     """One reduction for four networks, of as many bytes as the gradients and four numbers take."""
     done = run(*TORCHRUN, str(ROOT / "tests/train/counted.py"), cwd=tmp_path)
     counts = json.loads(done.stdout)
-    for count in counts.values():
-        assert count["reduced"] == [count["gradients"] + 4 * 4]
+    for name in ("four", "one"):
+        assert counts[name]["reduced"] == [counts[name]["gradients"] + 4 * 4]
     assert counts["four"]["gradients"] >= counts["one"]["gradients"] > 0
+    assert len(counts["each"]["reduced"]) == 4
 
 
 @pytest.fixture
