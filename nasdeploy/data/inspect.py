@@ -56,7 +56,7 @@ def _inspect_images(path: Path) -> FolderSummary:
     listing = list_folder(path)
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
-    sides = [side for file in _some(files) if (side := _shorter_side(file))]
+    sides = _spread(path, [_shorter_side(file) for file in _some(files)], files[0].name)
     per_class = {label: len(images) for label, images in train.items()}
     require_enough(per_class, has_test="test" in listing.parts)
     return FolderSummary(
@@ -64,7 +64,7 @@ def _inspect_images(path: Path) -> FolderSummary:
         classes=listing.classes,
         images={part: sum(map(len, classes.values())) for part, classes in listing.parts.items()},
         per_class=per_class,
-        sides=_spread(path, sides, files[0].name),
+        sides=sides,
         notes=listing.notes,
     )
 
@@ -72,7 +72,7 @@ def _inspect_images(path: Path) -> FolderSummary:
 def _inspect_shards(path: Path) -> FolderSummary:
     listing = list_shards(path)
     train = listing.parts["train"]
-    sides = [side for index in _some(range(len(train))) if (side := _side_in(train, index))]
+    sides = _spread(path, [_side_in(train, index) for index in _some(range(len(train)))], train.path(0).name)
     counts = np.bincount(train.labels, minlength=len(listing.classes)).tolist()
     per_class = dict(zip(listing.classes, counts, strict=True))
     require_enough(per_class, has_test="test" in listing.parts)
@@ -81,7 +81,7 @@ def _inspect_shards(path: Path) -> FolderSummary:
         classes=listing.classes,
         images={part: len(images) for part, images in listing.parts.items()},
         per_class=per_class,
-        sides=_spread(path, sides, train.path(0).name),
+        sides=sides,
         notes=listing.notes,
         kind="shards",
     )
@@ -92,7 +92,8 @@ def _some(all_of: Sequence[T]) -> Sequence[T]:
     return all_of[:: -(-len(all_of) // _LOOKED_AT)]
 
 
-def _spread(path: Path, sides: Sequence[int], first: str) -> tuple[int, int, int]:
+def _spread(path: Path, looked_at: Sequence[int | None], first: str) -> tuple[int, int, int]:
+    sides = [side for side in looked_at if side]
     if not sides:
         raise UserError(f"{path}/train: none of the images could be read, {first} for one; replace them")
     return min(sides), round(median(sides)), max(sides)

@@ -296,6 +296,13 @@ def test_a_summary_of_shards(tmp_path: Path) -> None:
     assert [note.partition(",")[0] for note in found.notes] == [f"{root / 'test'}: no images of b"]
 
 
+def test_shards_of_unreadable_images_are_named_before_a_recipe_is_written(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train/0.tar", [sample("x", png=b"no png", cls=b"a")])
+    with pytest.raises(UserError) as caught:
+        inspect_folder(tmp_path)
+    assert str(caught.value) == f"{tmp_path}/train: none of the images could be read, x.png for one; replace them"
+
+
 def test_labels_are_arrays(tmp_path: Path) -> None:
     images = images_of(write_shards(tmp_path, TRAIN))
     assert images.labels.dtype == np.int64
