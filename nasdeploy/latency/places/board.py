@@ -30,7 +30,7 @@ SILENCE_S = 60.0
 _VISITS_EVERY_S = 1.0
 _CHUNK = 1 << 16
 _FORGOTTEN_AFTER_S = 3600.0
-_LOCK = "lock"
+_LOCK, _BUNDLE = "lock", "nasdeploy.zip"
 
 Answer = Callable[[dict[str, Any]], None]
 Frame = tuple[dict[str, Any], bytes]
@@ -175,7 +175,8 @@ def _is_forgotten(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     except FileNotFoundError:
-        # Made a moment ago, perhaps.
-        return time.time() - folder.stat().st_mtime > _FORGOTTEN_AFTER_S
+        # Made a moment ago, perhaps; or not by this program.
+        old = time.time() - folder.stat().st_mtime > _FORGOTTEN_AFTER_S
+        return old and {path.name for path in folder.iterdir()} <= {_BUNDLE}
     except OSError:
         return False

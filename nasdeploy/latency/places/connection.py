@@ -97,7 +97,12 @@ class Connection:
 
     async def _start(self, command: str, stay: bytes) -> None:
         self._ssh = await connect(self._board, self._timeouts)
-        self._process: asyncssh.SSHClientProcess[bytes] = await self._ssh.create_process(command, encoding=None)
+        try:
+            self._process: asyncssh.SSHClientProcess[bytes] = await self._ssh.create_process(command, encoding=None)
+        except broken() as error:
+            self._ssh.abort()
+            where = address(self._board)
+            raise Unreachable(f"{where}: it runs no commands ({_line(error)}); ask whoever looks after it") from None
         self._tasks = [
             asyncio.create_task(self._keep_stderr()),
             asyncio.create_task(self._stay(stay)),
@@ -179,7 +184,7 @@ async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConn
         raise UserError(f"{where}: {login.host_key_trouble(str(error))}") from None
     except asyncssh.PermissionDenied:
         raise UserError(f"{where}: {login.refused()}") from None
-    except (asyncssh.ConfigParseError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+    except (asyncssh.ConfigParseError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
         raise UserError(f"{where}: your SSH configuration or key cannot be used ({_line(error)}); correct it") from None
     except socket.gaierror:
         raise Unreachable(f"{where}: no machine of that name is known; check host in the device file") from None
@@ -255,7 +260,10 @@ class _Login:
     def refused(self) -> str:
         """Why the login failed, as far as one is told, and what to do."""
         command = f"ssh-copy-id -p {self.port} {self.user}@{self.host}"
-        return f"it refuses to log in {self.user}; send it your key with: {command}"
+        return (
+            f"it refuses to log in {self.user}; send it your key with: {command} (a key with a passphrase has to be in "
+            "ssh-agent)"
+        )
 
 
 def _client_factory(login: _Login) -> Any:

@@ -69,20 +69,20 @@ class _Shown:
     """Visits that the user was told of; those that are made again after a loss do not count twice."""
 
     tell: Callable[[int], None]
+    total: int
     told: int = 0
     made: int = 0
 
     def count(self, visits: int) -> None:
         """That many more of this attempt."""
-        self.made += visits
+        self.made = min(self.made + visits, self.total)
         if self.made > self.told:
             self.tell(self.made - self.told)
             self.told = self.made
 
-    def finish(self, total: int) -> None:
+    def finish(self) -> None:
         """All of them were made, or are not needed."""
-        self.made = 0
-        self.count(total)
+        self.count(self.total)
 
 
 class SshPlace:
@@ -123,7 +123,7 @@ class SshPlace:
         self, group: dict[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
     ) -> Iterator[dict[str, Outcome]]:
         """Outcomes of all models of a group, however often the connection is lost meanwhile."""
-        shown, total = _Shown(on_visits), len(group) * visits
+        shown = _Shown(on_visits, len(group) * visits)
         missing = dict(group)
         while missing:
             shown.made = 0
@@ -137,7 +137,7 @@ class SshPlace:
                     yield {crashed: Refusal(f"the runtime crashes when it opens it ({self._why(end)})")}
                 self._recover(end)
         self._failures = 0
-        shown.finish(total)
+        shown.finish()
 
     def _attempt(
         self, models: Mapping[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
@@ -197,9 +197,15 @@ class SshPlace:
         return answer.machine
 
     def _skip_greeting(self) -> None:
-        for _ in range(_GREETING_LINES):
-            if self._line() == _HELLO.encode():
-                return
+        said = b""
+        try:
+            for _ in range(_GREETING_LINES):
+                said = self._line()
+                if said == _HELLO.encode():
+                    return
+        except Ended as end:
+            # Shells and forced commands give their reasons on stdout.
+            raise Ended(end.status, end.stderr or said.decode(errors="replace")) from None
         raise self._rubbish(f"{_GREETING_LINES} lines before the program started")
 
     def _recover(self, end: Ended) -> None:
@@ -325,7 +331,7 @@ def _command(python: str) -> str:
     home = python.startswith("~/")
     quoted = f'"$HOME"/{shlex.quote(python[2:])}' if home else shlex.quote(python)
     script = (
-        'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy.XXXXXXXX") || exit 73; '
+        'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy-board.XXXXXXXX") || exit 73; '
         "trap 'rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM; "
         f'TMPDIR=$d {quoted} -c {shlex.quote(_BOOT)} "$d"'
     )

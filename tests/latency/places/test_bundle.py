@@ -1,7 +1,9 @@
 """What a board is sent."""
 
 import ast
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -9,6 +11,7 @@ from dataclasses import asdict
 
 import pytest
 
+from nasdeploy.latency.places.board import remove_forgotten
 from nasdeploy.latency.places.bundle import PROGRAM, bundle, bundled
 from nasdeploy.runtimes.runtime import Execution
 from tests.layers import modules
@@ -66,3 +69,24 @@ def test_the_program_ends_and_removes_its_directory_when_its_stdin_does(tmp_path
         process.wait(timeout=10)
     assert not own.exists()
     assert zipfile.is_zipfile(tmp_path / "bundle.zip")
+
+
+def test_only_directories_of_its_own_are_forgotten(tmp_path):
+    def folder(name, *files, old=True):
+        made = tmp_path / f"nasdeploy-board.{name}"
+        made.mkdir()
+        for file in files:
+            (made / file).touch()
+        if old:
+            os.utime(made, (0, 0))
+        return made
+
+    own, fresh = folder("own", "lock"), folder("fresh", "nasdeploy.zip", old=False)
+    strangers, killed = folder("photos", "holiday.jpg"), folder("killed", "lock", "nasdeploy.zip")
+    early, busy = folder("early", "nasdeploy.zip"), folder("busy", "lock")
+    with (busy / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_forgotten(own)
+    assert sorted(tmp_path.iterdir()) == sorted([own, fresh, strangers, busy])
+    assert not killed.exists()
+    assert not early.exists()

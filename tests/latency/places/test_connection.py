@@ -117,8 +117,19 @@ def test_login_that_is_refused(restored):
     new_key(restored.ssh / "id_ed25519")
     assert trouble(lambda: place(restored)) == (
         f"{restored.url}: it refuses to log in {restored.user}; send it your key with: "
-        f"ssh-copy-id -p {restored.port} {restored.user}@127.0.0.1"
+        f"ssh-copy-id -p {restored.port} {restored.user}@127.0.0.1 (a key with a passphrase has to be in ssh-agent)"
     )
+
+
+def test_a_server_that_runs_no_commands(restored):
+    authorized = restored.folder / "authorized_keys"
+    saved = authorized.read_text()
+    authorized.write_text(f'restrict,command="echo No." {saved}')
+    try:
+        found = trouble(lambda: place(restored))
+    finally:
+        authorized.write_text(saved)
+    assert found == f"{restored.url}: the measuring process ended with status 0 (No.)"
 
 
 def test_users_configuration_counts(restored):
@@ -137,6 +148,18 @@ def test_configuration_that_is_wrong(restored):
     (restored.ssh / "config").write_text("Host *\n  Port many\n")
     found = trouble(lambda: place(restored, host="ssh://127.0.0.1"))
     assert found.startswith("ssh://127.0.0.1: your SSH configuration or key cannot be used (")
+
+
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_the_command_runs_in_any_shell_and_leaves_nothing(tmp_path, shell):
+    (tmp_path / "a b").mkdir()
+    script(tmp_path / "a b" / "python", '#!/bin/sh\necho "$#" "$TMPDIR"; test -d "$3" && exit 5\n')
+    environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = module._command("~/a b/python")
+    done = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (5, "")
+    assert re.fullmatch(rf"3 {tmp_path}/nasdeploy-board\.\w{{8}}\n", done.stdout)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b"]
 
 
 # -- what the board lacks
