@@ -53,15 +53,18 @@ def test_two_processes_with_synchronised_normalisation_equal_one(tmp_path: Path)
             assert (value - two[exact][name]).abs().max() <= tolerance, name
 
 
-def both(*command: str, cwd: Path) -> tuple[list[int], list[str]]:
-    """Exit codes of two processes, started as torchrun would without stopping one for the other, and their stderr."""
+def both(*command: str, cwd: Path, second: Path | None = None) -> tuple[list[int], list[str]]:
+    """Exit codes of two processes, started as torchrun would without stopping one for the other, and their stderr.
+
+    The second one is in a directory of its own, if that is given.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     started = [
         subprocess.Popen(
             command,
-            cwd=cwd,
+            cwd=directory,
             env={
                 **ENVIRONMENT,
                 "RANK": rank,
@@ -74,7 +77,7 @@ def both(*command: str, cwd: Path) -> tuple[list[int], list[str]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in "01"
+        for rank, directory in (("0", cwd), ("1", second or cwd))
     ]
     said = "".join(process.communicate()[1] for process in started)
     return [process.returncode for process in started], said.splitlines()
@@ -115,6 +118,21 @@ def test_a_mistake_that_each_or_all_or_only_the_first_process_sees_is_said_once(
     assert len(lines) == 1, lines
     assert lines[0].startswith(said)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_host_that_does_not_see_the_run_says_so_once(tmp_path: Path) -> None:
+    recipe = yaml.safe_dump({**CONTENT, "train": {**CONTENT["train"], "batch_size": 24}})
+    for host in ("a", "b"):
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "tiny.yaml").write_text(recipe)
+    codes, lines = both(NASDEPLOY, "train", "tiny.yaml", "--quiet", cwd=tmp_path / "a", second=tmp_path / "b")
+    assert codes == [2, 2]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(
+        "nasdeploy: runs/tiny: another host began the run there, and this one does not see it (runs/tiny: no run there"
+    )
+    assert not (tmp_path / "b/runs").exists()
 
 
 @pytest.mark.slow
