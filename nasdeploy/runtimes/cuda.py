@@ -6,6 +6,7 @@ TF32 = "tf32"
 """Option that lets fp32 be computed as TF32, which rounds factors to 10 bits. Off, so that fp32 is fp32."""
 
 _DRIVER = "libcuda.so.1"
+_LONGEST_NAME = 256
 
 
 def missing_gpu() -> str | None:
@@ -17,3 +18,15 @@ def missing_gpu() -> str | None:
     if driver.cuInit(0) != 0:
         return "the NVIDIA driver finds no GPU; see what nvidia-smi says"
     return None
+
+
+def gpu() -> str:
+    """The first GPU and its driver, e.g. `NVIDIA GeForce RTX 4090, driver for CUDA 13.0`: they move latencies."""
+    driver = ctypes.CDLL(_DRIVER)
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(_LONGEST_NAME)
+    driver.cuInit(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, _LONGEST_NAME, device)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    # 13000 is 13.0, 12080 is 12.8.
+    return f"{name.value.decode()}, driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from nasdeploy.errors import UserError
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.cuda import TF32, missing_gpu
+from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
 
@@ -72,10 +72,10 @@ class OnnxRuntimeCuda:
         return missing_gpu()
 
     def version(self) -> str:
-        """Version of the package and of the CUDA that it was built for."""
+        """Versions of the package and of the CUDA that it was built for, and the GPU."""
         import onnxruntime
 
-        return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version}"
+        return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version} on {gpu()}"
 
     def open(self, model: Model, device: Target) -> Session:
         """A session on the first GPU; raises `UserError` for a model, or a CUDA, that cannot be loaded."""

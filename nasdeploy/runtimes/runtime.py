@@ -126,7 +126,7 @@ class Runtime(Protocol):
         """What else keeps it from running on this machine, such as a driver, with what to do; None if nothing."""
 
     def version(self) -> str:
-        """Version of the runtime."""
+        """Version of the runtime, and whatever else of it moves latencies, such as the GPU; where it can run."""
 
     def open(self, model: Model, device: Target) -> Session:
         """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""

@@ -14,7 +14,7 @@ import numpy as np
 from nasdeploy.errors import UserError
 from nasdeploy.plan import Shape
 from nasdeploy.registry import suggestion
-from nasdeploy.runtimes.cuda import TF32, missing_gpu
+from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
 
@@ -43,8 +43,8 @@ class TensorRt:
         return missing_gpu()
 
     def version(self) -> str:
-        """Version of the package."""
-        return str(import_module(self._module).__version__)
+        """Version of the package, and the GPU."""
+        return f"{import_module(self._module).__version__} on {gpu()}"
 
     def open(self, model: Model, device: Target) -> Session:
         """An engine on the first GPU; raises `UserError` for a model that it refuses."""

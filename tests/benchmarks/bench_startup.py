@@ -1,4 +1,4 @@
-"""How long the commands take that load no torch: `--help`, `space show`, and a search whose budget is impossible.
+"""How long the commands take that load no torch: `--help`, `space show`, `devices`, and a search that is refused.
 
     python tests/benchmarks/bench_startup.py
 
@@ -29,6 +29,7 @@ RUNS = 7
 COMMANDS = {
     "--help": ["--help"],
     "space show alphanet --arch a0": ["space", "show", "alphanet", "--arch", "a0"],
+    "devices": ["devices"],
     "search --latency-ms 0.001 (refused)": ["search", "--latency-ms", "0.001"],
 }
 
