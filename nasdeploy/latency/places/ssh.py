@@ -2,8 +2,6 @@
 
 import json
 import re
-import shlex
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,55 +11,29 @@ from itertools import islice
 from types import TracebackType
 from typing import Any
 
-from pydantic import Field
-
 from nasdeploy.errors import UserError
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.measure import Protocol, Rounds, Timing
-from nasdeploy.latency.places.bundle import PROGRAM, bundle
-from nasdeploy.latency.places.connection import Connection, Ended, Unreachable, address
+from nasdeploy.latency.measure import Protocol, Rounds
+from nasdeploy.latency.places.bundle import bundle
+from nasdeploy.latency.places.connection import Connection, Ended
+from nasdeploy.latency.places.login import Unreachable, address
 from nasdeploy.latency.places.place import Model, Say
+from nasdeploy.latency.places.program import HELLO, Answer, command_of, explained, frame_of, shown, why_ended
 from nasdeploy.latency.places.work import Outcome, Refusal
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.host import SshHost
 from nasdeploy.runtimes.runtime import Execution
-from nasdeploy.settings import Settings, parse
+from nasdeploy.settings import parse
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Before each new attempt after a loss; then it is given up. Whatever was measured since starts them anew."""
 
 _INSTALL = "pip install 'nasdeploy[ssh]'"
-_HELLO = "nasdeploy is ready"
 _GREETING_LINES = 100
 """Lines that a board's shell may print before the program starts."""
 _CRASHES = 2
 """Times that a model may end the runtime when it is opened; then it is refused."""
-
-# Short, for the command line: everything else is in the bundle, which comes on stdin after its length.
-_BOOT = (
-    "import os,sys;v=sys.version_info[:2];"
-    'v>=(3,10) or sys.exit("Python %d.%d"%v);'
-    'd=sys.argv[1];z=os.path.join(d,"nasdeploy.zip");i=sys.stdin.buffer;'
-    'f=open(z,"wb");f.write(i.read(int(i.readline())));f.close();'
-    f"sys.path.insert(0,z);from {PROGRAM} import main;"
-    f'print("{_HELLO}",flush=True);main(d)'
-)
-
-
-class _Answer(Settings):
-    """What the program on a board says; it is not trusted to be right."""
-
-    machine: Fingerprint | None = None
-    lacks: str | None = None
-    install: str = ""
-    opened: bool = False
-    refused: str | None = None
-    visits: int = Field(default=0, ge=0)
-    key: str | None = None
-    timing: Timing | None = None
-    done: bool = False
-    error: str | None = None
 
 
 @dataclass
@@ -181,8 +153,8 @@ class SshPlace:
 
     def _connect(self) -> Fingerprint:
         """Start the program; what it says of its machine. Raises `UserError`, or `Ended` if it ended at once."""
-        stay = _frame({"do": "stay"})
-        self._connection = Connection(self._board, _command(self._device.python), stay)
+        stay = frame_of({"do": "stay"})
+        self._connection = Connection(self._board, command_of(self._device.python), stay)
         self._connection.send(b"%d\n%s" % (len(bundle()), bundle()))
         self._skip_greeting()
         self._send({"do": "start", "device": asdict(Execution.of(self._device))})
@@ -201,7 +173,7 @@ class SshPlace:
         try:
             for _ in range(_GREETING_LINES):
                 said = self._line()
-                if said == _HELLO.encode():
+                if said == HELLO.encode():
                     return
         except Ended as end:
             # Shells and forced commands give their reasons on stdout.
@@ -238,16 +210,16 @@ class SshPlace:
             self._connection = None
 
     def _send(self, frame: dict[str, Any], content: bytes = b"") -> None:
-        self._open_connection.send(_frame(frame, content))
+        self._open_connection.send(frame_of(frame, content))
 
-    def _answer(self) -> _Answer:
+    def _answer(self) -> Answer:
         line = self._line()
         try:
-            answer = parse(_Answer, json.loads(line), "its answer")
+            answer = parse(Answer, json.loads(line), "its answer")
         except (ValueError, RecursionError, UserError) as error:
             raise self._rubbish(shown(str(error))) from None
         if answer.error is not None:
-            raise UserError(f"{self._where}: {_explained(answer.error) or shown(answer.error)}")
+            raise UserError(f"{self._where}: {explained(answer.error) or shown(answer.error)}")
         return answer
 
     def _line(self) -> bytes:
@@ -265,22 +237,7 @@ class SshPlace:
         return UserError(f"{self._where}: the board sent what is no result ({what}); nothing may print into its stdout")
 
     def _why(self, end: Ended) -> str:
-        """Why the program ended, in one line with what to do."""
-        python = self._device.python
-        last = shown((end.stderr.strip().splitlines() or [""])[-1])
-        if end.status is None:
-            return "the connection was lost"
-        if "No module named 'numpy'" in end.stderr:
-            return f"numpy is not installed there; run on the board: {python} -m pip install numpy"
-        if last.startswith("Python "):
-            return f"{last} there is too old; install 3.10 or later and name it as python in the device file"
-        if end.status == _NOT_FOUND:
-            return f"there is no {python}; install it there, or name another as python in the device file"
-        if (explained := _explained(end.stderr)) is not None:
-            return explained
-        if end.status < 0 or end.status > _KILLED:
-            return f"the measuring process was killed ({_signal(end.status - _KILLED)})"
-        return f"the measuring process ended with status {end.status} ({last})"
+        return why_ended(end, self._device.python)
 
     def __enter__(self) -> "SshPlace":
         return self
@@ -290,49 +247,3 @@ class SshPlace:
     ) -> None:
         self._closed = True
         self._disconnect()
-
-
-_NOT_FOUND = 127
-_KILLED = 128
-
-
-def _explained(text: str) -> str | None:
-    if any(sign in text for sign in ("No space left on device", "Disk quota exceeded")):
-        return "the disk for temporary files there is full; free some space, or set TMPDIR there to another one"
-    return None
-
-
-def _signal(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return "by a signal"
-    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
-
-
-def shown(text: str) -> str:
-    """Text from a board as it may be shown: one line, not too long, and nothing that a terminal obeys."""
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else "?" for character in line)[:_LONGEST_SHOWN]
-
-
-_LONGEST_SHOWN = 400
-
-
-def _frame(frame: dict[str, Any], content: bytes = b"") -> bytes:
-    return json.dumps({**frame, "bytes": len(content)}).encode() + b"\n" + content
-
-
-def _command(python: str) -> str:
-    """For any login shell: make a directory, run the program in it, and remove it however the program ends.
-
-    What a runtime writes on its way goes there too.
-    """
-    home = python.startswith("~/")
-    quoted = f'"$HOME"/{shlex.quote(python[2:])}' if home else shlex.quote(python)
-    script = (
-        'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy-board.XXXXXXXX") || exit 73; '
-        "trap 'rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM; "
-        f'TMPDIR=$d {quoted} -c {shlex.quote(_BOOT)} "$d"'
-    )
-    return f"exec sh -c {shlex.quote(script)}"

@@ -20,7 +20,7 @@ import numpy as np
 from nasdeploy.errors import UserError
 from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
-from nasdeploy.latency.places.connection import address
+from nasdeploy.latency.places.login import address
 from nasdeploy.latency.places.place import Model, Place, Say
 from nasdeploy.latency.places.ssh import SshPlace
 from nasdeploy.latency.places.work import Outcome

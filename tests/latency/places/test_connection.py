@@ -12,8 +12,9 @@ import pytest
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.places import ssh as module
-from nasdeploy.latency.places.connection import Timeouts, Unreachable, address, connect
+from nasdeploy.latency.places.login import Timeouts, Unreachable, address, connect
 from nasdeploy.latency.places.opening import open_place
+from nasdeploy.latency.places.program import command_of
 from nasdeploy.latency.places.ssh import SshPlace
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.host import SshHost
@@ -155,7 +156,7 @@ def test_the_command_runs_in_any_shell_and_leaves_nothing(tmp_path, shell):
     (tmp_path / "a b").mkdir()
     script(tmp_path / "a b" / "python", '#!/bin/sh\necho "$#" "$TMPDIR"; test -d "$3" && exit 5\n')
     environment = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    command = module._command("~/a b/python")
+    command = command_of("~/a b/python")
     done = subprocess.run([shell, "-c", command], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (5, "")
     assert re.fullmatch(rf"3 {tmp_path}/nasdeploy-board\.\w{{8}}\n", done.stdout)
