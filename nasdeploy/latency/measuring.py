@@ -51,10 +51,12 @@ class Measuring:
             if not disturbed:
                 break
             worst = max(disturbed.values(), key=lambda ratio: abs(log(ratio)))
-            self.progress.say(
-                f"measuring {len(disturbed)} {kind} again: the reference graph took up to {worst:.2f} times as long as "
-                "usual meanwhile"
-            )
+            drift = f"the reference graph took up to {worst:.2f} times as long as usual meanwhile"
+            if len(disturbed) > len(timings) / 2:
+                # Then there is no usual speed, and it would all be measured again for nothing.
+                self.progress.say(f"the machine is not quiet: {drift}; {len(disturbed)} {kind} are flagged")
+                break
+            self.progress.say(f"measuring {len(disturbed)} {kind} again: {drift}")
             self._measure(kind, models, list(disturbed), rounds)
             timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)

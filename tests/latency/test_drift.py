@@ -105,6 +105,19 @@ def test_what_stays_disturbed_is_flagged(tmp_path):
     assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
 
 
+def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
+    class Restless(SlowFor):
+        def measure(self, models, rounds, protocol, *, on_visits):
+            self.asked.append(list(models))
+            yield {key: at(1e-4 * 1.2**number) for number, key in enumerate(models)}
+
+    place = Restless(set(), 0)
+    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(1, 1))
+    assert len(place.asked) == 1
+    assert [t.noise for t in found.values()] == ["drift", "drift", "", "drift", "drift"]
+    assert "the machine is not quiet" in capsys.readouterr().err
+
+
 def test_references_are_no_entries(tmp_path):
     work = measuring(SlowFor(set(), 0), tmp_path)
     assert list(work.timings("blocks", MODELS, Rounds(3, 1))) == list("abcde") == list(work.journal.outcomes["blocks"])
