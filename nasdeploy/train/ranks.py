@@ -98,7 +98,7 @@ def joined() -> Iterator[Ranks]:
         return
     if gpu:
         torch.cuda.set_device(device)
-    with reported_once(first_of_host):
+    with reported_once(first_of_host), _losses_named():
         store = _met("nccl" if gpu else "gloo")
         # The store may be that of an earlier attempt still, with the keys of then.
         attempt = torch.tensor([time_ns()], device=device)

@@ -247,6 +247,8 @@ def main() -> int:
     if given.work is not None:
         work(given.work)
         return 0
+    # Asked to stop, it takes the hosts down too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with TemporaryDirectory() as temporary, ExitStack() as stack:
         network = stack.enter_context(Network().up())
         hosts = [stack.enter_context(network.host(number)) for number in (1, 2)]
