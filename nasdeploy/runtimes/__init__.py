@@ -40,7 +40,9 @@ def runtime_of(device: Target) -> Runtime:
     """The device's runtime, ready on this machine; raises `UserError` if it is not, or the device is elsewhere."""
     runtime = described_runtime(device)
     if not device.is_local:
-        raise UserError(f"device {device.name}: its networks run on another machine and cannot be opened on this one")
+        raise UserError(
+            f"device {device.name}: its networks run on another machine, not on this one; use a local device, e.g. cpu"
+        )
     missing = runtime.missing()
     if missing is not None:
         raise UserError(f"device {device.name}: {device.runtime} is not installed; run: {missing}")

@@ -80,7 +80,7 @@ def test_boards_of_a_device():
 def test_networks_of_a_board_are_not_opened_here():
     board = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi")
     assert described_runtime(board) is RUNTIMES["onnxruntime"]
-    with pytest.raises(UserError, match="device pi: its networks run on another machine and cannot be opened on this"):
+    with pytest.raises(UserError, match="device pi: its networks run on another machine, not on this one; use a local"):
         runtime_of(board)
 
 
