@@ -1,7 +1,7 @@
 """The program that measures on a board. It is sent there in a zip file, and works for the process that sent it.
 
 Frames come in on stdin: a JSON object a line, followed by as many bytes as its `bytes` says. Answers go out on stdout,
-a JSON object a line. It ends, and removes its directory, when stdin is closed or nothing comes for a minute: so nothing
+a JSON object a line. It ends, and removes its directory, when stdin is closed or nothing comes for a while: so nothing
 stays behind when the connection is lost. NumPy and the standard library only.
 """
 
@@ -25,8 +25,9 @@ from nasdeploy.latency.places.work import Refusal, measure_sessions, opened
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.runtime import Execution
 
-SILENCE_S = 60.0
-"""Seconds after which a silent sender is given up; it says that it is there more often than that."""
+SILENCE_S = 20.0
+"""Seconds after which a silent sender is given up, which says that it is there every 5 seconds. Not much later than that
+gives up the connection: a program that goes on would disturb the next one's measurement."""
 _VISITS_EVERY_S = 1.0
 _CHUNK = 1 << 16
 _FORGOTTEN_AFTER_S = 3600.0

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import asdict
 
 import pytest
 
+from nasdeploy.latency.places import board
 from nasdeploy.latency.places.board import remove_forgotten
 from nasdeploy.latency.places.bundle import PROGRAM, bundle, bundled
 from nasdeploy.runtimes.runtime import Execution
@@ -90,3 +92,17 @@ def test_only_directories_of_its_own_are_forgotten(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([own, fresh, strangers, busy])
     assert not killed.exists()
     assert not early.exists()
+
+
+def test_the_program_gives_up_a_sender_that_is_silent(monkeypatch):
+    monkeypatch.setattr(board, "SILENCE_S", 0.5)
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stdin, open(writing, "wb", buffering=0) as sender:
+        frames = board.Frames(stdin, ended.set)
+        for _ in range(4):
+            sender.write(b'{"do": "stay"}\n')
+            assert not ended.wait(0.25)
+        sender.write(b'{"do": "open", "bytes": 3}\nabc')
+        assert frames.next() == ({"do": "open", "bytes": 3}, b"abc")
+        assert ended.wait(2)

@@ -4,16 +4,19 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import asdict
 
 import pytest
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.places.connection import Connection, Ended
 from nasdeploy.latency.places.local import LocalPlace
+from nasdeploy.latency.places.login import Timeouts
 from nasdeploy.latency.places.work import Refusal
 from nasdeploy.runtimes.device import Device
-from tests.latency.places.boards import HASTY, MODELS, measured, model, place, script, until
+from tests.latency.places.boards import HASTY, MODELS, device, measured, model, place, script, until
 
 
 def test_outcomes_are_timings_of_every_model(server):
@@ -233,3 +236,24 @@ def test_what_libraries_print_does_not_get_between_the_answers(server, tmp_path)
     )
     with place(server, python=with_site(tmp_path)) as board:
         assert list(measured(board, {"m1": lambda: model(1)})) == ["m1"]
+
+
+def test_connection_that_falls_silent_is_noticed(server):
+    """As when a cable is pulled: nothing is closed."""
+    board = device(server).boards[0]
+    connection = Connection(board, "cat", b"", Timeouts(alive_every=0.2, dead_after=2))
+    stopped = sessions(server)
+    try:
+        connection.send(b"one\n")
+        assert connection.receive() == b"one"
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(Ended) as caught:
+            connection.receive()
+        assert time.monotonic() - start < 5
+        assert caught.value.status is None
+    finally:
+        connection.close()
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
