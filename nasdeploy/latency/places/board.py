@@ -26,8 +26,10 @@ from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.runtime import Execution
 
 SILENCE_S = 20.0
-"""Seconds after which a silent sender is given up, which says that it is there every 5 seconds. Not much later than that
-gives up the connection: a program that goes on would disturb the next one's measurement."""
+"""Seconds after which a silent sender is given up, which says that it is there every 5 seconds.
+
+Not much longer than the sender takes to give up the connection: a program that goes on would disturb the next one.
+"""
 _VISITS_EVERY_S = 1.0
 _CHUNK = 1 << 16
 _FORGOTTEN_AFTER_S = 3600.0
