@@ -65,7 +65,7 @@ PAIRS = [
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_agree_with_pytorch(name, runtime, precision, request):
     if (name, runtime, precision) == ("se-stride", "openvino", "int8"):
-        reason = "OpenVINO 2026.4 computes int8 blocks with a stride and odd sides wrongly; nothing but its time is used"
+        reason = "OpenVINO 2026.4 computes int8 blocks with a stride and odd sides wrongly; only its time is used"
         request.applymarker(pytest.mark.xfail(reason=reason))
     device = usable(runtime).model_copy(update={"precision": precision, "batch": 2})
     torch.manual_seed(0)
