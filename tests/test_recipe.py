@@ -90,6 +90,7 @@ def test_an_inline_table_is_a_space_of_its_own(file: Path) -> None:
             "train.distillation.kind is \"beta\": input should be 'alpha', 'kl' or 'none'",
         ),
         ("train.warmup_epochs=9", "warmup_epochs is 9.0, more than the 3 epochs"),
+        ("train={compile: true, sync_bn: true}", "compile excludes sync_bn, in which processes meet inside a block"),
         ("train.momentum=0", "nesterov needs momentum; set nesterov: false"),
         ("name=a/b", 'mine.yaml: name is "a/b": string should match pattern'),
         ("data.kind=photos", "mine.yaml: data.kind is \"photos\": input should be 'folder'"),

@@ -6,10 +6,13 @@ sliced outside of the graphs, so gradients reach the supernet in the same way.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 
+from nasdeploy.errors import UserError
 from nasdeploy.nn import Forward, TensorsOf, eager
 from nasdeploy.nn.functional import Statistics
 from nasdeploy.plan import Block
@@ -18,8 +21,12 @@ _MOST_VARIANTS = 64
 """Graphs of one block: for each drop-connect rate, memory layout, and with and without gradients."""
 
 
-def compiled(backend: str = "inductor") -> Callable[[Block], Forward]:
-    """Compiles a block when it is first computed, which takes seconds; inductor keeps graphs on disk for other runs."""
+def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block], Forward]:
+    """Compiles a block when it is first computed, which takes seconds; inductor keeps graphs on disk for other runs.
+
+    Computing raises `UserError` where the backend cannot generate code: inductor needs a C++ compiler on a CPU, and
+    Triton on a GPU.
+    """
 
     @cache
     def forward_of(block: Block) -> Forward:
@@ -37,6 +44,14 @@ def compiled(backend: str = "inductor") -> Callable[[Block], Forward]:
             isolate_recompiles=True,
             recompile_limit=_MOST_VARIANTS,
         )
-        return made
+
+        def checked(tensors: TensorsOf, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
+            try:
+                return made(tensors, x, statistics, drop)
+            except BackendCompilerFailed as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"train.compile: {block.key} cannot be compiled ({reason}); set it to false") from None
+
+        return checked
 
     return forward_of

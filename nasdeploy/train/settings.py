@@ -123,6 +123,9 @@ class TrainSettings(Settings):
     CPU it is slower."""
     tf32: bool = False
     """On GPUs, float32 convolutions and matrix products with TF32's 10 bits of mantissa."""
+    compile: bool = False
+    """Compile blocks with `torch.compile`, each when it first occurs, which takes seconds: for long runs on GPUs. On a
+    CPU it is slower than it is without."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads; as many as there are cores if left out."""
 
@@ -132,6 +135,10 @@ class TrainSettings(Settings):
         refuse_unused(self, "decay", {"step_epochs": ("step",), "step_factor": ("step",)})
         if self.optimizer == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum; set nesterov: false")
+        if self.compile and self.sync_bn:
+            raise ValueError(
+                "compile excludes sync_bn, in which processes meet inside a block; set one of them to false"
+            )
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs")
         if self.clip_value is not None and self.clip_norm is not None:

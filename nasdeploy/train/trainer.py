@@ -17,7 +17,10 @@ from nasdeploy.data.batches import steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, Terminated
+from nasdeploy.nn import Forward, eager
+from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
+from nasdeploy.plan import Block
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator, seed_for
 from nasdeploy.space import SearchSpace
@@ -124,6 +127,10 @@ class Trainer:
             if change is not None:
                 self.progress.say(f"train: {change}")
         position.processes = self.ranks.world
+
+    @cached_property
+    def _forward_of(self) -> Callable[[Block], Forward]:
+        return compiled() if self.settings.compile else eager
 
     @property
     def _layout(self) -> torch.memory_format:
@@ -237,6 +244,7 @@ class Trainer:
             self.teacher,
             statistics,
             precision=partial(mixed_precision, settings, self.ranks.device),
+            forward_of=self._forward_of,
             scale=self._scaler.scale,
             class_weights=self._class_weights,
         )

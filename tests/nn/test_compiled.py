@@ -1,7 +1,9 @@
 """Compiled blocks: the same losses and gradients in the supernet as computed operation by operation."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +12,20 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from nasdeploy.blocks.mbconv import MBConv
-from nasdeploy.nn import FAMILIES, Forward, eager
+from nasdeploy.errors import UserError
+from nasdeploy.nn import FAMILIES, Forward, build, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH
 from nasdeploy.plan import Block
+from nasdeploy.progress import Progress
+from nasdeploy.steps.train import train
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.sandwich import Losses, SandwichStep, draw
 from nasdeploy.train.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
+from tests.train.recipes import tiny_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +64,40 @@ def test_a_block_is_compiled_once_whatever_networks_it_stands_in() -> None:
         supernet(images, arch, forward_of=forward_of)
     blocks = {step.block for arch in archs for step in space.plan(arch)}
     assert counters["stats"]["unique_graphs"] == len(blocks)
+
+
+def test_a_block_that_cannot_be_compiled_is_named() -> None:
+    def backend(*arguments: object) -> None:
+        raise RuntimeError("no C++ compiler\nis here")
+
+    block = next(step.block for step in tiny_space().plan(tiny_space().smallest()) if isinstance(step.block, MBConv))
+    module = build(block)
+    tensors = FAMILIES[MBConv].slice(module.weights, block)
+    with pytest.raises(UserError) as caught:
+        compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0]), BATCH, 0.0)
+    assert str(caught.value).startswith(f"train.compile: {block.key} cannot be compiled (")
+    assert "no C++ compiler is here" in str(caught.value)
+    assert str(caught.value).endswith("; set it to false")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor generates C++ for the CPU, which needs g++")
+def test_a_run_trains_with_compiled_blocks(tmp_path: Path) -> None:
+    space = (
+        "space.resolution=[8]",
+        "space.stages=[{width: [8], depth: [1], kernel: [3], expand: [2], stride: 2}]",
+        "train.epochs=1",
+        "train.drop_connect=0",
+        "train.dropout=0",
+    )
+    losses = []
+    for compile_blocks in ("false", "true"):
+        recipe = tiny_recipe(*space, f"train.compile={compile_blocks}")
+        run = train(recipe, tmp_path / compile_blocks, Progress(quiet=True))
+        assert run is not None
+        losses.append(json.loads(run.metrics.read_text())["loss_largest"])
+    assert counters["stats"]["unique_graphs"] >= 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow

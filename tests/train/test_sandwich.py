@@ -1,6 +1,6 @@
 """The gradients of a step against those of four separate networks by plain autograd."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasdeploy.arch import Arch
+from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
+from nasdeploy.plan import Block
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 from nasdeploy.train.losses import distillation_loss, kl_divergence
@@ -36,9 +38,10 @@ class Recording(Supernet):
         arch: Arch,
         drop_rates: Mapping[str, float] | None = None,
         statistics: Statistics = BATCH,
+        forward_of: Callable[[Block], Forward] = eager,
     ) -> Tensor:
         self.calls.append((arch, drop_rates))
-        return super().forward(x, arch, drop_rates, statistics)
+        return super().forward(x, arch, drop_rates, statistics, forward_of)
 
 
 @pytest.fixture
