@@ -104,7 +104,7 @@ class SshPlace:
                     del missing[key]
                     yield {key: outcome}
             except Ended as end:
-                if (crashed := self._crashed()) is not None:
+                if (crashed := self._crashed(end)) is not None:
                     del missing[crashed]
                     yield {crashed: Refusal(f"the runtime crashes when it opens it ({self._why(end)})")}
                 self._recover(end)
@@ -141,10 +141,10 @@ class SshPlace:
         if accepted:
             raise self._rubbish(f"no timing of {len(accepted)} models")
 
-    def _crashed(self) -> str | None:
+    def _crashed(self, end: Ended) -> str | None:
         """The model that was being opened when the program ended, if that happened before."""
         key, self._opening = self._opening, None
-        if key is None:
+        if key is None or end.status is None:
             return None
         self._crashes[key] += 1
         return key if self._crashes[key] >= _CRASHES else None

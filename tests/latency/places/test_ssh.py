@@ -4,8 +4,11 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
@@ -77,8 +80,10 @@ def sessions(server):
 
 
 def cmdline(pid):
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_program_that_is_killed_is_started_again(server):
@@ -96,6 +101,42 @@ def test_connection_that_is_cut_is_made_again(server):
     with place(server, said.append) as board:
         assert list(measured(board, killing(lambda: sessions(server)))) == list(MODELS)
     assert said == [f"{server.url}: the connection was lost; trying again in 0.05 s"]
+
+
+def test_a_connection_that_is_cut_at_one_model_again_and_again_is_not_the_models_fault(server, tmp_path):
+    """The board's program stops when it opens the model, until the connection is cut, three times."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import onnxruntime, os, time\n"
+        "real = onnxruntime.InferenceSession\n"
+        f"tried = {str(tmp_path / 'tried')!r}\n"
+        "def session(*rest, **options):\n"
+        "    with open(tried, 'a') as file: file.write('x')\n"
+        "    end = time.monotonic() + 20\n"
+        "    while os.path.getsize(tried) <= 3 and time.monotonic() < end: time.sleep(0.01)\n"
+        "    return real(*rest, **options)\n"
+        "onnxruntime.InferenceSession = session\n"
+    )
+    tried, done = tmp_path / "tried", threading.Event()
+
+    def cut():
+        seen = 0
+        while not done.wait(0.01) and seen < 3:
+            if tried.exists() and tried.stat().st_size > seen:
+                seen += 1
+                for pid in sessions(server):
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    try:
+        with place(server, python=with_site(tmp_path)) as board:
+            (outcome,) = measured(board, {"m1": lambda: model(1)}).values()
+    finally:
+        done.set()
+        cutting.join()
+    assert tried.stat().st_size == 4
+    assert isinstance(outcome, Timing)
 
 
 def test_what_was_cut_while_it_measured_is_measured_again_and_its_visits_count_once(server):
