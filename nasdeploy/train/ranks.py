@@ -61,6 +61,15 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
+    def same(self, number: int) -> bool:
+        """Whether all processes have the same number; they go on when all are here."""
+        if self.world == 1:
+            return True
+        ends = torch.tensor([number, -number], device=self.device)
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        largest, negated_smallest = ends.tolist()
+        return bool(largest == -negated_smallest)
+
     @contextmanager
     def agreed(self) -> Iterator[None]:
         """A block that all processes leave together, or none: where one fails, the others raise `FailedElsewhere`."""

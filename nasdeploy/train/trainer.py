@@ -16,7 +16,7 @@ from nasdeploy.data.balance import class_weights
 from nasdeploy.data.batches import steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import NasdeployError, Terminated
+from nasdeploy.errors import NasdeployError, Terminated, UserError
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
@@ -109,8 +109,12 @@ class Trainer:
         self._average = average_of(supernet, self.settings.ema)
         position = self.checkpoints.resume(supernet, optimizer, self._average, self._scaler)
         self._take_over(position)
-        # All processes read the checkpoint before the first one writes another.
-        self.ranks.wait()
+        # All processes have read their checkpoint by then, before the first one writes another.
+        if not self.ranks.same(position.epoch * self.steps_per_epoch + position.step):
+            raise UserError(
+                f"{self.checkpoints.directory}: the processes see different checkpoints there (this one epoch "
+                f"{position.epoch} and {position.step} steps); put the run where all hosts see the same files"
+            )
         if self.ranks.first:
             MetricsFile(self.metrics).keep(position.epoch)
             self._mark_if_best(position)

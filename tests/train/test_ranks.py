@@ -136,6 +136,12 @@ def test_a_host_that_does_not_see_the_run_says_so_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_processes_tell_whether_they_resume_the_same_checkpoint(tmp_path: Path) -> None:
+    done = run(*TORCHRUN, str(ROOT / "tests/train/differing.py"), cwd=tmp_path, code=0)
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
 def test_a_process_that_loses_the_other_says_so_in_a_line(tmp_path: Path) -> None:
     codes, lines = both(sys.executable, str(ROOT / "tests/train/losing.py"), cwd=tmp_path)
     assert codes == [1, 9]
