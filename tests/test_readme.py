@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from nasdeploy.cli.app import app
+from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import parse
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from tests.data.pictures import write_folder
@@ -68,13 +69,21 @@ def test_what_is_made_quicker_is_there() -> None:
 
 @pytest.mark.parametrize("command", mentioned())
 def test_mentioned_commands_have_these_options(command: str) -> None:
-    words = shlex.split(command[command.index("nasdeploy") :])[1:]
-    command_of = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    with command_of[words[0]].make_context(words[0], words[1:]) as context:
-        assert context.params.keys() >= {"quiet", "as_json"}
+    words = shlex.split(command[command.index("nasdeploy") :], comments=True)[1:]
+    found = typer.main.get_command(app)
+    while hasattr(found, "commands"):
+        found = found.commands[words[0]]
+        words = words[1:]
+    with found.make_context(command, words) as context:
+        assert "as_json" in context.params
 
 
 def test_the_table_of_ones_own_is_a_space() -> None:
-    (text,) = blocks("yaml")
+    text, _ = blocks("yaml")
     table = parse(MobileNetTable, yaml.safe_load(text)["space"], "README.md")
     assert space_from_table(table, 3).size > 100
+
+
+def test_the_device_of_ones_own_is_a_device() -> None:
+    _, text = blocks("yaml")
+    assert not parse(Device, yaml.safe_load(text), "README.md").is_local

@@ -56,6 +56,7 @@ def test_what_is_missing_here_is_said_with_how_to_get_it(monkeypatch):
     assert found["tensorrt-fp16"]["lacking"] == ["there is no NVIDIA driver; install one"]
     assert found["jetson-orin-fp16"]["lacking"] == ["run: pip install asyncssh"]
     assert not found["cpu-openvino"]["ready"]
+    monkeypatch.setenv("COLUMNS", "300")
     text = devices()
     assert "run: pip install openvino" in text
     assert "ssh://nvidia@jetson-orin.local" in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -29,7 +30,9 @@ from tests.train.recipes import tiny_recipe
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
+def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # In this process, beside other libraries with threads, the compiler must not fork.
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     torch.compiler.reset()
     counters.clear()
     yield

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 from torch import nn
 
 from nasdeploy.errors import UserError
@@ -75,7 +76,9 @@ def test_options_are_checked(options, message):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_compiled_is_another_program_with_the_same_outputs():
+def test_compiled_is_another_program_with_the_same_outputs(monkeypatch):
+    # In this process, beside other libraries with threads, the compiler must not fork.
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     module = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 4))
     x = {"input": np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)}
     torch._dynamo.utils.counters.clear()

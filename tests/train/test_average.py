@@ -1,5 +1,6 @@
 """The moving average of the weights: its rule, and its way through checkpoints into the rest of a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def test_training_is_the_same_and_only_its_result_is_averaged(monkeypatch: pytes
     validated: list[dict[str, torch.Tensor]] = []
     call = Validation.__call__
 
-    def recorded(self: Validation, supernet: Supernet) -> dict[str, dict[str, Any]]:
+    def recorded(self: Validation, supernet: Supernet, asked_to_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
         validated.append({name: tensor.clone() for name, tensor in supernet.state_dict().items()})
-        return call(self, supernet)
+        return call(self, supernet, asked_to_stop)
 
     monkeypatch.setattr(Validation, "__call__", recorded)
     content = newest(train(tiny_recipe("train.ema=0.9")))
@@ -92,5 +93,7 @@ def test_a_checkpoint_with_a_damaged_average_is_named(change: dict[str, Any]) ->
         train(tiny_recipe("train.ema=0.9"), Interrupting(6))
     path = Checkpoints(Path("runs/tiny/checkpoints")).latest()
     torch.save({**torch.load(path, weights_only=True), **change}, path)
-    with pytest.raises(UserError, match=r"damaged; delete it to go on from the one before"):
+    with pytest.raises(
+        UserError, match=r"damaged; delete it and rename \S+/best.pt to epoch-E.pt"
+    ):
         train(tiny_recipe("train.ema=0.9"))
