@@ -14,6 +14,10 @@ _WIDTH = 0.8
 """Of all boxes of a regime together; regimes are 1 apart."""
 
 
+_SHORT = 30
+"""Characters of labels of which three fit below the narrowest picture."""
+
+
 @dataclass(frozen=True)
 class Box:
     """The five numbers of a box plot, and of how many values they are."""
@@ -74,8 +78,10 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: st
     axes.set_ylabel(accuracy)
     axes.grid(axis="y", alpha=0.3)
     patches = [Patch(facecolor=(*colours[n % len(colours)], 0.6), edgecolor="black") for n in range(len(series))]
-    # Outside, where it hides no box.
-    figure.legend(patches, [one.label for one in series], loc="outside lower center", ncols=min(3, len(series)))
+    labels = [one.label for one in series]
+    # Outside, where it hides no box; long names stand below each other, or the picture would cut them off.
+    columns = min(3, len(series)) if max(map(len, labels)) <= _SHORT else 1
+    figure.legend(patches, labels, loc="outside lower center", ncols=columns)
     axes.set_title("Sub-networks: minimum, quartiles, maximum", fontsize="medium")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)

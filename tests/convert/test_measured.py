@@ -57,7 +57,8 @@ def test_int8_has_quantised_operators():
 
 
 def test_a_board_needs_no_runtime_here():
-    model_for(build(BLOCK), BLOCK.inputs, device(runtime="tensorrt", precision="fp16", host="ssh://me@jetson"))
+    model = model_for(build(BLOCK), BLOCK.inputs, device(runtime="tensorrt", precision="fp16", host="ssh://me@jetson"))
+    assert onnx.load_from_string(model).graph.node
 
 
 def test_a_precision_that_the_runtime_lacks_is_refused():

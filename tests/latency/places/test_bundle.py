@@ -43,7 +43,8 @@ assert program.__file__.startswith({str(tmp_path)!r}), program.__file__
 
 @pytest.mark.parametrize("module", bundled())
 def test_files_are_python_3_10(module):
-    ast.parse(bundled()[module].read_text(encoding="utf-8"), feature_version=(3, 10))
+    text = bundled()[module].read_text(encoding="utf-8")
+    assert isinstance(ast.parse(text, feature_version=(3, 10)), ast.Module)
 
 
 def test_bytes_are_the_same_each_time():
