@@ -38,3 +38,8 @@ class Terminated(NasdeployError):
     """Asked to stop by the system (SIGTERM), as schedulers do; everything is saved and the same command resumes."""
 
     exit_code = 75
+
+
+def one_line(error: object) -> str:
+    """What a library's exception says, as it goes into a message."""
+    return " ".join(str(error).split())[:300]

@@ -14,6 +14,7 @@ from nasdeploy.data.images import Images
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import prepare
+from nasdeploy.errors import one_line
 from nasdeploy.export.figures import TOLERANCE, Accuracy, Agreement
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
@@ -115,9 +116,7 @@ def _run(session: Session, inputs: Tensor) -> Array:
         (logits,) = session.run({name: inputs.numpy()})
     # Every runtime has errors of its own.
     except Exception as error:
-        raise Disagreement(
-            f"a batch of {len(inputs)} stops the runtime: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise Disagreement(f"a batch of {len(inputs)} stops the runtime: {one_line(error)}") from None
     return logits
 
 

@@ -7,6 +7,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from nasdeploy.convert import OPSET, to_onnx
+from nasdeploy.errors import one_line
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.nn.network import Network
 
@@ -31,7 +32,7 @@ class OnnxFormat:
             onnx.checker.check_model(path, full_check=True)
         # The checker, shape inference and protobuf each have errors of their own.
         except Exception as error:
-            return [f"onnx.checker: {' '.join(str(error).split())[:300]}"]
+            return [f"onnx.checker: {one_line(error)}"]
         return [
             *_operators(model),
             *_tensors("input", model.graph.input, inputs),

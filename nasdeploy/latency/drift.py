@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from nasdeploy.latency.measure import REFERENCE, Timing
+from nasdeploy.latency.stratify import blocks_by_macs
 from nasdeploy.plan import Block
 from nasdeploy.space import SearchSpace
 
@@ -18,7 +19,7 @@ M = TypeVar("M")
 
 def reference_block(space: SearchSpace) -> Block:
     """The block that is measured again and again: the middle one by MACs, the same for each table of a space."""
-    blocks = sorted(space.distinct_blocks().values(), key=lambda block: (block.macs, block.key))
+    blocks = blocks_by_macs(space)
     return blocks[len(blocks) // 2]
 
 

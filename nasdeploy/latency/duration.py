@@ -10,6 +10,7 @@ from nasdeploy.costs import Floats
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.stratify import blocks_by_macs, evenly
 from nasdeploy.plan import Block
 from nasdeploy.progress import duration
 from nasdeploy.settings import parse
@@ -27,9 +28,8 @@ def trial_protocol(protocol: Protocol) -> Protocol:
 
 def sampled_blocks(space: SearchSpace) -> dict[str, Block]:
     """Blocks spread over the range of MACs, the cheapest and the dearest included."""
-    blocks = sorted(space.distinct_blocks().values(), key=lambda block: (block.macs, block.key))
-    places = np.linspace(0, len(blocks) - 1, SAMPLED).round().astype(int)
-    return {blocks[place].key: blocks[place] for place in places}
+    blocks = blocks_by_macs(space)
+    return {blocks[place].key: blocks[place] for place in evenly(len(blocks), SAMPLED)}
 
 
 @dataclass(frozen=True)

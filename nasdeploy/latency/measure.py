@@ -18,6 +18,8 @@ import numpy as np
 from nasdeploy.errors import UserError
 from nasdeploy.latency.sensors import Reading, read_sensors
 
+M = typing.TypeVar("M")
+
 Clock = Callable[[], int]
 """Nanoseconds since some start."""
 
@@ -149,9 +151,15 @@ def measure(
     `on_visit` is called after each visit but those to noisy sessions again. Raises `UserError` if the clock stands
     still or runs backwards again and again.
     """
-    remaining = iter(openers.items())
-    while group := dict(islice(remaining, rounds.group)):
+    for group in in_groups(openers, rounds.group):
         yield _Group(group, rounds.visits, protocol, clock, sense).measure(on_visit, pause)
+
+
+def in_groups(models: Mapping[str, M], size: int) -> Iterator[dict[str, M]]:
+    """`models` in their order, `size` at a time."""
+    remaining = iter(models.items())
+    while group := dict(islice(remaining, size)):
+        yield group
 
 
 class _Group:

@@ -7,7 +7,6 @@ from math import ceil
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +21,7 @@ from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.measuring import Measuring, all_measured
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.places.place import Place
-from nasdeploy.latency.stratify import stratified
+from nasdeploy.latency.stratify import evenly, stratified
 from nasdeploy.latency.table import LatencyTable, Role, entry_cost, network_terms
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
@@ -111,7 +110,7 @@ def choose_networks(space: SearchSpace, entries: Mapping[str, Timing], protocol:
     number = protocol.calibration_networks + protocol.held_out_networks
     archs = stratified(space, entry_cost(entries), number, generator(0, "choice of networks"))
     calibrating = ceil(len(archs) * protocol.calibration_networks / number)
-    places = set(np.linspace(0, len(archs) - 1, calibrating).round().astype(int).tolist())
+    places = evenly(len(archs), calibrating)
     return {arch: "calibration" if place in places else "held-out" for place, arch in enumerate(archs)}
 
 

@@ -8,9 +8,20 @@ import numpy as np
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Costs, SlotCost
 from nasdeploy.extremes import extremes
+from nasdeploy.plan import Block
 from nasdeploy.space import SearchSpace
 
 _CANDIDATES = 4000
+
+
+def evenly(number: int, wanted: int) -> list[int]:
+    """Up to `wanted` different places among `number`, ascending, at equal distances, both ends included."""
+    return sorted({int(place) for place in np.linspace(0, number - 1, wanted).round()})
+
+
+def blocks_by_macs(space: SearchSpace) -> list[Block]:
+    """All blocks of a space in ascending MACs, in the same order for each table."""
+    return sorted(space.distinct_blocks().values(), key=lambda block: (block.macs, block.key))
 
 
 def stratified(space: SearchSpace, cost: SlotCost, number: int, rng: np.random.Generator) -> list[Arch]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.nn import Forward, TensorsOf, eager
 from nasdeploy.nn.functional import Statistics
 from nasdeploy.plan import Block
@@ -49,8 +49,9 @@ def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block]
             try:
                 return made(tensors, x, statistics, drop)
             except BackendCompilerFailed as error:
-                reason = " ".join(str(error).split())[:300]
-                raise UserError(f"train.compile: {block.key} cannot be compiled ({reason}); set it to false") from None
+                raise UserError(
+                    f"train.compile: {block.key} cannot be compiled ({one_line(error)}); set it to false"
+                ) from None
 
         return checked
 

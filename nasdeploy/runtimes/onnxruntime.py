@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
 
 _ERRORS_ONLY = 3
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

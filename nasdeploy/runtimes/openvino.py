@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}

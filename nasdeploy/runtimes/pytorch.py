@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel, one_line
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel
 
 _COMPILE = "compile"
 

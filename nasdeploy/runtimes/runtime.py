@@ -142,8 +142,3 @@ def onnx_of(model: Model) -> tuple[str, bytes]:
         return str(model), model.read_bytes()
     except OSError as error:
         raise UserError(f"{model}: cannot be read ({error.strerror}); export it again") from None
-
-
-def one_line(error: object) -> str:
-    """What a runtime said, as it goes into a message."""
-    return " ".join(str(error).split())[:300]

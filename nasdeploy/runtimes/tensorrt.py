@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, one_line, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
 
 _LARGEST_BATCH = 32
 """That an engine with a dynamic batch takes, if the device's is not larger."""

@@ -14,6 +14,7 @@ from nasdeploy.latency.measure import Rounds, Timing
 from nasdeploy.latency.measuring import all_measured
 from nasdeploy.latency.places.place import Model, Place
 from nasdeploy.latency.profile import block_model, network_model
+from nasdeploy.latency.stratify import evenly
 from nasdeploy.latency.table import LatencyTable, check_fingerprint
 from nasdeploy.progress import Progress
 from nasdeploy.space import SearchSpace
@@ -112,8 +113,7 @@ def by_latency(entries: Mapping[str, Timing]) -> list[str]:
 
 def spread(items: Sequence[T], number: int) -> list[T]:
     """Up to `number` items at equal distances, the first and the last included."""
-    places = np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int)
-    return [items[place] for place in dict.fromkeys(places.tolist())]
+    return [items[place] for place in evenly(len(items), number)] if items else []
 
 
 def _measure(

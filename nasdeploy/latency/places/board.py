@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.latency.machine import fingerprint_here
 from nasdeploy.latency.measure import Protocol, Rounds, Timed
 from nasdeploy.latency.places.work import Refusal, measure_sessions, opened
@@ -55,7 +55,7 @@ def main(folder: str) -> None:
     except UserError as error:
         _write(answers, {"error": str(error)})
     except Exception as error:
-        _write(answers, {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
+        _write(answers, {"error": one_line(f"{type(error).__name__}: {error}")})
     finally:
         _leave(own)
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nasdeploy.latency.places.login import Timeouts, Unreachable, address, broken, connect, one_line
+from nasdeploy.latency.places.login import Timeouts, Unreachable, address, broken, connect, reason
 from nasdeploy.runtimes.host import SshHost
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Connection:
         except broken() as error:
             self._ssh.abort()
             where = address(self._board)
-            raise Unreachable(f"{where}: it runs no commands ({one_line(error)}); ask whoever looks after it") from None
+            raise Unreachable(f"{where}: it runs no commands ({reason(error)}); ask whoever looks after it") from None
         self._tasks = [
             asyncio.create_task(self._keep_stderr()),
             asyncio.create_task(self._stay(stay)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.runtimes.host import SshHost
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConn
         raise UserError(f"{where}: {login.refused()}") from None
     except (asyncssh.ConfigParseError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
         raise UserError(
-            f"{where}: your SSH configuration or key cannot be used ({one_line(error)}); correct it"
+            f"{where}: your SSH configuration or key cannot be used ({reason(error)}); correct it"
         ) from None
     except socket.gaierror:
         raise Unreachable(f"{where}: no machine of that name is known; check host in the device file") from None
@@ -73,7 +73,7 @@ async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConn
         ) from None
     except (OSError, asyncssh.Error) as error:
         raise Unreachable(
-            f"{where}: cannot be reached ({one_line(error)}); check its address and port, and that its SSH server runs"
+            f"{where}: cannot be reached ({reason(error)}); check its address and port, and that its SSH server runs"
         ) from None
 
 
@@ -158,6 +158,6 @@ def _client_factory(login: _Login) -> Any:
     return Client
 
 
-def one_line(error: Exception) -> str:
-    """What an exception says, as it goes into a message."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def reason(error: Exception) -> str:
+    """What an exception says, or its name if that is nothing."""
+    return one_line(error) or type(error).__name__

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from itertools import islice
 from types import TracebackType
 from typing import Any
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.measure import Protocol, Rounds
+from nasdeploy.latency.measure import Protocol, Rounds, in_groups
 from nasdeploy.latency.places.bundle import bundle
 from nasdeploy.latency.places.connection import Connection, Ended
 from nasdeploy.latency.places.login import Unreachable, address
@@ -87,8 +86,7 @@ class SshPlace:
         self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
     ) -> Iterator[dict[str, Outcome]]:
         """See `Place.measure`; outcomes come one by one."""
-        remaining = iter(models.items())
-        while group := dict(islice(remaining, rounds.group)):
+        for group in in_groups(models, rounds.group):
             yield from self._group(group, rounds.visits, protocol, on_visits)
 
     def _group(

@@ -6,24 +6,22 @@ same speed on a few models that all of them measure first. Boards that are not a
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from math import exp, log
 from queue import SimpleQueue
 from statistics import mean
 from types import TracebackType
 
-import numpy as np
-
 from nasdeploy.errors import UserError
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.measure import Protocol, Rounds, Timing, in_groups
 from nasdeploy.latency.places.login import address
 from nasdeploy.latency.places.place import Model, Place, Say
 from nasdeploy.latency.places.ssh import SshPlace
 from nasdeploy.latency.places.work import Outcome
+from nasdeploy.latency.stratify import evenly
 from nasdeploy.runtimes.device import Device
 
 EQUAL_WITHIN = 1.03
@@ -87,7 +85,7 @@ class Team:
         if models and not self._compared:
             self._compare(models)
             self._compared = True
-        waiting = deque(_groups(models, rounds.group))
+        waiting = deque(in_groups(models, rounds.group))
         running: dict[str, Group] = {}
         events: SimpleQueue[_Event] = SimpleQueue()
         while waiting or running:
@@ -148,7 +146,7 @@ class Team:
     def _compare(self, models: Mapping[str, Model]) -> None:
         """Raise `UserError` if a board is faster or slower than the first."""
         keys = list(models)
-        chosen = {keys[place]: models[keys[place]] for place in _spread(len(keys), _COMPARED)}
+        chosen = {keys[place]: models[keys[place]] for place in evenly(len(keys), _COMPARED)}
         medians = {name: self._medians(board, chosen) for name, board in self._boards.items()}
         for name, found in medians.items():
             shared = found.keys() & medians[self._first].keys()
@@ -173,13 +171,3 @@ class Team:
     ) -> None:
         for board in self._boards.values():
             board.__exit__(kind, error, trace)
-
-
-def _groups(models: Mapping[str, Model], size: int) -> Iterator[Group]:
-    remaining = iter(models.items())
-    while group := dict(islice(remaining, size)):
-        yield group
-
-
-def _spread(number: int, wanted: int) -> Sequence[int]:
-    return sorted({int(place) for place in np.linspace(0, number - 1, wanted).round()})

@@ -5,10 +5,9 @@ NumPy and the standard library only: this also runs on a small board.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
-from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Protocol, Rounds, Timed, Timing, measure
+from nasdeploy.errors import UserError, one_line
+from nasdeploy.latency.measure import Protocol, Rounds, Timed, Timing, in_groups, measure
 from nasdeploy.runtimes.runtime import Model
 
 
@@ -36,7 +35,7 @@ def opened(model: Model, open_model: Open) -> Timed | Refusal:
     # Each runtime has exceptions of its own for a model that it can load and not run.
     except Exception as error:
         session.close()
-        return Refusal(f"it fails when it runs ({' '.join(f'{type(error).__name__}: {error}'.split())[:300]})")
+        return Refusal(f"it fails when it runs ({one_line(f'{type(error).__name__}: {error}')})")
     return session
 
 
@@ -63,8 +62,7 @@ def measure_models(
     on_visit: Callable[[], None],
 ) -> Iterator[dict[str, Outcome]]:
     """Outcomes by key, group after group; a group's sessions are open only while it is measured."""
-    remaining = iter(models.items())
-    while group := dict(islice(remaining, rounds.group)):
+    for group in in_groups(models, rounds.group):
         tried = {key: opened(model(), open_model) for key, model in group.items()}
         refused = {key: session for key, session in tried.items() if isinstance(session, Refusal)}
         sessions = {key: session for key, session in tried.items() if not isinstance(session, Refusal)}
