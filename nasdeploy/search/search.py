@@ -13,8 +13,9 @@ from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget, Problem
 from nasdeploy.search.evaluation import evaluated
-from nasdeploy.search.evolution import Candidate, candidates_of, evolve
+from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies import STRATEGIES
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
 
@@ -99,9 +100,8 @@ class Search:
     def _evolve(self, table: LatencyTable | None, number: int) -> list[Candidate]:
         """Everything known that is within the budget after a round of evolution, best first."""
         problem = self._problem(table)
-        rounds = self.settings.rounds
-        planned = self.settings.parents + (rounds - 1) * (self.settings.mutations + self.settings.crossovers)
-        with self.progress.task("search", planned) as task:
+        strategy = STRATEGIES["evolution"]
+        with self.progress.task("search", strategy.planned(self.settings)) as task:
 
             def evaluate(archs: Sequence[Arch]) -> list[Evaluation]:
                 found = []
@@ -110,7 +110,7 @@ class Search:
                     task.advance(note=f"top-1 {100 * found[-1].top1:.1f} %")
                 return found
 
-            evolve(problem, evaluate, self.settings, generator(self.seed, "search", number))
+            strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number))
         return self._known(problem)
 
     def _known(self, problem: Problem) -> list[Candidate]:

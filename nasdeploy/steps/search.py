@@ -12,8 +12,8 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.report.pareto import draw_front
 from nasdeploy.search.budget import Problem
-from nasdeploy.search.evolution import Candidate, candidates_of, pareto_front
 from nasdeploy.search.finalists import measure_networks
+from nasdeploy.search.front import Candidate, candidates_of, pareto_front
 from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.search.search import Outcome, Search
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from nasdeploy.search.evolution import Candidate
+from nasdeploy.search.front import Candidate
 from nasdeploy.steps import search as step
 from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import read_json, write_json

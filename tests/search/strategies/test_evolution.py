@@ -1,13 +1,18 @@
 """Evolution within a budget, against exhaustive search on a small space."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from nasdeploy.arch import Arch
 from nasdeploy.errors import InfeasibleBudget
 from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget, Problem
 from nasdeploy.search.candidates import Candidates
-from nasdeploy.search.evolution import Candidate, best_in_buckets, candidates_of, evolve, pareto_front
+from nasdeploy.search.front import Candidate, candidates_of, pareto_front
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies.evolution import Evolution, best_in_buckets
+from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE, archs, table
 from tests.search.accuracy import evaluation
 
@@ -17,8 +22,15 @@ SETTINGS = SearchSettings(rounds=8, parents=24, mutations=8, crossovers=8, bucke
 
 
 def search(budget: Budget, seed: int = 0) -> list[Candidate]:
-    problem = Problem(SPACE, budget, TABLE)
-    return evolve(problem, lambda found: [evaluation(arch) for arch in found], SETTINGS, generator(seed, "test"))
+    problem, found = Problem(SPACE, budget, TABLE), []
+
+    def evaluate(drawn: Sequence[Arch]) -> list[Evaluation]:
+        evaluations = [evaluation(arch) for arch in drawn]
+        found.extend(candidates_of(problem, drawn, evaluations))
+        return evaluations
+
+    Evolution().run(problem, evaluate, SETTINGS, generator(seed, "test"))
+    return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
 
 
 def all_within(budget: Budget) -> list[Candidate]:

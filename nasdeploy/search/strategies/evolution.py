@@ -1,0 +1,53 @@
+"""Evolutionary search (AlphaNet, section 4; sizes from the recipe): random parents, then mutations and crossovers."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from nasdeploy.arch import Arch
+from nasdeploy.search.budget import Problem
+from nasdeploy.search.candidates import Candidates
+from nasdeploy.search.front import Candidate, candidates_of, pareto_front
+from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies.strategy import Evaluate
+
+
+class Evolution:
+    """Rounds of mutations and crossovers of the best network in each interval of cost."""
+
+    def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
+        """Evaluate random architectures of the problem, then round by round what descends from the best."""
+        found: list[Candidate] = []
+        for archs in _rounds(problem, settings, rng, found):
+            found += candidates_of(problem, archs, evaluate(archs))
+
+    def planned(self, settings: SearchSettings) -> int:
+        """Evaluations: those of the first round, and mutations and crossovers of each further one."""
+        return settings.parents + (settings.rounds - 1) * (settings.mutations + settings.crossovers)
+
+
+def _rounds(
+    problem: Problem, settings: SearchSettings, rng: np.random.Generator, found: Sequence[Candidate]
+) -> Iterator[list[Arch]]:
+    """Architectures to evaluate, round by round; `found` has grown by the earlier ones."""
+    candidates = Candidates(problem, rng)
+    yield candidates.random(settings.parents)
+    for _ in range(settings.rounds - 1):
+        parents = [candidate.arch for candidate in best_in_buckets(found, problem.axis, settings.buckets)]
+        mutations = candidates.mutations(parents, settings.mutations, settings.mutation_probability)
+        archs = [*mutations, *candidates.crossovers(parents, settings.crossovers)]
+        if not archs:
+            return
+        yield archs
+
+
+def best_in_buckets(found: Sequence[Candidate], axis: int, buckets: int) -> list[Candidate]:
+    """Of each of equally wide intervals of the cost on `axis` the best candidate, if no cheaper one beats it."""
+    costs = [candidate.costs[axis] for candidate in found]
+    low, width = min(costs), (max(costs) - min(costs)) / buckets or 1.0
+    best: dict[int, Candidate] = {}
+    for candidate in found:
+        bucket = min(int((candidate.costs[axis] - low) / width), buckets - 1)
+        if bucket not in best or candidate.rank > best[bucket].rank:
+            best[bucket] = candidate
+    return pareto_front(list(best.values()), axis)
