@@ -39,19 +39,25 @@ def count(slot: Slot, block: Block) -> float:
 
 
 @dataclass(frozen=True)
-class _Table:
-    strides: npt.NDArray[np.float32]
-    """`[choices]`: the row of an architecture is codes @ strides."""
-    rows: Floats
-    """`[combinations, costs]`."""
+class CostTable:
+    """Sums of costs over some slots, as a function of the choices that these read."""
+
+    reads: tuple[str, ...]
+    values: Floats
+    """`[values of each choice that is read ..., costs]`."""
 
 
 class Costs:
-    """Scores codes `[n, choices]` into `[n, costs]`, one column for each of the given functions."""
+    """Scores codes `[n, choices]` into `[n, costs]`, one column for each of the given functions.
 
-    def __init__(self, space: SearchSpace, functions: Sequence[SlotCost]) -> None:
-        self._tables = [_merged(space, slots, functions) for slots in _groups(space)]
-        self._strides = np.stack([table.strides for table in self._tables], axis=1)
+    `combine` is `np.add` for costs that are sums over slots, or `np.maximum` for the largest of them.
+    """
+
+    def __init__(self, space: SearchSpace, functions: Sequence[SlotCost], combine: np.ufunc = np.add) -> None:
+        self._combine = combine
+        tables = cost_tables(space, space.slots, functions, combine)
+        self._rows = [table.values.reshape(-1, len(functions)) for table in tables]
+        self._strides = np.stack([_strides(space, table.reads) for table in tables], axis=1)
 
     def __call__(self, codes: Codes) -> Floats:
         """Costs `[n, costs]` of codes `[n, choices]`."""
@@ -60,16 +66,23 @@ class Costs:
     def _chunk(self, codes: Codes) -> Floats:
         # A matrix product in float32 is the fastest way to mixed-radix indices; exact below 2**24.
         rows = (codes.astype(np.float32) @ self._strides).astype(np.intp)
-        total = self._tables[0].rows[rows[:, 0]]
-        for place, table in enumerate(self._tables[1:], start=1):
-            total += table.rows[rows[:, place]]
+        total = self._rows[0][rows[:, 0]]
+        for place, table in enumerate(self._rows[1:], start=1):
+            self._combine(total, table[rows[:, place]], out=total)
         return total
 
 
-def _groups(space: SearchSpace) -> list[list[Slot]]:
+def cost_tables(
+    space: SearchSpace, slots: Sequence[Slot], functions: Sequence[SlotCost], combine: np.ufunc = np.add
+) -> list[CostTable]:
+    """Few tables that together are the costs of all `slots`, one column for each of the functions."""
+    return [_merged(space, group, functions, combine) for group in _groups(space, slots)]
+
+
+def _groups(space: SearchSpace, slots: Sequence[Slot]) -> list[list[Slot]]:
     """Neighbouring slots, as long as the combinations of all that they read stay below the largest table."""
     groups: list[list[Slot]] = []
-    for slot in space.slots:
+    for slot in slots:
         together = _reads([*groups[-1], slot]) if groups else ()
         if groups and prod(len(space.values_of[name]) for name in together) <= _LARGEST_TABLE:
             groups[-1].append(slot)
@@ -96,14 +109,19 @@ def _reads(slots: Sequence[Slot]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for slot in slots for name in slot.reads))
 
 
-def _merged(space: SearchSpace, slots: Sequence[Slot], functions: Sequence[SlotCost]) -> _Table:
+def _merged(space: SearchSpace, slots: Sequence[Slot], functions: Sequence[SlotCost], combine: np.ufunc) -> CostTable:
     names = _reads(slots)
-    sizes = [len(space.values_of[name]) for name in names]
-    total = np.zeros([*sizes, len(functions)])
+    total = np.zeros([*(len(space.values_of[name]) for name in names), len(functions)])
     for slot in slots:
-        total += aligned(slot_table(space, slot, functions), slot.reads, names)
+        combine(total, aligned(slot_table(space, slot, functions), slot.reads, names), out=total)
+    return CostTable(names, total)
+
+
+def _strides(space: SearchSpace, reads: Sequence[str]) -> npt.NDArray[np.float32]:
+    """`[choices]`: the row of an architecture in a table of all that is read is codes @ strides."""
+    sizes = [len(space.values_of[name]) for name in reads]
     strides = np.zeros(len(space.choices), dtype=np.float32)
     place = {choice.name: index for index, choice in enumerate(space.choices)}
-    for axis, name in enumerate(names):
+    for axis, name in enumerate(reads):
         strides[place[name]] = prod(sizes[axis + 1 :])
-    return _Table(strides, total.reshape(-1, len(functions)))
+    return strides
