@@ -9,6 +9,7 @@ import typer
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.errors import UserError
+from nasdeploy.registry import suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.search.result import Found, SearchResult
@@ -21,6 +22,9 @@ LatencyOption = Annotated[
 ]
 MacsOption = Annotated[float | None, typer.Option("--macs-m", help="At most so many million MACs.")]
 ParamsOption = Annotated[float | None, typer.Option("--params-m", help="At most so many million parameters.")]
+StrategyOption = Annotated[
+    str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
+]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
 
@@ -30,6 +34,7 @@ def search(
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
     device: DeviceOption = None,
+    strategy: StrategyOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
     ] = None,
@@ -46,7 +51,7 @@ def search(
 
     bounds = bounds_of(latency_ms, latency, macs_m, params_m)
     run = chosen_run(run_directory)
-    recipe = recipe_of(run, changes(assignments, device), data)
+    recipe = recipe_of(run, [*changes(assignments, device), *strategy_of(strategy)], data)
     progress = Progress(quiet)
     request = request_search(run, recipe, bounds, strict, progress)
 
@@ -54,6 +59,17 @@ def search(
 
     result = step.search(request, progress)
     emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: _text(run.path, result))
+
+
+def strategy_of(name: str | None) -> list[str]:
+    """What `--strategy` changes in a recipe, as `key.key=value`; raises `UserError` for an unknown name."""
+    from nasdeploy.search.settings import STRATEGY_NAMES
+
+    if name is None:
+        return []
+    if name not in STRATEGY_NAMES:
+        raise UserError(f"--strategy {name}: unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
+    return [f"search.strategy={name}"]
 
 
 def bounds_of(latency_ms: float | None, latency: str | None, macs_m: float | None, params_m: float | None) -> "Bounds":

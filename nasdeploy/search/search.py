@@ -100,7 +100,7 @@ class Search:
     def _evolve(self, table: LatencyTable | None, number: int) -> list[Candidate]:
         """Everything known that is within the budget after a round of evolution, best first."""
         problem = self._problem(table)
-        strategy = STRATEGIES["evolution"]
+        strategy = STRATEGIES[self.settings.strategy]
         with self.progress.task("search", strategy.planned(self.settings)) as task:
 
             def evaluate(archs: Sequence[Arch]) -> list[Evaluation]:

@@ -1,15 +1,26 @@
-"""How the search goes. Torch-free; the defaults are AlphaNet's evolution."""
+"""How the search goes. Torch-free."""
 
 import re
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from nasdeploy.registry import suggestion
 from nasdeploy.settings import Settings
+
+STRATEGY_NAMES = ("evolution",)
+"""Of `nasdeploy.search.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""
 
 
 class SearchSettings(Settings):
-    """Evolution under a budget: a first round of random architectures, then rounds of mutations and crossovers."""
+    """A search under a budget: a first round of `parents`, then rounds of `mutations` and `crossovers`.
 
+    Evolution's settings. The other strategies evaluate as many in the same rounds, each by its own rule. The defaults
+    are AlphaNet's (section 4); those of OFA (section 4.1: population 100, a quarter of it parents, 500 generations) are
+    `rounds: 500, parents: 100, mutations: 50, crossovers: 50, mutation_probability: 0.1, buckets: 0, elite: 25`.
+    """
+
+    strategy: str = "evolution"
     latency: str | None = None
     """Budget of `nasdeploy run`: milliseconds (`2.5ms`) or a part of the reachable range (`40%`)."""
     rounds: int = Field(default=20, ge=1, le=10_000)
@@ -19,8 +30,10 @@ class SearchSettings(Settings):
     crossovers: int = Field(default=128, ge=0, le=1_000_000)
     mutation_probability: float = Field(default=0.2, gt=0.0, le=1.0)
     """Per choice."""
-    buckets: int = Field(default=100, ge=2, le=10_000)
+    buckets: int = Field(default=100, ge=0, le=10_000)
     """Intervals of the cost range; the best network of each may be a parent (AlphaNet: 10 MFLOPs each)."""
+    elite: int = Field(default=0, ge=0, le=1_000_000)
+    """The best networks of all, whatever their cost, that are parents too."""
     finalists: int = Field(default=8, ge=1, le=1000)
     """Networks that are measured on the device as a whole at the end of a round of search."""
     measured_rounds: int = Field(default=5, ge=1, le=5)
@@ -29,6 +42,29 @@ class SearchSettings(Settings):
     """Part of the latency budget that a finalist must leave free, for noise between this measurement and the next."""
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Images scored at once."""
+
+    @property
+    def evaluations(self) -> int:
+        """What a search evaluates at most: those of the first round and of each further one."""
+        return self.parents + (self.rounds - 1) * self.offspring
+
+    @property
+    def offspring(self) -> int:
+        """Architectures of each round after the first."""
+        return self.mutations + self.crossovers
+
+    @model_validator(mode="after")
+    def _some_parents(self) -> Self:
+        if not self.buckets and not self.elite:
+            raise ValueError("buckets and elite are both 0, so that no network would be a parent; raise one of them")
+        return self
+
+    @field_validator("strategy")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in STRATEGY_NAMES:
+            raise ValueError(f"unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
+        return name
 
     @field_validator("latency")
     @classmethod

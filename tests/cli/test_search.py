@@ -2,7 +2,7 @@
 
 import pytest
 
-from nasdeploy.cli.search import bounds_of
+from nasdeploy.cli.search import bounds_of, strategy_of
 from nasdeploy.errors import UserError
 from nasdeploy.search.budget import parse_latency
 from nasdeploy.steps.request import Bounds
@@ -26,3 +26,14 @@ def test_numbers_that_bound_nothing_are_refused(option: str, number: float) -> N
     given = {name: number if name == option else None for name in ("--latency-ms", "--macs-m", "--params-m")}
     with pytest.raises(UserError, match=f"{option} {number}: give a finite number"):
         bounds_of(given["--latency-ms"], None, given["--macs-m"], given["--params-m"])
+
+
+def test_a_strategy_is_changed_for_one_call() -> None:
+    assert strategy_of(None) == []
+    assert strategy_of("evolution") == ["search.strategy=evolution"]
+
+
+def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError) as error:
+        strategy_of("evolutoin")
+    assert str(error.value) == "--strategy evolutoin: unknown search strategy; did you mean 'evolution'?"

@@ -1,4 +1,4 @@
-"""Evolutionary search (AlphaNet, section 4; sizes from the recipe): random parents, then mutations and crossovers."""
+"""Evolutionary search (AlphaNet, section 4; OFA, section 4.1): random parents, then mutations and crossovers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ from nasdeploy.search.strategies.strategy import Evaluate
 
 
 class Evolution:
-    """Rounds of mutations and crossovers of the best network in each interval of cost."""
+    """Rounds of mutations and crossovers of the best network in each interval of cost, or of the best of all."""
 
     def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
         """Evaluate random architectures of the problem, then round by round what descends from the best."""
@@ -23,7 +23,7 @@ class Evolution:
 
     def planned(self, settings: SearchSettings) -> int:
         """Evaluations: those of the first round, and mutations and crossovers of each further one."""
-        return settings.parents + (settings.rounds - 1) * (settings.mutations + settings.crossovers)
+        return settings.evaluations
 
 
 def _rounds(
@@ -33,12 +33,19 @@ def _rounds(
     candidates = Candidates(problem, rng)
     yield candidates.random(settings.parents)
     for _ in range(settings.rounds - 1):
-        parents = [candidate.arch for candidate in best_in_buckets(found, problem.axis, settings.buckets)]
+        parents = parents_of(found, problem.axis, settings)
         mutations = candidates.mutations(parents, settings.mutations, settings.mutation_probability)
         archs = [*mutations, *candidates.crossovers(parents, settings.crossovers)]
         if not archs:
             return
         yield archs
+
+
+def parents_of(found: Sequence[Candidate], axis: int, settings: SearchSettings) -> list[Arch]:
+    """The best of each bucket and the elite, each once."""
+    chosen = best_in_buckets(found, axis, settings.buckets) if settings.buckets else []
+    elite = sorted(found, key=lambda candidate: candidate.rank, reverse=True)[: settings.elite]
+    return list(dict.fromkeys(candidate.arch for candidate in [*chosen, *elite]))
 
 
 def best_in_buckets(found: Sequence[Candidate], axis: int, buckets: int) -> list[Candidate]:

@@ -11,7 +11,7 @@ from nasdeploy.search.budget import Budget, Problem
 from nasdeploy.search.candidates import Candidates
 from nasdeploy.search.front import Candidate, candidates_of, pareto_front
 from nasdeploy.search.settings import SearchSettings
-from nasdeploy.search.strategies.evolution import Evolution, best_in_buckets
+from nasdeploy.search.strategies.evolution import Evolution, best_in_buckets, parents_of
 from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE, archs, table
 from tests.search.accuracy import evaluation
@@ -113,6 +113,16 @@ def test_best_in_buckets_are_few_and_unbeaten():
     kept = best_in_buckets(every, axis=0, buckets=5)
     assert 1 <= len(kept) <= 5
     assert max(c.rank for c in every) == kept[-1].rank
+
+
+def test_the_elite_are_the_best_whatever_their_cost():
+    every = all_within(budget_at(1.0))
+    settings = SearchSettings(buckets=0, elite=7)
+    best = sorted(every, key=lambda candidate: candidate.rank, reverse=True)[:7]
+    assert parents_of(every, 0, settings) == [candidate.arch for candidate in best]
+    both = parents_of(every, 0, SearchSettings(buckets=5, elite=7))
+    assert set(both) == {c.arch for c in [*best, *best_in_buckets(every, 0, 5)]}
+    assert len(both) == len(set(both))
 
 
 def test_cross_entropy_decides_between_equal_accuracies():
