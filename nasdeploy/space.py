@@ -164,10 +164,34 @@ class SearchSpace(ABC):
 
     def decode(self, codes: Codes) -> list[Arch]:
         """The canonical architectures of codes `[n, choices]`."""
-        return [
-            self._canonical({c.name: c.values[index] for c, index in zip(self.choices, row, strict=True)})
-            for row in codes
+        columns = [
+            [choice.values[place] for place in column]
+            for choice, column in zip(self.choices, self.canonical(codes).T.tolist(), strict=True)
         ]
+        return [Arch(dict(zip(self.values_of, values, strict=True))) for values in zip(*columns, strict=True)]
+
+    def canonical(self, codes: Codes) -> Codes:
+        """Codes `[n, choices]` of the same networks, 0 for each choice that no present slot reads."""
+        result, read = codes, np.zeros(codes.shape, dtype=bool)
+        while True:
+            before = read.copy()
+            for places, present in self._presence:
+                read[:, places] |= present[tuple(result[:, place] for place in places)][:, None]
+            # A choice that only absent slots read may be the one that makes them absent.
+            if np.array_equal(read, before):
+                return result
+            result = np.where(read, codes, 0).astype(codes.dtype)
+
+    @cached_property
+    def _presence(self) -> list[tuple[list[int], npt.NDArray[np.bool_]]]:
+        """For each slot the places of the choices that it reads, and for which of their values it holds a block."""
+        place = {choice.name: index for index, choice in enumerate(self.choices)}
+        found = []
+        for slot in self.slots:
+            present = np.array([block is not None for block in self.blocks_of(slot)])
+            sizes = [len(self.values_of[name]) for name in slot.reads]
+            found.append(([place[name] for name in slot.reads], present.reshape(sizes)))
+        return found
 
     # -- blocks
 

@@ -117,6 +117,15 @@ def test_codes_round_trip(seed: int, count: int) -> None:
         assert blocks(dict(arch)) == blocks(values)
 
 
+def test_canonical_codes_are_those_of_canonical_architectures() -> None:
+    codes = SPACE.encode([Arch(values) for values in EVERY])
+    expected = SPACE.encode([SPACE.arch(values) for values in EVERY])
+    assert not np.array_equal(codes, expected)
+    assert np.array_equal(SPACE.canonical(codes), expected)
+    assert SPACE.decode(codes) == [SPACE.arch(values) for values in EVERY]
+    assert SPACE.canonical(codes[:0]).shape == (0, len(SPACE.choices))
+
+
 def test_mutation_changes_the_expected_share_of_genes() -> None:
     rng = np.random.default_rng(0)
     codes = np.full((20000, len(SPACE.choices)), 0, dtype=np.int16)
