@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 
 from nasdeploy.errors import UserError
 
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""How hidden directories end in which files are written before they take their place."""
 _FULL_BELOW_BYTES = 1 << 20
 
 
@@ -30,14 +31,14 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(mkdtemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent))
+        workspace = Path(mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     partial = workspace / path.name
     try:
         with disk_full_named(path):
             yield partial
-            _sync(partial)
+            sync(partial)
             os.replace(partial, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
@@ -96,7 +97,8 @@ def locked(lock: Path, used: Path) -> Iterator[None]:
         yield
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,12 +108,12 @@ def _sync(path: Path) -> None:
 
 def remove_partial(directory: Path) -> None:
     """Delete what killed processes left half-written below `directory`; nobody may be writing there meanwhile."""
-    _remove(directory.rglob(f".*{_PARTIAL}"))
+    _remove(directory.rglob(f".*{PARTIAL}"))
 
 
 def remove_partial_of(path: Path) -> None:
     """Delete what killed processes left of `path` half-written; nobody may be writing it meanwhile."""
-    _remove(path.parent.glob(f".{escape(path.name)}.*{_PARTIAL}"))
+    _remove(path.parent.glob(f".{escape(path.name)}.*{PARTIAL}"))
 
 
 def _remove(leftovers: Iterable[Path]) -> None:
