@@ -7,6 +7,7 @@ table, so that an architecture of 39 slots costs about nine look-ups. Sums are e
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from nasdeploy.space import Codes, SearchSpace, Slot
 
 Floats = npt.NDArray[np.float64]
 SlotCost = Callable[[Slot, Block], float]
+T = TypeVar("T", bound=np.generic)
 
 _LARGEST_TABLE = 4096
 """Rows of a merged table: small enough to stay in the processor's first cache, beyond which merging stops paying."""
@@ -97,7 +99,7 @@ def slot_table(space: SearchSpace, slot: Slot, functions: Sequence[SlotCost]) ->
     return np.array(values).reshape([*(len(space.values_of[name]) for name in slot.reads), len(functions)])
 
 
-def aligned(values: Floats, reads: Sequence[str], names: Sequence[str]) -> Floats:
+def aligned(values: npt.NDArray[T], reads: Sequence[str], names: Sequence[str]) -> npt.NDArray[T]:
     """`values`, whose first axes are those of `reads`, with an axis for each of `names`, of length 1 if not read."""
     order = sorted(range(len(reads)), key=lambda axis: names.index(reads[axis]))
     turned = values.transpose([*order, *range(len(reads), values.ndim)])
