@@ -1,0 +1,337 @@
+"""Classify images with the model that lies beside this file: `python predict.py IMAGE_OR_FOLDER...`
+
+It needs NumPy, Pillow and a runtime (onnxruntime or openvino), and nothing else. Before anything is run the whole
+folder is compared with SHA256SUMS. Every step from an image file to the model's input is read from manifest.json.
+
+Exit code 0: every image was classified; 2: the folder or an image is damaged, or a runtime is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+try:
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    sys.exit(f"predict.py: {error.name} is not installed; run: pip install numpy pillow onnxruntime")
+
+SUMS, MANIFEST, SAMPLE = "SHA256SUMS", "manifest.json", "sample.npz"
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+
+_LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*)")
+_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+
+Array = Any
+Model = Callable[[Array], Array]
+"""From inputs `[N, 3, side, side]` to logits `[N, classes]`, both float32."""
+
+
+class Refused(Exception):
+    """A bundle or an image that is damaged, or a runtime that is missing: one line that says what and where."""
+
+
+# -- the bundle
+
+
+def check_sums(folder: Path) -> dict[str, str]:
+    """Checksums by name, after making sure that the folder holds exactly these files, as they were written.
+
+    Hidden and rejected files are left alone. Raises `Refused`.
+    """
+    expected = _listed(folder / SUMS)
+    for name, checksum in expected.items():
+        if sha256(folder / name) != checksum:
+            raise Refused(f"{folder / name}: damaged, its SHA-256 is not that in {SUMS}; copy the bundle again")
+    for name in files_of(folder):
+        if name not in expected:
+            raise Refused(
+                f"{folder / name}: not in {SUMS}, so no part of the bundle; remove it or copy the bundle again"
+            )
+    return expected
+
+
+def files_of(folder: Path) -> list[str]:
+    """Names of the files that the sums cover, with `/` between their parts; sorted."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return sorted(path.as_posix() for path in found if path.as_posix() != SUMS and not any(map(_apart, path.parts)))
+
+
+def _apart(part: str) -> bool:
+    return part.startswith(".") or part == "__pycache__" or ".rejected" in part
+
+
+def _listed(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_text(encoding="ascii")
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror}); this is no whole bundle, copy it again") from None
+    except ValueError:
+        raise Refused(f"{path}: damaged; copy the bundle again") from None
+    matches = [_LINE.fullmatch(line) for line in text.split("\n")[:-1]]
+    listed = {match[2]: match[1] for match in matches if match}
+    if not text.endswith("\n") or len(listed) != len(matches) or MANIFEST not in listed:
+        raise Refused(f"{path}: damaged; copy the bundle again")
+    return listed
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, in hexadecimal digits; raises `Refused` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror}); copy the bundle again") from None
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle whose sums are right; raises `Refused`."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        _ = [manifest["preprocessing"][step] for step in ("resize", "crop", "scale", "mean", "std", "resolution")]
+        _ = [(made["format"], made["precision"], file["name"], file["sha256"]) for made, file in _files(manifest)]
+        manifest["labels"][0], manifest["artefacts"][0]["files"][0]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise Refused(f"{path}: no manifest of an exported model ({type(error).__name__}: {error})") from None
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    return ((artefact, file) for artefact in manifest["artefacts"] for file in artefact["files"])
+
+
+# -- from an image file to the model's input
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The picture in a file (its first frame) as 8-bit RGB, upright; transparent pixels are blended with white."""
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except UnidentifiedImageError:
+        raise Refused(f"{path}: cannot be read as an image (no known format); remove or replace it") from None
+    # Pillow's decoders meet damaged files with nearly every kind of exception.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise Refused(f"{path}: cannot be read as an image ({reason}); remove or replace it") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and "transparency" not in upright.info:
+        upright.load()
+        return upright
+    if upright.mode in _SIXTEEN_BIT:
+        return Image.fromarray((np.clip(np.asarray(upright), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels: save it with 8 or 16 bits")
+    if upright.mode in _WITH_ALPHA or "transparency" in upright.info:
+        coloured = upright.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+    return upright.convert("RGB")
+
+
+def prepare(picture: Image.Image, steps: Mapping[str, Any]) -> Array:
+    """Input `[1, 3, resolution, resolution]` from an RGB picture, by the manifest's `preprocessing`."""
+    pixels = np.asarray(_cropped(picture, steps["resize"], steps["crop"]))
+    levels = pixels.transpose(2, 0, 1)[np.newaxis].astype(np.float32) / np.float32(1 / steps["scale"])
+    mean, std = (np.array(steps[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
+    return rescale((levels - mean) / std, steps["resolution"])
+
+
+def _cropped(picture: Image.Image, shorter: int, side: int) -> Image.Image:
+    width, height = picture.size
+    longer = int(shorter * max(width, height) / min(width, height))
+    width, height = (shorter, longer) if width <= height else (longer, shorter)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + side, top + side))
+
+
+def rescale(x: Array, side: int) -> Array:
+    """Images `[N, 3, S, S]` at `side`: bicubic with a = -0.75, corners not aligned, not antialiased.
+
+    Sums and products are rounded in the order of `torch.nn.functional.interpolate` on x86 processors with AVX2, so that
+    the result equals its, bit for bit.
+    """
+    if x.shape[-1] == side:
+        return np.ascontiguousarray(x)
+    places, weights = _cubic(x.shape[-1], side)
+    rows = _weighed([x[..., place] for place in places], weights)
+    return _weighed([rows[:, :, place, :] for place in places], weights[:, :, np.newaxis])
+
+
+def _cubic(size: int, side: int) -> tuple[Array, Array]:
+    """For each of `side` places the four neighbours among `size`, and their weights: both `[4, side]`."""
+    one = np.float32(1)
+    centres = np.arange(side, dtype=np.float32) + np.float32(0.5)
+    place = _fused(np.float32(size) / np.float32(side), centres, np.float32(-0.5))
+    before = np.floor(place)
+    t = place - before
+    neighbours = np.clip(before.astype(int) + np.arange(-1, 3)[:, np.newaxis], 0, size - 1)
+    return neighbours, np.stack([_far(t + one), _near(t), _near(one - t), _far((one - t) + one)])
+
+
+def _near(t: Array) -> Array:
+    return _fused(np.float32(1.25), t, np.float32(-2.25)) * t * t + np.float32(1)
+
+
+def _far(t: Array) -> Array:
+    return _fused(_fused(np.float32(-0.75), t, np.float32(3.75)), t, np.float32(-6)) * t + np.float32(3)
+
+
+def _weighed(values: Sequence[Array], weights: Array) -> Array:
+    first, second, third, fourth = zip(values, weights, strict=True)
+    total = _fused(*first, second[0] * second[1])
+    return _fused(*fourth, _fused(*third, total))
+
+
+def _fused(a: Array, b: Array, c: Array) -> Array:
+    """a * b + c of float32 numbers, rounded once: their product is exact in float64."""
+    return (np.asarray(a, np.float64) * b + c).astype(np.float32)
+
+
+# -- the model
+
+
+def open_model(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, str], name: str | None = None) -> Model:
+    """The bundle's first model that a runtime of this machine opens, or the one in the file `name`.
+
+    Raises `Refused`.
+    """
+    artefact, runtime = _chosen(manifest, name)
+    for file in artefact["files"]:
+        if sums.get(file["name"]) != file["sha256"]:
+            raise Refused(
+                f"{folder / file['name']}: not the model of {MANIFEST}, by its SHA-256; copy the bundle again"
+            )
+    path = folder / artefact["files"][0]["name"]
+    try:
+        return _OPENERS[runtime](path)
+    # Every runtime has errors of its own.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Refused(f"{path}: {runtime} cannot load it ({reason}); use the version in {MANIFEST}") from None
+
+
+def _chosen(manifest: Mapping[str, Any], name: str | None) -> tuple[Mapping[str, Any], str]:
+    known = {artefact["files"][0]["name"]: artefact for artefact in manifest["artefacts"]}
+    if name is not None and name not in known:
+        raise Refused(f"no model {name} in this bundle; it has {', '.join(known)}")
+    for artefact in [known[name]] if name else known.values():
+        for runtime in _runtimes(artefact):
+            if find_spec(runtime):
+                return artefact, runtime
+    wanted = {runtime for artefact in known.values() for runtime in _runtimes(artefact)}
+    if not wanted or name:
+        raise Refused(f"{name or 'the model of this bundle'} cannot be run by this program here; see README.md")
+    raise Refused(f"no runtime is installed; run: pip install {min(wanted)}")
+
+
+def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
+    """That this program can run it in. In int8 only the one that it was quantised for computes the same."""
+    if artefact["format"] == "openvino":
+        return ("openvino",)
+    if artefact["format"] == "onnx":
+        return ("onnxruntime",) if artefact["precision"] == "int8" else ("onnxruntime", "openvino")
+    return ()
+
+
+def _onnxruntime(path: Path) -> Model:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (name,) = (value.name for value in session.get_inputs())
+    return lambda inputs: session.run(None, {name: inputs})[0]
+
+
+def _openvino(path: Path) -> Model:
+    import openvino
+
+    # Without the hint some processors compute in bfloat16.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda inputs: next(iter(compiled(inputs).values()))
+
+
+_OPENERS: Mapping[str, Callable[[Path], Model]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def probabilities(logits: Array) -> Array:
+    """Softmax over the last axis, in float64."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def image_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files given, and the images in the folders given, sorted; raises `Refused` for what is not there."""
+    for path in paths:
+        if path.is_dir():
+            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+            if not found:
+                raise Refused(f"{path}: holds no images")
+            yield from found
+        elif path.exists():
+            yield path
+        else:
+            raise Refused(f"{path}: no such file or folder")
+
+
+# -- the command
+
+
+def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).parent) -> int:
+    """Print `FILE  CLASS  PROBABILITY` for each image, with `--top N` classes; the exit code."""
+    parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--top", type=int, default=1, metavar="N", help="classes to print for each image [1]")
+    parser.add_argument("--model", metavar="FILE", help="model of this folder [the first that can run here]")
+    given = parser.parse_args(arguments)
+    if not given.images:
+        parser.error("name image files or folders")
+    try:
+        sums = check_sums(folder)
+        manifest = read_manifest(folder)
+        model = open_model(folder, manifest, sums, given.model)
+        files = list(image_files(given.images))
+    except Refused as refusal:
+        return _complain(refusal)
+    return max(_classify(file, model, manifest, given.top) for file in files)
+
+
+def _classify(file: Path, model: Model, manifest: Mapping[str, Any], top: int) -> int:
+    try:
+        inputs = prepare(read_rgb(file), manifest["preprocessing"])
+    except Refused as refusal:
+        return _complain(refusal)
+    logits = model(inputs)
+    if logits.shape != (1, len(manifest["labels"])):
+        return _complain(Refused(f"{MANIFEST}: {len(manifest['labels'])} labels for an output of {list(logits.shape)}"))
+    (shares,) = probabilities(logits)
+    for index in np.argsort(-shares, kind="stable")[: max(1, top)]:
+        print(f"{file}\t{manifest['labels'][index]}\t{shares[index]:.4f}")
+    return 0
+
+
+def _complain(refusal: Refused) -> int:
+    print(f"predict.py: {refusal}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""What travels in a bundle does to images exactly what nasdeploy does, and runs without it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nasdeploy.data import decode
+from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.transforms import prepare
+from nasdeploy.export.bundle import predict
+from nasdeploy.nn.rescale import rescale
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+AS_WRITTEN = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+"""Processors that round as predict.py does; others round a few sums differently."""
+
+
+def equal(found: np.ndarray, expected: torch.Tensor) -> None:
+    assert found.dtype == np.float32
+    if AS_WRITTEN:
+        np.testing.assert_array_equal(found, expected.numpy())
+    else:
+        np.testing.assert_allclose(found, expected.numpy(), atol=3e-5)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(4, 40),
+    st.integers(0, 12),
+    st.integers(4, 60),
+    st.integers(0, 9),
+)
+def test_inputs_are_those_of_evaluation_bit_for_bit(
+    size: tuple[int, int], crop: int, margin: int, side: int, seed: int
+) -> None:
+    steps = Preprocessing(resize=crop + margin, crop=crop, mean=MEAN, std=STD, resolution=side)
+    image = picture(*size, seed)
+    equal(predict.prepare(image, steps.model_dump(mode="json")), prepare(steps, [image]))
+
+
+@pytest.mark.parametrize(("crop", "side"), [(224, 224), (224, 192), (224, 288), (32, 20)])
+def test_inputs_of_usual_sizes_are_those_of_evaluation_bit_for_bit(crop: int, side: int) -> None:
+    steps = Preprocessing(resize=crop * 8 // 7, crop=crop, mean=MEAN, std=STD, resolution=side)
+    image = picture(400, 301)
+    equal(predict.prepare(image, steps.model_dump()), prepare(steps, [image]))
+
+
+def test_a_batch_is_rescaled_as_pytorch_does() -> None:
+    x = torch.randn(3, 3, 17, 17, generator=torch.Generator().manual_seed(0))
+    equal(predict.rescale(x.numpy(), 29), rescale(x, 29))
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.fixture
+def kinds(tmp_path: Path) -> dict[str, Path]:
+    """Image files of every kind that is decoded in its own way."""
+    colour = picture(20, 14)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    alpha = colour.convert("RGBA")
+    alpha.putalpha(colour.convert("L"))
+    deep = Image.fromarray(np.arange(280, dtype=np.uint16).reshape(14, 20) * 234)
+    return {
+        "colour": saved(colour, tmp_path / "colour.png"),
+        "turned": saved(colour, tmp_path / "turned.jpg", exif=turned),
+        "grey": saved(colour.convert("L"), tmp_path / "grey.jpg"),
+        "sixteen bits": saved(deep, tmp_path / "deep.png"),
+        "alpha": saved(alpha, tmp_path / "alpha.png"),
+        "palette": saved(colour.convert("P"), tmp_path / "palette.gif", transparency=3),
+        "inks": saved(colour.convert("CMYK"), tmp_path / "inks.tif"),
+        "one bit": saved(colour.convert("1"), tmp_path / "bits.png"),
+        "one colour transparent": saved(colour, tmp_path / "hole.png", transparency=colour.getpixel((2, 2))),
+    }
+
+
+def test_files_of_any_kind_are_read_as_nasdeploy_reads_them(kinds: dict[str, Path]) -> None:
+    for kind, path in kinds.items():
+        found, expected = predict.read_rgb(path), decode.read_rgb(path)
+        assert (found.mode, found.size) == ("RGB", expected.size), kind
+        assert found.tobytes() == expected.tobytes(), kind
+    assert predict.SUFFIXES == decode.SUFFIXES
+
+
+def damaged_images() -> dict[str, bytes]:
+    file = io.BytesIO()
+    picture(40, 40).save(file, "JPEG")
+    whole = file.getvalue()
+    return {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no image", "headless": whole[20:]}
+
+
+@pytest.mark.parametrize("kind", sorted(damaged_images()))
+def test_a_damaged_image_is_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(damaged_images()[kind])
+    with pytest.raises(predict.Refused) as caught:
+        predict.read_rgb(path)
+    assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
+    assert "\n" not in str(caught.value)
+
+
+def test_probabilities_add_up_to_one_and_keep_the_order() -> None:
+    logits = np.array([[1000.0, 999.0, -1000.0]], np.float32)
+    (shares,) = predict.probabilities(logits)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[0] / shares[1] == pytest.approx(np.e)
+    assert shares[2] == 0
