@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasdeploy.errors import UserError
+from nasdeploy.export.jobs import plan_jobs
 from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration, load_export
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
@@ -13,7 +14,7 @@ from nasdeploy.steps import search as search_step
 from nasdeploy.steps import train as train_step
 from nasdeploy.steps.choice import ExportRequest, request_export
 from nasdeploy.steps.profile import ensure_table
-from nasdeploy.steps.request import Bounds, SearchRequest, request_search
+from nasdeploy.steps.request import Bounds, SearchRequest, latency_devices, request_search
 from nasdeploy.store.run import Run
 
 
@@ -32,8 +33,8 @@ def run_all(
 ) -> Product:
     """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
     run = _trained(recipe, directory, progress, restart)
-    if bounds.latency is not None or (bounds == Bounds() and recipe.search.latency is not None):
-        ensure_table(run, recipe, progress)
+    for device in latency_devices(recipe, bounds):
+        ensure_table(run, device, progress)
     request = request_search(run, recipe, bounds, strict, progress)
     result = _searched(request, progress)
     directory, manifest = _exported(request_export(run, recipe, None, None, progress), progress)
@@ -75,4 +76,4 @@ def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportM
             if same and isinstance(manifest.recalibration, Recalibration):
                 progress.say(f"export: {directory} is there")
                 return directory, manifest
-    return export_step.export(request, progress)
+    return export_step.export(request, plan_jobs(("onnx",), request.device), progress)

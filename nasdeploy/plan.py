@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from math import prod
 
 Shape = tuple[int, ...]
 
@@ -33,6 +34,14 @@ class Block(ABC):
     @abstractmethod
     def params(self) -> int:
         """Learned parameters (running statistics are not counted)."""
+
+    @property
+    def live(self) -> int:
+        """Most elements of activations that exist at once while it computes one sample, its inputs and output included.
+
+        A block with larger tensors inside says so. Activation functions and normalisation are taken to work in place.
+        """
+        return sum(prod(shape) for shape in (*self.inputs, self.output))
 
     @property
     def key(self) -> str:

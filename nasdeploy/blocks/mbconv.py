@@ -1,6 +1,7 @@
 """Blocks of MobileNet-like networks: stem convolution, MBConv and pooling head (AlphaNet, Table 7)."""
 
 from dataclasses import dataclass
+from math import prod
 
 from nasdeploy.plan import Block, Shape
 
@@ -113,6 +114,15 @@ class MBConv(Block):
         squeeze = 2 * mid * se + se + mid if self.se else 0
         return expand + mid * (self.kernel_size**2 + 2) + squeeze + self.out_channels * (mid + 2) + shortcut
 
+    @property
+    def live(self) -> int:
+        """The input stays for the shortcut: beside it before and after the depthwise convolution, then the output."""
+        area, given, output = self.output[1] ** 2, self.in_channels * self.side**2, prod(self.output)
+        wide, narrow = self.mid_channels * self.side**2, self.mid_channels * area
+        depthwise = narrow if self.expand_ratio == 1 else wide + narrow
+        scaled = 2 * narrow if self.se else narrow
+        return given + max(depthwise, scaled, narrow + output, 2 * output)
+
 
 @dataclass(frozen=True)
 class PoolHead(Block):
@@ -154,3 +164,8 @@ class PoolHead(Block):
         """Of the first convolution with its normalisation, the second, and the classifier with its bias."""
         expand = self.mid_channels * (self.in_channels + 2)
         return expand + self.mid_channels * self.out_channels + (self.out_channels + 1) * self.classes
+
+    @property
+    def live(self) -> int:
+        """Input and output of the first convolution."""
+        return (self.in_channels + self.mid_channels) * self.side**2

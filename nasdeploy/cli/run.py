@@ -2,9 +2,19 @@
 
 from typing import TYPE_CHECKING
 
+from nasdeploy.cli.budget import (
+    LatencyMsOption,
+    LatencyOption,
+    LatencyP95Option,
+    MacsOption,
+    MemoryOption,
+    ParamsOption,
+    SizeOption,
+    bounds_of,
+)
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, changes
-from nasdeploy.cli.search import LatencyMsOption, LatencyOption, MacsOption, ParamsOption, StrictFlag, bounds_of
+from nasdeploy.cli.search import StrictFlag
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 
 if TYPE_CHECKING:
@@ -15,9 +25,12 @@ def run(
     recipe: RecipeArgument,
     data: DataOption = None,
     latency_ms: LatencyMsOption = None,
+    latency_p95_ms: LatencyP95Option = None,
     latency: LatencyOption = None,
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
+    size_mb: SizeOption = None,
+    memory_mb: MemoryOption = None,
     run_directory: DirectoryOption = None,
     device: DeviceOption = None,
     assignments: SetOption = None,
@@ -30,7 +43,7 @@ def run(
     from nasdeploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes(assignments, device), data)
-    bounds = bounds_of(latency_ms, latency, macs_m, params_m)
+    bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
 
     from nasdeploy import pipeline
     from nasdeploy.progress import Progress
@@ -40,7 +53,7 @@ def run(
     product = pipeline.run_all(loaded, directory, bounds, Progress(quiet), restart=restart, strict=strict)
     result = {
         "run": str(product.run.path),
-        "model": str(product.directory / product.manifest.file.name),
+        "model": str(product.directory / product.manifest.artefacts[0].file.name),
         "search": product.result.model_dump(mode="json"),
         "export": product.manifest.model_dump(mode="json"),
     }

@@ -1,11 +1,20 @@
 """`nasdeploy search`."""
 
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nasdeploy.cli.budget import (
+    LatencyMsOption,
+    LatencyOption,
+    LatencyP95Option,
+    MacsOption,
+    MemoryOption,
+    ParamsOption,
+    SizeOption,
+    bounds_of,
+)
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.errors import UserError
@@ -13,15 +22,7 @@ from nasdeploy.registry import suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.search.result import Found, SearchResult
-    from nasdeploy.steps.request import Bounds
 
-
-LatencyMsOption = Annotated[float | None, typer.Option("--latency-ms", help="Latency budget in milliseconds.")]
-LatencyOption = Annotated[
-    str | None, typer.Option("--latency", help="Latency budget as a part of the device's range, e.g. 40%.")
-]
-MacsOption = Annotated[float | None, typer.Option("--macs-m", help="At most so many million MACs.")]
-ParamsOption = Annotated[float | None, typer.Option("--params-m", help="At most so many million parameters.")]
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
 ]
@@ -30,9 +31,12 @@ StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency tab
 
 def search(
     latency_ms: LatencyMsOption = None,
+    latency_p95_ms: LatencyP95Option = None,
     latency: LatencyOption = None,
     macs_m: MacsOption = None,
     params_m: ParamsOption = None,
+    size_mb: SizeOption = None,
+    memory_mb: MemoryOption = None,
     device: DeviceOption = None,
     strategy: StrategyOption = None,
     assignments: Annotated[
@@ -49,7 +53,7 @@ def search(
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.request import request_search
 
-    bounds = bounds_of(latency_ms, latency, macs_m, params_m)
+    bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
     run = chosen_run(run_directory)
     recipe = recipe_of(run, [*changes(assignments, device), *strategy_of(strategy)], data)
     progress = Progress(quiet)
@@ -70,18 +74,6 @@ def strategy_of(name: str | None) -> list[str]:
     if name not in STRATEGY_NAMES:
         raise UserError(f"--strategy {name}: unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
     return [f"search.strategy={name}"]
-
-
-def bounds_of(latency_ms: float | None, latency: str | None, macs_m: float | None, params_m: float | None) -> "Bounds":
-    """The bounds that the options give; raises `UserError` for numbers that bound nothing."""
-    from nasdeploy.steps.request import Bounds
-
-    if latency_ms is not None and latency is not None:
-        raise UserError("--latency-ms and --latency both give a latency budget; use one of them")
-    for option, bound in (("--latency-ms", latency_ms), ("--macs-m", macs_m), ("--params-m", params_m)):
-        if bound is not None and not 0 <= bound < inf:
-            raise UserError(f"{option} {bound}: give a finite number that is not negative")
-    return Bounds(latency if latency_ms is None else f"{latency_ms:.12f}ms", macs_m, params_m)
 
 
 def _text(path: Path, result: "SearchResult") -> str:

@@ -1,6 +1,6 @@
 """The Pareto picture of a search: accuracy over cost, with the networks that were measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,15 +65,22 @@ def _axis(result: SearchResult) -> tuple[str, float]:
     """Label of the cost axis, and the factor from the search's units to the axis's."""
     if result.device is not None:
         return f"latency in ms on {result.device} (front: predicted, finalists: measured)", 1e3
-    return f"{'parameters' if _over_parameters(result) else 'MACs'} in millions", 1e-6
+    return _AXES[_bounded(result)][0], 1e-6
 
 
 def _cost(found: Found, result: SearchResult) -> float:
     if found.predicted_ms is not None:
         return found.predicted_ms
-    return (found.params if _over_parameters(result) else found.macs) / 1e6
+    return _AXES[_bounded(result)][1](found)
 
 
-def _over_parameters(result: SearchResult) -> bool:
-    """Whether a search without latency was for few parameters only (see `search.budget.Problem.axis`)."""
-    return result.budget.params_m is not None and result.budget.macs_m is None
+_AXES: Mapping[str, tuple[str, Callable[[Found], float]]] = {
+    "macs_m": ("MACs in millions", lambda found: found.macs / 1e6),
+    "params_m": ("parameters in millions", lambda found: found.params / 1e6),
+    "size_mb": ("size of the file in MB", lambda found: found.size_mb),
+}
+
+
+def _bounded(result: SearchResult) -> str:
+    """The axis of a search without latency (see `search.problem.Problem.axis`)."""
+    return next((name for name in _AXES if getattr(result.budget, name) is not None), "macs_m")

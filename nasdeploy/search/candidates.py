@@ -7,7 +7,7 @@ import numpy as np
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Floats
 from nasdeploy.errors import InfeasibleBudget
-from nasdeploy.search.budget import Problem
+from nasdeploy.search.problem import Problem
 from nasdeploy.space import Codes
 
 _POOL = 20_000

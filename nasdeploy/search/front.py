@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from math import inf, isnan
 
 from nasdeploy.arch import Arch
-from nasdeploy.search.budget import Problem
+from nasdeploy.search.problem import Problem
 from nasdeploy.store.evaluations import Evaluation
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An evaluated architecture and its costs: seconds, MACs, parameters."""
+    """An evaluated architecture and its costs, in the columns of the problem."""
 
     arch: Arch
     evaluation: Evaluation
-    costs: tuple[float, float, float]
+    costs: tuple[float, ...]
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -28,7 +28,7 @@ def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence
     """Architectures with their evaluations and costs."""
     costs = problem.costs(problem.space.encode(archs))
     return [
-        Candidate(arch, evaluation, (float(row[0]), float(row[1]), float(row[2])))
+        Candidate(arch, evaluation, tuple(map(float, row)))
         for arch, evaluation, row in zip(archs, evaluations, costs, strict=True)
     ]
 

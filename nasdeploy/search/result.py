@@ -3,9 +3,28 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from nasdeploy.errors import UserError
+from nasdeploy.search.budget import UNITS, Budget, LatencyLimit, Range
 from nasdeploy.settings import Settings
-from nasdeploy.store.records import read_record
+from nasdeploy.store.records import read_object, read_record
+
+SCHEMA_VERSION: Literal[2] = 2
+
+
+class Latency(Settings):
+    """Of a network on one device, in milliseconds; None for what was not measured."""
+
+    predicted_ms: float
+    """Median, by the table as it was corrected by the end of the search."""
+    uncertainty_ms: float
+    """Standard deviation of the prediction."""
+    measured_ms: float | None = None
+    """Median of the whole network on the device."""
+    measured_p10_ms: float | None = None
+    measured_p90_ms: float | None = None
+    measured_p95_ms: float | None = None
 
 
 class Found(Settings):
@@ -21,34 +40,107 @@ class Found(Settings):
     """In nats; None if the network's logits were no numbers."""
     macs: int
     params: int
-    predicted_ms: float | None
-    measured_ms: float | None = None
-    """Median of the whole network on the device."""
-    measured_p90_ms: float | None = None
+    size_mb: float
+    """Of the exported file, estimated."""
+    memory_mb: float
+    """Activations that live at once, batch 1."""
+    latency: dict[str, Latency] = Field(default_factory=dict)
+    """By device; empty for a search without latency."""
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """On the first device."""
+        return next((one.predicted_ms for one in self.latency.values()), None)
+
+    @property
+    def measured_ms(self) -> float | None:
+        """On the first device."""
+        return next((one.measured_ms for one in self.latency.values()), None)
+
+
+Bounds = tuple[float | None, float | None]
+"""Lower and upper bound, None where there is none."""
+
+
+class LatencyBounds(Settings):
+    """On one device."""
+
+    median_ms: Bounds | None
+    p95_ms: Bounds | None
 
 
 class BudgetRecord(Settings):
     """The bounds that were asked for."""
 
-    latency_ms: float | None
-    macs_m: float | None
-    params_m: float | None
+    latency: dict[str, LatencyBounds]
+    """By device, the one that the front is drawn over first."""
+    macs_m: Bounds | None
+    params_m: Bounds | None
+    size_mb: Bounds | None
+    memory_mb: Bounds | None
+
+    @classmethod
+    def of(cls, budget: Budget) -> "BudgetRecord":
+        """A budget in the units that users write."""
+        latency = {name: _latency(limit) for name, limit in budget.latency.items()}
+        others = {name: _bounds(budget.of(name), scale) for name, (_, scale, _) in UNITS.items()}
+        return cls(
+            latency=latency,
+            macs_m=others["macs"],
+            params_m=others["params"],
+            size_mb=others["size"],
+            memory_mb=others["memory"],
+        )
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Upper bound of the median on the first device."""
+        for limit in self.latency.values():
+            return limit.median_ms[1] if limit.median_ms else None
+        return None
+
+
+def _latency(limit: LatencyLimit) -> LatencyBounds:
+    return LatencyBounds(median_ms=_bounds(limit.median, 1e3), p95_ms=_bounds(limit.p95, 1e3))
+
+
+def _bounds(bound: Range, scale: float) -> Bounds | None:
+    if not bound.bounded:
+        return None
+    low = scale * bound.low if bound.low > 0 else None
+    return low, scale * bound.high if bound.high < float("inf") else None
+
+
+class Fidelity(Settings):
+    """How well predictions order networks: Kendall's tau, None with fewer than three networks of different values."""
+
+    networks: int
+    tau: float | None
+    mean_absolute: float | None = None
+    """Mean of |measured / predicted - 1|, for latencies."""
 
 
 class SearchResult(Settings):
     """A finished search."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
+    id: str
+    """Of the search in its run."""
+    finished: str
+    """UTC, ISO 8601."""
+    strategy: str
     supernet: str
     """Digest of the weights and of how they were evaluated."""
     space: str
-    device: str | None
-    """None for a search without latency."""
+    devices: tuple[str, ...]
+    """Of the latency budget; the first is that of the front. Empty for a search without latency."""
     budget: BudgetRecord
+    probability: float
+    """With which a network that is predicted to meet the budget does."""
     rounds: int
     """Rounds of search and measurement until a finalist met the budget."""
     evaluated: int
-    """Architectures with known accuracy when it ended."""
+    """Architectures with known accuracy within the budget when it ended."""
     images: int
     """That accuracy was measured on."""
     winner: Found
@@ -57,10 +149,26 @@ class SearchResult(Settings):
     finalists: tuple[Found, ...]
     front: tuple[Found, ...]
     """Pareto front of accuracy over predicted latency (or MACs), by rising cost."""
+    latency_fidelity: dict[str, Fidelity]
+    """By device: predictions of the table before this search against what was measured in it."""
+    accuracy_fidelity: Fidelity | None = None
+    """Predicted against evaluated accuracy; None without an accuracy predictor."""
+
+    @property
+    def device(self) -> str | None:
+        """The first device."""
+        return self.devices[0] if self.devices else None
 
 
 def load_result(path: Path) -> SearchResult:
     """The result of a run's latest search; raises `UserError` if there is none or it is damaged."""
     if not path.exists():
         raise UserError(f"{path}: no search result yet; run 'nasdeploy search --latency-ms X' first")
-    return read_record(SearchResult, path, "search again with 'nasdeploy search'")
+    remedy = "search again with 'nasdeploy search'"
+    version = read_object(path, remedy).get("schema_version")
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: a search result in version {version} of its form, and this nasdeploy reads version "
+            f"{SCHEMA_VERSION}; {remedy}"
+        )
+    return read_record(SearchResult, path, remedy)

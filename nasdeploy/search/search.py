@@ -1,26 +1,32 @@
-"""The search as a whole: evolve under the table's latencies, measure the finalists, correct the table, repeat."""
+"""The search as a whole: look under the tables' latencies, measure the finalists, correct the tables, repeat."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isnan
 from statistics import median
 
 from nasdeploy.arch import Arch
-from nasdeploy.errors import InfeasibleBudget
+from nasdeploy.errors import InfeasibleBudget, UserError
 from nasdeploy.evaluate import Score
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
-from nasdeploy.search.budget import Budget, Problem
+from nasdeploy.search.budget import Budget
 from nasdeploy.search.evaluation import evaluated
 from nasdeploy.search.front import Candidate, candidates_of
+from nasdeploy.search.margin import meets, predicted_budget
+from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies import STRATEGIES
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
 
-Measure = Callable[[Sequence[Arch]], Mapping[Arch, Timing]]
-"""Latencies of whole networks on the device."""
+Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
+"""Latencies of whole networks on the device of that name."""
+
+Timings = Mapping[str, Mapping[Arch, Timing]]
+"""By device, of whole networks."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,18 @@ class Outcome:
 
     candidates: list[Candidate]
     finalists: list[Candidate]
-    winner: Candidate
-    timings: Mapping[Arch, Timing]
+    fitting: list[Candidate]
+    """The finalists that meet the budget; the winner is the first."""
+    timings: Timings
     """Of all finalists that were ever measured; empty without a latency budget."""
-    table: LatencyTable | None
+    tables: Sequence[LatencyTable]
     """As corrected by what was measured."""
     rounds: int
+
+    @property
+    def winner(self) -> Candidate:
+        """The best that meets the budget."""
+        return self.fitting[0]
 
 
 @dataclass
@@ -45,61 +57,71 @@ class Search:
     score: Callable[[Arch], Score]
     evaluations: Evaluations
     budget: Budget
-    table: LatencyTable | None
+    tables: Sequence[LatencyTable]
+    """One for each device of the budget's latencies, in their order."""
     measure: Measure
     settings: SearchSettings
     seed: int
     progress: Progress
-    _timings: dict[Arch, Timing] = field(default_factory=dict)
+    _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
 
     def run(self) -> Outcome:
-        """Search, measure, and repeat with a corrected table until a finalist meets the budget.
+        """Search, measure, and repeat with corrected tables until a finalist meets the budget.
 
         Raises `InfeasibleBudget` if none does after the settings' number of rounds.
         """
-        table = self.table
+        tables = self.tables
         for number in range(1, self.settings.measured_rounds + 1):
-            candidates = self._evolve(table, number)
+            candidates = self._round(tables, number)
             finalists = self._finalists(candidates)
-            if table is None:
-                return Outcome(candidates, finalists, finalists[0], {}, None, number)
             self._measure(finalists)
-            table = table.with_measured(self.space, self._timings)
-            fitting = [candidate for candidate in finalists if self.meets(candidate.arch)]
+            tables = [table.with_measured(self.space, self._timings[_device(table)]) for table in tables]
+            fitting = [candidate for candidate in finalists if self._measured_within(candidate.arch)]
             if fitting:
-                return Outcome(candidates, finalists, fitting[0], self._timings, table, number)
+                return Outcome(candidates, finalists, fitting, self._timings, tables, number)
             self.progress.say(f"search: none of {len(finalists)} finalists meets {self.budget}; the table is corrected")
-            if self.budget.latency is not None and table.range(self.space)[0] > self.budget.latency:
+            if self._out_of_reach(tables):
                 break
         raise self._never_met()
 
-    def meets(self, arch: Arch) -> bool:
-        """Whether a measured network leaves the reserve of the latency budget free; True where there is no budget."""
-        return self.budget.latency is None or self._timings[arch].median <= self._limit(self.budget.latency)
+    def _measured_within(self, arch: Arch) -> bool:
+        """Whether a measured network leaves the reserve of every latency limit free; True where there is none."""
+        return all(
+            meets(self._timings[name][arch], limit, self.settings.reserve)
+            for name, limit in self.budget.latency.items()
+        )
 
-    def _limit(self, latency: float) -> float:
-        return latency * (1 - self.settings.reserve)
+    def _is_measured(self, arch: Arch) -> bool:
+        return bool(self.tables) and all(arch in self._timings.get(_device(table), {}) for table in self.tables)
 
-    def _problem(self, table: LatencyTable | None) -> Problem:
-        """The space under the budget less its reserve, unless that leaves nothing.
+    def _out_of_reach(self, tables: Sequence[LatencyTable]) -> bool:
+        """Whether a corrected table says that even the fastest network is too slow."""
+        limits = [self.budget.latency[_device(table)] for table in tables]
+        return any(
+            table.range(self.space)[0] > min(limit.median.high, limit.p95.high / table.p95_ratio)
+            for table, limit in zip(tables, limits, strict=True)
+        )
 
-        Where the networks measured so far were slower than even the corrected table says, as much less is allowed.
-        """
-        latency = self.budget.latency
-        if latency is not None and table is not None:
-            limit = self._limit(latency) / max(1.0, self._slowness(table))
-            # The budget is not below the fastest network, but sums over slots are rounded differently there and here.
-            latency = max(limit, table.range(self.space)[0] * (1 + 1e-9))
-        return Problem(self.space, replace(self.budget, latency=latency), table)
+    def _problem(self, tables: Sequence[LatencyTable]) -> Problem:
+        """The space under the budget that predictions have to keep to."""
+        budget = predicted_budget(
+            self.budget,
+            tables,
+            [table.range(self.space) for table in tables],
+            {_device(table): median(self._ratios(table) or [1.0]) for table in tables},
+            probability=self.settings.probability,
+            reserve=self.settings.reserve,
+        )
+        return Problem(self.space, budget, *tables)
 
-    def _slowness(self, table: LatencyTable) -> float:
-        """Median of measured over predicted latency; 1 before anything is measured."""
-        ratios = [t.median / table.predict(self.space.plan(arch)).seconds for arch, t in self._timings.items()]
-        return median(ratios) if ratios else 1.0
+    def _ratios(self, table: LatencyTable) -> list[float]:
+        """Measured over predicted latency of every network measured on the table's device."""
+        timings = self._timings.get(_device(table), {})
+        return [t.median / table.predict(self.space.plan(arch)).seconds for arch, t in timings.items()]
 
-    def _evolve(self, table: LatencyTable | None, number: int) -> list[Candidate]:
-        """Everything known that is within the budget after a round of evolution, best first."""
-        problem = self._problem(table)
+    def _round(self, tables: Sequence[LatencyTable], number: int) -> list[Candidate]:
+        """Everything known that is within the budget after a round of search, best first."""
+        problem = self._problem(tables)
         strategy = STRATEGIES[self.settings.strategy]
         with self.progress.task("search", strategy.planned(self.settings)) as task:
 
@@ -114,42 +136,81 @@ class Search:
         return self._known(problem)
 
     def _known(self, problem: Problem) -> list[Candidate]:
-        """All evaluations within the budget, those of earlier searches too, best first."""
+        """All evaluations within the budget, those of earlier searches too, best first.
+
+        What was measured is judged by that where it says yes, everything else by its predictions.
+        """
         evaluations = self.evaluations.all()
         archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
-        found = [c for c in candidates_of(problem, archs, evaluations) if problem.allows(c.costs)]
-        return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
+        asked = Problem(self.space, replace(self.budget, latency={}), *problem.tables)
+        found = [
+            c
+            for c in candidates_of(problem, archs, evaluations)
+            if problem.allows(c.costs)
+            or (self._is_measured(c.arch) and self._measured_within(c.arch) and asked.allows(c.costs))
+        ]
+        found.sort(key=lambda candidate: candidate.rank, reverse=True)
+        if all(isnan(candidate.evaluation.cross_entropy) for candidate in found):
+            raise UserError("no network of the supernet gives numbers (NaN): its training failed; train it again")
+        return found
 
     def _finalists(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The best by rank; those that were measured before and did not fit are not tried again."""
-        hopeful = [c for c in candidates if c.arch not in self._timings or self.meets(c.arch)]
+        hopeful = [c for c in candidates if not self._is_measured(c.arch) or self._measured_within(c.arch)]
         return list(hopeful[: self.settings.finalists]) or list(candidates[: self.settings.finalists])
 
     def _measure(self, finalists: Sequence[Candidate]) -> None:
-        missing = {c.arch: c.costs[0] for c in finalists if c.arch not in self._timings}
-        for arch, timing in self.measure(list(missing)).items():
-            self._timings[arch] = timing
-            self.evaluations.put_measurement(
-                Measurement(
-                    digest=arch.digest,
-                    device=self._device,
-                    median=timing.median,
-                    p10=timing.p10,
-                    p90=timing.p90,
-                    n=timing.n,
-                    predicted=missing[arch],
-                )
-            )
+        for table in self.tables:
+            name = _device(table)
+            known = self._timings.setdefault(name, {})
+            missing = [candidate.arch for candidate in finalists if candidate.arch not in known]
+            for arch, timing in (self.measure(name, missing) if missing else {}).items():
+                known[arch] = timing
+                self._keep(name, arch, timing, table.predict(self.space.plan(arch)).seconds)
 
-    @property
-    def _device(self) -> str:
-        assert self.table is not None
-        return self.table.conditions.device.name
+    def _keep(self, device: str, arch: Arch, timing: Timing, predicted: float) -> None:
+        self.evaluations.put_measurement(
+            Measurement(
+                digest=arch.digest,
+                device=device,
+                median=timing.median,
+                p10=timing.p10,
+                p90=timing.p90,
+                n=timing.n,
+                predicted=predicted,
+            )
+        )
 
     def _never_met(self) -> InfeasibleBudget:
-        fastest = min(timing.median for timing in self._timings.values())
+        slow = [text for table in self.tables if (text := self._slow(table))]
+        if slow:
+            return InfeasibleBudget(f"no measured network meets {self.budget}: {'; '.join(slow)}")
+        fastest = ", ".join(
+            f"{1e3 * min(t.median for t in timings.values()):.4g} ms on {name}"
+            for name, timings in self._timings.items()
+        )
         return InfeasibleBudget(
-            f"none of {len(self._timings)} measured networks meets {self.budget} with a reserve of "
-            f"{100 * self.settings.reserve:.3g} %; the fastest took {1e3 * fastest:.4g} ms: give a larger budget, a "
+            f"none of {len(self._timings[_device(self.tables[0])])} measured networks meets {self.budget} with a "
+            f"reserve of {100 * self.settings.reserve:.3g} %; the fastest took {fastest}: give a larger budget, a "
             "smaller search.reserve, or more search.finalists"
         )
+
+    def _slow(self, table: LatencyTable) -> str | None:
+        """What to say of a device that runs slower, throughout, than when its table was measured."""
+        ratios = self._ratios(table)
+        if min(ratios) < _SLOWER or max(ratios) > _ALIKE * min(ratios):
+            return None
+        return (
+            f"{_device(table)} took {min(ratios):.2f} to {max(ratios):.2f} times as long as its table says for all "
+            f"{len(ratios)} of them, so it runs slower than when it was profiled; see 'nasdeploy table check', wait "
+            "until it is as fast as it was, or measure again with 'nasdeploy profile --restart'"
+        )
+
+
+_SLOWER = 1.1
+_ALIKE = 1.25
+"""Largest ratio between the slowness of networks that all suffer from the same machine."""
+
+
+def _device(table: LatencyTable) -> str:
+    return table.conditions.device.name

@@ -1,11 +1,11 @@
 """How the search goes. Torch-free."""
 
-import re
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.registry import suggestion
+from nasdeploy.search.bounds import is_latency
 from nasdeploy.settings import Settings
 
 STRATEGY_NAMES = ("evolution",)
@@ -21,8 +21,9 @@ class SearchSettings(Settings):
     """
 
     strategy: str = "evolution"
-    latency: str | None = None
-    """Budget of `nasdeploy run`: milliseconds (`2.5ms`) or a part of the reachable range (`40%`)."""
+    latency: str | dict[str, str] | None = None
+    """Budget of `nasdeploy run`: milliseconds (`2.5ms`), a part of the reachable range (`40%`), or a range of either
+    (`2ms..2.5ms`); on several devices by their names."""
     rounds: int = Field(default=20, ge=1, le=10_000)
     parents: int = Field(default=512, ge=1, le=1_000_000)
     """Random architectures of the first round."""
@@ -38,10 +39,19 @@ class SearchSettings(Settings):
     """Networks that are measured on the device as a whole at the end of a round of search."""
     measured_rounds: int = Field(default=5, ge=1, le=5)
     """Searches, each with a table that knows what was measured before, until a finalist meets the budget."""
+    probability: float = Field(default=0.9, ge=0.5, lt=1.0)
+    """With which a network that is predicted to meet a latency budget does, by the table's uncertainty."""
     reserve: float = Field(default=0.02, ge=0.0, lt=1.0)
-    """Part of the latency budget that a finalist must leave free, for noise between this measurement and the next."""
+    """Part of the latency budget that a finalist must leave free, for noise between this measurement and the next.
+
+    The probability is of a prediction, and ends where the network is measured; this is of the measurement.
+    """
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Images scored at once."""
+    predictor: Literal["mlp", "linear"] = "mlp"
+    """Kind of accuracy predictor that `predictor-guided` fits."""
+    predictor_file: str | None = None
+    """A predictor that an earlier search of the run kept, from which `predictor-guided` starts."""
 
     @property
     def evaluations(self) -> int:
@@ -68,9 +78,17 @@ class SearchSettings(Settings):
 
     @field_validator("latency")
     @classmethod
-    def _budget(cls, text: str | None) -> str | None:
-        if text is not None and not re.fullmatch(r"[0-9]+(\.[0-9]+)?(ms|%)", text):
-            raise ValueError(
-                "write it as milliseconds, such as 2.5ms, or as a part of the reachable range, such as 40%"
-            )
-        return text
+    def _budget(cls, given: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        for text in given.values() if isinstance(given, dict) else [given]:
+            if text is not None and not is_latency(text):
+                raise ValueError(
+                    "write it as milliseconds, such as 2.5ms, or as a part of the reachable range, such as 40%"
+                )
+        return given
+
+    @property
+    def latencies(self) -> tuple[str, ...]:
+        """The latency budgets as on the command line: `40%` or `DEVICE=40%`; none if there is none."""
+        if isinstance(self.latency, dict):
+            return tuple(f"{device}={text}" for device, text in self.latency.items())
+        return () if self.latency is None else (self.latency,)

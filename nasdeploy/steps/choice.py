@@ -71,9 +71,17 @@ def _winner(result: SearchResult, space: SearchSpace, path: Path) -> Arch:
 
 
 def _bounds(result: SearchResult, device: Device) -> dict[str, float]:
-    """The search's bounds, without that of the latency where `device` is another one."""
-    bounds = result.budget.model_dump(exclude={"latency_ms"} if device.name != result.device else None)
-    return {name: bound for name, bound in bounds.items() if bound is not None}
+    """The search's upper bounds, of its latency bounds those on `device`."""
+    budget, limit = result.budget, result.budget.latency.get(device.name)
+    bounds = {
+        "latency_ms": limit.median_ms if limit else None,
+        "latency_p95_ms": limit.p95_ms if limit else None,
+        "macs_m": budget.macs_m,
+        "params_m": budget.params_m,
+        "size_mb": budget.size_mb,
+        "memory_mb": budget.memory_mb,
+    }
+    return {name: bound[1] for name, bound in bounds.items() if bound is not None and bound[1] is not None}
 
 
 def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:

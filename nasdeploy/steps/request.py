@@ -1,5 +1,6 @@
 """What a search is asked for, checked before anything heavy is loaded. Torch-free."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nasdeploy.errors import UserError
@@ -8,36 +9,46 @@ from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.search.budget import Budget, parse_latency, require_feasible
+from nasdeploy.search.bounds import parse_amount, parse_latency, split_device
+from nasdeploy.search.budget import Budget, LatencyLimit, Range
+from nasdeploy.search.feasible import require_feasible
+from nasdeploy.search.problem import Problem
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.run import Run
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds as the user writes them: latency as `2.5`, `2.5ms` or `40%`, MACs and parameters in millions."""
+    """Bounds as the user writes them: `5`, or a range such as `2..5`; see `nasdeploy.search.bounds`.
 
-    latency: str | None = None
-    macs_m: float | None = None
-    params_m: float | None = None
+    A latency is `2.5`, `2.5ms` or `40%`, with a device before it (`cpu=5`) if it is not the recipe's.
+    """
+
+    latency: tuple[str, ...] = ()
+    p95: tuple[str, ...] = ()
+    macs_m: str | None = None
+    params_m: str | None = None
+    size_mb: str | None = None
+    memory_mb: str | None = None
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A feasible budget for the space of a run; device and table are None for a search without latency."""
+    """A feasible budget for the space of a run; no devices and tables for a search without latency."""
 
     run: Run
     recipe: Recipe
     space: SearchSpace
-    device: Device | None
-    table: LatencyTable | None
+    devices: tuple[Device, ...]
+    tables: tuple[LatencyTable, ...]
+    """Of the devices, in their order."""
     budget: Budget
 
 
 def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progress: Progress) -> SearchRequest:
     """The search that is asked for; without bounds, the recipe's latency.
 
-    Raises `InfeasibleBudget` with the reachable range, and `UserError` if there is no table of the device. A table that
+    Raises `InfeasibleBudget` with the reachable range, and `UserError` if there is no table of a device. A table that
     was measured under other conditions is warned of, and refused if `strict`.
     """
     space = space_of(run)
@@ -47,21 +58,68 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
             "'nasdeploy export'"
         )
     if bounds == Bounds():
-        bounds = Bounds(latency=recipe.search.latency)
+        bounds = Bounds(latency=recipe.search.latencies)
     if bounds == Bounds():
         raise UserError("no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X")
-    device = table = latency = None
-    if bounds.latency is not None:
-        device = load_device(recipe.device)
-        table = find_table(space, device)
-        for difference in check_device(table, device, strict=strict):
-            progress.say(f"warning: the latency table was measured on another device: {difference}")
-        latency = parse_latency(bounds.latency, table.range(space))
-    budget = Budget(latency, _millions(bounds.macs_m), _millions(bounds.params_m))
-    require_feasible(space, budget, table)
+    devices = _devices(recipe, bounds)
+    tables = {name: _table(space, device, strict, progress) for name, device in devices.items()}
+    budget = Budget(
+        _limits(recipe, bounds, space, tables),
+        parse_amount("--macs-m", bounds.macs_m, 1e6),
+        parse_amount("--params-m", bounds.params_m, 1e6),
+        parse_amount("--size-mb", bounds.size_mb, 1e6),
+        parse_amount("--memory-mb", bounds.memory_mb, 1e6),
+    )
+    require_feasible(Problem(space, budget, *tables.values()))
     run.facts("train")
-    return SearchRequest(run, recipe, space, device, table, budget)
+    return SearchRequest(run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget)
 
 
-def _millions(value: float | None) -> float | None:
-    return None if value is None else value * 1e6
+def latency_devices(recipe: Recipe, bounds: Bounds) -> list[Device]:
+    """The devices whose tables a search within `bounds` (by default the recipe's) needs."""
+    return list(_devices(recipe, Bounds(latency=recipe.search.latencies) if bounds == Bounds() else bounds).values())
+
+
+def _devices(recipe: Recipe, bounds: Bounds) -> dict[str, Device]:
+    """By name, in the order in which they are named; the recipe's where none is."""
+    found = (load_device(name or recipe.device) for name, _ in map(split_device, (*bounds.latency, *bounds.p95)))
+    return {device.name: device for device in found}
+
+
+def _table(space: SearchSpace, device: Device, strict: bool, progress: Progress) -> LatencyTable:
+    table = find_table(space, device)
+    of = table.conditions.device
+    if of.precision != device.precision:
+        raise UserError(
+            f"the latency table of device {device.name} is in {of.precision}, and the device is in {device.precision} "
+            f"now; measure again with 'nasdeploy profile --device {device.name} --restart'"
+        )
+    for difference in check_device(table, device, strict=strict):
+        progress.say(f"warning: the latency table was measured on another device: {difference}")
+    return table
+
+
+def _limits(
+    recipe: Recipe, bounds: Bounds, space: SearchSpace, tables: dict[str, LatencyTable]
+) -> dict[str, LatencyLimit]:
+    medians = _ranges(recipe, bounds.latency, space, tables, p95=False)
+    p95s = _ranges(recipe, bounds.p95, space, tables, p95=True)
+    return {name: LatencyLimit(medians.get(name, Range()), p95s.get(name, Range())) for name in tables}
+
+
+def _ranges(
+    recipe: Recipe, texts: Sequence[str], space: SearchSpace, tables: dict[str, LatencyTable], *, p95: bool
+) -> dict[str, Range]:
+    """Bounds by device; raises `UserError` for two of the same device."""
+    found: dict[str, Range] = {}
+    for text in texts:
+        given, bound = split_device(text)
+        name = load_device(given or recipe.device).name
+        if name in found:
+            raise UserError(
+                f"device {name} has two latency budgets; use one of them, or name another device as in DEVICE=BOUND"
+            )
+        ratio = tables[name].p95_ratio if p95 else 1.0
+        low, high = tables[name].range(space)
+        found[name] = parse_latency(bound, (ratio * low, ratio * high))
+    return found

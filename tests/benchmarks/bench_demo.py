@@ -25,7 +25,7 @@ def main() -> None:
         print(f"{'all':8} {perf_counter() - began:6.1f} s")
     proof = results["export"]["proof"]
     low, high = proof["accuracy"]["interval"]
-    budget = results["search"]["budget"]["latency_ms"]
+    budget = results["search"]["budget"]["latency"]["cpu"]["median_ms"][1]
     print(
         f"test top-1 of the file: {100 * proof['accuracy']['top1']:.2f} % (95 %: {100 * low:.2f} to {100 * high:.2f})"
     )

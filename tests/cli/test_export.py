@@ -19,7 +19,6 @@ from nasdeploy.export.proof import Target
 from nasdeploy.latency.files import table_path
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe, recipe_of
-from nasdeploy.search.result import BudgetRecord, Found, SearchResult
 from nasdeploy.steps.choice import request_export
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
@@ -27,6 +26,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.extract import extract
 from tests.export.models import DEVICE, QUICK, TABLE, Tampered, folder_data, latency_table, supernet_of, tiny_space
+from tests.search import results
 
 SPACE = tiny_space()
 WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
@@ -61,29 +61,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def searched(run: Run, arch: Arch = WINNER, latency_ms: float = 1e6, device: str = "cpu") -> None:
-    found = Found(
-        digest=arch.digest,
-        arch=arch.to_json(),
-        top1=0.5,
-        top1_error=0.1,
-        cross_entropy=1.0,
-        macs=1,
-        params=1,
-        predicted_ms=None,
-    )
-    result = SearchResult(
-        supernet="x",
-        space=SPACE.digest,
-        device=device,
-        budget=BudgetRecord(latency_ms=latency_ms, macs_m=None, params_m=None),
-        rounds=1,
-        evaluated=1,
-        images=10,
-        winner=found,
-        ties=(),
-        finalists=(found,),
-        front=(found,),
-    )
+    found = results.found(arch.digest, arch.to_json())
+    result = results.result(found, results.at_most(latency_ms, device), space=SPACE.digest)
     write_json(run.search_result, result.model_dump(mode="json"))
 
 
@@ -106,7 +85,7 @@ def test_the_winner_of_the_latest_run_by_default(run: Run, capsys: pytest.Captur
     assert manifest.origin.run == str(run.path)
     assert parse_recipe(manifest.origin.recipe, "recipe").name == "x"
     facts = Run.open(run.path).facts("export")
-    assert (facts["model"], facts["sha256"]) == (f"{out}/model.onnx", manifest.file.sha256)
+    assert (facts["model"], facts["sha256"]) == (f"{out}/model.onnx", manifest.artefacts[0].file.sha256)
 
 
 def test_named_places_options_and_json(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +124,7 @@ def test_a_wrong_file_fails_the_check_and_records_nothing(run: Run, monkeypatch:
     out = run.exports / SPACE.named["t0"].digest
     assert sorted(path.name for path in out.iterdir()) == ["manifest.rejected.json", "model.rejected.onnx"]
     report = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes())
-    assert report.proof.problems
+    assert report.artefacts[0].proof.problems
     assert not Run.open(run.path).is_finished("export")
 
 
@@ -158,7 +137,7 @@ def edit_manifest(run: Run, **changes: object) -> None:
     ("options", "message"),
     [
         ({}, r"search\.json: no search result yet; run 'nasdeploy search"),
-        ({"form": "onxx", "arch": "t0"}, "unknown format 'onxx'; did you mean 'onnx'"),
+        ({"formats": ["onxx"], "arch": "t0"}, "unknown format 'onxx'; did you mean 'onnx'"),
         ({"arch": "t1"}, "--arch t1: not found"),
         ({"arch": '{"resolution": 8}'}, "width.0 is missing"),
         ({"arch": "t0", "device": "gpux"}, "unknown device 'gpux'"),
@@ -241,4 +220,4 @@ def test_a_device_in_a_file_that_misses_the_budget(
     shown = capsys.readouterr().out
     assert "budget 1e-06 ms NOT MET in this measurement" in shown
     assert "no latency table of this space on device board: measured only" in shown
-    assert load_export(run.exports / WINNER.digest).device.threads == 2
+    assert load_export(run.exports / WINNER.digest).artefacts[0].device.threads == 2

@@ -4,44 +4,23 @@ import pytest
 from PIL import Image
 
 from nasdeploy.report.pareto import draw_front
-from nasdeploy.search.result import BudgetRecord, Found, SearchResult
+from nasdeploy.search.result import Found, SearchResult
+from tests.search import results
 
 
 def found(top1: float, cost: float, *, latency: bool, measured: float | None = None) -> Found:
-    return Found(
-        digest="0123456789ab",
-        arch={},
-        top1=top1,
-        top1_error=0.01,
-        cross_entropy=1.0,
-        macs=int(cost * 1e6),
-        params=int(cost * 1e5),
-        predicted_ms=cost if latency else None,
-        measured_ms=measured,
-    )
+    predicted = {"predicted": cost, "measured": measured} if latency else {}
+    return results.found(top1=top1, macs=int(cost * 1e6), params=int(cost * 1e5), **predicted)
 
 
-def result(*, latency: bool, macs_m: float | None = None, params_m: float | None = None) -> SearchResult:
-    front = tuple(found(0.5 + 0.1 * n, 1.0 + n, latency=latency) for n in range(4))
+def result(*, latency: bool = False, **bounds: float) -> SearchResult:
     winner = found(0.8, 4.0, latency=latency, measured=4.1 if latency else None)
-    return SearchResult(
-        supernet="s",
-        space="digest",
-        device="cpu" if latency else None,
-        budget=BudgetRecord(latency_ms=4.5 if latency else None, macs_m=macs_m, params_m=params_m),
-        rounds=1,
-        evaluated=4,
-        images=100,
-        winner=winner,
-        ties=(),
-        finalists=(winner,),
-        front=front,
-    )
+    front = tuple(found(0.5 + 0.1 * n, 1.0 + n, latency=latency) for n in range(4))
+    budget = results.at_most(latency_ms=4.5 if latency else None, **bounds)
+    return results.result(winner, budget, front=front)
 
 
-@pytest.mark.parametrize(
-    "of", [result(latency=True), result(latency=False, macs_m=5.0), result(latency=False, params_m=0.5)]
-)
+@pytest.mark.parametrize("of", [result(latency=True), result(macs_m=5.0), result(params_m=0.5), result(size_mb=1.5)])
 def test_picture_is_drawn_in_colour(of, tmp_path):
     path = tmp_path / "pareto.png"
     draw_front(of, [(1e-3 * n, 0.4 + 0.1 * n) for n in range(1, 5)], path)

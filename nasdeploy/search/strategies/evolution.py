@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nasdeploy.arch import Arch
-from nasdeploy.search.budget import Problem
 from nasdeploy.search.candidates import Candidates
 from nasdeploy.search.front import Candidate, candidates_of, pareto_front
+from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies.strategy import Evaluate
 

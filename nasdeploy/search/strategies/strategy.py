@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from nasdeploy.arch import Arch
-from nasdeploy.search.budget import Problem
+from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluation
 

@@ -1,0 +1,109 @@
+"""From what a search came to to its result, as it is written."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from math import isfinite
+
+import numpy as np
+
+from nasdeploy.arch import Arch
+from nasdeploy.latency.calibration import held_out_error
+from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.search.front import Candidate, pareto_front
+from nasdeploy.search.problem import Problem
+from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
+from nasdeploy.search.search import Outcome, Timings
+from nasdeploy.search.settings import SearchSettings
+
+
+def result_of(
+    outcome: Outcome,
+    problem: Problem,
+    known: Sequence[Candidate],
+    before: Sequence[LatencyTable],
+    *,
+    supernet: str,
+    settings: SearchSettings,
+    finished: str,
+) -> SearchResult:
+    """The result of a search for `problem`, whose tables were `before` when it began.
+
+    `known` are the candidates with their costs by the problem's tables.
+    """
+    winner = outcome.winner
+    devices = tuple(table.conditions.device.name for table in problem.tables)
+    costs = {candidate.arch: candidate for candidate in known}
+
+    def found(candidate: Candidate) -> Found:
+        return found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
+
+    return SearchResult(
+        id=sha256(f"{finished} {supernet} {problem.budget}".encode()).hexdigest()[:8],
+        finished=finished,
+        strategy=settings.strategy,
+        supernet=supernet,
+        space=problem.space.digest,
+        devices=devices,
+        budget=BudgetRecord.of(problem.budget),
+        probability=settings.probability,
+        rounds=outcome.rounds,
+        evaluated=len(outcome.candidates),
+        images=winner.evaluation.images,
+        winner=found(winner),
+        ties=tuple(candidate.arch.digest for candidate in outcome.fitting[1:] if _ties(winner, candidate)),
+        finalists=tuple(found(candidate) for candidate in outcome.finalists),
+        front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis)),
+        latency_fidelity={
+            name: _fidelity(problem, table, outcome.timings[name]) for name, table in zip(devices, before, strict=True)
+        },
+    )
+
+
+def _ties(winner: Candidate, other: Candidate) -> bool:
+    return winner.evaluation.top1 - other.evaluation.top1 <= winner.evaluation.top1_error
+
+
+def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timing]) -> Fidelity:
+    predicted = [table.predict(problem.space.plan(arch)).seconds for arch in timings]
+    measured = [timing.median for timing in timings.values()]
+    error = held_out_error(predicted, measured)
+    return Fidelity(
+        networks=len(measured),
+        tau=error.kendall if error else None,
+        mean_absolute=float(np.abs(np.array(measured) / np.array(predicted) - 1).mean()),
+    )
+
+
+def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Found:
+    """A candidate whose costs are in the problem's columns, with what was measured of it."""
+    evaluation, devices = candidate.evaluation, len(problem.tables)
+    macs, params, size, memory = candidate.costs[devices:]
+    return Found(
+        digest=candidate.arch.digest,
+        arch=candidate.arch.to_json(),
+        top1=evaluation.top1,
+        top1_error=evaluation.top1_error,
+        cross_entropy=evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
+        macs=int(macs),
+        params=int(params),
+        size_mb=size / 1e6,
+        memory_mb=memory / 1e6,
+        latency={
+            table.conditions.device.name: _latency(
+                seconds, table, timings.get(table.conditions.device.name, {}).get(candidate.arch)
+            )
+            for table, seconds in zip(problem.tables, candidate.costs, strict=False)
+        },
+    )
+
+
+def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> Latency:
+    return Latency(
+        predicted_ms=1e3 * seconds,
+        uncertainty_ms=1e3 * seconds * table.uncertainty(seconds),
+        measured_ms=1e3 * timing.median if timing else None,
+        measured_p10_ms=1e3 * timing.p10 if timing else None,
+        measured_p90_ms=1e3 * timing.p90 if timing else None,
+        measured_p95_ms=1e3 * timing.p95 if timing else None,
+    )
