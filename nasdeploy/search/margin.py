@@ -31,8 +31,8 @@ def predicted_budget(
     A prediction's relative error is taken to be normal, with the table's standard deviation s at the bound b:
     predicted = measured (1 + e). An upper bound b on what is measured then holds with `probability` P if the
     prediction is at most b (1 - reserve) (1 - z s), where z is the normal quantile of P, and a lower one if it is at
-    least b (1 + z s). On devices whose measured networks were slower than predicted by a factor in `slowness`, upper
-    bounds are divided by it. No bound leaves the reachable latencies `ends` of its table: the fastest network may be
+    least b (1 + z s). On devices whose measured networks were slower than predicted by a factor in `slowness`, bounds
+    are divided by it. No bound leaves the reachable latencies `ends` of its table: the fastest network may be
     tried in any case.
     """
     z = NormalDist().inv_cdf(probability)
@@ -59,11 +59,12 @@ def _deviation(table: LatencyTable, bound: Range, ratio: float = 1.0) -> float:
 
 
 def _narrowed(bound: Range, margin: float, reserve: float, factor: float, end: tuple[float, float]) -> Range:
-    """A bound with its margins; one that excludes everything then lets the nearest network through."""
+    """A bound with its margins on a device that is slower by `factor`; one that excludes all leaves the nearest."""
     if not bound.bounded:
         return bound
-    # Sums over slots are rounded differently in different orders.
-    high = max(bound.high * (1 - reserve) * max(1 - margin, 0.0) / factor, end[0] * (1 + 1e-9))
-    low = min(bound.low * (1 + margin), end[1] * (1 - 1e-9)) if bound.low > 0 else 0.0
+    low, high = bound.low / factor, bound.high / factor
+    safe = Range(low * (1 + margin), high * (1 - reserve) * max(1 - margin, 0.0))
     # A range that is narrower than its margins is asked for as it is.
-    return Range(low, high) if low <= high else Range(min(bound.low, high), max(bound.high, low))
+    low, high = (safe.low, safe.high) if safe.low <= safe.high else (low, high)
+    # Sums over slots are rounded differently in different orders.
+    return Range(min(low, end[1] * (1 - 1e-9)), max(high, end[0] * (1 + 1e-9)))
