@@ -1,17 +1,20 @@
 """Architectures within a budget: at random, by mutation and by crossover; none comes twice."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from nasdeploy.arch import Arch
-from nasdeploy.costs import Floats
+from nasdeploy.counting.rounded import Rounded
 from nasdeploy.errors import InfeasibleBudget
 from nasdeploy.search.problem import Problem
+from nasdeploy.search.repair import repaired
 from nasdeploy.space import Codes
 
-_POOL = 20_000
-_TRIES = 100
+_SPARE = 256
+_TRIES = 10
+"""Draws in a row that give nothing new, after which a small space counts as used up."""
 
 
 class Candidates:
@@ -22,17 +25,18 @@ class Candidates:
         self._seen: set[Arch] = set()
 
     def random(self, count: int) -> list[Arch]:
-        """Up to `count` architectures, spread evenly over the costs that the budget allows.
+        """Up to `count` architectures, spread evenly over the costs on the axis that the budget allows.
 
+        Each is drawn uniformly from those that cost as much, and changed if it is beyond a bound on another cost.
         Raises `InfeasibleBudget` if nothing feasible turns up.
         """
-        codes, costs = self._pool()
+        codes = self._pool(2 * count + _SPARE)
         if not len(codes):
             raise InfeasibleBudget(
                 f"no network was found within {self._problem.budget}; each bound can be met, but not all together: "
                 "relax one of them"
             )
-        axis = costs[:, self._problem.axis]
+        axis = self._problem.costs(codes)[:, self._problem.axis]
         targets = np.linspace(axis.min(), axis.max(), count)
         order = np.argsort(axis)
         nearest = order[np.searchsorted(axis[order], targets).clip(max=len(order) - 1)]
@@ -61,34 +65,43 @@ class Candidates:
         return codes[self._rng.integers(len(codes), size=max(count, 1))]
 
     def _collect(self, draw: Callable[[], Codes], count: int) -> list[Arch]:
-        """New feasible architectures among what `draw` gives; fewer than `count` where a small space is used up."""
+        """New architectures that what `draw` gives becomes; fewer than `count` where a small space is used up."""
         found: list[Arch] = []
-        for _ in range(_TRIES):
-            if len(found) >= count:
-                break
-            codes = draw()
-            found += self._new(codes[self._problem.feasible(self._problem.costs(codes))], count - len(found))
+        in_vain = 0
+        while len(found) < count and in_vain < _TRIES:
+            new = self._new(repaired(self._problem, draw(), self._rng), count - len(found))
+            in_vain = 0 if new else in_vain + 1
+            found += new
         return found
 
     def _new(self, codes: Codes, count: int) -> list[Arch]:
         """The first `count` distinct architectures that were not drawn before."""
-        _, first = np.unique(codes, axis=0, return_index=True)
-        found: list[Arch] = []
-        for row in codes[np.sort(first)]:
-            if len(found) >= count:
+        _, first = np.unique(self._problem.space.canonical(codes), axis=0, return_index=True)
+        distinct, found = codes[np.sort(first)], list[Arch]()
+        for start in range(0, len(distinct), max(count, 1)):
+            archs = self._problem.space.decode(distinct[start : start + count])
+            found += [arch for arch in archs if arch not in self._seen][: count - len(found)]
+            if len(found) == count:
                 break
-            (arch,) = self._problem.space.decode(row[None])
-            if arch not in self._seen:
-                self._seen.add(arch)
-                found.append(arch)
+        self._seen.update(found)
         return found
 
-    def _pool(self) -> tuple[Codes, Floats]:
-        """Feasible codes and their costs."""
-        space, rng = self._problem.space, self._rng
-        uniform = space.sample_codes(_POOL, rng)
+    def _pool(self, count: int) -> Codes:
+        """Feasible codes, about `count` of them at equal distances on the axis, and the cheapest."""
+        space, quantity = self._problem.space, self._problem.quantities[self._problem.axis]
+        low, high = quantity.bound.low - quantity.offset, quantity.bound.high - quantity.offset
+        even = self._rounded.evenly(low, high, count, self._rng)
         cheapest = space.encode(self._problem.cheapest())
-        codes = np.concatenate([cheapest, uniform, space.blend(uniform, cheapest, rng)])
-        costs = self._problem.costs(codes)
-        feasible = self._problem.feasible(costs)
-        return codes[feasible], costs[feasible]
+        return np.concatenate(
+            [
+                cheapest[self._problem.feasible(self._problem.costs(cheapest))],
+                repaired(self._problem, even, self._rng),
+            ]
+        )
+
+    @cached_property
+    def _rounded(self) -> Rounded:
+        """By cost on the axis; made when it is needed, because that may take half a second."""
+        cost = self._problem.quantities[self._problem.axis].slot_cost
+        assert cost is not None
+        return Rounded(self._problem.space, cost)
