@@ -18,8 +18,10 @@ from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-"""Starts a pass over images `[N, 3, S, S]` and labels `[N]`."""
+Calibration = Callable[[int], Iterable[Tensor]]
+"""Starts a pass over the batches `[N, 3, S, S]` for networks of some side; S is the side or will be rescaled to it."""
+Batches = Callable[[int, int, int | None], Iterable[tuple[Tensor, Tensor]]]
+"""Starts a pass over images `[N, 3, S, S]` and labels `[N]` for networks of some side, from one image up to another."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,16 @@ class Score:
 
 
 def score(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """The score of a function from images `[N, 3, S, S]` to logits `[N, classes]`."""
+    """The score of a function from images `[N, 3, S, S]` to logits `[N, classes]`.
+
+    Logits that are not finite are no answer: they count as wrong, whatever the largest of them is.
+    """
     correct, loss, count = 0, 0.0, 0
     with torch.no_grad():
         for images, labels in batches:
-            logits = logits_of(images).float().cpu()
-            correct += int((logits.argmax(1) == labels).sum())
+            logits, labels = logits_of(images).float().cpu(), labels.cpu()
+            right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
+            correct += int(right.sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             count += len(labels)
     if not count:
@@ -69,18 +75,54 @@ def _place(images: Tensor, network: Network) -> Tensor:
 class Evaluator:
     """Scores architectures of a supernet, all with the same calibration batches and the same images.
 
-    `calibration` is iterated once for each architecture.
+    `calibration` and `batches` are started once for each architecture. Where a batch does not fit into the memory of a
+    GPU it is halved, and stays halved for networks of that side; calibration's batches are never divided, because their
+    statistics depend on it.
     """
 
-    def __init__(self, supernet: Supernet, calibration: Iterable[Tensor], batches: Batches) -> None:
-        self._supernet, self._calibration, self._batches = supernet, calibration, batches
+    def __init__(self, supernet: Supernet, calibration: Calibration, batches: Batches, images: int = 0) -> None:
+        """`images` is how many there are; 0 if it is not known, or they cannot be divided."""
+        self._supernet, self._calibration, self._batches, self.images = supernet, calibration, batches, images
+        self._at_once: dict[int, int] = {}
+        self._statistics: dict[Arch, dict[str, Tensor]] = {}
 
     def network(self, arch: Arch) -> Network:
         """The recalibrated sub-network, in evaluation mode."""
-        return recalibrated(self._supernet, arch, self._calibration)
+        side = input_side(self._supernet.space.plan(arch))
+        return recalibrated(self._supernet, arch, self._calibration(side))
 
-    def __call__(self, arch: Arch) -> Score:
-        """The score of one architecture."""
-        network = self.network(arch)
+    def __call__(self, arch: Arch, first: int = 0, end: int | None = None) -> Score:
+        """The score of one architecture on the images from `first` up to `end`, by default on all.
+
+        Statistics of architectures that were scored on a part are remembered until they are scored on the rest.
+        """
+        network = self._again(arch) if arch in self._statistics else self.network(arch)
+        if end is not None and len(self._statistics) < _MOST_REMEMBERED:
+            self._statistics[arch] = {name: value.cpu() for name, value in network.named_buffers()}
         side = input_side(network.plan)
-        return score(lambda images: network(rescale(_place(images, network), side)), self._batches())
+        return score(
+            lambda images: self._logits(network, rescale(_place(images, network), side)),
+            self._batches(side, first, end),
+        )
+
+    def _again(self, arch: Arch) -> Network:
+        """The sub-network with the statistics that were remembered."""
+        network = extract(self._supernet, arch).to(memory_format=torch.channels_last)
+        network.load_state_dict(self._statistics.pop(arch), strict=False)
+        return network.eval()
+
+    def _logits(self, network: Network, images: Tensor) -> Tensor:
+        """Logits `[N, classes]`, of as many images at once as fit into memory."""
+        side = images.shape[-1]
+        size = min(self._at_once.get(side, len(images)), len(images))
+        while True:
+            try:
+                return torch.cat([network(part) for part in torch.split(images, size)])
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            size = self._at_once[side] = (size + 1) // 2
+
+
+_MOST_REMEMBERED = 1024
+"""Architectures; each takes 0.1 to 0.3 MB for spaces of photographs."""

@@ -1,6 +1,6 @@
 """Scores against NumPy, and their standard error against a binomial's."""
 
-from math import sqrt
+from math import isnan, sqrt
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nasdeploy.evaluate import Evaluator, Score, score
+from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
@@ -40,6 +41,13 @@ def test_top1_and_cross_entropy_count_images_not_batches() -> None:
     assert found.cross_entropy == pytest.approx(-np.log(probabilities[range(10), labels]).mean(), rel=1e-5)
 
 
+def test_logits_that_are_no_numbers_count_as_wrong() -> None:
+    logits = torch.tensor([[1.0, 0.0], [float("nan"), 0.0], [float("inf"), 0.0], [0.0, 1.0]])
+    found = score(lambda images: images, [(logits, torch.tensor([0, 0, 0, 0]))])
+    assert found.top1 == 0.25
+    assert isnan(found.cross_entropy)
+
+
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="no images"):
         score(lambda images: images, [])
@@ -53,11 +61,11 @@ def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
     images = [(torch.randn(8, 3, 8, 8), torch.randint(3, (8,))) for _ in range(3)]
     passes: list[int] = []
 
-    def batches() -> list[tuple[Tensor, Tensor]]:
+    def batches(side: int, first: int, end: int | None) -> list[tuple[Tensor, Tensor]]:
         passes.append(1)
         return images
 
-    evaluator = Evaluator(supernet, calibration, batches)
+    evaluator = Evaluator(supernet, lambda side: calibration, batches)
     for arch in (supernet.space.smallest(), supernet.space.largest()):
         network = calibrate(extract(supernet, arch), calibration)
         side = input_side(network.plan)
@@ -66,3 +74,54 @@ def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
         assert (found.top1, found.images) == (expected.top1, 24)
         assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-4)
     assert len(passes) == 2
+
+
+class Divided:
+    """An evaluator of the tiny space whose images can be divided; `calibrations` counts passes."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        supernet = Supernet(tiny_space())
+        randomise(supernet)
+        self.space, self.calibrations = supernet.space, 0
+        self._calibration = [torch.randn(8, 3, 8, 8) for _ in range(2)]
+        self._images, self._labels = torch.randn(24, 3, 8, 8), torch.randint(3, (24,))
+        self.evaluator = Evaluator(supernet, self._calibrate, self._batches, 24)
+
+    def _calibrate(self, side: int) -> list[Tensor]:
+        self.calibrations += 1
+        return self._calibration
+
+    def _batches(self, side: int, first: int, end: int | None) -> list[tuple[Tensor, Tensor]]:
+        return [(self._images[first:end], self._labels[first:end])]
+
+
+def test_parts_of_the_images_add_up_and_calibrate_once() -> None:
+    divided = Divided()
+    arch = divided.space.largest()
+    parts = [divided.evaluator(arch, 0, 6), divided.evaluator(arch, 6, None)]
+    assert divided.calibrations == 1
+    whole = divided.evaluator(arch)
+    assert divided.calibrations == 2
+    assert sum(part.top1 * part.images for part in parts) == pytest.approx(24 * whole.top1)
+    total = sum(part.cross_entropy * part.images for part in parts)
+    assert total == pytest.approx(24 * whole.cross_entropy, rel=1e-5)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    divided = Divided()
+    arch = divided.space.smallest()
+    expected, forward, sizes = divided.evaluator(arch), Network.forward, []
+
+    def small(self: Network, x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(Network, "forward", small)
+    for _ in range(2):
+        found = divided.evaluator(arch)
+        assert (found.top1, found.images) == (expected.top1, 24)
+        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
+    assert sizes == [24, 12, 6, 6, 6, 6, 6, 6, 6, 6]

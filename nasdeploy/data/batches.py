@@ -88,14 +88,25 @@ def epoch_order(images: Images, settings: DataSettings, seed: int, epoch: int) -
     return images.readable_order(drawn, rng)
 
 
-def evaluation_batches(images: Images, settings: DataSettings, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images in order, as batches `[N, 3, size, size]` and labels `[N]` without randomness; the last may be short.
+def evaluation_batches(
+    images: Images, settings: DataSettings, batch_size: int, first: int = 0, end: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images in order, as batches `[N, 3, size, size]` and labels `[N]` without randomness; the last may be short.
 
-    Raises `UserError` naming an unreadable image, unless the settings skip those.
+    From image `first` up to `end`, by default all. Raises `UserError` naming an unreadable image, unless the settings
+    skip those.
     """
-    batches = [range(at, min(at + batch_size, len(images))) for at in range(0, len(images), batch_size)]
-    for pixels, labels in load(fetched(images, settings), batches, settings, F.pil_to_tensor):
+    for pixels, labels in evaluation_pixels(images, settings, batch_size, first, end):
         yield normalise(pixels, settings.mean, settings.std), labels
+
+
+def evaluation_pixels(
+    images: Images, settings: DataSettings, batch_size: int, first: int = 0, end: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What `evaluation_batches` gives, before it is normalised: pixels are uint8."""
+    end = len(images) if end is None else end
+    batches = [range(at, min(at + batch_size, end)) for at in range(first, end, batch_size)]
+    return load(fetched(images, settings), batches, settings, F.pil_to_tensor)
 
 
 class CalibrationBatches:
@@ -106,6 +117,11 @@ class CalibrationBatches:
 
     def __len__(self) -> int:
         return len(self._pixels)
+
+    @property
+    def pixels(self) -> tuple[Tensor, ...]:
+        """The batches as they are kept, uint8."""
+        return self._pixels
 
     def __iter__(self) -> Iterator[Tensor]:
         for pixels in self._pixels:

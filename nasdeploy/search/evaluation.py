@@ -1,28 +1,189 @@
-"""Evaluating an architecture once: what is known is not measured again, what is new is kept before it is used."""
+"""Evaluating architectures once: what is known is not measured again, what is new is kept before it is used.
 
-from collections.abc import Callable
+Successive halving (Jamieson and Talwalkar, 2016) over the held-out images, if it is asked for: the architectures of a
+batch are scored on the first of the images, the better half of them on twice as many, and so on up to all. Scores on a
+part are kept like those on all images, so that a search that was stopped and goes on halves in the same way.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf, isnan
 from time import perf_counter
+from typing import Protocol
 
 from nasdeploy.arch import Arch
 from nasdeploy.evaluate import Score
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 
 
+@dataclass(frozen=True)
+class Job:
+    """Scoring an architecture on the held-out images from `first` up to `end`; None: to the last."""
+
+    arch: Arch
+    first: int = 0
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A job that was done, in so many seconds."""
+
+    job: Job
+    score: Score
+    seconds: float
+
+
+class Scoring(Protocol):
+    """What scores architectures: this process, or several."""
+
+    @property
+    def images(self) -> int:
+        """Number of held-out images; 0 where they cannot be divided."""
+
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[Scored]:
+        """Does all jobs, in any order; gives each as soon as it is done."""
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Scores architectures in this process, one after the other."""
+
+    score: Callable[[Job], Score]
+    images: int = 0
+
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[Scored]:
+        """See `Scoring`."""
+        for job in jobs:
+            yield timed(job, self.score)
+
+
+def timed(job: Job, score: Callable[[Job], Score]) -> Scored:
+    """A job done."""
+    began = perf_counter()
+    return Scored(job, score(job), perf_counter() - began)
+
+
+def rungs(images: int, count: int) -> list[int]:
+    """Numbers of images after which the worse half is stopped: all but the last of `count` that double up to all."""
+    return sorted({images >> rung for rung in range(1, count)} - {0, images})
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """Evaluates architectures by `scoring` and keeps what comes out; `count` of rungs above 1 halves successively."""
+
+    scoring: Scoring
+    evaluations: Evaluations
+    count: int = 1
+    done: Callable[[Evaluation], None] = lambda evaluation: None
+    """Called with each evaluation when it is kept, stopped, or found to be known."""
+    say: Callable[[str], None] = lambda text: None
+
+    def __call__(self, archs: Sequence[Arch]) -> list[Evaluation]:
+        """The evaluations of architectures, in their order; those that were stopped early are not `whole`."""
+        rivals, found = list(dict.fromkeys(archs)), dict[str, Evaluation]()
+        for end in [*rungs(self.scoring.images, self.count), None]:
+            known = {digest: whole for digest, whole in self._known(rivals).items() if self._part(digest, end) is None}
+            found |= known
+            rivals = [arch for arch in rivals if arch.digest not in known]
+            for evaluation in known.values():
+                self.done(evaluation)
+            if end is not None:
+                stopped = self._worse_half(rivals, end)
+                found |= stopped
+                rivals = [arch for arch in rivals if arch.digest not in stopped]
+        self._score(rivals, None, self.done)
+        found |= self._known(rivals)
+        return [found[arch.digest] for arch in archs]
+
+    def _worse_half(self, rivals: Sequence[Arch], end: int) -> dict[str, Evaluation]:
+        """The evaluations on the images up to `end` of those that are stopped there.
+
+        A network that has lost is stopped again when it is met again, though all of its images may have been scored in
+        between: a search that goes on has to take the way that it took before.
+        """
+        self._score([arch for arch in rivals if self._part(arch.digest, end) is None], end)
+        parts = [part for arch in rivals if (part := self._part(arch.digest, end)) is not None]
+        stopped = sorted(parts, key=_rank, reverse=True)[(len(parts) + 1) // 2 :]
+        for evaluation in stopped:
+            self.done(evaluation)
+        return {evaluation.digest: evaluation for evaluation in stopped}
+
+    def completed(self, archs: Sequence[Arch]) -> list[Evaluation]:
+        """Whole evaluations, of architectures that were stopped early too."""
+        self._score([arch for arch in archs if self.evaluations.get(arch.digest) is None], None)
+        known = self._known(archs)
+        return [known[arch.digest] for arch in archs]
+
+    def _known(self, archs: Iterable[Arch]) -> dict[str, Evaluation]:
+        known = ((arch.digest, self.evaluations.get(arch.digest)) for arch in archs)
+        return {digest: evaluation for digest, evaluation in known if evaluation is not None}
+
+    def _part(self, digest: str, end: int | None) -> Evaluation | None:
+        """The evaluation on the images up to `end`, which are not all, if there is one."""
+        return next((part for part in self.evaluations.parts(digest) if part.images == end), None)
+
+    def _score(
+        self, archs: Sequence[Arch], end: int | None, done: Callable[[Evaluation], None] = lambda evaluation: None
+    ) -> None:
+        """Score on the images up to `end` what was not, going on from the largest part that was, and keep it."""
+        earlier: dict[Arch, Evaluation | None] = {}
+        for arch in archs:
+            parts = [part for part in self.evaluations.parts(arch.digest) if end is None or part.images < end]
+            earlier[arch] = parts[-1] if parts else None
+        jobs = [Job(arch, part.images if part else 0, end) for arch, part in earlier.items()]
+        for scored in self.scoring(jobs):
+            made = _evaluation(scored)
+            before = earlier[scored.job.arch]
+            made = made if before is None else _together(before, made)
+            self.evaluations.put(made)
+            if isnan(made.cross_entropy):
+                self.say(f"network {made.digest} gives logits that are no numbers (NaN) and cannot win: {made.arch}")
+            done(made)
+
+
 def evaluated(arch: Arch, score: Callable[[Arch], Score], evaluations: Evaluations) -> Evaluation:
     """The known evaluation of an architecture, or a new one, kept before it is returned."""
-    known = evaluations.get(arch.digest)
-    if known is not None:
-        return known
-    began = perf_counter()
-    found = score(arch)
-    made = Evaluation(
+    (found,) = Evaluating(InTurn(lambda job: score(job.arch)), evaluations)([arch])
+    return found
+
+
+def _evaluation(scored: Scored) -> Evaluation:
+    arch, score = scored.job.arch, _without_nan(scored.score)
+    return Evaluation(
         digest=arch.digest,
         arch=arch.text,
-        top1=found.top1,
-        top1_error=found.top1_error,
-        cross_entropy=found.cross_entropy,
-        images=found.images,
-        seconds=perf_counter() - began,
+        top1=score.top1,
+        top1_error=score.top1_error,
+        cross_entropy=score.cross_entropy,
+        images=score.images,
+        seconds=scored.seconds,
+        whole=scored.job.end is None,
     )
-    evaluations.put(made)
-    return made
+
+
+def _without_nan(score: Score) -> Score:
+    """An accuracy that is no number is the worst one."""
+    return Score(0.0, score.cross_entropy, score.images) if isnan(score.top1) else score
+
+
+def _together(before: Evaluation, after: Evaluation) -> Evaluation:
+    """The evaluation on the images of both."""
+    images = before.images + after.images
+    correct = round(before.top1 * before.images) + round(after.top1 * after.images)
+    loss = (before.cross_entropy * before.images + after.cross_entropy * after.images) / images
+    score = Score(correct / images, loss, images)
+    return replace(
+        after,
+        top1=score.top1,
+        top1_error=score.top1_error,
+        cross_entropy=loss,
+        images=images,
+        seconds=before.seconds + after.seconds,
+    )
+
+
+def _rank(evaluation: Evaluation) -> tuple[float, float]:
+    loss = evaluation.cross_entropy
+    return evaluation.top1, -inf if isnan(loss) else -loss

@@ -7,13 +7,12 @@ from statistics import median
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import InfeasibleBudget, UserError
-from nasdeploy.evaluate import Score
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget
-from nasdeploy.search.evaluation import evaluated
+from nasdeploy.search.evaluation import Evaluating, Scoring
 from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.margin import meets, predicted_budget
 from nasdeploy.search.problem import Problem
@@ -54,7 +53,7 @@ class Search:
     """Looks for the most accurate network of a space within a budget."""
 
     space: SearchSpace
-    score: Callable[[Arch], Score]
+    scoring: Scoring
     evaluations: Evaluations
     budget: Budget
     tables: Sequence[LatencyTable]
@@ -125,22 +124,28 @@ class Search:
         strategy = STRATEGIES[self.settings.strategy]
         with self.progress.task("search", strategy.planned(self.settings)) as task:
 
-            def evaluate(archs: Sequence[Arch]) -> list[Evaluation]:
-                found = []
-                for arch in archs:
-                    found.append(evaluated(arch, self.score, self.evaluations))
-                    task.advance(note=f"top-1 {100 * found[-1].top1:.1f} %")
-                return found
+            def done(evaluation: Evaluation) -> None:
+                stopped = "" if evaluation.whole else f" on {evaluation.images} images, stopped"
+                task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %{stopped}")
 
+            evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
             strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number))
-        return self._known(problem)
+        known = self._known(problem)
+        while stopped := [c.arch for c in self._finalists(known) if not c.evaluation.whole]:
+            evaluate.completed(stopped)
+            known = self._known(problem)
+        return [candidate for candidate in known if candidate.evaluation.whole]
+
+    def _say(self, text: str) -> None:
+        self.progress.say(f"search: {text}")
 
     def _known(self, problem: Problem) -> list[Candidate]:
         """All evaluations within the budget, those of earlier searches too, best first.
 
-        What was measured is judged by that where it says yes, everything else by its predictions.
+        What was measured is judged by that where it says yes, everything else by its predictions. Networks whose logits
+        are no numbers are left out; raises `UserError` if there are no others.
         """
-        evaluations = self.evaluations.all()
+        evaluations = [*self.evaluations.all(), *self.evaluations.stopped()]
         archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
         asked = Problem(self.space, replace(self.budget, latency={}), *problem.tables)
         found = [
@@ -149,10 +154,10 @@ class Search:
             if problem.allows(c.costs)
             or (self._is_measured(c.arch) and self._measured_within(c.arch) and asked.allows(c.costs))
         ]
-        found.sort(key=lambda candidate: candidate.rank, reverse=True)
-        if all(isnan(candidate.evaluation.cross_entropy) for candidate in found):
+        sound = [candidate for candidate in found if not isnan(candidate.evaluation.cross_entropy)]
+        if not sound:
             raise UserError("no network of the supernet gives numbers (NaN): its training failed; train it again")
-        return found
+        return sorted(sound, key=lambda candidate: candidate.rank, reverse=True)
 
     def _finalists(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The best by rank; those that were measured before and did not fit are not tried again."""

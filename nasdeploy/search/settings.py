@@ -47,11 +47,18 @@ class SearchSettings(Settings):
     The probability is of a prediction, and ends where the network is measured; this is of the measurement.
     """
     batch_size: int = Field(default=256, ge=1, le=65536)
-    """Images scored at once."""
+    """Images scored at once, or as many of them as fit into a GPU's memory."""
+    cache_gib: float = Field(default=2.0, ge=0.0, le=65536)
+    """Memory for images that are kept ready for networks; what does not fit is prepared anew for each network."""
+    halving: int = Field(default=1, ge=1, le=16)
+    """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out images, the better
+    half of them on half of the images, and the better half of those on all. 1 scores every network on all."""
     predictor: Literal["mlp", "linear"] = "mlp"
     """Kind of accuracy predictor that `predictor-guided` fits."""
     predictor_file: str | None = None
     """A predictor that an earlier search of the run kept, from which `predictor-guided` starts."""
+    reward: Literal["soft", "hard"] = "soft"
+    """Of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the budget."""
 
     @property
     def evaluations(self) -> int:

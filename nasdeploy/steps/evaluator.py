@@ -4,10 +4,15 @@ import json
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from nasdeploy.data.batches import calibration_batches, evaluation_batches
+import torch
+
+from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.datasets import open_data
+from nasdeploy.data.images import Images
+from nasdeploy.data.prepared import HeldOutImages, Memory, PreparedBatches
 from nasdeploy.evaluate import Evaluator
 from nasdeploy.nn.device import compute_device
+from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.same_data import require_same_data
@@ -20,19 +25,26 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
 
     Raises `UserError` for damaged weights, and for data that is missing or has other classes.
     """
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
     sets = open_data(recipe.data, recipe.seed)
     require_same_data(run, sets)
-    settings = recipe.recalibration
+    settings, device = recipe.recalibration, compute_device()
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
-    )
+    ).to(device)
+    memory = Memory(int(recipe.search.cache_gib * (1 << 30)))
     # The other images, of which some may lie in memory, are not needed any more.
-    held_out, device = sets.search, compute_device()
-    return Evaluator(
-        load_supernet(weights, space).to(device),
-        calibration.to(device),
-        lambda: evaluation_batches(held_out, recipe.data, recipe.search.batch_size),
-    )
+    held_out = HeldOutImages(_drawn(sets.search, recipe), recipe.data, recipe.search.batch_size, device, memory)
+    prepared = PreparedBatches(calibration.pixels, recipe.data, memory)
+    return Evaluator(load_supernet(weights, space).to(device), prepared.at, held_out.at, len(held_out))
+
+
+def _drawn(images: Images, recipe: Recipe) -> Images:
+    """In an order in which the first of the images stand for all, where networks are stopped after them."""
+    if recipe.search.halving == 1:
+        return images
+    return images.subset(generator(recipe.seed, "held-out order").permutation(len(images)).tolist())
 
 
 def supernet_id(recipe: Recipe, weights: Path) -> str:

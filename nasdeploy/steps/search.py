@@ -9,6 +9,7 @@ from nasdeploy.evaluate import Evaluator
 from nasdeploy.latency.measure import Timing
 from nasdeploy.progress import Progress
 from nasdeploy.report.pareto import draw_front
+from nasdeploy.search.evaluation import InTurn
 from nasdeploy.search.finalists import measure_networks
 from nasdeploy.search.front import candidates_of
 from nasdeploy.search.problem import Problem
@@ -35,7 +36,7 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult:
         with Evaluations(run.search_database, supernet) as evaluations:
             outcome = Search(
                 space=request.space,
-                score=evaluator,
+                scoring=InTurn(lambda job: evaluator(job.arch, job.first, job.end), evaluator.images),
                 evaluations=evaluations,
                 budget=request.budget,
                 tables=request.tables,

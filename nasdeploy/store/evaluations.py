@@ -5,9 +5,9 @@ Nothing is evaluated twice, and what `put` returned from is still there after a 
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import nan
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +17,20 @@ from nasdeploy.arch import Arch
 from nasdeploy.errors import UserError
 from nasdeploy.space import SearchSpace
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+"""Version 1 had no `parts`; it is taken over as it is."""
+_PATIENCE_S = 5.0
+"""How long to wait for another process that is writing."""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS supernet (digest TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
     digest TEXT PRIMARY KEY, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
     images INTEGER NOT NULL, seconds REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS parts (
+    digest TEXT, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
+    images INTEGER, seconds REAL NOT NULL, PRIMARY KEY (digest, images)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS measurements (
     digest TEXT, device TEXT, median REAL NOT NULL, p10 REAL NOT NULL, p90 REAL NOT NULL, n INTEGER NOT NULL,
@@ -50,6 +57,8 @@ class Evaluation:
     images: int
     seconds: float
     """Time that the evaluation took."""
+    whole: bool = True
+    """Whether it was on all held-out images; not if it was stopped early, as hopeless."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,15 @@ class Measurement:
 
 Row = TypeVar("Row", Evaluation, Measurement)
 
+_COLUMNS = {
+    Evaluation: tuple(field.name for field in fields(Evaluation) if field.name != "whole"),
+    Measurement: tuple(field.name for field in fields(Measurement)),
+}
+_UNFINISHED = """
+parts WHERE digest NOT IN (SELECT digest FROM evaluations)
+AND images = (SELECT MAX(images) FROM parts AS others WHERE others.digest = parts.digest) ORDER BY rowid
+"""
+
 
 class Evaluations:
     """The evaluations of one supernet. A context manager; closes the database at the end."""
@@ -79,7 +97,7 @@ class Evaluations:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             # Statements commit by themselves: each `put` is a transaction.
-            self._connection = sqlite3.connect(path, isolation_level=None)
+            self._connection = sqlite3.connect(path, _PATIENCE_S, isolation_level=None)
         try:
             self._prepare(supernet)
         except BaseException:
@@ -89,7 +107,7 @@ class Evaluations:
     def _prepare(self, supernet: str) -> None:
         with self._errors():
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _SCHEMA_VERSION):
+            if version not in range(_SCHEMA_VERSION + 1):
                 raise UserError(f"{self._path}: of another version of nasdeploy; move it away or use another run")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -109,12 +127,26 @@ class Evaluations:
         return next(self._select(Evaluation, "evaluations WHERE digest = ?", digest), None)
 
     def put(self, evaluation: Evaluation) -> None:
-        """Keep an evaluation; of an architecture that was evaluated before, the first one stays."""
-        self._insert("evaluations", evaluation, "ON CONFLICT (digest) DO NOTHING")
+        """Keep an evaluation; of an architecture that was evaluated before, the first one stays.
+
+        One that is not whole counts as an evaluation nowhere but in `parts` and `stopped`.
+        """
+        if evaluation.whole:
+            self._insert("evaluations", evaluation, "ON CONFLICT (digest) DO NOTHING")
+        else:
+            self._insert("parts", evaluation, "ON CONFLICT (digest, images) DO NOTHING")
+
+    def parts(self, digest: str) -> list[Evaluation]:
+        """The evaluations of an architecture on the first of the held-out images, by their number."""
+        return _as_parts(self._select(Evaluation, "parts WHERE digest = ? ORDER BY images", digest))
 
     def all(self) -> list[Evaluation]:
-        """All evaluations, in the order in which they were made."""
+        """All whole evaluations, in the order in which they were made."""
         return list(self._select(Evaluation, "evaluations ORDER BY rowid"))
+
+    def stopped(self) -> list[Evaluation]:
+        """Of each architecture that has no whole evaluation, the one on the most images."""
+        return _as_parts(self._select(Evaluation, _UNFINISHED))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
         """The architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
@@ -142,16 +174,17 @@ class Evaluations:
         self.close()
 
     def _select(self, row: type[Row], rest: str, *values: str) -> Iterator[Row]:
-        columns = ", ".join(field.name for field in fields(row))
+        columns = ", ".join(_COLUMNS[row])
         with self._errors():
             found: list[tuple[Any, ...]] = self._connection.execute(f"SELECT {columns} FROM {rest}", values).fetchall()
         return (row(*map(_number, one)) for one in found)
 
     def _insert(self, table: str, row: Evaluation | Measurement, conflict: str) -> None:
-        columns = ", ".join(field.name for field in fields(row))
-        places = ", ".join("?" for _ in fields(row))
+        names = _COLUMNS[type(row)]
+        columns, places = ", ".join(names), ", ".join("?" for _ in names)
+        values = [getattr(row, name) for name in names]
         with self._errors():
-            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places}) {conflict}", astuple(row))
+            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places}) {conflict}", values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -163,6 +196,10 @@ class Evaluations:
             if type(error) is not sqlite3.DatabaseError:
                 raise
             raise UserError(f"{self._path}: damaged ({error}); restore it, or move it away and search anew") from None
+
+
+def _as_parts(found: Iterable[Evaluation]) -> list[Evaluation]:
+    return [replace(one, whole=False) for one in found]
 
 
 def _number(value: Any) -> Any:

@@ -43,10 +43,11 @@ class Validation:
             size, count = self.recalibration.batch_size, self.recalibration.search_batches
             calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
             self._calibration = calibration.to(next(supernet.parameters()).device)
+        calibration, size = self._calibration, self.recalibration.batch_size
         evaluator = Evaluator(
             supernet,
-            self._calibration,
-            lambda: _until(asked_to_stop, evaluation_batches(self.sets.val, self.data, self.recalibration.batch_size)),
+            lambda side: calibration,
+            lambda side, first, end: _until(asked_to_stop, evaluation_batches(self.sets.val, self.data, size)),
         )
         scores = {name: evaluator(arch) for name, arch in self.archs.items()}
         return {name: _plain(score) for name, score in scores.items()}

@@ -119,10 +119,11 @@ def _test_scores(run: Run, networks: Mapping[str, Arch]) -> dict[str, Score]:
     if sets.test is None:
         sys.exit(f"{recipe.data.path}: holds no test images to score on")
     test, settings = sets.test, recipe.recalibration
+    calibration = calibration_batches(sets.train, recipe.data, settings.batch_size, settings.batches, recipe.seed)
     evaluator = Evaluator(
         load_supernet(Checkpoints(run.checkpoints).latest(), space_of(run)),
-        calibration_batches(sets.train, recipe.data, settings.batch_size, settings.batches, recipe.seed),
-        lambda: evaluation_batches(test, recipe.data, 500),
+        lambda side: calibration,
+        lambda side, first, end: evaluation_batches(test, recipe.data, 500, first, end),
     )
     alone = recipe.train.sampling.kind == "alone"
     name = run.path.name.rpartition("-")[0]

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nasdeploy.arch import Arch
-from nasdeploy.errors import InfeasibleBudget
+from nasdeploy.errors import InfeasibleBudget, UserError
+from nasdeploy.evaluate import Score
 from nasdeploy.progress import Progress
 from nasdeploy.search.budget import Budget
+from nasdeploy.search.evaluation import InTurn
 from nasdeploy.search.search import Search
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluations
@@ -29,6 +32,7 @@ class Device:
         return self.factor * TABLE.predict(SPACE.plan(arch)).seconds
 
     def __call__(self, device, archs):
+        assert device == "cpu"
         self.measured.extend(archs)
         return {arch: timing(self.seconds(arch)) for arch in archs}
 
@@ -42,7 +46,7 @@ def search(tmp_path, device, settings=SETTINGS, scorer=score, latency=None, budg
     with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
         task = Search(
             space=SPACE,
-            score=scorer,
+            scoring=scorer if isinstance(scorer, InTurn) else InTurn(lambda job: scorer(job.arch)),
             evaluations=evaluations,
             budget=budget or Budget.at_most(latency=latency or middle()),
             tables=() if budget else (known,),
@@ -167,3 +171,36 @@ def test_not_a_number_ranks_last(tmp_path):
 
     outcome, _, _ = search(tmp_path, Device(1.0), scorer=broken)
     assert outcome.winner.arch["depth"] > 1
+
+
+def test_with_successive_halving_winner_and_front_are_whole_and_finalists_completed(tmp_path):
+    images, rng = 64, np.random.default_rng(0)
+    right = {}
+
+    def part(job):
+        if job.arch not in right:
+            right[job.arch] = rng.random(images) < score(job.arch).top1
+        answers = right[job.arch][job.first : job.end]
+        return Score(float(answers.mean()), 1.0, len(answers))
+
+    settings = replace_settings(halving=3)
+    outcome, evaluations, _ = search(tmp_path, Device(1.0), settings, InTurn(part, images))
+    assert all(candidate.evaluation.whole for candidate in [*outcome.candidates, *outcome.finalists])
+    assert {evaluation.images for evaluation in evaluations} == {images}
+    with Evaluations(tmp_path / "search.sqlite", "supernet") as kept:
+        stopped = kept.stopped()
+    assert stopped
+    # None that was stopped looks better than the last finalist: it would have been completed.
+    assert max(evaluation.top1 for evaluation in stopped) <= outcome.finalists[-1].evaluation.top1
+    for candidate in outcome.finalists:
+        assert candidate.evaluation.top1 == right[candidate.arch].mean()
+
+
+def test_a_network_without_numbers_cannot_win_and_none_but_such_ends_in_a_line(tmp_path):
+    def broken(arch):
+        return replace(score(arch), top1=1.0, cross_entropy=float("nan")) if arch["depth"] == 1 else score(arch)
+
+    outcome, _, _ = search(tmp_path / "some", Device(1.0), scorer=broken)
+    assert all(candidate.arch["depth"] > 1 for candidate in outcome.candidates)
+    with pytest.raises(UserError, match=r"^no network of the supernet gives numbers \(NaN\): its training failed"):
+        search(tmp_path / "all", Device(1.0), scorer=lambda arch: Score(0.1, float("nan"), 10))

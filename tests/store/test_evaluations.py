@@ -3,6 +3,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nasdeploy.errors import UserError
+from nasdeploy.store import evaluations as module
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement, known_architectures
 from tests.toy import ToySpace
 
@@ -117,6 +119,43 @@ def test_a_damaged_page_is_reported(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unable to open database file"):
         Evaluations(tmp_path, "net")
+
+
+def test_parts_are_kept_apart_until_all_images_were_scored(tmp_path: Path) -> None:
+    quarter, half = (replace(EVALUATION, images=images, whole=False) for images in (250, 500))
+    other = replace(quarter, digest="b")
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        for part in (half, quarter, other):
+            evaluations.put(part)
+        assert evaluations.parts(EVALUATION.digest) == [quarter, half]
+        assert evaluations.stopped() == [half, other]
+        assert evaluations.get(EVALUATION.digest) is None
+        assert evaluations.all() == []
+        evaluations.put(EVALUATION)
+        assert evaluations.stopped() == [other]
+        assert evaluations.all() == [EVALUATION]
+
+
+def test_a_database_of_the_version_before_parts_goes_on(tmp_path: Path) -> None:
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        evaluations.put(EVALUATION)
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection:
+        connection.executescript("DROP TABLE parts; PRAGMA user_version = 1;")
+    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
+        assert evaluations.all() == [EVALUATION]
+        assert evaluations.stopped() == []
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_a_database_that_another_process_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
+    Evaluations(tmp_path / "s.sqlite", "net").close()
+    with closing(sqlite3.connect(tmp_path / "s.sqlite")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        message = r"s\.sqlite: database is locked; check the path, the disk and that no other search runs"
+        with pytest.raises(UserError, match=message):
+            Evaluations(tmp_path / "s.sqlite", "net")
 
 
 WRITER = """
