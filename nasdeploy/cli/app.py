@@ -14,7 +14,7 @@ from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import run
-from nasdeploy.cli.search import search
+from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
 from nasdeploy.cli.train import train
@@ -42,7 +42,7 @@ app.command()(run)
 app.command()(train)
 app.command()(devices)
 app.command()(profile)
-app.command()(search)
+app.add_typer(search, name="search")
 app.command()(evaluate)
 app.command()(export)
 app.add_typer(space, name="space")

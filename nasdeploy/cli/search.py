@@ -1,7 +1,6 @@
-"""`nasdeploy search`."""
+"""`nasdeploy search`, a command by itself and with commands of its own for finished searches."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,13 +14,12 @@ from nasdeploy.cli.budget import (
     SizeOption,
     bounds_of,
 )
+from nasdeploy.cli.found import describe
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
+from nasdeploy.cli.searches import compare, list_searches, show
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
-
-if TYPE_CHECKING:
-    from nasdeploy.search.result import Found, SearchResult
 
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
@@ -29,7 +27,15 @@ StrategyOption = Annotated[
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
 
+app = typer.Typer(invoke_without_command=True)
+app.command("list")(list_searches)
+app.command()(show)
+app.command()(compare)
+
+
+@app.callback()
 def search(
+    context: typer.Context,
     latency_ms: LatencyMsOption = None,
     latency_p95_ms: LatencyP95Option = None,
     latency: LatencyOption = None,
@@ -48,7 +54,10 @@ def search(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Find the most accurate network that measurably meets a budget."""
+    """Find the most accurate network that measurably meets a budget; list, show and compare finished searches."""
+    if context.invoked_subcommand is not None:
+        return
+
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.request import request_search
@@ -62,7 +71,7 @@ def search(
     from nasdeploy.steps import search as step
 
     result = step.search(request, progress)
-    emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: _text(run.path, result))
+    emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: describe(result))
 
 
 def strategy_of(name: str | None) -> list[str]:
@@ -74,21 +83,3 @@ def strategy_of(name: str | None) -> list[str]:
     if name not in STRATEGY_NAMES:
         raise UserError(f"--strategy {name}: unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
     return [f"search.strategy={name}"]
-
-
-def _text(path: Path, result: "SearchResult") -> str:
-    lines = [
-        f"{'network':14} {'top-1 in %':>14} {'M MACs':>8} {'M params':>9} {'predicted ms':>13} {'measured ms':>12}"
-    ]
-    lines += [_row(found) for found in result.front]
-    lines += ["finalists:", *(_row(found) for found in result.finalists), "chosen:", _row(result.winner)]
-    if result.ties:
-        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
-    return "\n".join([f"{path}: {result.evaluated} networks within the budget; Pareto front:", *lines])
-
-
-def _row(found: "Found") -> str:
-    top1 = f"{100 * found.top1:.2f} +- {100 * found.top1_error:.2f}"
-    predicted, measured = (f"{v:.4g}" if v is not None else "-" for v in (found.predicted_ms, found.measured_ms))
-    macs, params = f"{found.macs / 1e6:.2f}", f"{found.params / 1e6:.3f}"
-    return f"{found.digest:14} {top1:>14} {macs:>8} {params:>9} {predicted:>13} {measured:>12}"

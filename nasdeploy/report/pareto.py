@@ -29,6 +29,7 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
     axes.errorbar(
         [_cost(found, result) for found in front],
         [100 * found.top1 for found in front],
+        xerr=[_uncertainty(found) for found in front],
         yerr=[100 * found.top1_error for found in front],
         color="tab:blue",
         marker="o",
@@ -49,16 +50,49 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
 
 def _draw_measured(axes: "Axes", result: SearchResult) -> None:
     """Finalists at their measured latency, the winner, and the budget."""
-    measured = [(found.measured_ms, 100 * found.top1) for found in result.finalists if found.measured_ms is not None]
+    measured = [(found, one) for found in result.finalists if (one := _measured(found)) is not None]
     if measured:
-        axes.scatter(
-            *zip(*measured, strict=True), marker="x", color="tab:orange", zorder=3, label="finalists, measured"
+        axes.errorbar(
+            [ms for _, (_, ms, _) in measured],
+            [100 * found.top1 for found, _ in measured],
+            xerr=[[ms - p10 for _, (p10, ms, _) in measured], [p90 - ms for _, (_, ms, p90) in measured]],
+            yerr=[100 * found.top1_error for found, _ in measured],
+            color="tab:orange",
+            marker="x",
+            linestyle="none",
+            elinewidth=0.8,
+            capsize=2,
+            zorder=3,
+            label="finalists, measured: p10, median, p90",
         )
     winner = result.winner
     cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
     axes.scatter([cost], [100 * winner.top1], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
-    if result.budget.latency_ms is not None:
-        axes.axvline(result.budget.latency_ms, color="tab:red", linewidth=1, linestyle="--", label="budget")
+    for place, bound in enumerate(_budget(result)):
+        axes.axvline(bound, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")
+
+
+def _measured(found: Found) -> tuple[float, float, float] | None:
+    """p10, median and p90 on the first device, in milliseconds, None if it was not measured."""
+    for one in found.latency.values():
+        if one.measured_ms is None or one.measured_p10_ms is None or one.measured_p90_ms is None:
+            return None
+        return one.measured_p10_ms, one.measured_ms, one.measured_p90_ms
+    return None
+
+
+def _uncertainty(found: Found) -> float:
+    """Of the prediction on the first device, in milliseconds; 0 for costs that are known."""
+    return next((one.uncertainty_ms for one in found.latency.values()), 0.0)
+
+
+def _budget(result: SearchResult) -> list[float]:
+    """The bounds on the cost axis."""
+    if result.device is not None:
+        bounds = result.budget.latency[result.device].median_ms
+    else:
+        bounds = getattr(result.budget, _bounded(result))
+    return [bound for bound in bounds or () if bound is not None]
 
 
 def _axis(result: SearchResult) -> tuple[str, float]:

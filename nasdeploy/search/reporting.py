@@ -1,7 +1,6 @@
 """From what a search came to to its result, as it is written."""
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from math import isfinite
 
 import numpy as np
@@ -23,6 +22,7 @@ def result_of(
     known: Sequence[Candidate],
     before: Sequence[LatencyTable],
     *,
+    id: str,
     supernet: str,
     settings: SearchSettings,
     finished: str,
@@ -39,7 +39,7 @@ def result_of(
         return found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
 
     return SearchResult(
-        id=sha256(f"{finished} {supernet} {problem.budget}".encode()).hexdigest()[:8],
+        id=id,
         finished=finished,
         strategy=settings.strategy,
         supernet=supernet,

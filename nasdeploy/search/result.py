@@ -125,7 +125,7 @@ class SearchResult(Settings):
 
     schema_version: Literal[2] = SCHEMA_VERSION
     id: str
-    """Of the search in its run."""
+    """Number of the search in its run."""
     finished: str
     """UTC, ISO 8601."""
     strategy: str

@@ -107,9 +107,9 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
     ("arguments", "said"),
     [
         (["serch"], "no such command 'serch'. Did you mean 'search'? (see 'nasdeploy --help')"),
-        (["search", "--lateny-ms", "3"], "no such option: --lateny-ms (Possible options: --latency, --latency-ms)"),
-        (["search", "--latency-ms", "x"], "invalid value for '--latency-ms': Input should be a valid number"),
-        (["search", "extra"], "got unexpected extra argument(s) (extra) (see 'nasdeploy search --help')"),
+        (["search", "--lateny-ms", "3"], "no such option: --lateny-ms (Possible options: --latency"),
+        (["evaluate", "--sample", "x"], "invalid value for '--sample': Input should be a valid integer"),
+        (["search", "extra"], "no such command 'extra' (see 'nasdeploy search --help')"),
         (["train"], "missing argument 'RECIPE' (see 'nasdeploy train --help')"),
         (["space", "show", "a\nb"], "unknown search space 'a\\nb'"),
     ],

@@ -1,0 +1,154 @@
+"""Results of searches as text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
+
+_UNITS = {"macs_m": "M MACs", "params_m": "M parameters", "size_mb": "MB file", "memory_mb": "MB activations"}
+
+
+def describe(result: "SearchResult") -> str:
+    """A search: its front, its finalists, what was chosen, and how good predictions were."""
+    devices = result.devices
+    heading = ["network", "top-1 in %", "M MACs", "M params", "MB file", "MB memory"]
+    heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
+    groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
+    rows = [heading]
+    places = {}
+    for name, group in groups.items():
+        places[len(rows)] = f"{name}:"
+        rows += [_row(found, devices) for found in group]
+    lines = aligned(rows)
+    for place, name in reversed(places.items()):
+        lines.insert(place, name)
+    if result.ties:
+        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
+    return "\n".join([_summary(result), *lines, *_fidelities(result)])
+
+
+def listed(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other, a line each."""
+    heading = [
+        "search",
+        "finished",
+        "strategy",
+        "budget",
+        "evaluated",
+        "rounds",
+        "winner",
+        "top-1 in %",
+        "latency in ms",
+    ]
+    return "\n".join(aligned([heading, *map(_listed, results)]))
+
+
+def compared(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other with what sets their winners apart from the first one's."""
+    first = results[0].winner
+    heading = ["search", "strategy", "budget", "evaluated", "winner", "top-1 in %", "to the first", "latency in ms"]
+    rows = [
+        [
+            result.id,
+            result.strategy,
+            budget_text(result.budget),
+            str(result.evaluated),
+            result.winner.digest,
+            _top1(result.winner),
+            "same network"
+            if result.winner.digest == first.digest
+            else f"{100 * (result.winner.top1 - first.top1):+.2f} points",
+            _measured(result),
+        ]
+        for result in results
+    ]
+    return "\n".join(aligned([heading, *rows]))
+
+
+def budget_text(budget: "BudgetRecord") -> str:
+    """The bounds that were asked for, e.g. `cpu 5 ms, 300 M MACs`."""
+    parts = []
+    for device, limit in budget.latency.items():
+        parts += [f"{device} {_bounds(bounds)} ms" for bounds in (limit.median_ms,) if bounds]
+        parts += [f"{device} {_bounds(bounds)} ms (p95)" for bounds in (limit.p95_ms,) if bounds]
+    for name, unit in _UNITS.items():
+        bounds = getattr(budget, name)
+        if bounds is not None:
+            parts.append(f"{_bounds(bounds)} {unit}")
+    return ", ".join(parts)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of equal width: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        return "  ".join([f"{first.strip():<{widths[0]}}", *others]).rstrip()
+
+    return [line(row) for row in rows]
+
+
+_LATENCIES = ("predicted", "measured")
+
+
+def _row(found: "Found", devices: Sequence[str]) -> list[str]:
+    sizes = (found.macs / 1e6, found.params / 1e6, found.size_mb, found.memory_mb)
+    latencies = [text for name in devices for text in _latency(found.latency[name])]
+    return [found.digest, _top1(found), *(f"{size:.4g}" for size in sizes), *latencies]
+
+
+def _latency(found: "Latency") -> tuple[str, str]:
+    measured = "-" if found.measured_ms is None else f"{found.measured_ms:.4g}"
+    return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
+
+
+def _top1(found: "Found") -> str:
+    return f"{100 * found.top1:.2f} +- {100 * found.top1_error:.2f}"
+
+
+def _listed(result: "SearchResult") -> list[str]:
+    return [
+        result.id,
+        result.finished,
+        result.strategy,
+        budget_text(result.budget),
+        str(result.evaluated),
+        str(result.rounds),
+        result.winner.digest,
+        _top1(result.winner),
+        _measured(result),
+    ]
+
+
+def _measured(result: "SearchResult") -> str:
+    return ", ".join(f"{one.measured_ms:.4g}" for one in result.winner.latency.values() if one.measured_ms) or "-"
+
+
+def _summary(result: "SearchResult") -> str:
+    rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
+    return (
+        f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
+        f"within it after {rounds}"
+    )
+
+
+def _fidelities(result: "SearchResult") -> list[str]:
+    lines = [_fidelity(f"latency on {name}", found, "measured") for name, found in result.latency_fidelity.items()]
+    if result.accuracy_fidelity is not None:
+        lines.append(_fidelity("accuracy", result.accuracy_fidelity, "evaluated"))
+    return lines
+
+
+def _fidelity(what: str, found: "Fidelity", known: str) -> str:
+    tau = "too few to tell their order" if found.tau is None else f"Kendall tau {found.tau:.3f}"
+    error = "" if found.mean_absolute is None else f", {100 * found.mean_absolute:.1f} % apart on average"
+    return f"{what}, predicted against {known} of {found.networks} networks: {tau}{error}"
+
+
+def _bounds(bounds: tuple[float | None, float | None]) -> str:
+    low, high = bounds
+    if low is None:
+        return f"{high:.4g}"
+    return f"{low:.4g}.." + ("" if high is None else f"{high:.4g}")
