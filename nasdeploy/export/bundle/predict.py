@@ -175,6 +175,15 @@ def rescale(x: Array, side: int) -> Array:
     return _weighed([rows[:, :, place, :] for place in places], weights[:, :, np.newaxis])
 
 
+def rescale_weights(size: int, side: int) -> Array:
+    """The matrix `[side, size]` of `rescale` along one axis."""
+    places, weights = _cubic(size, side)
+    matrix = np.zeros((side, size), np.float32)
+    for place, weight in zip(places, weights, strict=True):
+        np.add.at(matrix, (np.arange(side), place), weight)
+    return matrix
+
+
 def _cubic(size: int, side: int) -> tuple[Array, Array]:
     """For each of `side` places the four neighbours among `size`, and their weights: both `[4, side]`."""
     one = np.float32(1)
