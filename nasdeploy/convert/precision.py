@@ -15,8 +15,11 @@ _BATCHES = 2
 def to_fp16(model: bytes, *, keep_io_types: bool = True) -> bytes:
     """Weights and operators in fp16; inputs and outputs stay fp32 if `keep_io_types`."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     converted = convert_float_to_float16(onnx.load_from_string(model), keep_io_types=keep_io_types)
+    # It appends the casts, and ONNX wants nodes after those that they read.
+    OnnxModel(converted).topological_sort()
     content: bytes = converted.SerializeToString(deterministic=True)
     return content
 

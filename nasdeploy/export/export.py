@@ -1,9 +1,10 @@
-"""From a supernet to a model file: extraction, recalibration, conversion, proof, and a manifest beside it."""
+"""From a supernet to model files: extraction, recalibration, conversion, proof, and a manifest beside them."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -13,14 +14,14 @@ from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import CheckFailed
 from nasdeploy.evaluate import recalibrated
-from nasdeploy.export.agreement import Reference
+from nasdeploy.export.conversions import Conversions
 from nasdeploy.export.figures import Proof
-from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.formats.format import Source, file_name, files_of
+from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import (
-    MANIFEST,
     OWN_STATISTICS,
+    Artefact,
     ExportManifest,
     FileFacts,
     Origin,
@@ -29,19 +30,16 @@ from nasdeploy.export.manifest import (
     SpaceFacts,
     interface,
 )
-from nasdeploy.export.proof import Target, prove
+from nasdeploy.export.outcome import About, install, reject, staging
+from nasdeploy.export.proof import Target, prove, prove_source
+from nasdeploy.export.reference import Reference
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress, Task
-from nasdeploy.registry import lookup
-from nasdeploy.runtimes import runtime_of
-from nasdeploy.store.files import replacing, write_bytes, write_json
 from nasdeploy.store.versions import installed_versions
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet, input_side
-
-REJECTED_MANIFEST = "manifest.rejected.json"
 
 
 @dataclass
@@ -58,30 +56,65 @@ class Exporter:
     origin: Origin
     progress: Progress
 
-    def export(self, arch: Arch, out: Path, form: str = "onnx") -> ExportManifest:
-        """Write the model of `arch` and its manifest into the directory `out`, in place of an earlier one.
+    def export(self, arch: Arch, out: Path, jobs: Sequence[Job]) -> ExportManifest:
+        """Write the models of `arch` and their manifest into the directory `out`, in place of an earlier export.
 
-        Raises `CheckFailed` if the model does not pass its proof. It is then kept as `model.rejected.*` beside a
-        `manifest.rejected.json` that says why, and an earlier model stays as it was.
+        Raises `CheckFailed` if a model does not pass its proof. It is then kept as `model.rejected.*` beside a
+        `manifest.rejected.json` that says why; those that passed are there with their manifest, and if none did, an
+        earlier export stays as it was.
         """
-        chosen = lookup("format", FORMATS, form)
-        runtime_of(self.target.device)  # A missing runtime is better found before the work than after it.
         network, recalibration = self._network(arch)
         preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
         reference = Reference(network, preprocessing, self.sets.test, self.data)
-        path = out / chosen.file_name
-        with replacing(path) as partial:
-            self.progress.say(f"export: converting to {form}, then proving the file")
-            chosen.write(network, partial)
-            proof = prove(partial, chosen, reference, self.target, self.progress)
-            manifest = self._manifest(arch, form, FileFacts.of(partial), reference, recalibration, proof)
-            if proof.problems:
-                raise _rejected(partial, path, manifest)
-        # Last: a model without its own manifest beside it is not taken for a finished export.
-        write_json(out / MANIFEST, manifest.model_dump(mode="json"))
-        for leftover in (_rejected_path(path), out / REJECTED_MANIFEST):
-            leftover.unlink(missing_ok=True)
+        conversions = Conversions(network)
+        about = self._about(arch, reference, recalibration)
+        with staging(out) as stage:
+            made = [self._made(job, stage, reference, conversions) for job in jobs]
+            passed = tuple(artefact for artefact in made if not artefact.proof.problems)
+            rejected = tuple(artefact for artefact in made if artefact.proof.problems)
+            # The good ones first: what was made before is only replaced by something.
+            manifest = install(stage, out, passed, about) if passed else None
+            if rejected:
+                raise reject(stage, out, rejected, about)
+        assert manifest is not None  # There was a job, and it was not rejected.
         return manifest
+
+    def _made(self, job: Job, stage: Path, reference: Reference, conversions: Conversions) -> Artefact:
+        """A model in the directory `stage`, and what was found out about it."""
+        path = stage / file_name(job.form, job.precision)
+        recipe = job.form.recipe(job.device)
+        source = Source(
+            reference.network,
+            lambda precision: conversions.onnx(precision, recipe),
+            job.precision,
+            job.device,
+            job.capabilities,
+        )
+        self.progress.say(f"export: converting to {job.name} in {job.precision}, then proving the file")
+        job.form.write(source, path)
+        return Artefact(
+            format=job.name,
+            precision=job.precision,
+            files=tuple(FileFacts.of(file) for file in files_of(job.form, path)),
+            device=job.device,
+            capabilities=job.capabilities,
+            not_run=job.not_run,
+            fingerprint=None if job.not_run else fingerprint(job.device),
+            proof=self._proof(path, job, source, reference),
+        )
+
+    def _proof(self, path: Path, job: Job, source: Source, reference: Reference) -> Proof:
+        """Findings about a model; what is beside it only to be compared with lies in a directory of its own."""
+        with TemporaryDirectory(dir=path.parent) as folder:
+            if job.not_run is not None:
+                onnx = Path(folder, path.name).with_suffix(".onnx")
+                onnx.write_bytes(source.onnx(job.precision))
+                return prove_source(path, onnx, job, reference, self.target, self.progress)
+            if job.precision == "fp32":
+                return prove(path, job, reference, self.target, self.progress)
+            fp32 = Path(folder, file_name(job.form, "fp32"))
+            job.form.write(replace(source, precision="fp32"), fp32)
+            return prove(path, job, reference, self.target, self.progress, fp32)
 
     def _network(self, arch: Arch) -> tuple[Network, Recalibration | OwnStatistics]:
         """The sub-network in evaluation mode on the CPU, and where its batch-norm statistics are from."""
@@ -96,54 +129,34 @@ class Exporter:
         )
         return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
 
-    def _manifest(
-        self,
-        arch: Arch,
-        form: str,
-        file: FileFacts,
-        reference: Reference,
-        recalibration: Recalibration | OwnStatistics,
-        proof: Proof,
-    ) -> ExportManifest:
+    def _about(self, arch: Arch, reference: Reference, recalibration: Recalibration | OwnStatistics) -> About:
+        """Makes the manifest of some models of `arch`."""
         plan, space = reference.network.plan, self.supernet.space
         inputs, outputs = interface(plan)
-        return ExportManifest(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            format=form,
-            file=file,
-            arch=arch.to_json(),
-            digest=arch.digest,
-            space=SpaceFacts(name=space.name, digest=space.digest),
-            macs=plan.macs,
-            params=plan.params,
-            inputs=inputs,
-            outputs=outputs,
-            preprocessing=reference.preprocessing,
-            labels=self.sets.classes,
-            recalibration=recalibration,
-            proof=proof,
-            device=self.target.device,
-            fingerprint=fingerprint(self.target.device),
-            origin=self.origin,
-            versions=installed_versions(),
-        )
+
+        def about(artefacts: tuple[Artefact, ...]) -> ExportManifest:
+            return ExportManifest(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                artefacts=artefacts,
+                arch=arch.to_json(),
+                digest=arch.digest,
+                space=SpaceFacts(name=space.name, digest=space.digest),
+                macs=plan.macs,
+                params=plan.params,
+                inputs=inputs,
+                outputs=outputs,
+                preprocessing=reference.preprocessing,
+                labels=self.sets.classes,
+                recalibration=recalibration,
+                device=self.target.device,
+                origin=self.origin,
+                versions=installed_versions(),
+            )
+
+        return about
 
 
 def _counted(batches: Iterable[Tensor], task: Task) -> Iterator[Tensor]:
     for batch in batches:
         yield batch
         task.advance()
-
-
-def _rejected(file: Path, path: Path, manifest: ExportManifest) -> CheckFailed:
-    """Keep a model that failed, and say why."""
-    kept = _rejected_path(path)
-    write_bytes(kept, file.read_bytes())
-    report = path.with_name(REJECTED_MANIFEST)
-    write_json(report, manifest.model_copy(update={"file": FileFacts.of(kept)}).model_dump(mode="json"))
-    first, more = manifest.proof.problems[0], len(manifest.proof.problems) - 1
-    return CheckFailed(f"{kept}: {first}{f' (and {more} more)' if more else ''}; see {report}")
-
-
-def _rejected_path(path: Path) -> Path:
-    return path.with_name(f"{path.stem}.rejected{path.suffix}")

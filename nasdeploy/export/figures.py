@@ -1,18 +1,39 @@
 """What the proof of an exported model found, as it stands in the manifest. Torch-free."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.settings import Settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Difference = Annotated[float, Field(ge=0.0)]
 Milliseconds = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Tally = Annotated[int, Field(ge=0)]
+
+Scale = Literal["value", "spread"]
+"""What a difference of logits is compared with: the row's own largest value if that exceeds 1, or the spread (largest
+minus smallest) of PyTorch's logits on the images that are looked at first."""
 
 TOLERANCE = 1e-4
 """Largest difference between two rows of logits (`agreement.difference`) that still counts as agreement in fp32."""
+
+
+class Tolerance(Settings):
+    """How far logits may be from PyTorch's."""
+
+    allowed: Difference | None
+    """None: they only have to be numbers; such a model is judged by its accuracy."""
+    scale: Scale
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(allowed=TOLERANCE, scale="value"),
+    "fp16": Tolerance(allowed=0.01, scale="spread"),
+    "int8": Tolerance(allowed=None, scale="spread"),
+}
 
 
 class Agreement(Settings):
@@ -21,45 +42,83 @@ class Agreement(Settings):
     batches: tuple[Count, ...] = Field(min_length=1)
     """Batch sizes tried."""
     difference: Difference
-    """Largest over all of them, relative; see `agreement.difference`."""
-    tolerance: Difference = TOLERANCE
+    """Largest over all of them, in terms of the tolerance's scale."""
+    tolerance: Tolerance = TOLERANCES["fp32"]
+
+
+class ClassAccuracy(Settings):
+    """Of one class, in the order of the labels."""
+
+    images: Tally
+    correct: Tally
+    correct_pytorch: Tally
 
 
 class Accuracy(Settings):
-    """Top-1 of the file on the whole test set, read from the image files through the manifest's preprocessing."""
+    """Accuracy of the file on the whole test set, read from the image files through the manifest's preprocessing."""
 
     images: Count
     top1: Fraction
     interval: tuple[Fraction, Fraction]
-    """Wilson's score interval at 95 %."""
+    """Wilson's score interval of `top1` at 95 %."""
     top1_pytorch: Fraction
     """Of the network that the file was made from, on the same images as evaluation during a search reads them."""
-    changed: Annotated[int, Field(ge=0)]
-    """Images whose class differs from PyTorch's: ties within the tolerance."""
+    top5: Fraction | None = None
+    """None where there are five classes or fewer; so also the next two."""
+    top5_interval: tuple[Fraction, Fraction] | None = None
+    top5_pytorch: Fraction | None = None
+    classes: tuple[ClassAccuracy, ...] = ()
+    changed: Tally
+    """Images whose class differs from PyTorch's: in fp32 ties within the tolerance."""
     difference: Difference
-    """Largest difference of logits over all images, relative."""
+    """Largest difference of logits over all images, in terms of the tolerance's scale."""
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 that the file loses against PyTorch; negative if it gains."""
+        return 100 * (self.top1_pytorch - self.top1)
 
 
 class Latency(Settings):
     """Latency of the whole model on the device, in milliseconds, beside what the latency table said."""
 
+    batch: Count = 1
     median_ms: Milliseconds
     p10_ms: Milliseconds
     p90_ms: Milliseconds
+    p95_ms: Milliseconds
     runs: Count
     noisy: bool
     """The runs varied too much to be trusted."""
     predicted_ms: Milliseconds | None
     """None without a latency table."""
+    times_fp32: Annotated[float, Field(gt=0.0)] | None = None
+    """Time as a multiple of that of the same network in fp32, measured in turn; None for fp32 itself."""
     remarks: tuple[str, ...] = ()
-    """What keeps the two from being compared, e.g. that the table is of another device."""
+    """What keeps the two from being compared, e.g. that the table is of another device; and whether a lower precision
+    does not pay here."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Throughput: images a second, one call after the other."""
+        return 1e3 * self.batch / self.median_ms
+
+
+class Footprint(Settings):
+    """What starting the model in a process of its own takes, the runtime and Python included."""
+
+    load_s: Annotated[float, Field(gt=0.0)]
+    """Seconds to import the runtime, open the model and call it once."""
+    peak_bytes: Count
+    """Most memory that the process had (resident)."""
 
 
 class Proof(Settings):
-    """The findings, as far as the model got: a stage is None if one before it found a problem."""
+    """The findings, as far as the model got: a stage is None if one before it found a problem, or if it cannot run."""
 
     problems: tuple[str, ...] = ()
     """One line each; a model that passed has none."""
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None
+    footprint: Footprint | None = None

@@ -13,6 +13,7 @@ from nasdeploy.export.figures import Count, Proof
 from nasdeploy.latency.device import Fingerprint
 from nasdeploy.plan import Plan
 from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.settings import Settings
 from nasdeploy.store.records import read_record
 
@@ -73,13 +74,63 @@ class Origin(Settings):
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
 
 
-class ExportManifest(Settings):
-    """Everything that whoever deploys the model has to know."""
+class Quantisation(Settings):
+    """How a model in int8 was made."""
 
-    schema_version: Literal[1] = 1
-    created: str
+    recipe: str
+    """Runtime that the quantised operators are written for."""
+    ranges: Literal["minmax", "entropy", "percentile", "none"]
+    """How ranges of activations were found; none where only weights are quantised."""
+    images: Annotated[int, Field(ge=0)]
+    """Training images that the ranges are from."""
+    reduced_range: bool
+    """Weights in seven bits, because the processor that it was made on would saturate with eight."""
+    layers: Count
+    """Convolutions and matrix products that could be quantised."""
+    kept: tuple[str, ...]
+    """Those that stayed in fp32, because the accuracy suffered too much."""
+    drop: float
+    """Points of top-1 lost against fp32 on the training images held out for the search; negative if it gained."""
+    max_drop: Annotated[float, Field(ge=0.0)]
+
+
+class Artefact(Settings):
+    """One model: its files, what they are for, and what was found out about them."""
+
     format: str
-    file: FileFacts
+    precision: Precision
+    files: tuple[FileFacts, ...] = Field(min_length=1)
+    """The first is the one that is opened; the others lie beside it."""
+    device: Device
+    """That it is for, with the runtime that opens it."""
+    capabilities: tuple[str, ...] = ()
+    """Compute capabilities of the GPUs that it is for, if it is tied to them and they are not just the one here."""
+    not_run: str | None = None
+    """Why it could not run here. `proof` is then that of the ONNX model that it was built from, in ONNX Runtime, and
+    says nothing of latency."""
+    fingerprint: Fingerprint | None
+    """Of the machine that it was proved on; None if it was not run."""
+    quantisation: Quantisation | None = None
+    """None unless it is in int8."""
+    proof: Proof
+
+    @property
+    def file(self) -> FileFacts:
+        """The file that is opened."""
+        return self.files[0]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.bytes for file in self.files)
+
+
+class ExportManifest(Settings):
+    """Everything that whoever deploys the models has to know. All are of the same network."""
+
+    schema_version: Literal[2] = 2
+    created: str
+    artefacts: tuple[Artefact, ...] = Field(min_length=1)
     arch: dict[str, Any]
     digest: Digest
     space: SpaceFacts
@@ -92,10 +143,8 @@ class ExportManifest(Settings):
     labels: tuple[str, ...] = Field(min_length=2)
     """Class names in the order of the logits."""
     recalibration: Recalibration | OwnStatistics
-    proof: Proof
     device: Device
-    fingerprint: Fingerprint
-    """Of the machine that the latency was measured on."""
+    """That the export was for; artefacts of formats that its runtime does not open have devices of their own."""
     origin: Origin
     versions: dict[str, str]
 
@@ -106,21 +155,26 @@ class ExportManifest(Settings):
         side = self.preprocessing.resolution
         if self.inputs[0].shape != ("batch", 3, side, side):
             raise ValueError(f"preprocessing to {side} x {side} for an input of shape {list(self.inputs[0].shape)}")
+        names = [file.name for artefact in self.artefacts for file in artefact.files]
+        if len(set(names)) < len(names):
+            raise ValueError("two artefacts have a file of the same name")
         return self
 
 
 def load_export(directory: Path) -> ExportManifest:
-    """The manifest of an exported model, after making sure that the model's file is the one that it describes.
+    """The manifest of an export, after making sure that the files of its models are those that it describes.
 
-    Raises `UserError` if either is missing, damaged or edited, or if the model was rejected.
+    Raises `UserError` if any of them is missing, damaged or edited, or if a model was rejected.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with 'nasdeploy export'")
     manifest = read_record(ExportManifest, path, "export again")
-    if manifest.proof.problems:
-        raise UserError(f"{path}: of a model that was rejected ({manifest.proof.problems[0]}); export again")
-    _verify(directory / manifest.file.name, manifest.file)
+    for artefact in manifest.artefacts:
+        if artefact.proof.problems:
+            raise UserError(f"{path}: of a model that was rejected ({artefact.proof.problems[0]}); export again")
+        for file in artefact.files:
+            _verify(directory / file.name, file)
     return manifest
 
 

@@ -1,7 +1,8 @@
 """The gate between a model file and its user: nothing is called exported that did not run and agree with PyTorch.
 
-Four stages: the file's form; agreement of logits at several batch sizes; top-1 on the test set; latency. The first
-three reject a model. The last informs: what a latency table says is an estimate, and a search has measured already.
+Stages: the file's form; agreement of logits at several batch sizes; accuracy on the test set; latency; what starting
+it takes. The first three reject a model, by tolerances of its precision. The others inform: what a latency table says
+is an estimate, and a search has measured already.
 """
 
 from collections.abc import Iterator
@@ -10,47 +11,94 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nasdeploy.errors import UserError
-from nasdeploy.export.agreement import Disagreement, Reference, compare_batches, compare_test_set
-from nasdeploy.export.figures import Latency, Proof
-from nasdeploy.export.formats import Format
+from nasdeploy.export.accuracy import compare_test_set
+from nasdeploy.export.agreement import compare_batches
+from nasdeploy.export.difference import Disagreement, Yardstick
+from nasdeploy.export.figures import Accuracy, Latency, Proof
+from nasdeploy.export.footprint import measure_footprint
+from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import interface
-from nasdeploy.latency.measure import Protocol, measure
+from nasdeploy.export.reference import Reference
+from nasdeploy.latency.measure import Protocol, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
-from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Session
+
+MAX_DROP = 0.5
+"""Points of top-1 that a model in int8 may lose against fp32 on images held out for such choices."""
+_UNLUCKY = 2
+"""Times `MAX_DROP` that it may lose on the test set, which is another sample, before it is rejected."""
+_TIE = 0.98
+"""Less than 2 % in one measurement is none."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is for: a device, and its latency table of the model's space if there is one."""
+    """What models are for: a device, its latency table of their space if there is one, and what may be lost."""
 
     device: Device
     table: LatencyTable | None
     protocol: Protocol = field(default_factory=Protocol)
+    max_drop: float = MAX_DROP
 
 
-def prove(path: Path, form: Format, reference: Reference, target: Target, progress: Progress) -> Proof:
-    """Findings about the file at `path`, up to the first stage that rejects it."""
-    plan = reference.network.plan
-    proof = Proof(problems=tuple(form.inspect(path, *interface(plan))))
+def prove(
+    path: Path, job: Job, reference: Reference, target: Target, progress: Progress, fp32: Path | None = None
+) -> Proof:
+    """Findings about the file at `path`, up to the first stage that rejects it.
+
+    `fp32` is the same network in the same format in fp32, whose latency is measured beside that of a lower precision.
+    """
+    proof = Proof(problems=tuple(job.form.inspect(path, *interface(reference.network.plan))))
+    proof = _compared(proof, path, job, reference, target, progress)
+    if proof.problems:
+        return proof
+    latency = measure_latency(path, job, reference.network.plan, target, progress, fp32)
+    try:
+        footprint = measure_footprint(job.name, path, job.device)
+    except Disagreement as disagreement:
+        return proof.model_copy(update={"latency": latency, "problems": (str(disagreement),)})
+    return proof.model_copy(update={"latency": latency, "footprint": footprint})
+
+
+def prove_source(path: Path, onnx: Path, job: Job, reference: Reference, target: Target, progress: Progress) -> Proof:
+    """Findings about a file that cannot run here: its form, and what the ONNX model that it was built from computes."""
+    proof = Proof(problems=tuple(job.form.inspect(path, *interface(reference.network.plan))))
+    here = Device(name="source", runtime="onnxruntime", precision=job.precision, threads=job.device.threads)
+    source = Job("onnx", FORMATS["onnx"], job.precision, here)
+    return _compared(proof, onnx, source, reference, target, progress)
+
+
+def _compared(proof: Proof, path: Path, job: Job, reference: Reference, target: Target, progress: Progress) -> Proof:
+    """The proof with what running the file says of its logits and its accuracy."""
     if proof.problems:
         return proof
     try:
-        with _opened(path, target.device) as session:
-            proof = proof.model_copy(update={"agreement": compare_batches(session, reference)})
-            proof = proof.model_copy(update={"accuracy": compare_test_set(session, reference, progress)})
+        yardstick = Yardstick.of(job.precision, reference.logits(reference.sample()))
+        with _opened(path, job) as session:
+            proof = proof.model_copy(update={"agreement": compare_batches(session, reference, yardstick)})
+            accuracy = compare_test_set(session, reference, yardstick, progress)
     except Disagreement as disagreement:
         return proof.model_copy(update={"problems": (str(disagreement),)})
-    return proof.model_copy(update={"latency": measure_latency(path, plan, target, progress)})
+    return proof.model_copy(update={"accuracy": accuracy, "problems": _losses(accuracy, job, target.max_drop)})
+
+
+def _losses(accuracy: Accuracy, job: Job, max_drop: float) -> tuple[str, ...]:
+    if job.precision != "int8" or accuracy.drop <= _UNLUCKY * max_drop:
+        return ()
+    return (
+        f"top-1 in int8 is {100 * accuracy.top1:.2f} %, {accuracy.drop:.2f} points below PyTorch's on "
+        f"{accuracy.images} test images, allowed {_UNLUCKY * max_drop:g}",
+    )
 
 
 @contextmanager
-def _opened(path: Path, device: Device) -> Iterator[Session]:
+def _opened(path: Path, job: Job) -> Iterator[Session]:
     try:
-        session = runtime_of(device).open(path, device)
+        session = job.form.open(path, job.device)
     except UserError as error:
         raise Disagreement(str(error)) from None
     try:
@@ -59,25 +107,44 @@ def _opened(path: Path, device: Device) -> Iterator[Session]:
         session.close()
 
 
-def measure_latency(path: Path, plan: Plan, target: Target, progress: Progress) -> Latency:
-    """Latency of a model file by the protocol for whole networks, beside the prediction for its plan."""
-    device, protocol = target.device, target.protocol
-    openers = {path.name: lambda: runtime_of(device).open(path, device)}
-    with progress.task("latency, visits", protocol.networks.visits) as task:
+def measure_latency(
+    path: Path, job: Job, plan: Plan, target: Target, progress: Progress, fp32: Path | None = None
+) -> Latency:
+    """Latency of a model file by the protocol for whole networks, beside the prediction for its plan.
+
+    That of the file `fp32`, if there is one, is measured in turn with it.
+    """
+    protocol, table = target.protocol, target.table if job.device == target.device else None
+    openers = {path.name: lambda: job.form.open(path, job.device)}
+    if fp32 is not None:
+        openers[fp32.name] = lambda: job.form.open(fp32, job.device.model_copy(update={"precision": "fp32"}))
+    with progress.task("latency, visits", protocol.networks.visits * len(openers)) as task:
         (timings,) = measure(openers, protocol.networks, protocol, on_visit=task.advance)
     timing = timings[path.name]
+    times = timing.median / timings[fp32.name].median if fp32 is not None else None
     return Latency(
-        median_ms=1e3 * timing.median,
-        p10_ms=1e3 * timing.p10,
-        p90_ms=1e3 * timing.p90,
+        batch=job.device.batch,
+        **_milliseconds(timing),
         runs=timing.n,
         noisy=timing.noisy,
-        predicted_ms=1e3 * target.table.predict(plan).seconds if target.table else None,
-        remarks=tuple(_remarks(target)),
+        predicted_ms=1e3 * table.predict(plan).seconds if table else None,
+        times_fp32=times,
+        remarks=(*_remarks(table, job.device), *_gains(times, job)),
     )
 
 
-def _remarks(target: Target) -> list[str]:
-    if target.table is None:
-        return [f"no latency table of this space on device {target.device.name}: measured only"]
-    return [f"the latency table differs: {line}" for line in check_device(target.table, target.device, strict=False)]
+def _milliseconds(timing: Timing) -> dict[str, float]:
+    return {f"{name}_ms": 1e3 * getattr(timing, name) for name in ("median", "p10", "p90", "p95")}
+
+
+def _remarks(table: LatencyTable | None, device: Device) -> list[str]:
+    if table is None:
+        precision = "" if device.precision == "fp32" else f" in {device.precision}"
+        return [f"no latency table of this space on device {device.name}{precision}: measured only"]
+    return [f"the latency table differs: {line}" for line in check_device(table, device, strict=False)]
+
+
+def _gains(times: float | None, job: Job) -> list[str]:
+    if times is None or times < _TIE:
+        return []
+    return [f"{job.precision} is not faster than fp32 here: it takes {times:.2f} times the time"]

@@ -6,6 +6,8 @@ TF32 = "tf32"
 """Option that lets fp32 be computed as TF32, which rounds factors to 10 bits. Off, so that fp32 is fp32."""
 
 _DRIVER = "libcuda.so.1"
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
 _LONGEST_NAME = 256
 
 
@@ -30,3 +32,14 @@ def gpu() -> str:
     driver.cuDriverGetVersion(ctypes.byref(version))
     # 13000 is 13.0, 12080 is 12.8.
     return f"{name.value.decode()}, driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def compute_capability() -> str:
+    """That of the first GPU, e.g. `SM89`."""
+    driver = ctypes.CDLL(_DRIVER)
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuInit(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return f"SM{major.value}{minor.value}"

@@ -5,6 +5,7 @@ Options of a device are OpenVINO's properties, and may replace those that are se
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class OpenVino:
         """A compiled model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
         import openvino
 
-        name, content = onnx_of(model)
+        name, content = _file_or_bytes(model)
         core = openvino.Core()
         try:
             graph = core.read_model(content)
@@ -52,6 +53,13 @@ class OpenVino:
         except RuntimeError as error:
             _blame_option(core, graph, device)
             raise UserError(f"{name}: OpenVINO cannot compile it ({_reason(error)}); use another runtime") from None
+
+
+def _file_or_bytes(model: Model) -> tuple[str, Path | bytes]:
+    """Name, for messages, and what OpenVINO reads: its own representation lies in two files, of which this is one."""
+    if isinstance(model, Path) and model.suffix == ".xml":
+        return str(model), model
+    return onnx_of(model)
 
 
 def _properties(device: Target) -> dict[str, str]:

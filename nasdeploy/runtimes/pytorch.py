@@ -54,7 +54,10 @@ class _TorchSession:
     def __init__(self, model: TorchModel, device: Target) -> None:
         import torch
 
-        module = model.module.cpu().eval()
+        module = model.module.cpu()
+        # A program of torch.export has one mode, that of its export, and refuses to be asked for one.
+        if not isinstance(module, torch.fx.GraphModule):
+            module.eval()
         self._module: Any = torch.compile(module) if wants(_COMPILE, device) else module
         self._inputs = {name: (device.batch, *shape) for name, shape in model.inputs.items()}
         self._threads = device.threads

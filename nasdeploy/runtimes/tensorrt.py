@@ -7,6 +7,7 @@ for with `hasattr`. The one option of a device is `tf32`.
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,18 @@ class TensorRt:
             return _TensorRtSession(import_module(self._module), engine, device.batch)
         except RuntimeError as error:
             raise UserError(f"{name}: {self._module} cannot run its engine ({one_line(error)})") from None
+
+    def load(self, path: Path, device: Target) -> Session:
+        """An engine that was built before, on the first GPU; raises `UserError` for one that this SDK refuses."""
+        try:
+            return _TensorRtSession(import_module(self._module), path.read_bytes(), device.batch)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: {self._module} cannot load it ({one_line(error)}); build it again") from None
+
+    def capabilities(self) -> tuple[str, ...]:
+        """Names of the compute capabilities that engines can be built for without such a GPU, e.g. `SM86`."""
+        known = getattr(import_module(self._module), "ComputeCapability", None)
+        return tuple(name for name in known.__members__ if name.startswith("SM")) if known else ()
 
     def build(self, model: Model, device: Target, capabilities: Sequence[str] = ()) -> bytes:
         """An engine for the GPU that is there, or for compute capabilities such as `SM86`, which needs no GPU.

@@ -1,17 +1,17 @@
-"""Exporting from a run: its supernet, its data and a request, into a proved model file."""
+"""Exporting from a run: its supernet, its data and a request, into proved model files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.export.export import Exporter
-from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import ExportManifest, Origin
-from nasdeploy.export.proof import Target
+from nasdeploy.export.proof import MAX_DROP, Target
 from nasdeploy.nn.device import compute_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
-from nasdeploy.registry import lookup
 from nasdeploy.steps.choice import ExportRequest
 from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.store.run import Run
@@ -20,13 +20,18 @@ from nasdeploy.train.checkpoint import Checkpoints
 
 
 def export(
-    request: ExportRequest, progress: Progress, *, form: str = "onnx", recalibrate: bool = True, out: Path | None = None
+    request: ExportRequest,
+    jobs: Sequence[Job],
+    progress: Progress,
+    *,
+    recalibrate: bool = True,
+    out: Path | None = None,
+    max_drop: float = MAX_DROP,
 ) -> tuple[Path, ExportManifest]:
     """Export, by default into RUN/export/DIGEST; the directory and what its manifest says.
 
-    Raises `CheckFailed` if the file does not agree with PyTorch.
+    `max_drop`: points of top-1 that int8 may lose. Raises `CheckFailed` if a file does not agree with PyTorch.
     """
-    lookup("format", FORMATS, form)  # A typing mistake is not worth opening the data for.
     run, recipe = request.run, request.recipe
     directory = out or run.exports / request.arch.digest
     with run.lock():
@@ -36,11 +41,11 @@ def export(
             data=recipe.data,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
-            target=Target(request.device, request.table),
+            target=Target(request.device, request.table, max_drop=max_drop),
             origin=Origin(run=str(run.path), recipe=recipe.to_json(), budget=request.budget),
             progress=progress,
         )
-        manifest = exporter.export(request.arch, directory, form)
+        manifest = exporter.export(request.arch, directory, jobs)
         run.finish("export", _facts(directory, manifest))
     return directory, manifest
 
@@ -52,14 +57,15 @@ def _sets(run: Run, recipe: Recipe) -> ImageSets:
 
 
 def _facts(directory: Path, manifest: ExportManifest) -> dict[str, object]:
-    accuracy, latency = manifest.proof.accuracy, manifest.proof.latency
-    assert accuracy is not None and latency is not None  # The proof was passed.
+    """Of the first model, for scripts; the manifest has all."""
+    first = manifest.artefacts[0]
+    accuracy, latency = first.proof.accuracy, first.proof.latency
     return {
         "directory": str(directory),
-        "model": str(directory / manifest.file.name),
-        "format": manifest.format,
+        "model": str(directory / first.file.name),
+        "format": first.format,
         "digest": manifest.digest,
-        "sha256": manifest.file.sha256,
-        "top1": accuracy.top1,
-        "measured_ms": latency.median_ms,
+        "sha256": first.file.sha256,
+        "top1": accuracy.top1 if accuracy else None,
+        "measured_ms": latency.median_ms if latency else None,
     }

@@ -23,7 +23,7 @@ def main() -> None:
             results[arguments[0]] = json.loads(done.stdout)
             print(f"{arguments[0]:8} {perf_counter() - start:6.1f} s")
         print(f"{'all':8} {perf_counter() - began:6.1f} s")
-    proof = results["export"]["proof"]
+    proof = results["export"]["artefacts"][0]["proof"]
     low, high = proof["accuracy"]["interval"]
     budget = results["search"]["budget"]["latency"]["cpu"]["median_ms"][1]
     print(

@@ -96,7 +96,7 @@ def test_named_places_options_and_json(run: Run, tmp_path: Path, capsys: pytest.
     result = json.loads(shown.out)
     assert (result["model"], result["manifest"]) == (f"{out}/model.onnx", f"{out}/manifest.json")
     assert result["recalibration"] == "own statistics"
-    assert result["proof"]["problems"] == []
+    assert result["artefacts"][0]["proof"]["problems"] == []
     assert result["origin"]["budget"] == {}
     images = torch.randn(3, 3, 12, 12)
     with torch.no_grad():

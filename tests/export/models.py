@@ -1,25 +1,24 @@
 """A small trained-looking network, its images and a device, for tests of exported models."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import onnx
 import torch
 
-from nasdeploy.convert import to_onnx
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.export.export import Exporter
+from nasdeploy.export.formats.format import Source
+from nasdeploy.export.formats.onnx import OnnxFormat
+from nasdeploy.export.jobs import Job, plan_jobs
 from nasdeploy.export.manifest import Origin
-from nasdeploy.export.onnx import OnnxFormat
 from nasdeploy.export.proof import Target
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.latency.table import LatencyTable, network_terms
-from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.space import SearchSpace
@@ -72,6 +71,10 @@ def timing(seconds: float) -> Timing:
     return Timing(seconds, seconds, seconds, seconds, 10, "2026-01-01T00:00:00+00:00")
 
 
+def jobs(*formats: str, precision: str = "fp32") -> tuple[Job, ...]:
+    return plan_jobs(formats or ("onnx",), DEVICE, precision)
+
+
 def exporter(root: Path, *, recalibrate: bool = True, table: LatencyTable | None = None) -> Exporter:
     data, sets = folder_data(root / "images")
     return Exporter(
@@ -92,10 +95,7 @@ class Tampered(OnnxFormat):
     def __init__(self, change: Callable[[onnx.ModelProto], None]) -> None:
         self._change = change
 
-    def write(self, network: Network, path: Path) -> None:
-        model = onnx.load_from_string(_converted(network))
+    def write(self, source: Source, path: Path) -> None:
+        model = onnx.load_from_string(source.onnx(source.precision))
         self._change(model)
         path.write_bytes(model.SerializeToString())
-
-
-_converted = cache(to_onnx)

@@ -13,12 +13,12 @@ from onnx import numpy_helper
 
 from nasdeploy.data.decode import read_rgb
 from nasdeploy.data.transforms import prepare
-from nasdeploy.errors import CheckFailed, UserError
+from nasdeploy.errors import CheckFailed
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.manifest import ExportManifest, load_export
 from nasdeploy.supernet.extract import extract
-from tests.export.models import Tampered, exporter, latency_table, tiny_space
+from tests.export.models import Tampered, exporter, jobs, latency_table, tiny_space
 
 
 def perturb(model: onnx.ModelProto) -> None:
@@ -30,7 +30,7 @@ def perturb(model: onnx.ModelProto) -> None:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exporter, Path]:
     root = tmp_path_factory.mktemp("export")
     made = exporter(root, table=latency_table(tiny_space(), 1e-4))
-    made.export(tiny_space().named["t0"], root / "out")
+    made.export(tiny_space().named["t0"], root / "out", jobs())
     return made, root / "out"
 
 
@@ -40,15 +40,15 @@ def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -
     manifest = load_export(out)
     arch = tiny_space().named["t0"]
     assert tiny_space().arch(manifest.arch) == arch
-    assert (manifest.digest, manifest.format) == (arch.digest, "onnx")
+    assert (manifest.digest, manifest.artefacts[0].format) == (arch.digest, "onnx")
     assert manifest.macs == tiny_space().plan(arch).macs
     assert manifest.labels == ("ant", "bee", "cat")
     assert manifest.recalibration != "own statistics"
     assert manifest.recalibration.augment == made.data.augment
     assert manifest.origin.budget == {"latency_ms": 1.5}
-    assert manifest.proof.agreement is not None
-    assert manifest.proof.agreement.batches == (1, 2, 7, 32)
-    latency = manifest.proof.latency
+    assert manifest.artefacts[0].proof.agreement is not None
+    assert manifest.artefacts[0].proof.agreement.batches == (1, 2, 7, 32)
+    latency = manifest.artefacts[0].proof.latency
     assert latency is not None
     assert latency.predicted_ms == pytest.approx(0.4, rel=1e-6)  # Stem, two blocks, head.
     assert latency.remarks == ()
@@ -62,7 +62,7 @@ def test_figures_are_those_of_the_file_on_the_image_files(exported: tuple[Export
     for path in sorted(Path(made.data.path or "").glob("test/*/*")):
         (logits,) = session.run(None, {"input": prepare(manifest.preprocessing, [read_rgb(path)]).numpy()})
         correct += manifest.labels[int(logits.argmax())] == path.parent.name
-    accuracy = manifest.proof.accuracy
+    accuracy = manifest.artefacts[0].proof.accuracy
     assert accuracy is not None
     assert (accuracy.images, accuracy.changed) == (75, 0)
     assert accuracy.top1 == accuracy.top1_pytorch == correct / 75
@@ -74,11 +74,13 @@ def test_recalibration_changes_the_file_and_keeping_statistics_does_not(
 ) -> None:
     arch = tiny_space().named["t0"]
     own = exporter(tmp_path, recalibrate=False)
-    manifest = own.export(arch, tmp_path / "out")
+    manifest = own.export(arch, tmp_path / "out", jobs())
     assert manifest.recalibration == "own statistics"
-    assert manifest.proof.latency is not None
-    assert manifest.proof.latency.predicted_ms is None
-    assert manifest.proof.latency.remarks == ("no latency table of this space on device cpu: measured only",)
+    assert manifest.artefacts[0].proof.latency is not None
+    assert manifest.artefacts[0].proof.latency.predicted_ms is None
+    assert manifest.artefacts[0].proof.latency.remarks == (
+        "no latency table of this space on device cpu: measured only",
+    )
     images = torch.randn(5, 3, 12, 12)
     with torch.no_grad():
         expected = extract(own.supernet, arch).eval()(images).numpy()
@@ -101,18 +103,18 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setitem(FORMATS, "onnx", Tampered(perturb))
     with pytest.raises(CheckFailed) as caught:
-        made.export(tiny_space().named["t0"], out)
+        made.export(tiny_space().named["t0"], out, jobs())
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{out}/model.rejected.onnx: logits in a batch of 1 differ from PyTorch's by up to")
     assert {name: (out / name).read_bytes() for name in before} == before
     report = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes())
-    assert report.proof.problems[0] in message
-    assert report.file.bytes == (out / "model.rejected.onnx").stat().st_size
-    assert (report.file.name, report.proof.accuracy) == ("model.rejected.onnx", None)
+    assert report.artefacts[0].proof.problems[0] in message
+    assert report.artefacts[0].file.bytes == (out / "model.rejected.onnx").stat().st_size
+    assert (report.artefacts[0].file.name, report.artefacts[0].proof.accuracy) == ("model.rejected.onnx", None)
 
     monkeypatch.undo()
-    made.export(tiny_space().named["t0"], out)
+    made.export(tiny_space().named["t0"], out, jobs())
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx"]
 
 
@@ -121,17 +123,12 @@ def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter,
     with torch.no_grad():
         next(broken.supernet.parameters()).fill_(torch.nan)
     with pytest.raises(CheckFailed, match="PyTorch's own logits are not finite"):
-        broken.export(tiny_space().named["t0"], tmp_path / "out")
+        broken.export(tiny_space().named["t0"], tmp_path / "out", jobs())
     assert not (tmp_path / "out/model.onnx").exists()
-
-
-def test_an_unknown_format_is_named(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown format 'onxx'; did you mean 'onnx'"):
-        exported[0].export(tiny_space().smallest(), tmp_path, "onxx")
 
 
 def test_equal_weights_give_equal_files(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
     made, out = exported
-    again = made.export(tiny_space().named["t0"], tmp_path / "again")
-    assert again.file == load_export(out).file
-    assert str(tmp_path) not in json.dumps(again.model_dump(mode="json")["file"])
+    again = made.export(tiny_space().named["t0"], tmp_path / "again", jobs())
+    assert again.artefacts[0].files == load_export(out).artefacts[0].files
+    assert str(tmp_path) not in json.dumps(again.model_dump(mode="json")["artefacts"][0]["files"])

@@ -15,6 +15,7 @@ from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.errors import UserError
 from nasdeploy.export.figures import Accuracy, Agreement, Latency, Proof
 from nasdeploy.export.manifest import (
+    Artefact,
     ExportManifest,
     FileFacts,
     Origin,
@@ -31,13 +32,24 @@ from tests.latency.tables import FINGERPRINT
 MODEL = b"a model"
 
 
+def artefact_of(proof: Proof, **changes: Any) -> Artefact:
+    facts: dict[str, Any] = {
+        "format": "onnx",
+        "precision": "fp32",
+        "files": (FileFacts(name="model.onnx", sha256=sha256(MODEL).hexdigest(), bytes=len(MODEL)),),
+        "device": Device(name="cpu", runtime="onnxruntime"),
+        "fingerprint": FINGERPRINT,
+        "proof": proof,
+    }
+    return Artefact(**{**facts, **changes})
+
+
 def manifest_of(proof: Proof, **changes: Any) -> ExportManifest:
     arch = tiny_space().named["t0"]
     inputs, outputs = interface(tiny_space().plan(arch))
     return ExportManifest(
         created="2026-01-01T00:00:00+00:00",
-        format="onnx",
-        file=FileFacts(name="model.onnx", sha256=sha256(MODEL).hexdigest(), bytes=len(MODEL)),
+        artefacts=(artefact_of(proof),),
         arch=arch.to_json(),
         digest=arch.digest,
         space=SpaceFacts(name="tiny", digest=tiny_space().digest),
@@ -47,9 +59,7 @@ def manifest_of(proof: Proof, **changes: Any) -> ExportManifest:
         outputs=outputs,
         preprocessing=Preprocessing(resize=9, crop=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resolution=12),
         labels=("ant", "bee", "cat"),
-        proof=proof,
         device=Device(name="cpu", runtime="onnxruntime"),
-        fingerprint=FINGERPRINT,
         versions={"torch": "2"},
         **{
             "recalibration": "own statistics",
@@ -83,6 +93,7 @@ proofs = st.builds(
         median_ms=positive,
         p10_ms=positive,
         p90_ms=positive,
+        p95_ms=positive,
         runs=st.integers(1, 10**6),
         noisy=st.booleans(),
         predicted_ms=st.none() | positive,
@@ -142,10 +153,10 @@ def without(key: str) -> Callable[[dict[str, Any]], Any]:
     return lambda data: {name: value for name, value in data.items() if name != key}
 
 
-def with_value(value: object, *path: str) -> Callable[[dict[str, Any]], Any]:
+def with_value(value: object, *path: str | int) -> Callable[[dict[str, Any]], Any]:
     def change(data: dict[str, Any]) -> dict[str, Any]:
         *parents, last = path
-        target = data
+        target: Any = data
         for parent in parents:
             target = target[parent]
         target[last] = value
@@ -154,19 +165,24 @@ def with_value(value: object, *path: str) -> Callable[[dict[str, Any]], Any]:
     return change
 
 
+def in_artefact(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda data: {**data, "artefacts": [change(data["artefacts"][0])]}
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (lambda data: [data], "holds no JSON object"),
         (without("labels"), "labels is missing"),
-        (with_value(2, "schema_version"), "schema_version is 2"),
+        (with_value(1, "schema_version"), "schema_version is 1"),
         (with_value(["ant", "bee"], "labels"), "2 labels for an output of shape"),
         (with_value(8, "preprocessing", "resolution"), "preprocessing to 8 x 8 for an input of shape"),
-        (with_value("../../etc/passwd", "file", "name"), "file.name is"),
-        (with_value("f" * 63, "file", "sha256"), "file.sha256 is"),
-        (with_value(1.5, "proof", "accuracy", "top1"), "proof.accuracy.top1 is 1.5"),
+        (in_artefact(with_value("../../etc/passwd", "files", 0, "name")), "artefacts.0.files.0.name is"),
+        (in_artefact(with_value("f" * 63, "files", 0, "sha256")), "artefacts.0.files.0.sha256 is"),
+        (in_artefact(with_value(1.5, "proof", "accuracy", "top1")), "artefacts.0.proof.accuracy.top1 is 1.5"),
+        (lambda data: {**data, "artefacts": data["artefacts"] * 2}, "two artefacts have a file of the same name"),
         (with_value("none", "recalibration"), "recalibration is"),
-        (with_value(1, "prof"), "unknown key 'prof'; did you mean 'proof'?"),
+        (with_value(1, "artefact"), "unknown key 'artefact'; did you mean 'artefacts'?"),
     ],
 )
 def test_an_edited_manifest_is_refused(edit: Callable[[Any], Any], message: str, tmp_path: Path) -> None:

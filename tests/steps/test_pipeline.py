@@ -87,8 +87,8 @@ def test_the_winner_meets_the_budget_and_beats_chance(finished):
     winner, budget = result["search"]["winner"], highest(result["search"])
     assert winner["latency"]["cpu"]["measured_ms"] <= budget
     assert winner["digest"] == result["export"]["digest"]
-    assert result["export"]["proof"]["accuracy"]["top1"] > 0.3
-    assert result["export"]["proof"]["accuracy"]["changed"] == 0
+    assert result["export"]["artefacts"][0]["proof"]["accuracy"]["top1"] > 0.3
+    assert result["export"]["artefacts"][0]["proof"]["accuracy"]["changed"] == 0
 
 
 def test_everything_is_where_scripts_look_for_it(finished):

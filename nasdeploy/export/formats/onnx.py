@@ -2,29 +2,49 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto
-
-from nasdeploy.convert import OPSET, to_onnx
 from nasdeploy.errors import one_line
+from nasdeploy.export.formats.format import Interchange, Source
 from nasdeploy.export.manifest import TensorFacts
-from nasdeploy.nn.network import Network
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Precision, Session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
 
 _RESCALING = {"Resize", "Upsample"}
 
 
-class OnnxFormat:
-    """Float32, NCHW at the architecture's resolution, any batch."""
+class OnnxFormat(Interchange):
+    """Float32 in and out, NCHW at the architecture's resolution, any batch; the precision is inside."""
 
-    file_name = "model.onnx"
+    suffixes = (".onnx",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
-    def write(self, network: Network, path: Path) -> None:
-        """Write the network, in evaluation mode, to `path`."""
-        path.write_bytes(to_onnx(network))
+    def runtime(self, device: Device) -> str:
+        """The device's, if that opens ONNX files."""
+        opens = device.runtime not in RUNTIMES or RUNTIMES[device.runtime].form == "onnx"
+        return device.runtime if opens else "onnxruntime"
+
+    def recipe(self, device: Device) -> str:
+        """By the runtime that opens it."""
+        return self.runtime(device)
+
+    def write(self, source: Source, path: Path) -> None:
+        """The ONNX model as it is."""
+        path.write_bytes(source.onnx(source.precision))
+
+    def open(self, path: Path, device: Device) -> Session:
+        """In the device's runtime."""
+        return runtime_of(device).open(path, device)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
+        import onnx
+        from onnx import TensorProto
+
         try:
             model = onnx.load(path, load_external_data=False)
             if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
@@ -40,7 +60,9 @@ class OnnxFormat:
         ]
 
 
-def _operators(model: ModelProto) -> Iterator[str]:
+def _operators(model: "ModelProto") -> Iterator[str]:
+    from nasdeploy.convert import OPSET
+
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     if opsets != {"": OPSET}:
         yield f"operators: opsets {opsets}, expected only ONNX's own at version {OPSET}"
@@ -49,13 +71,15 @@ def _operators(model: ModelProto) -> Iterator[str]:
         yield f"operators: {', '.join(rescaling)} rescales the image, which preprocessing has done already"
 
 
-def _tensors(kind: str, found: Sequence[ValueInfoProto], expected: Sequence[TensorFacts]) -> Iterator[str]:
+def _tensors(kind: str, found: "Sequence[ValueInfoProto]", expected: Sequence[TensorFacts]) -> Iterator[str]:
     shown, wanted = [_described(value) for value in found], [_wanted(tensor) for tensor in expected]
     if shown != wanted:
         yield f"{kind}: {', '.join(shown) or 'none'}; expected {', '.join(wanted)}"
 
 
-def _described(value: ValueInfoProto) -> str:
+def _described(value: "ValueInfoProto") -> str:
+    from onnx import TensorProto
+
     tensor = value.type.tensor_type
     sizes = (dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
     return _text(value.name, TensorProto.DataType.Name(tensor.elem_type), sizes)

@@ -1,0 +1,91 @@
+"""What was found out about an exported model, in rows for people."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nasdeploy.export.figures import Accuracy, Agreement, Footprint, Latency
+    from nasdeploy.export.manifest import Artefact, ExportManifest, Quantisation
+
+
+def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[str, str]]:
+    """Names and texts; the name is empty where a row goes on."""
+    proof = artefact.proof
+    if artefact.quantisation:
+        yield "int8", _quantisation(artefact.quantisation)
+    if artefact.not_run:
+        yield "not run", f"{artefact.not_run}; what follows is of the ONNX model that it was built from"
+    if proof.agreement:
+        yield "agreement", _agreement(proof.agreement)
+    if proof.accuracy:
+        yield from _accuracy(proof.accuracy, manifest.labels)
+    if proof.latency:
+        budget = manifest.origin.budget.get("latency_ms") if artefact.device == manifest.device else None
+        yield "latency", _latency(proof.latency, budget)
+        yield from (("", remark) for remark in proof.latency.remarks)
+    if proof.footprint:
+        yield "start", _footprint(proof.footprint)
+
+
+def _quantisation(found: "Quantisation") -> str:
+    kept = f"{len(found.kept)} of {found.layers} layers kept in fp32" if found.kept else f"all {found.layers} layers"
+    ranges = (
+        "only weights" if found.ranges == "none" else f"ranges ({found.ranges}) from {found.images} training images"
+    )
+    return f"{ranges}; {kept}; top-1 {-found.drop:+.2f} points on held-out images (allowed -{found.max_drop:g})"
+
+
+def _agreement(found: "Agreement") -> str:
+    batches, tolerance = ", ".join(map(str, found.batches)), found.tolerance
+    unit = " of their spread" if tolerance.scale == "spread" else ""
+    limit = "judged by accuracy" if tolerance.allowed is None else f"allowed {tolerance.allowed:.0e}"
+    return f"logits within {found.difference:.1e}{unit} of PyTorch's ({limit}) in batches of {batches}"
+
+
+def _accuracy(found: "Accuracy", labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    yield (
+        "test set",
+        f"top-1 of the file {_share(found.top1, found.interval)} on {found.images} images, "
+        f"PyTorch {100 * found.top1_pytorch:.2f} %; other class for {found.changed}",
+    )
+    if found.top5 is not None and found.top5_interval and found.top5_pytorch is not None:
+        yield "", f"top-5 {_share(found.top5, found.top5_interval)}, PyTorch {100 * found.top5_pytorch:.2f} %"
+    if found.classes:
+        yield "", _worst_class(found, labels)
+
+
+def _share(value: float, interval: tuple[float, float]) -> str:
+    low, high = (f"{100 * bound:.2f}" for bound in interval)
+    return f"{100 * value:.2f} % (95 %: {low} to {high})"
+
+
+def _worst_class(found: "Accuracy", labels: tuple[str, ...]) -> str:
+    pairs = [
+        (each.correct / each.images, label) for each, label in zip(found.classes, labels, strict=True) if each.images
+    ]
+    (low, worst), (high, best) = min(pairs), max(pairs)
+    return f"by class from {100 * low:.1f} % ({worst}) to {100 * high:.1f} % ({best})"
+
+
+def _latency(found: "Latency", budget_ms: float | None) -> str:
+    parts = [
+        f"median {found.median_ms:.4g} ms (p10 {found.p10_ms:.4g}, p90 {found.p90_ms:.4g}, p95 {found.p95_ms:.4g})",
+        f"{found.images_per_s:.4g} images/s",
+    ]
+    if found.noisy:
+        parts.append("too noisy to be trusted")
+    if found.times_fp32 is not None:
+        parts.append(f"{found.times_fp32:.2f} times fp32's")
+    if found.predicted_ms is not None:
+        deviation = 100 * (found.median_ms / found.predicted_ms - 1)
+        parts.append(f"predicted {found.predicted_ms:.4g} ms ({deviation:+.1f} %)")
+    if budget_ms is not None:
+        verdict = "met" if found.median_ms <= budget_ms else "NOT MET in this measurement"
+        parts.append(f"budget {budget_ms:.4g} ms {verdict}")
+    return ", ".join(parts)
+
+
+def _footprint(found: "Footprint") -> str:
+    return (
+        f"{found.load_s:.2f} s and {found.peak_bytes / 1e6:.0f} MB of memory in a process of its own, with the runtime"
+    )

@@ -1,0 +1,128 @@
+"""Engines of TensorRT and of TensorRT for RTX: one path for both; see `nasdeploy.runtimes.tensorrt`.
+
+TensorRT builds for the GPU that is there. TensorRT for RTX builds for given compute capabilities too, without a GPU.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasdeploy.errors import CheckFailed, UserError
+from nasdeploy.export.formats.format import Source
+from nasdeploy.export.manifest import TensorFacts
+from nasdeploy.registry import suggestion
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.cuda import compute_capability, missing_gpu
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.engine import read_header
+from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.tensorrt import TensorRt
+
+
+class TensorRtFormat:
+    """An engine for the GPU that is here."""
+
+    suffixes: tuple[str, ...] = (".tensorrt.engine",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    ahead_of_time = False
+    _name = "tensorrt"
+
+    @property
+    def _runtime(self) -> TensorRt:
+        runtime = RUNTIMES[self._name]
+        assert isinstance(runtime, TensorRt)
+        return runtime
+
+    def runtime(self, device: Device) -> str:
+        """The one that it is the format of."""
+        return self._name
+
+    def recipe(self, device: Device) -> str:
+        """Its own."""
+        return self._name
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None."""
+        return self._runtime.missing()
+
+    def obstacle(self) -> str | None:
+        """Whether there is a GPU to build for."""
+        return missing_gpu()
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Nothing: it is built for the GPU that is here."""
+        return None
+
+    def write(self, source: Source, path: Path) -> None:
+        """Build; raises `UserError` for a model that the parser or the builder refuses, with the operator."""
+        path.write_bytes(self._runtime.build(source.onnx(source.precision), source.device, source.capabilities))
+
+    def open(self, path: Path, device: Device) -> Session:
+        """On the first GPU."""
+        runtime_of(device)
+        return self._runtime.load(path, device)
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """Whether there is anything; the rest is found when it is loaded, since there is a GPU."""
+        return [] if path.stat().st_size else ["header: the file is empty"]
+
+
+class TensorRtRtxFormat(TensorRtFormat):
+    """An engine for the GPU that is here, or for GPUs of other compute capabilities."""
+
+    suffixes = (".tensorrt-rtx.engine",)
+    ahead_of_time = True
+    _name = "tensorrt-rtx"
+
+    def obstacle(self) -> str | None:
+        """Nothing: it builds anywhere, if it is told for which compute capabilities."""
+        return None
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Whether there is a GPU that the engine is for."""
+        if not capabilities:
+            return missing_gpu()
+        absent = missing_gpu()
+        here = None if absent else compute_capability()
+        if here in capabilities:
+            return None
+        place = "no NVIDIA GPU is here" if absent else f"the GPU here is of {here}"
+        return f"an engine for {', '.join(capabilities)}; {place}"
+
+    def write(self, source: Source, path: Path) -> None:
+        """Build, and see that the engine is for what was asked for."""
+        super().write(source, path)
+        header = read_header(path.read_bytes())
+        if set(header.capabilities) != set(source.capabilities) and source.capabilities:
+            raise CheckFailed(
+                f"format tensorrt-rtx: the engine is for {', '.join(header.capabilities)}, asked for was "
+                f"{', '.join(source.capabilities)}; use another version"
+            )
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """What the header says; inputs and outputs are not to be read without a GPU."""
+        try:
+            read_header(path.read_bytes())
+        except ValueError as error:
+            return [f"header: {error}"]
+        return []
+
+
+def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
+    """`["sm86,sm89", "8.9"]` as `("SM86", "SM89")`; raises `UserError` for what the installed SDK does not know."""
+    runtime = RUNTIMES["tensorrt-rtx"]
+    assert isinstance(runtime, TensorRt)
+    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    if not words:
+        return ()
+    missing = runtime.missing()
+    if missing is not None:
+        raise UserError(f"format tensorrt-rtx: it is not installed; run: {missing}")
+    known = runtime.capabilities()
+    found = dict.fromkeys(f"SM{word.upper().removeprefix('SM').replace('.', '')}" for word in words)
+    for name in found:
+        if name not in known:
+            raise UserError(
+                f"--compute-capability {name.lower()}: unknown to this version of TensorRT for RTX"
+                f"{suggestion(name.lower(), [each.lower() for each in known])}"
+            )
+    return tuple(found)
