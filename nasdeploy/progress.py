@@ -1,11 +1,19 @@
 """Progress as a user sees it: a bar with rate and time left on a terminal, plain lines elsewhere. All on stderr."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _PLAIN_INTERVAL_S = 10.0
+_TABLE_INTERVAL_S = 0.5
+
+Rows = Sequence[Sequence[str]]
+"""Of a table, the heading first."""
 
 
 def duration(seconds: float) -> str:
@@ -40,12 +48,15 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
-        """A task of `total` steps of which `done` were finished before (a resumed run)."""
+    def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:
+        """A task of `total` steps of which `done` were finished before (a resumed run).
+
+        A terminal shows `table` below the bar, made anew now and then; nothing where it has no rows.
+        """
         if self._quiet:
             yield Task(done, lambda done, note: None)
         elif sys.stderr.isatty():
-            with _bar(name, total, done) as task:
+            with _bar(name, total, done, table) as task:
                 yield task
         else:
             yield _lines(self, name, total, done)
@@ -68,9 +79,10 @@ def _lines(progress: Progress, name: str, total: int, first: int) -> Task:
 
 
 @contextmanager
-def _bar(name: str, total: int, first: int) -> Iterator[Task]:
+def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterator[Task]:
     from rich import progress as bars
-    from rich.console import Console
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
 
     columns = (
         bars.TextColumn("{task.description}", markup=False),
@@ -80,12 +92,32 @@ def _bar(name: str, total: int, first: int) -> Iterator[Task]:
         bars.TimeRemainingColumn(),
         bars.TextColumn("{task.fields[note]}", markup=False),
     )
-    start = monotonic()
-    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
-        bar = shown.add_task(name, total=total, completed=first, rate="", note="")
+    start = drawn = monotonic()
+    shown = bars.Progress(*columns)
+    bar = shown.add_task(name, total=total, completed=first, rate="", note="")
+    below: list[RenderableType] = []
 
-        def show(done: int, note: str) -> None:
-            rate = (done - first) / max(monotonic() - start, 1e-9)
-            shown.update(bar, completed=done, rate=f"{rate:.3g}/s", note=note)
+    def show(done: int, note: str) -> None:
+        nonlocal drawn, below
+        now = monotonic()
+        rate = (done - first) / max(now - start, 1e-9)
+        shown.update(bar, completed=done, rate=f"{rate:.3g}/s", note=note)
+        # Here rather than where it is drawn, which is another thread.
+        if now - drawn >= _TABLE_INTERVAL_S or done >= total:
+            drawn, below = now, [_table(table())]
 
+    with Live(get_renderable=lambda: Group(shown, *below), console=Console(stderr=True)):
         yield Task(first, show)
+
+
+def _table(rows: Rows) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    heading, *others = rows or [()]
+    found = Table.grid(padding=(0, 2))
+    for place in range(len(heading)):
+        found.add_column(justify="right" if place else "left")
+    for row in (heading, *others) if rows else ():
+        found.add_row(*map(Text, row))
+    return found

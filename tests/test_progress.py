@@ -72,3 +72,28 @@ def test_an_error_inside_a_task_is_not_swallowed(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(ZeroDivisionError), Progress().task("x", total=1):
         raise ZeroDivisionError
+
+
+def test_a_terminal_gets_a_table_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    rows: list[list[str]] = []
+    with Progress().task("search", total=2, table=lambda: rows) as task:
+        task.advance()
+        rows += [["network", "top-1"], ["[bold]0123", "97.5"]]
+        task.advance()
+    lines = terminal.getvalue().splitlines()
+    assert any("network" in line and "top-1" in line for line in lines)
+    assert any("[bold]0123" in line and "97.5" in line for line in lines)
+
+
+def test_other_outputs_never_make_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def table() -> list[list[str]]:
+        raise AssertionError
+
+    with Progress().task("search", total=1, table=table) as task:
+        task.advance()
+    with Progress(quiet=True).task("search", total=1, table=table) as task:
+        task.advance()
+    assert capsys.readouterr().err.startswith("search: 1/1")

@@ -14,6 +14,7 @@ from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget
 from nasdeploy.search.evaluation import Evaluating, Scoring
 from nasdeploy.search.front import Candidate, candidates_of
+from nasdeploy.search.growing import GrowingFront
 from nasdeploy.search.margin import meets, predicted_budget
 from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
@@ -122,10 +123,12 @@ class Search:
         """Everything known that is within the budget after a round of search, best first."""
         problem = self._problem(tables)
         strategy = STRATEGIES[self.settings.strategy]
-        with self.progress.task("search", strategy.planned(self.settings)) as task:
+        front = GrowingFront(problem)
+        with self.progress.task("search", strategy.planned(self.settings), table=front.rows) as task:
 
             def done(evaluation: Evaluation) -> None:
                 stopped = "" if evaluation.whole else f" on {evaluation.images} images, stopped"
+                front.add(self.evaluations.arch(evaluation, self.space), evaluation)
                 task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %{stopped}")
 
             evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
