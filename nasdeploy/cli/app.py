@@ -11,6 +11,7 @@ from nasdeploy import __version__
 from nasdeploy.cli.devices import devices
 from nasdeploy.cli.evaluate import evaluate
 from nasdeploy.cli.export import export
+from nasdeploy.cli.formats import formats
 from nasdeploy.cli.init import init
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import run
@@ -41,6 +42,7 @@ app.command()(init)
 app.command()(run)
 app.command()(train)
 app.command()(devices)
+app.command()(formats)
 app.command()(profile)
 app.add_typer(search, name="search")
 app.command()(evaluate)

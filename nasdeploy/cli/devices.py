@@ -52,18 +52,15 @@ def _lacking(device: "Device") -> list[str]:
 
 
 def _text(found: list[dict[str, Any]]) -> str:
-    from io import StringIO
-    from shutil import get_terminal_size
+    from nasdeploy.cli.listing import listing
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("device", "runtime", "precision", "batch", "threads", "where", "this machine lacks", box=None)
-    for facts in found:
-        cells = [str(facts[name]) for name in ("device", "runtime", "precision", "batch", "threads")]
-        where = "here" if facts["hosts"] == ["local"] else ", ".join(facts["hosts"])
-        table.add_row(*cells, where, "; ".join(facts["lacking"]) or "nothing")
-    console = Console(file=StringIO(), width=max(100, get_terminal_size((160, 24)).columns), markup=False)
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines)
+    headings = ("device", "runtime", "precision", "batch", "threads")
+    rows = [
+        (
+            *(str(facts[name]) for name in headings),
+            "here" if facts["hosts"] == ["local"] else ", ".join(facts["hosts"]),
+            "; ".join(facts["lacking"]) or "nothing",
+        )
+        for facts in found
+    ]
+    return listing((*headings, "where", "this machine lacks"), rows)

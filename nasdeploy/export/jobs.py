@@ -64,7 +64,7 @@ def _job(name: str, form: Format, precision: Precision, device: Device, capabili
         raise UserError(f"format {name} does not hold {precision}; use --precision {able}, or another format")
     missing = form.missing()
     if missing is not None:
-        raise UserError(f"format {name}: it is not installed; run: {missing}")
+        raise UserError(f"format {name}: its package is missing or too old; run: {missing}")
     obstacle = form.obstacle()
     if obstacle is not None:
         raise UserError(f"format {name} cannot be made here: {obstacle}")

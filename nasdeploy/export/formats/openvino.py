@@ -1,12 +1,12 @@
 """OpenVINO's intermediate representation: `model.xml` describes the graph, `model.bin` beside it holds the weights."""
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.export.formats.format import Interchange, Source
+from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -31,7 +31,7 @@ class OpenVinoFormat(Interchange):
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""
-        return None if find_spec("openvino") else "pip install openvino"
+        return lacking("openvino", "openvino", "2025.4")
 
     def write(self, source: Source, path: Path) -> None:
         """Both files; raises `UserError` if OpenVINO refuses the model."""

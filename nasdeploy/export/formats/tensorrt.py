@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export.formats.format import Source
+from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes import RUNTIMES, runtime_of
@@ -25,6 +26,8 @@ class TensorRtFormat:
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     ahead_of_time = False
     _name = "tensorrt"
+    _sdk = ("tensorrt", "tensorrt", "10")
+    """Module, package, and the first version with strongly typed networks."""
 
     @property
     def _runtime(self) -> TensorRt:
@@ -42,7 +45,7 @@ class TensorRtFormat:
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""
-        return self._runtime.missing()
+        return self._runtime.missing() or lacking(*self._sdk)
 
     def obstacle(self) -> str | None:
         """Whether there is a GPU to build for."""
@@ -72,6 +75,7 @@ class TensorRtRtxFormat(TensorRtFormat):
     suffixes = (".tensorrt-rtx.engine",)
     ahead_of_time = True
     _name = "tensorrt-rtx"
+    _sdk = ("tensorrt_rtx", "tensorrt-rtx-cu13", "1.6")
 
     def obstacle(self) -> str | None:
         """Nothing: it builds anywhere, if it is told for which compute capabilities."""
@@ -114,9 +118,9 @@ def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     if not words:
         return ()
-    missing = runtime.missing()
+    missing = TensorRtRtxFormat().missing()
     if missing is not None:
-        raise UserError(f"format tensorrt-rtx: it is not installed; run: {missing}")
+        raise UserError(f"format tensorrt-rtx: its package is missing or too old; run: {missing}")
     known = runtime.capabilities()
     found = dict.fromkeys(f"SM{word.upper().removeprefix('SM').replace('.', '')}" for word in words)
     for name in found:
