@@ -8,11 +8,11 @@ import numpy as np
 from nasdeploy.costs import Floats
 from nasdeploy.search.predictors.models import LinearModel, Ridge, finite_arrays
 
-_MEMBERS = 5
+_MEMBERS = 3
 """Perceptrons of different initial weights, whose mean errs less than each."""
 _HIDDEN = 32
 _PENALTY = 1.0
-_ITERATIONS = 200
+_ITERATIONS = 100
 
 
 @dataclass(frozen=True)
