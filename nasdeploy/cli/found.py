@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
+    from nasdeploy.steps.forecast import Forecast, Reach
 
 _UNITS = {"macs_m": "M MACs", "params_m": "M parameters", "size_mb": "MB file", "memory_mb": "MB activations"}
 
@@ -26,6 +27,37 @@ def describe(result: "SearchResult") -> str:
     if result.ties:
         lines.append(f"within one standard error of it: {', '.join(result.ties)}")
     return "\n".join([_summary(result), *lines, *_fidelities(result)])
+
+
+def forecast_text(expected: "Forecast") -> str:
+    """What a search would come to."""
+    from nasdeploy.progress import duration
+
+    feasible = expected.feasible
+    count = f"{feasible.count:.4g}" if feasible.count >= _COUNTED else str(feasible.count)
+    error = "" if feasible.exact else f" (+- {feasible.standard_error:.2g})"
+    left = max(expected.evaluations - expected.known, 0)
+    rows = [
+        *((reach.name, _reach(reach)) for reach in expected.reaches),
+        ("within the budget", f"{count}{error} combinations of choices, {100 * feasible.share:.3g} % of the space"),
+        ("evaluations", f"{expected.evaluations} at most in a round, {expected.known} networks are known already"),
+        ("time", f"about {duration(expected.seconds)} at {duration(expected.seconds_each)} each"),
+        ("", f"of it {duration(expected.measuring)} to measure finalists" if expected.measuring else ""),
+    ]
+    if expected.known:
+        fewest = left * expected.seconds_each + expected.measuring
+        rows.append(("", f"about {duration(fewest)} if all that is known comes up again"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows if text)
+
+
+_COUNTED = 1e7
+"""Smaller numbers are written out."""
+
+
+def _reach(reach: "Reach") -> str:
+    asked = f", asked for: {reach.asked}" if reach.asked else ""
+    return f"{reach.low:.4g} to {reach.high:.4g} {reach.unit}{asked}"
 
 
 def listed(results: "Sequence[SearchResult]") -> str:

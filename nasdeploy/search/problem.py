@@ -85,6 +85,8 @@ class Problem:
             device = table.conditions.device.name
             bound = _median_bound(self.budget, device, table.p95_ratio)
             name = f"latency on {device}" if several else "latency"
+            if device in self.budget.latency and self.budget.latency[device].p95.bounded:
+                name = f"median {name} (p95: {table.p95_ratio:.3g} times that)"
             found.append(Quantity(name, "ms", 1e3, bound, table.calibrated_cost, table.calibration.offset))
         return found
 
