@@ -9,20 +9,18 @@ that complete it to a cost in the interval. An architecture in the interval is t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, frexp, prod
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from nasdeploy.costs import CostTable, SlotCost, aligned, cost_tables
 from nasdeploy.counting.chain import Integers
 from nasdeploy.space import Codes, SearchSpace, Slot
 
 _LARGEST = 2**23
-"""Costs of both halves that are kept: 100 MB, and about three times as much while they are sorted."""
+"""Costs of both halves that are kept: 64 MB, and twice as much while they are made."""
 
-_ROUNDING = 256
-"""Units (of 2^-52 of the largest cost) by which differently ordered floating-point sums may differ."""
+_BITS = 61
+"""Of a cost and the number of its combination together; with one more for differences of costs, and the sign."""
 
 
 @dataclass(frozen=True)
@@ -44,45 +42,60 @@ def find_cut(space: SearchSpace) -> Cut | None:
 
 
 class Halves:
-    """The costs of both halves of a space, in integer multiples of a unit so small that they are as exact as floats."""
+    """The costs of both halves of a space in ascending order, in integer multiples of a small unit.
+
+    The unit is a power of two, about 10^-12 of the largest cost: integers up to 10^12 are exact, and others that are as
+    close as that to a bound count as within. Each cost has the number of its combination in its lower bits, so that
+    both are sorted as one.
+    """
 
     def __init__(self, space: SearchSpace, cost: SlotCost, cut: Cut) -> None:
         self._space, self._cut = space, cut
         many = cost_tables(space, cut.slots_of_many, [cost])
         few = cost_tables(space, cut.slots_of_few, [cost])
-        self._unit = _unit([*many, *few])
-        self._many, self._order_of_many = _sorted(self._costs(many, cut.many))
-        self._few, self._order_of_few = _sorted(self._costs(few, cut.few))
+        self._shift = prod(_sizes(space, cut.many)).bit_length()
+        # Below the precision of floats, whose sums are whole numbers of units if their terms are.
+        self._bits = min(_BITS - self._shift, 50)
+        self._unit = _unit([*many, *few], self._bits)
+        self._slack = _slack([*many, *few], self._unit)
+        self._many, self._few = self._sorted(many, cut.many), self._sorted(few, cut.few)
 
     def within(self, low: float, high: float) -> "HalvesInterval":
         """The combinations of values with a cost from `low` to `high`, both included; either may be infinite."""
-        first = self._places(ceil(self._units(low)) - _ROUNDING, "left")
-        end = self._places(floor(self._units(high)) + _ROUNDING, "right")
+        first = self._below(ceil(self._units(low)) - self._slack)
+        end = self._below(floor(self._units(high)) + self._slack + 1)
         return HalvesInterval(self, first.ravel(), (end - first).clip(min=0).cumsum())
 
     def codes(self, both: Integers, many: Integers, few: Integers) -> Codes:
         """Codes `[n, choices]` of combinations, numbered in ascending cost, of both halves given `both`."""
+        numbers = 2**self._shift - 1
         by_name = {
             **_unravelled(self._space, self._cut.both, both),
-            **_unravelled(self._space, self._cut.many, self._order_of_many[both, many].astype(np.int64)),
-            **_unravelled(self._space, self._cut.few, self._order_of_few[both, few].astype(np.int64)),
+            **_unravelled(self._space, self._cut.many, self._many[both, many] & numbers),
+            **_unravelled(self._space, self._cut.few, self._few[both, few] & numbers),
         }
         return np.stack([by_name[choice.name] for choice in self._space.choices], axis=1).astype(np.int16)
 
-    def _costs(self, tables: Sequence[CostTable], own: tuple[str, ...]) -> Integers:
-        """`[combinations of both, combinations of own]`"""
+    def _sorted(self, tables: Sequence[CostTable], own: tuple[str, ...]) -> Integers:
+        """`[combinations of both, combinations of own]`: costs with the numbers of these, each row ascending."""
         names = (*self._cut.both, *own)
         total = np.zeros(_sizes(self._space, names), dtype=np.int64)
         for table in tables:
             total += aligned(np.rint(table.values[..., 0] / self._unit).astype(np.int64), table.reads, names)
-        return total.reshape(prod(_sizes(self._space, self._cut.both)), -1)
+        rows = total.reshape(prod(_sizes(self._space, self._cut.both)), -1)
+        rows <<= self._shift
+        rows += np.arange(rows.shape[1])
+        rows.sort(axis=1)
+        return rows
 
-    def _places(self, limit: int, side: Literal["left", "right"]) -> Integers:
-        """`[both, few]`: where in the sorted costs of the larger half the rest of the limit belongs."""
-        return np.stack([np.searchsorted(m, limit - f, side) for m, f in zip(self._many, self._few, strict=True)])
+    def _below(self, limit: int) -> Integers:
+        """`[both, few]`: how many of the larger half have together with one of the smaller less than the limit."""
+        rest = (limit - (self._few >> self._shift)) << self._shift
+        return np.stack([np.searchsorted(many, row) for many, row in zip(self._many, rest, strict=True)])
 
     def _units(self, bound: float) -> float:
-        return min(max(bound / self._unit, -(2.0**60)), 2.0**60)
+        largest = 2.0**self._bits
+        return min(max(bound / self._unit, -largest), largest)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -145,14 +158,13 @@ def _unravelled(space: SearchSpace, names: Sequence[str], numbers: Integers) -> 
     return dict(zip(names, np.unravel_index(numbers, [*_sizes(space, names), 1]), strict=False))
 
 
-def _unit(tables: Sequence[CostTable]) -> float:
-    """A power of two such that every sum is below 2^52 of it."""
+def _unit(tables: Sequence[CostTable], bits: int) -> float:
+    """A power of two such that every sum is below 2^bits of it."""
     largest = sum(float(np.abs(table.values).max()) for table in tables)
-    return 2.0 ** (frexp(largest)[1] - 52)
+    return 2.0 ** (frexp(largest)[1] - bits + 1)
 
 
-def _sorted(costs: Integers) -> tuple[Integers, npt.NDArray[np.int32]]:
-    """Each row ascending, and the former places."""
-    # Row by row, so that places in 64 bits are never there for all of them.
-    order = np.stack([row.argsort().astype(np.int32) for row in costs])
-    return np.take_along_axis(costs, order, axis=1), order
+def _slack(tables: Sequence[CostTable], unit: float) -> int:
+    """Units by which a sum in units may differ from one in another order; 0 if all are whole numbers of units."""
+    off = sum(float(np.abs(table.values / unit - np.rint(table.values / unit)).max()) for table in tables)
+    return ceil(off) + 1 if off else 0

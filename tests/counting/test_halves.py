@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nasdeploy.costs import Costs, macs, params
+from nasdeploy.costs import Costs, count, macs, params
 from nasdeploy.counting import counter
 from nasdeploy.counting.halves import Halves, find_cut
 from nasdeploy.counting.rounded import Rounded
@@ -49,6 +49,14 @@ def test_counts_of_integer_costs_are_exact_at_the_bounds(low, high):
 
 
 HALVES = Halves(SPACE, macs, find_cut(SPACE))
+
+
+def test_large_integers_are_exact_too():
+    costs = 10**9 * Costs(SPACE, [macs])(CODES)[:, 0] + Costs(SPACE, [count])(CODES)[:, 0]
+    halves = Halves(SPACE, lambda slot, block: 1e9 * macs(slot, block) + count(slot, block), find_cut(SPACE))
+    for bound in np.unique(costs)[::20]:
+        assert halves.within(-inf, bound).count == np.count_nonzero(costs <= bound)
+        assert halves.within(bound + 1, inf).count == np.count_nonzero(costs > bound)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-inf, -1), (200, 100), (1e300, inf), (-1e300, -1e299)])
