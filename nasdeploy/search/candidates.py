@@ -61,6 +61,23 @@ class Candidates:
 
         return self._collect(draw, count)
 
+    def neighbours(self, parents: Sequence[Arch], count: int, probability: float) -> list[Arch]:
+        """Up to `count` new architectures, each a random parent with some choices one value up or down."""
+        codes = self._problem.space.encode(parents)
+        last = np.array([len(choice.values) - 1 for choice in self._problem.space.choices])
+
+        def draw() -> Codes:
+            picked = self._pick(codes, count)
+            moved = self._rng.random(picked.shape) < probability
+            steps = np.where(moved, self._rng.choice([-1, 1], size=picked.shape), 0)
+            return np.clip(picked + steps, 0, last).astype(np.int16)
+
+        return self._collect(draw, count)
+
+    def of(self, codes: Codes, count: int) -> list[Arch]:
+        """Up to `count` new architectures that codes `[n, choices]` become when they are repaired."""
+        return self._new(repaired(self._problem, codes, self._rng), count)
+
     def _pick(self, codes: Codes, count: int) -> Codes:
         return codes[self._rng.integers(len(codes), size=max(count, 1))]
 

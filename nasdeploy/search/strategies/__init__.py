@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 
+from nasdeploy.search.strategies.coarse_to_fine import CoarseToFine
 from nasdeploy.search.strategies.evolution import Evolution
+from nasdeploy.search.strategies.nsga2 import Nsga2
+from nasdeploy.search.strategies.random import Random
 from nasdeploy.search.strategies.strategy import Evaluate, Strategy
 
 STRATEGIES: Mapping[str, Strategy] = {
     "evolution": Evolution(),
+    "random": Random(),
+    "nsga2": Nsga2(),
+    "coarse-to-fine": CoarseToFine(),
 }
 
 __all__ = ["STRATEGIES", "Evaluate", "Strategy"]

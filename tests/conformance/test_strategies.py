@@ -1,0 +1,109 @@
+"""What every search strategy has to keep; a new one starts with passing this."""
+
+import pytest
+
+from nasdeploy.arch import Arch
+from nasdeploy.errors import InfeasibleBudget
+from nasdeploy.randomness import generator
+from nasdeploy.search.budget import Budget
+from nasdeploy.search.problem import Problem
+from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies import STRATEGIES
+from nasdeploy.store.evaluations import Evaluation
+from tests.latency.tables import SPACE as TOY
+from tests.latency.tables import archs, table
+from tests.search.accuracy import evaluation
+from tests.search.landscape import CODES, SPACE, Landscape, problem_at
+
+SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15)
+NEAR = 0.02
+"""Of top-1: what 250 evaluations of 19,683 architectures have to come within of the best."""
+HALF = problem_at(0.5)
+
+
+@pytest.fixture(params=sorted(STRATEGIES))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def searched(
+    name: str, problem: Problem = HALF, settings: SearchSettings = SETTINGS, seed: int = 0
+) -> tuple[Landscape, list[int]]:
+    """A landscape that tells what was evaluated in it, and the sizes of the batches."""
+    landscape, batches = Landscape(0), []
+
+    def evaluate(drawn: list[Arch]) -> list[Evaluation]:
+        batches.append(len(drawn))
+        return landscape.evaluate(drawn)
+
+    STRATEGIES[name].run(problem, evaluate, settings, generator(seed, "conformance"))
+    return landscape, batches
+
+
+def test_evaluates_what_is_within_the_budget_none_twice_and_no_more_than_planned(name: str) -> None:
+    landscape, batches = searched(name)
+    evaluated = landscape.evaluated
+    assert HALF.feasible(HALF.costs(SPACE.encode(evaluated))).all()
+    assert len(set(evaluated)) == len(evaluated)
+    assert 1 <= len(evaluated) <= STRATEGIES[name].planned(SETTINGS)
+    assert all(SPACE.arch(dict(arch)) == arch for arch in evaluated)
+    # Several processes share what comes together.
+    assert min(batches) >= 1
+    assert len(batches) <= SETTINGS.rounds + 1
+
+
+def test_uses_what_it_planned_where_the_space_allows(name: str) -> None:
+    assert len(searched(name)[0].evaluated) >= 0.9 * STRATEGIES[name].planned(SETTINGS)
+
+
+def test_the_same_seed_evaluates_the_same_in_the_same_order(name: str) -> None:
+    assert searched(name, seed=3)[0].evaluated == searched(name, seed=3)[0].evaluated
+    assert set(searched(name, seed=3)[0].evaluated) != set(searched(name, seed=4)[0].evaluated)
+
+
+def test_comes_near_the_best_of_a_small_space(name: str) -> None:
+    landscape, _ = searched(name)
+    best = landscape.all[HALF.feasible(HALF.costs(CODES))].max()
+    assert best - NEAR <= landscape.found().max() <= best
+
+
+@pytest.mark.parametrize("part", [0.01, 0.99])
+def test_budgets_near_both_ends_of_the_range(name: str, part: float) -> None:
+    problem = problem_at(part)
+    landscape, _ = searched(name, problem)
+    assert landscape.evaluated
+    assert problem.feasible(problem.costs(SPACE.encode(landscape.evaluated))).all()
+
+
+def test_bounds_that_exclude_each_other_are_infeasible(name: str) -> None:
+    problem = Problem(TOY, Budget.at_most(macs=90.0, params=1.0))
+    with pytest.raises(InfeasibleBudget):
+        STRATEGIES[name].run(
+            problem, lambda drawn: [evaluation(arch) for arch in drawn], SETTINGS, generator(0, "test")
+        )
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 1.0])
+def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
+    known = table()
+    fastest, slowest = known.range(TOY)
+    problem = Problem(TOY, Budget.at_most(latency=fastest * (1 + 1e-9) + part * (slowest - fastest)), known)
+    evaluated: list[Arch] = []
+
+    def evaluate(drawn: list[Arch]) -> list[Evaluation]:
+        evaluated.extend(drawn)
+        return [evaluation(arch) for arch in drawn]
+
+    settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50)
+    STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"))
+    allowed = [
+        arch for arch, fits in zip(archs(), problem.feasible(problem.costs(TOY.encode(archs()))), strict=True) if fits
+    ]
+    assert len(set(evaluated)) == len(evaluated)
+    assert set(evaluated) <= set(allowed)
+    assert max(evaluation(arch).top1 for arch in evaluated) == max(evaluation(arch).top1 for arch in allowed)
+
+
+def test_first_round_alone(name: str) -> None:
+    settings = SearchSettings(rounds=1, parents=10, mutations=0, crossovers=0)
+    assert 1 <= len(searched(name, settings=settings)[0].evaluated) <= 10
