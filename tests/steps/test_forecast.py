@@ -41,6 +41,7 @@ def test_evaluations_of_earlier_searches_count(tmp_path: Path, monkeypatch: pyte
     run = trained_run(tmp_path)
     request = request_search(run, recipe_of(run), Bounds(macs_m="0..1"), False, QUIET)
     found = search(request, QUIET)
+    assert found is not None
     expected = forecast(request, QUIET)
     assert expected.known == found.evaluated == SEARCH["parents"]
     assert expected.measuring == 0

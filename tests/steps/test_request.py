@@ -98,7 +98,10 @@ def test_mistakes_end_in_one_line(run: Run, bounds: dict, message: str) -> None:
             "no network of this space has MACs of 2 M or more and 1 M or less; the space reaches from",
         ),
         ({"latency": ("3..2",)}, "no network of this space has latency of 3 ms or more and 2 ms or less; the space"),
-        ({"latency": ("2",), "p95": ("3..",)}, "no network of this space has latency of 3 ms or more and 2 ms or less"),
+        (
+            {"latency": ("2",), "p95": ("3..",)},
+            "no network of this space has median latency (p95: 1 times that) of 3 ms or more and 2 ms or less",
+        ),
         ({"size_mb": "1e-4"}, "no network of this space has file size of 0.0001 MB or less; the space reaches from"),
         (
             {"memory_mb": "9.."},
