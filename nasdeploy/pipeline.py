@@ -46,9 +46,7 @@ def _trained(recipe: Recipe, directory: Path, progress: Progress, restart: bool)
     if run is None or not run.is_finished("train"):
         trained = train_step.train(recipe, directory, progress, restart=restart)
         if trained is None:
-            raise UserError(
-                "torchrun: only 'nasdeploy train' uses several processes; train first, then go on without it"
-            )
+            raise _alone()
         return trained
     progress.say(f"train: {run.path} is finished")
     return run
@@ -60,7 +58,17 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     if run.is_finished("search") and run.facts("search") == search_step.facts(request):
         progress.say(f"search: {run.search_result} is there")
         return load_result(run.search_result)
-    return search_step.search(request, progress)
+    result = search_step.search(request, progress)
+    if result is None:
+        raise _alone()
+    return result
+
+
+def _alone() -> UserError:
+    return UserError(
+        "torchrun: only 'nasdeploy train' and 'nasdeploy search' use several processes; do these first, then go on "
+        "without it"
+    )
 
 
 def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:

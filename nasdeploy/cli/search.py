@@ -1,6 +1,7 @@
 """`nasdeploy search`, a command by itself and with commands of its own for finished searches."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,11 @@ from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes
 from nasdeploy.cli.searches import compare, list_searches, show
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
+
+if TYPE_CHECKING:
+    from nasdeploy.progress import Progress
+    from nasdeploy.steps.request import Bounds, SearchRequest
+    from nasdeploy.store.run import Run
 
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
@@ -59,19 +65,33 @@ def search(
         return
 
     from nasdeploy.progress import Progress
+    from nasdeploy.train.reporting import FailedElsewhere, first_of_host, first_of_run, reported_once
+
+    progress = Progress(quiet or not first_of_run())
+    try:
+        with reported_once(first_of_host):
+            bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
+            run = chosen_run(run_directory)
+            request = _request(
+                run, [*changes(assignments, device), *strategy_of(strategy)], data, bounds, strict, progress
+            )
+
+        from nasdeploy.steps import search as step
+
+        result = step.search(request, progress)
+    except FailedElsewhere as error:
+        raise typer.Exit(error.exit_code) from None
+    if result is not None:
+        emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: describe(result))
+
+
+def _request(
+    run: "Run", assignments: Sequence[str], data: str | None, bounds: "Bounds", strict: bool, progress: "Progress"
+) -> "SearchRequest":
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.request import request_search
 
-    bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
-    run = chosen_run(run_directory)
-    recipe = recipe_of(run, [*changes(assignments, device), *strategy_of(strategy)], data)
-    progress = Progress(quiet)
-    request = request_search(run, recipe, bounds, strict, progress)
-
-    from nasdeploy.steps import search as step
-
-    result = step.search(request, progress)
-    emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: describe(result))
+    return request_search(run, recipe_of(run, assignments, data), bounds, strict, progress)
 
 
 def strategy_of(name: str | None) -> list[str]:

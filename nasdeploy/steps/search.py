@@ -1,21 +1,27 @@
 """Searching a run: the request's budget against the run's supernet, with everything kept in the run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from torch.distributed.distributed_c10d import Store
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import InfeasibleBudget
-from nasdeploy.evaluate import Evaluator
+from nasdeploy.evaluate import Evaluator, Score
 from nasdeploy.latency.measure import Timing
 from nasdeploy.progress import Progress
 from nasdeploy.report.pareto import draw_front
-from nasdeploy.search.evaluation import InTurn
+from nasdeploy.search.evaluation import InTurn, Job, Scoring
 from nasdeploy.search.finalists import measure_networks
 from nasdeploy.search.front import candidates_of
 from nasdeploy.search.kept import KeptTimings
 from nasdeploy.search.problem import Problem
+from nasdeploy.search.pulling.first import Pulled, leading
+from nasdeploy.search.pulling.others import help_out
 from nasdeploy.search.reporting import result_of
 from nasdeploy.search.result import BudgetRecord, SearchResult
 from nasdeploy.search.search import Outcome, Search
@@ -24,24 +30,46 @@ from nasdeploy.steps.request import SearchRequest
 from nasdeploy.steps.searches import keep, next_id
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.ranks import met
+from nasdeploy.train.reporting import FailedElsewhere
 
 PICTURE = "pareto.png"
 _FINALISTS = ".finalists.jsonl"
 
 
-def search(request: SearchRequest, progress: Progress) -> SearchResult:
-    """Search, and write search.json, searches/ID.json and pareto.png into the run."""
+def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
+    """Search, and write search.json, searches/ID.json and pareto.png into the run.
+
+    Started by `torchrun`, all processes evaluate what the first one asks for; only that one writes, and the others
+    return None, or raise `FailedElsewhere` where it failed.
+    """
+    weights = Checkpoints(request.run.checkpoints).latest()
+    with met() as meeting:
+        supernet = supernet_id(request.recipe, weights)
+        if meeting.store is None:
+            return _search(request, weights, supernet, progress, InTurn)
+        if meeting.rank > 0:
+            _help_out(request, weights, supernet, meeting.store, meeting.rank)
+            return None
+        with leading(meeting.store, meeting.world, supernet) as store:
+            scoring = partial(
+                Pulled, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
+            )
+            return _search(request, weights, supernet, progress, scoring)
+
+
+def _search(
+    request: SearchRequest, weights: Path, supernet: str, progress: Progress, scoring: Callable[..., Scoring]
+) -> SearchResult:
     run, recipe = request.run, request.recipe
-    weights = Checkpoints(run.checkpoints).latest()
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights)
-        supernet = supernet_id(recipe, weights)
         kept = KeptTimings(run.path / _FINALISTS, request.tables)
         with Evaluations(run.search_database, supernet) as evaluations, _until_it_ends(kept):
             outcome = Search(
                 space=request.space,
-                scoring=InTurn(lambda job: evaluator(job.arch, job.first, job.end), evaluator.images),
+                scoring=scoring(score=_score_of(evaluator), images=evaluator.images),
                 evaluations=evaluations,
                 budget=request.budget,
                 tables=request.tables,
@@ -51,6 +79,18 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult:
                 progress=progress,
             ).run()
         return _written(request, supernet, outcome)
+
+
+def _help_out(request: SearchRequest, weights: Path, supernet: str, store: Store, rank: int) -> None:
+    """Evaluate what the first process asks for, until it ends."""
+    evaluator = open_evaluator(request.run, request.recipe, request.space, weights)
+    code = help_out(store, rank, request.space, _score_of(evaluator), supernet)
+    if code:
+        raise FailedElsewhere(code)
+
+
+def _score_of(evaluator: Evaluator) -> Callable[[Job], Score]:
+    return lambda job: evaluator(job.arch, job.first, job.end)
 
 
 @contextmanager

@@ -120,6 +120,33 @@ def joined() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """This process among those of a run that share a store, and reduce nothing; no store where it is the only one."""
+
+    store: Store | None = None
+    rank: int = 0
+    world: int = 1
+
+
+@contextmanager
+def met() -> Iterator[Meeting]:
+    """This process among those that `torchrun` started, which may come and go; a process of its own otherwise.
+
+    Raises `UserError` if the others cannot be reached. Of errors in several processes the first is left as it is, and
+    the others become `FailedElsewhere`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Meeting()
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with reported_once(first_of_host), _losses_named():
+        store, rank, world = _rendezvous()
+    with reported_once(lambda: _claimed(store, "failed")), _losses_named():
+        yield Meeting(store, rank, world)
+
+
 def _claimed(store: Store, key: str) -> bool:
     """Whether this process is the first that wants to report; where nobody can be asked, every one is."""
     try:
@@ -145,23 +172,34 @@ def _losses_named() -> Iterator[None]:
 
 def _met(backend: str) -> Store:
     """Form the group of processes; the store that they share. Raises `UserError` if they do not meet in time."""
+    store, rank, world = _rendezvous()
+    with _not_met():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_REDUCTION)
+    return store
+
+
+def _rendezvous() -> tuple[Store, int, int]:
+    """A store that the processes share, the number of this one, and how many there are; raises `UserError`."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(f"WORLD_SIZE is set and {missing[0]} is not; start with torchrun, or unset WORLD_SIZE")
-    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
-    try:
+    with _not_met():
         if os.environ["RANK"] != "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-            _await(host, int(port))
-        store, rank, world = next(iter(rendezvous("env://", timeout=timedelta(seconds=MEETING_S))))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_REDUCTION)
+            _await(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        met: tuple[Store, int, int] = next(iter(rendezvous("env://", timeout=timedelta(seconds=MEETING_S))))
+    return met
+
+
+@contextmanager
+def _not_met() -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
-            f"rendezvous at {host}:{port}: the processes did not meet within {MEETING_S} s "
-            f"({str(error).splitlines()[0]}); check that this host is up and reachable from all others, and that all "
-            "were started"
+            f"rendezvous at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}: the processes did not meet within "
+            f"{MEETING_S} s ({str(error).splitlines()[0]}); check that this host is up and reachable from all others, "
+            "and that all were started"
         ) from None
-    met: Store = store
-    return met
 
 
 def _await(host: str, port: int) -> None:

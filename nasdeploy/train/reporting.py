@@ -43,3 +43,8 @@ def exit_code_of(error: Exception) -> int:
 def first_of_host() -> bool:
     """Whether this process reports what fails before the processes know each other: one on each host."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def first_of_run() -> bool:
+    """Whether this process is the one that talks to the user while all goes well."""
+    return os.environ.get("RANK", "0") == "0"
