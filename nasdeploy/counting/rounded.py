@@ -85,17 +85,12 @@ class Rounded:
 
     def draw(self, numbers: Integers, rng: np.random.Generator) -> Codes:
         """Codes `[n, choices]`, each drawn uniformly from those of the rounded cost with this number, if it has any."""
-        size = _WEIGHTS // max(step.source.shape[1] for step in self._chain) + 1
-        parts = [numbers[start : start + size] for start in range(0, max(len(numbers), 1), size)]
-        return np.concatenate([self._walked_back(part, rng) for part in parts])
-
-    def _walked_back(self, left: Integers, rng: np.random.Generator) -> Codes:
-        codes = np.zeros((len(left), len(self.space.choices)), dtype=np.int16)
+        codes = np.zeros((len(numbers), len(self.space.choices)), dtype=np.int16)
         for place in self._unread:
-            codes[:, place] = rng.integers(len(self.space.choices[place].values), size=len(left))
-        states = np.zeros(len(left), dtype=np.int64)
+            codes[:, place] = rng.integers(len(self.space.choices[place].values), size=len(numbers))
+        states, left = np.zeros(len(numbers), dtype=np.int64), numbers.astype(np.int64)
         for step, shifts, ways in zip(self._chain[::-1], self._shifts[::-1], self._ways[-2::-1], strict=True):
-            members = _members(ways, step.source[states], left[:, None] - shifts[states], rng)
+            members = _members(step, shifts, ways, states, left, rng)
             codes[:, step.decided] = step.codes[members]
             states, left = step.source[states, members], left - shifts[states, members]
         return codes
@@ -182,10 +177,27 @@ def _after(before: Floats, step: Step, shifts: Integers) -> Floats:
     return after
 
 
-def _members(ways: Floats, source: Integers, left: Integers, rng: np.random.Generator) -> Integers:
-    """For each row of `[n, members]` a member, in proportion to the number of ways to its source at the rest `left`."""
+def _members(
+    step: Step, shifts: Integers, ways: Floats, states: Integers, left: Integers, rng: np.random.Generator
+) -> Integers:
+    """How to get to states `[n]` with rounded costs `left` `[n]`: members, in proportion to the `ways` before them."""
+    members, size = np.empty(len(states), dtype=np.int64), step.source.shape[1]
+    # Many draws are at the same place, whose weights are looked up once.
+    distinct, place = np.unique(np.stack([states, left]), axis=1, return_inverse=True)
+    for start in range(0, distinct.shape[1], _WEIGHTS // size + 1):
+        state, rest = distinct[:, start : start + _WEIGHTS // size + 1]
+        ends = _cumulative(ways, step.source[state], rest[:, None] - shifts[state])
+        (here,) = np.nonzero((place >= start) & (place < start + len(state)))
+        row = place[here] - start
+        # Each row has the unit interval that begins at its number.
+        found = np.searchsorted(ends.ravel(), row + rng.random(len(here)), side="right")
+        members[here] = (found - row * size).clip(0, size - 1)
+    return members
+
+
+def _cumulative(ways: Floats, source: Integers, left: Integers) -> Floats:
+    """For each row of `[n, members]` the number of the row plus the share of this member and those before it."""
     possible = (left >= 0) & (left < ways.shape[1])
     weights = np.where(possible, ways[source, left.clip(0, ways.shape[1] - 1)], 0.0).cumsum(axis=1)
-    drawn = rng.random(len(weights)) * weights[:, -1]
-    members: Integers = (weights > drawn[:, None]).argmax(axis=1)
-    return members
+    shares: Floats = weights / np.where(weights[:, -1:] > 0, weights[:, -1:], 1.0)
+    return np.arange(len(shares))[:, None] + shares
