@@ -15,7 +15,7 @@ from nasdeploy.cli.budget import (
     SizeOption,
     bounds_of,
 )
-from nasdeploy.cli.found import describe
+from nasdeploy.cli.found import describe, forecast_text
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.cli.searches import compare, list_searches, show
@@ -57,6 +57,9 @@ def search(
     data: MovedDataOption = None,
     run_directory: RunOption = None,
     strict: StrictFlag = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell the reachable range, how many networks fit, and the time.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -76,6 +79,11 @@ def search(
                 run, [*changes(assignments, device), *strategy_of(strategy)], data, bounds, strict, progress
             )
 
+        if dry_run:
+            if first_of_run():
+                _foretell(run, request, progress, as_json)
+            return
+
         from nasdeploy.steps import search as step
 
         result = step.search(request, progress)
@@ -83,6 +91,13 @@ def search(
         raise typer.Exit(error.exit_code) from None
     if result is not None:
         emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: describe(result))
+
+
+def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_json: bool) -> None:
+    from nasdeploy.steps.forecast import forecast
+
+    expected = forecast(request, progress)
+    emit({"run": str(run.path), **expected.to_json()}, as_json, lambda: forecast_text(expected))
 
 
 def _request(
