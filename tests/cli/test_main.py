@@ -106,7 +106,7 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serch"], "no such command 'serch'. Did you mean 'search'? (see 'nasdeploy --help')"),
+        (["serch"], "no such command 'serch'. Did you mean 'search'"),
         (["search", "--lateny-ms", "3"], "no such option: --lateny-ms (Possible options: --latency"),
         (["evaluate", "--sample", "x"], "invalid value for '--sample': Input should be a valid integer"),
         (["search", "extra"], "no such command 'extra' (see 'nasdeploy search --help')"),
