@@ -8,17 +8,20 @@ from typing import Annotated
 import typer
 
 from nasdeploy import __version__
+from nasdeploy.cli.bench import bench
 from nasdeploy.cli.devices import devices
 from nasdeploy.cli.evaluate import evaluate
 from nasdeploy.cli.export import export
 from nasdeploy.cli.formats import formats
 from nasdeploy.cli.init import init
+from nasdeploy.cli.predict import predict
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import run
 from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
 from nasdeploy.cli.train import train
+from nasdeploy.cli.verify import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,5 +50,8 @@ app.command()(profile)
 app.add_typer(search, name="search")
 app.command()(evaluate)
 app.command()(export)
+app.command()(predict)
+app.command()(verify)
+app.command()(bench)
 app.add_typer(space, name="space")
 app.add_typer(table, name="table")

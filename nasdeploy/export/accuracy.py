@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from nasdeploy.export.agreement import logits_of
-from nasdeploy.export.difference import Yardstick
+from nasdeploy.export.difference import Yardstick, logits_of
 from nasdeploy.export.figures import Accuracy, ClassAccuracy
 from nasdeploy.export.reference import Reference
 from nasdeploy.progress import Progress

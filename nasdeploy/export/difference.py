@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nasdeploy.errors import one_line
 from nasdeploy.export.figures import TOLERANCES, Tolerance
-from nasdeploy.runtimes.runtime import Array, Precision
+from nasdeploy.runtimes.runtime import Array, Precision, Session
 
 
 class Disagreement(Exception):
@@ -61,3 +62,14 @@ class Yardstick:
         """How many rows are not within the tolerance."""
         allowed = np.inf if self.tolerance.allowed is None else self.tolerance.allowed
         return int((~(rows <= allowed)).sum())
+
+
+def logits_of(session: Session, inputs: Array) -> Array:
+    """The file's logits `[N, classes]` of images; raises `Disagreement` if the runtime does not get that far."""
+    (name,) = session.inputs
+    try:
+        (logits,) = session.run({name: inputs})
+    # Every runtime has errors of its own.
+    except Exception as error:
+        raise Disagreement(f"a batch of {len(inputs)} stops the runtime: {one_line(error)}") from None
+    return logits

@@ -15,7 +15,9 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.evaluate import recalibrated
+from nasdeploy.export.bundle.sample import Sample, make_sample
 from nasdeploy.export.conversions import Conversions
+from nasdeploy.export.difference import logits_of
 from nasdeploy.export.figures import Proof
 from nasdeploy.export.formats.format import Source, file_name, files_of
 from nasdeploy.export.jobs import Job
@@ -57,10 +59,10 @@ class Exporter:
     progress: Progress
 
     def export(self, arch: Arch, out: Path, jobs: Sequence[Job]) -> ExportManifest:
-        """Write the models of `arch` and their manifest into the directory `out`, in place of an earlier export.
+        """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
         Raises `CheckFailed` if a model does not pass its proof. It is then kept as `model.rejected.*` beside a
-        `manifest.rejected.json` that says why; those that passed are there with their manifest, and if none did, an
+        `manifest.rejected.json` that says why; those that passed are in a bundle, and if none did, an
         earlier export stays as it was.
         """
         network, recalibration = self._network(arch)
@@ -73,7 +75,7 @@ class Exporter:
             passed = tuple(artefact for artefact in made if not artefact.proof.problems)
             rejected = tuple(artefact for artefact in made if artefact.proof.problems)
             # The good ones first: what was made before is only replaced by something.
-            manifest = install(stage, out, passed, about) if passed else None
+            manifest = install(stage, out, passed, about, _sample(reference, jobs, passed, stage)) if passed else None
             if rejected:
                 raise reject(stage, out, rejected, about)
         assert manifest is not None  # There was a job, and it was not rejected.
@@ -154,6 +156,19 @@ class Exporter:
             )
 
         return about
+
+
+def _sample(reference: Reference, jobs: Sequence[Job], passed: tuple[Artefact, ...], stage: Path) -> Sample:
+    """The sample, with the outputs of the models that run here."""
+    sample = make_sample(reference.preprocessing, lambda inputs: reference.logits(torch.from_numpy(inputs)))
+    outputs = {}
+    for job in jobs:
+        path = stage / file_name(job.form, job.precision)
+        if job.not_run is None and path.name in {artefact.file.name for artefact in passed}:
+            session = job.form.open(path, job.device)
+            outputs[path.name] = logits_of(session, sample.input)
+            session.close()
+    return replace(sample, outputs=outputs)
 
 
 def _counted(batches: Iterable[Tensor], task: Task) -> Iterator[Tensor]:

@@ -1,18 +1,18 @@
-"""Where models end: those that passed in the export's directory with their manifest, the others aside with a report."""
+"""Where models end: those that passed in a bundle, the others aside with a report."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 
-from nasdeploy.errors import CheckFailed, UserError
-from nasdeploy.export.manifest import MANIFEST, Artefact, ExportManifest, FileFacts
-from nasdeploy.store.files import PARTIAL, disk_full_named, writable, write_bytes, write_json
-from nasdeploy.store.records import read_record
+from nasdeploy.errors import CheckFailed
+from nasdeploy.export.bundle.sample import Sample
+from nasdeploy.export.bundle.write import complete, require_replaceable
+from nasdeploy.export.manifest import Artefact, ExportManifest, FileFacts
+from nasdeploy.store.directories import replacing_directory
+from nasdeploy.store.files import PARTIAL, disk_full_named, remove_partial_of, writable, write_bytes, write_json
 
 REJECTED_MANIFEST = "manifest.rejected.json"
-_STAGE = ".export."
 
 About = Callable[[tuple[Artefact, ...]], ExportManifest]
 """Makes the manifest of models that lie together."""
@@ -20,39 +20,26 @@ About = Callable[[tuple[Artefact, ...]], ExportManifest]
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A hidden directory in `out` in which models are made; raises `UserError` if `out` cannot be written."""
+    """A hidden directory beside `out` in which models are made; raises `UserError` if `out` cannot be replaced."""
+    require_replaceable(out)
+    place = out.resolve()
     with writable(out):
-        out.mkdir(parents=True, exist_ok=True)
-        for leftover in out.glob(f"{_STAGE}*{PARTIAL}"):
-            rmtree(leftover, ignore_errors=True)
-        workspace = TemporaryDirectory(prefix=_STAGE, suffix=PARTIAL, dir=out)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial_of(place)
+        workspace = TemporaryDirectory(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent)
     with workspace as folder, disk_full_named(out):
         yield Path(folder)
 
 
-def install(stage: Path, out: Path, passed: tuple[Artefact, ...], about: About) -> ExportManifest:
-    """Move models that passed from `stage` to `out`, in place of those of an earlier export, and describe them."""
+def install(stage: Path, out: Path, passed: tuple[Artefact, ...], about: About, sample: Sample) -> ExportManifest:
+    """Make of the models in `stage` that passed a bundle in `out`, in place of an earlier one: whole or not at all."""
     manifest = about(passed)
-    names = {file.name for artefact in passed for file in artefact.files}
-    leftovers = (_listed(out / MANIFEST) | _listed(out / REJECTED_MANIFEST)) - names
-    for name in sorted(names):
-        write_bytes(out / name, (stage / name).read_bytes())
-    # Last: models without their own manifest beside them are not taken for a finished export.
-    write_json(out / MANIFEST, manifest.model_dump(mode="json"))
-    for name in (*leftovers, REJECTED_MANIFEST):
-        (out / name).unlink(missing_ok=True)
+    with replacing_directory(out) as folder:
+        for artefact in passed:
+            for file in artefact.files:
+                (stage / file.name).rename(folder / file.name)
+        complete(folder, manifest, sample)
     return manifest
-
-
-def _listed(path: Path) -> set[str]:
-    """Names of the models' files in a manifest that may be missing, damaged or of another version."""
-    if not path.is_file():
-        return set()
-    try:
-        manifest = read_record(ExportManifest, path, "export again")
-    except UserError:
-        return set()
-    return {file.name for artefact in manifest.artefacts for file in artefact.files}
 
 
 def reject(stage: Path, out: Path, rejected: tuple[Artefact, ...], about: About) -> CheckFailed:

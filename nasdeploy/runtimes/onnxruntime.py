@@ -24,6 +24,10 @@ _CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
 }
@@ -112,6 +116,12 @@ def _load(model: Model, device: Target, entries: Mapping[str, str], providers: S
         raise UserError(f"{name}: ONNX Runtime cannot load it ({one_line(error)}); export it again") from None
 
 
+def _numpy_type(value: Any) -> type:
+    if value.type not in _NUMPY_TYPES:
+        raise UserError(f"the model: its input {value.name} is a {value.type}; use a model that takes numbers")
+    return _NUMPY_TYPES[value.type]
+
+
 def _configure(options: Any, device: Target, entries: Mapping[str, str]) -> None:
     for key, value in entries.items():
         try:
@@ -143,7 +153,7 @@ class _OnnxSession:
         self._inputs = {
             i.name: tuple(d if isinstance(d, int) else batch for d in i.shape) for i in session.get_inputs()
         }
-        self._types = {i.name: _NUMPY_TYPES[i.type] for i in session.get_inputs()}
+        self._types = {i.name: _numpy_type(i) for i in session.get_inputs()}
         self._binding: Any = None
 
     @property

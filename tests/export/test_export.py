@@ -3,6 +3,7 @@
 import json
 from copy import deepcopy
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import onnx
@@ -14,11 +15,14 @@ from onnx import numpy_helper
 from nasdeploy.data.decode import read_rgb
 from nasdeploy.data.transforms import prepare
 from nasdeploy.errors import CheckFailed
+from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.manifest import ExportManifest, load_export
+from nasdeploy.export.manifest import ExportManifest
 from nasdeploy.supernet.extract import extract
 from tests.export.models import Tampered, exporter, jobs, latency_table, tiny_space
+
+BUNDLE = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "predict.py", "sample.npz"]
 
 
 def perturb(model: onnx.ModelProto) -> None:
@@ -36,8 +40,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exporter, Path]:
 
 def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -> None:
     made, out = exported
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx"]
-    manifest = load_export(out)
+    assert sorted(path.name for path in out.iterdir()) == BUNDLE
+    manifest = load_bundle(out)
     arch = tiny_space().named["t0"]
     assert tiny_space().arch(manifest.arch) == arch
     assert (manifest.digest, manifest.artefacts[0].format) == (arch.digest, "onnx")
@@ -56,7 +60,7 @@ def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -
 
 def test_figures_are_those_of_the_file_on_the_image_files(exported: tuple[Exporter, Path]) -> None:
     made, out = exported
-    manifest = load_export(out)
+    manifest = load_bundle(out)
     session = onnxruntime.InferenceSession(out / "model.onnx")
     correct = 0
     for path in sorted(Path(made.data.path or "").glob("test/*/*")):
@@ -97,9 +101,7 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
 ) -> None:
     made, good = exported
     out = tmp_path / "out"
-    out.mkdir()
-    for name in ("model.onnx", "manifest.json"):
-        (out / name).write_bytes((good / name).read_bytes())
+    copytree(good, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setitem(FORMATS, "onnx", Tampered(perturb))
     with pytest.raises(CheckFailed) as caught:
@@ -115,7 +117,7 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
 
     monkeypatch.undo()
     made.export(tiny_space().named["t0"], out, jobs())
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(path.name for path in out.iterdir()) == BUNDLE
 
 
 def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
@@ -130,5 +132,5 @@ def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter,
 def test_equal_weights_give_equal_files(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
     made, out = exported
     again = made.export(tiny_space().named["t0"], tmp_path / "again", jobs())
-    assert again.artefacts[0].files == load_export(out).artefacts[0].files
+    assert again.artefacts[0].files == load_bundle(out).artefacts[0].files
     assert str(tmp_path) not in json.dumps(again.model_dump(mode="json")["artefacts"][0]["files"])

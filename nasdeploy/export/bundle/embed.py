@@ -1,8 +1,8 @@
 """Preprocessing inside the ONNX graph: from pixels of any size to logits.
 
 The resize is Pillow's, written as two matrix products with weights that are computed from the image's size, in Pillow's
-order and each rounded to 8 bits, which ONNX's own Resize does not do; nor does every runtime have its antialiasing. What
-remains of a difference is one level where a sum of float32 products lies next to a half. Decoding, orientation and
+order and each rounded to 8 bits, which ONNX's own Resize does not do; nor does every runtime have its antialiasing. The
+difference that remains is one level where a sum of float32 products lies next to a half. Decoding, orientation and
 transparency stay with the caller.
 """
 

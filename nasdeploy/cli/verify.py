@@ -1,0 +1,59 @@
+"""`nasdeploy verify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from nasdeploy.export.bundle.trial import Found
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that 'nasdeploy export' wrote.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="Test images, in CLASS/ or test/CLASS/ [default: the run's]."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to run [default: the models' own].")
+    ] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Try a bundle on this machine: sums, form, sample, accuracy, latency; exit code 4 if it is not as exported."""
+    from nasdeploy.progress import Progress
+    from nasdeploy.runtimes.device import load_device
+    from nasdeploy.steps import verify as step
+
+    found = step.verify(bundle, Progress(quiet), data=data, device=load_device(device) if device else None)
+    result = {
+        "bundle": str(bundle),
+        "passed": not found.problems,
+        "images": found.images,
+        "models": [each.to_json() for each in found.found],
+    }
+    emit(result, as_json, lambda: "\n".join([f"{bundle}: sums are right", *map(_line, found.found)]))
+    if found.problems:
+        more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
+        raise CheckFailed(f"{bundle / found.problems[0]}{more}; copy the bundle again, or export again")
+
+
+def _line(found: "Found") -> str:
+    if found.not_run is not None:
+        return f"  {found.model}: not run, {found.not_run}"
+    parts = []
+    if found.difference is not None:
+        parts.append(f"outputs on the sample within {found.difference:.1e} of the exported ones")
+    if found.top1 is not None:
+        parts.append(f"top-1 {100 * found.top1:.2f} % on {found.images} images{_then(found.top1_exported, 100, ' %')}")
+    if found.median_ms is not None:
+        parts.append(f"median {found.median_ms:.4g} ms{_then(found.median_ms_exported, 1, ' ms')}")
+    return f"  {found.model}: {'; '.join([*(f'FAILED, {problem}' for problem in found.problems), *parts])}"
+
+
+def _then(exported: float | None, factor: float, unit: str) -> str:
+    return "" if exported is None else f" (exported: {factor * exported:.4g}{unit})"

@@ -1,0 +1,135 @@
+"""README.md of a bundle, from its manifest. Torch-free."""
+
+from collections.abc import Iterator
+
+from nasdeploy.export.manifest import Artefact, ExportManifest
+
+_LABELS_SHOWN = 8
+
+
+def readme(manifest: ExportManifest) -> str:
+    """What the model is, how to run it, what was measured, and where that holds."""
+    parts = [_title(manifest), _running(manifest), _interface(manifest), _figures(manifest), _limits(manifest)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(manifest: ExportManifest) -> str:
+    shown = ", ".join(manifest.labels[:_LABELS_SHOWN])
+    more = len(manifest.labels) - _LABELS_SHOWN
+    rows = [
+        f"| `{made.file.name}` | {made.format} | {made.precision} | {made.bytes / 1e6:.3g} MB | {_for(made)} |"
+        for made in manifest.artefacts
+    ]
+    return "\n".join(
+        [
+            f"# Network {manifest.digest}\n",
+            f"An image classifier, exported by nasdeploy on {manifest.created[:10]}: {manifest.macs / 1e6:.4g} M "
+            f"multiply-accumulates, {manifest.params / 1e6:.4g} M parameters.",
+            f"Its {len(manifest.labels)} classes: {shown}{f' and {more} more' if more > 0 else ''} (`labels` in "
+            "manifest.json has all, in the order of the logits).\n",
+            "| file | format | precision | size | for |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _for(made: Artefact) -> str:
+    gpus = f", {', '.join(made.capabilities)}" if made.capabilities else ""
+    return f"{made.device.runtime}{gpus}"
+
+
+def _running(manifest: ExportManifest) -> str:
+    runtime = "onnxruntime" if any(made.format == "onnx" for made in manifest.artefacts) else "openvino"
+    version = manifest.versions.get(runtime)
+    return (
+        "## Running it\n\n"
+        f"    pip install {runtime}{f'=={version}' if version else ''} numpy pillow\n"
+        "    python predict.py IMAGE_OR_FOLDER...\n\n"
+        "prints file, class and probability for each image (`--top 5`: five classes). It compares this folder with "
+        "SHA256SUMS first, as\n`sha256sum -c SHA256SUMS` does, and refuses one that was changed. Where nasdeploy is "
+        "installed, `nasdeploy verify .`\ntries the model on this machine, and `nasdeploy bench .` measures it."
+    )
+
+
+def _interface(manifest: ExportManifest) -> str:
+    steps = manifest.preprocessing
+    side = steps.resolution
+    rescaled = (
+        ""
+        if steps.crop == side
+        else f"5. Rescale to {side} x {side}: bicubic (a = -0.75, corners not aligned, no antialiasing).\n"
+    )
+    tensors = [f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in (*manifest.inputs, *manifest.outputs)]
+    return (
+        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for any batch. "
+        "From an image file to its input:\n\n"
+        "1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit RGB.\n"
+        f"2. Resize by Pillow's bicubic, which is antialiased: the shorter side to {steps.resize}, the longer one in "
+        "proportion, rounded down.\n"
+        f"3. Crop the centre, {steps.crop} x {steps.crop}.\n"
+        f"4. Divide by {1 / steps.scale:g}, subtract {_triple(steps.mean)}, divide by {_triple(steps.std)} "
+        "(red, green, blue).\n"
+        f"{rescaled}\n"
+        "`sample.npz` holds a picture (`pixels`), what these steps make of it (`input`) and the network's answer "
+        "(`logits`)."
+    )
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _figures(manifest: ExportManifest) -> str:
+    rows = ["| file | what | figure |", "|---|---|---|"]
+    for made in manifest.artefacts:
+        rows += [f"| `{made.file.name}` | {what} | {figure} |" for what, figure in _found(made)]
+    return "## Figures\n\n" + "\n".join(rows)
+
+
+def _found(made: Artefact) -> Iterator[tuple[str, str]]:
+    accuracy, agreement, latency = made.proof.accuracy, made.proof.agreement, made.proof.latency
+    if made.not_run:
+        yield "not run", f"{made.not_run}; these figures are those of the ONNX model that it was built from"
+    if accuracy:
+        low, high = (100 * bound for bound in accuracy.interval)
+        yield (
+            f"top-1 on {accuracy.images} test images",
+            f"{100 * accuracy.top1:.2f} % (95 %: {low:.2f} to {high:.2f}); of the PyTorch network that it was made "
+            f"from {100 * accuracy.top1_pytorch:.2f} %",
+        )
+    if agreement:
+        parts = " of their spread" if agreement.tolerance.scale == "spread" else ""
+        yield "largest difference of logits from PyTorch's", f"{agreement.difference:.1e}{parts}"
+    if latency:
+        noisy = ", too noisy to be trusted" if latency.noisy else ""
+        yield (
+            f"latency on {made.device.name}, batch {latency.batch}",
+            f"median {latency.median_ms:.4g} ms (p10 {latency.p10_ms:.4g}, p90 {latency.p90_ms:.4g}, "
+            f"p95 {latency.p95_ms:.4g}){noisy}",
+        )
+
+
+def _limits(manifest: ExportManifest) -> str:
+    machines = {
+        f"- Latency was measured on this machine only: {made.fingerprint.cpu}, {made.fingerprint.runtime}, "
+        f"{made.device.threads} thread(s). On another it has to be measured again."
+        for made in manifest.artefacts
+        if made.fingerprint
+    }
+    tied = [
+        f"- `{made.file.name}` loads on GPUs of {', '.join(made.capabilities) or 'the kind that it was built on'} in "
+        f"the version of {made.format} that wrote it, and nowhere else."
+        for made in manifest.artefacts
+        if made.format.startswith("tensorrt")
+    ]
+    return "\n".join(
+        [
+            "## Limits\n",
+            *sorted(machines),
+            *tied,
+            "- Accuracy was measured on test images of the same origin as the training images: it says nothing of "
+            "images of another kind,\n  and a probability is not calibrated.",
+            "- Whatever is none of the classes gets one of them all the same.",
+        ]
+    )

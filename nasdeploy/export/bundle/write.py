@@ -1,0 +1,62 @@
+"""Everything beside the model that makes a bundle: manifest, sample, program, text, and the sums over all of it."""
+
+import shutil
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from nasdeploy.errors import UserError
+from nasdeploy.export.bundle.predict import MANIFEST, SAMPLE, SUMS, Refused, check_sums, files_of, sha256
+from nasdeploy.export.bundle.readme import readme
+from nasdeploy.export.bundle.sample import Sample
+from nasdeploy.export.manifest import ExportManifest, load_export
+from nasdeploy.store.files import write_json, write_text
+
+PROGRAM, README = "predict.py", "README.md"
+
+
+def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
+    """Add to the model in `folder` all else that a bundle holds; SHA256SUMS last, over every other file."""
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    sample.save(folder)
+    with as_file(files("nasdeploy.export.bundle") / PROGRAM) as program:
+        shutil.copyfile(program, folder / PROGRAM)
+    write_text(folder / README, readme(manifest))
+    write_sums(folder)
+
+
+def load_bundle(folder: Path) -> ExportManifest:
+    """The manifest of a bundle whose files are all there and as they were written.
+
+    Raises `UserError` if one is missing, damaged, swapped or added, or if a model was rejected.
+    """
+    if not (folder / MANIFEST).is_file():
+        return load_export(folder)
+    try:
+        check_sums(folder)
+    except Refused as refusal:
+        raise UserError(str(refusal)) from None
+    return load_export(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """SHA256SUMS in the form of `sha256sum`, which checks it with `-c`."""
+    lines = (f"{sha256(folder / name)}  {name}\n" for name in files_of(folder))
+    write_text(folder / SUMS, "".join(lines))
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raise `UserError` if a bundle in place of `folder` would cost the user files that no export wrote."""
+    if not folder.is_dir():
+        return
+    known = {SUMS, MANIFEST, SAMPLE, PROGRAM, README}
+    try:
+        known |= set(check_sums(folder))
+    except Refused:
+        # Damaged, or of a version without sums: then only what every bundle holds is known to be an export's.
+        known |= {path.name for path in folder.glob("model.*")}
+    foreign = [name for name in files_of(folder) if name not in known]
+    if foreign:
+        raise UserError(
+            f"{folder}: holds {foreign[0]}, which no export wrote and a new one would remove; "
+            "move it, or choose another directory"
+        )

@@ -1,0 +1,172 @@
+"""A bundle tried again, on the machine where it is to work: sums, form, sample, accuracy, latency."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL.Image import Image
+
+from nasdeploy.data.datasets import open_data
+from nasdeploy.data.decode import SUFFIXES, UnreadableImage
+from nasdeploy.data.images import FileImages, Images
+from nasdeploy.errors import CheckFailed, UserError
+from nasdeploy.export.bundle.opening import Runnable, runnable
+from nasdeploy.export.bundle.sample import Sample
+from nasdeploy.export.bundle.trial import Found, check_accuracy, check_inputs, check_outputs, count_correct
+from nasdeploy.export.bundle.write import load_bundle
+from nasdeploy.export.difference import Disagreement
+from nasdeploy.export.manifest import MANIFEST, ExportManifest
+from nasdeploy.latency.measure import Protocol, measure
+from nasdeploy.progress import Progress
+from nasdeploy.recipe import parse_recipe
+from nasdeploy.runtimes.device import Device
+
+_DEFAULT = Protocol()
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out for each model of a bundle."""
+
+    found: tuple[Found, ...]
+    images: str
+    """Where the test images are from, or why there are none."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Of all models, one line each."""
+        return tuple(f"{each.model}: {problem}" for each in self.found for problem in each.problems)
+
+
+def verify(
+    bundle: Path,
+    progress: Progress,
+    *,
+    data: str | None = None,
+    device: Device | None = None,
+    protocol: Protocol = _DEFAULT,
+) -> Verification:
+    """Try every model of a bundle that runs here, or on `device`.
+
+    Test images are those in the folder `data`, else those of the run's recipe if they are here. Raises `CheckFailed` if
+    the bundle is damaged, and `UserError` if none of its models can run here or `data` does not fit.
+    """
+    if not bundle.is_dir():
+        raise UserError(f"{bundle}: no such bundle; give the directory that 'nasdeploy export' wrote")
+    try:
+        manifest = load_bundle(bundle)
+        sample = Sample.load(bundle)
+        check_inputs(manifest, sample)
+    except (UserError, Disagreement) as error:
+        raise CheckFailed(str(error)) from None
+    models = _runnable(bundle, manifest, device)
+    images, source = _images(manifest, bundle, data)
+    progress.say(f"verify: {source}")
+    outcomes = [
+        _tried(model, manifest, sample, images, progress, protocol) if isinstance(model, Runnable) else model
+        for model in models
+    ]
+    return Verification(tuple(outcomes), source)
+
+
+def _runnable(bundle: Path, manifest: ExportManifest, device: Device | None) -> list[Runnable | Found]:
+    """Each model, or why it cannot run here; raises `UserError` if none can."""
+    models: list[Runnable | Found] = []
+    for artefact in manifest.artefacts:
+        try:
+            models.append(runnable(bundle, artefact, device))
+        except UserError as error:
+            models.append(Found(artefact.file.name, not_run=str(error)))
+    if not any(isinstance(model, Runnable) for model in models):
+        raise UserError(str(next(model.not_run for model in models if isinstance(model, Found))))
+    return models
+
+
+def _tried(
+    model: Runnable,
+    manifest: ExportManifest,
+    sample: Sample,
+    images: Images | None,
+    progress: Progress,
+    protocol: Protocol,
+) -> Found:
+    """The gate's stages, up to the first that the model fails."""
+    proof = model.artefact.proof
+    found = Found(model.path.name)
+    problems = model.form.inspect(model.path, manifest.inputs, manifest.outputs)
+    if problems:
+        return replace(found, problems=tuple(problems))
+    try:
+        with model.opened() as session:
+            found = replace(found, difference=check_outputs(model, session, sample))
+            if images is not None:
+                with progress.task(f"{found.model}, test images", len(images)) as task:
+                    correct, count = count_correct(session, manifest, _counted(images, task.advance))
+                exported = proof.accuracy.top1 if proof.accuracy else None
+                found = replace(found, images=count, top1=correct / count, top1_exported=exported)
+                check_accuracy(correct, count, proof.accuracy)
+    except (Disagreement, UserError) as error:
+        return replace(found, problems=(str(error),))
+    median_ms = _median_ms(model, protocol)
+    return replace(found, median_ms=median_ms, median_ms_exported=proof.latency.median_ms if proof.latency else None)
+
+
+def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Image, int]]:
+    """The images that can be read, with their labels."""
+    for index in range(len(images)):
+        try:
+            yield images[index]
+        except UnreadableImage:
+            continue
+        finally:
+            advance()
+
+
+def _median_ms(model: Runnable, protocol: Protocol) -> float:
+    name = model.path.name
+    (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, protocol.networks, protocol)
+    return 1e3 * timings[name].median
+
+
+def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple[Images | None, str]:
+    """Test images and where they are from; without `folder`, None and the reason if the run's are not here."""
+    if folder is not None:
+        images = _classes(Path(folder), manifest) or _test_set(manifest, bundle, folder)
+        return images, f"the test images in {folder}"
+    try:
+        return _test_set(manifest, bundle), f"the test images of {manifest.origin.run}"
+    except UserError as error:
+        return None, f"accuracy is not tried without --data ({error})"
+
+
+def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
+    """Those of the run's recipe, where they were or in `folder`."""
+    recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
+    data = recipe.data if folder is None else recipe.data.model_copy(update={"path": folder})
+    sets = open_data(data, recipe.seed)
+    if sets.classes != manifest.labels:
+        raise UserError(f"{data.path}: its classes are not those of the model; give images of {_some(manifest)}")
+    return sets.test
+
+
+def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
+    """Test images in `folder`/test/CLASS or `folder`/CLASS; None if it is another kind of data, or also has others."""
+    if (folder / "train").exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that holds CLASS/*.jpg, or test/CLASS/*.jpg")
+    root = folder / "test" if (folder / "test").is_dir() else folder
+    found = [
+        (path, label)
+        for label, name in enumerate(manifest.labels)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    ]
+    if not found:
+        raise UserError(f"{root}: holds no images in folders called {_some(manifest)}; name them after the classes")
+    return FileImages([path for path, _ in found], [label for _, label in found])
+
+
+def _some(manifest: ExportManifest) -> str:
+    shown = ", ".join(manifest.labels[:3])
+    return shown + (f" and {len(manifest.labels) - 3} more" if len(manifest.labels) > 3 else "")
