@@ -17,6 +17,7 @@ from nasdeploy.plan import Block, Plan, Shape, Step
 from nasdeploy.registry import suggestion
 
 Codes = npt.NDArray[np.int16]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -172,26 +173,39 @@ class SearchSpace(ABC):
 
     def canonical(self, codes: Codes) -> Codes:
         """Codes `[n, choices]` of the same networks, 0 for each choice that no present slot reads."""
-        result, read = codes, np.zeros(codes.shape, dtype=bool)
+        always, sometimes = self._presence
+        result, read = codes, np.broadcast_to(always, codes.shape).copy()
         while True:
             before = read.copy()
-            for places, present in self._presence:
-                read[:, places] |= present[tuple(result[:, place] for place in places)][:, None]
+            for marked, decisive, present in sometimes:
+                read[:, marked] |= present[tuple(result[:, place] for place in decisive)][:, None]
             # A choice that only absent slots read may be the one that makes them absent.
-            if np.array_equal(read, before):
+            if result is not codes and np.array_equal(read, before):
                 return result
             result = np.where(read, codes, 0).astype(codes.dtype)
 
     @cached_property
-    def _presence(self) -> list[tuple[list[int], npt.NDArray[np.bool_]]]:
-        """For each slot the places of the choices that it reads, and for which of their values it holds a block."""
+    def _presence(self) -> tuple[Mask, list[tuple[list[int], list[int], Mask]]]:
+        """Which choices count in every network; and others, with what decides whether they do.
+
+        That is, the places of choices that some slots read, the places of those that decide whether there is a block in
+        one of these slots, and for which of their values there is.
+        """
         place = {choice.name: index for index, choice in enumerate(self.choices)}
-        found = []
+        always, slots = np.zeros(len(self.choices), dtype=bool), []
         for slot in self.slots:
             present = np.array([block is not None for block in self.blocks_of(slot)])
-            sizes = [len(self.values_of[name]) for name in slot.reads]
-            found.append(([place[name] for name in slot.reads], present.reshape(sizes)))
-        return found
+            places = [place[name] for name in slot.reads]
+            always[places] |= present.all()
+            slots.append((places, present.reshape([len(self.values_of[name]) for name in slot.reads])))
+        sometimes: dict[tuple[tuple[int, ...], tuple[int, ...]], Mask] = {}
+        for places, present in slots:
+            marked = tuple(one for one in places if not always[one])
+            axes = [axis for axis in range(present.ndim) if np.ptp(present.astype(int), axis=axis).any()]
+            key = marked, tuple(places[axis] for axis in axes)
+            reduced = present[tuple(slice(None) if axis in axes else 0 for axis in range(present.ndim))]
+            sometimes[key] = sometimes[key] | reduced if key in sometimes else reduced
+        return always, [(list(m), list(d), present) for (m, d), present in sometimes.items() if m]
 
     # -- blocks
 
