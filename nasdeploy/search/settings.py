@@ -8,7 +8,7 @@ from nasdeploy.registry import suggestion
 from nasdeploy.search.bounds import is_latency
 from nasdeploy.settings import Settings
 
-STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine")
+STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce")
 """Of `nasdeploy.search.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""
 
 

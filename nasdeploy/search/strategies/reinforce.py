@@ -24,12 +24,12 @@ from nasdeploy.space import Codes, SearchSpace
 
 _EXPONENTS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0)}
 """w below and above the target; with -0.07, twice the latency is worth a twentieth more accuracy."""
-_STEPS = 8
-"""Steps of the controller in a round."""
-_DRAWN = 4
-"""Samples of a step for each that may be evaluated."""
-_TRIES = 50
-"""Steps without anything new to evaluate, after which the controller is taken to have settled."""
+_DRAWS = 50
+"""Times that samples are drawn for a round; where too few of them are new the controller has settled."""
+_STEPS = 10
+"""Of gradient ascent on the samples of a round."""
+_CLIP = 0.2
+"""Change of a sample's probability in a round beyond which it counts no more (PPO, which MnasNet trains with)."""
 _LEARNING_RATE = 0.1
 _MEMORY = 0.9
 """Of the baseline, a moving average of rewards."""
@@ -39,27 +39,42 @@ _ENTROPY = 0.05
 
 
 class Reinforce:
-    """Steps of: sample architectures, evaluate the new ones, make those of more than the usual reward more likely."""
+    """Rounds of: sample architectures, evaluate the new ones, make those of more than the usual reward more likely."""
 
     def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
-        """Evaluate random architectures, then what the controller draws."""
+        """Evaluate random architectures, then round by round what the controller draws.
+
+        Where it has settled so far that too little of that is new, mutations of its best fill the round up.
+        """
         rewards, policy = Rewards(problem, *_EXPONENTS[settings.reward]), Policy(problem.space)
-        batch = max(1, settings.offspring // _STEPS)
-        first = Candidates(problem, rng).random(min(batch, settings.evaluations))
-        rewards.learn(first, [evaluation.top1 for evaluation in evaluate(first)])
-        policy.update(*rewards.of(problem.space.encode(first)))
-        idle = 0
-        while rewards.evaluated < settings.evaluations and idle < _TRIES:
-            codes = policy.sample(_DRAWN * batch, rng)
-            archs = rewards.new(codes, min(batch, settings.evaluations - rewards.evaluated))
-            if archs:
-                rewards.learn(archs, [evaluation.top1 for evaluation in evaluate(archs)])
-            idle = 0 if archs else idle + 1
-            policy.update(*rewards.of(codes))
+        candidates = Candidates(problem, rng)
+        archs = candidates.random(settings.parents)
+        samples = problem.space.encode(archs)
+        for number in range(1, settings.rounds + 1):
+            rewards.learn(archs, [evaluation.top1 for evaluation in evaluate(archs)])
+            if number == settings.rounds:
+                break
+            policy.learn(*rewards.of(samples))
+            archs, samples = _draw(policy, rewards, settings.offspring, rng)
+            if len(archs) < settings.offspring:
+                near = candidates.mutations(rewards.best(), settings.offspring, settings.mutation_probability)
+                archs += rewards.unknown(near, archs)[: settings.offspring - len(archs)]
+            if not archs:
+                break
 
     def planned(self, settings: SearchSettings) -> int:
-        """Evaluations at most; fewer where the controller settles."""
+        """Evaluations: those of the first round and of each further one."""
         return settings.evaluations
+
+
+def _draw(policy: "Policy", rewards: "Rewards", count: int, rng: np.random.Generator) -> tuple[list[Arch], Codes]:
+    """Up to `count` new feasible architectures of the controller, and all its samples with them."""
+    found: list[Arch] = []
+    drawn: list[Codes] = []
+    while len(drawn) < _DRAWS and len(found) < count:
+        drawn.append(policy.sample(2 * max(count, 1), rng))
+        found += rewards.new(drawn[-1], found, count - len(found))
+    return found, np.concatenate(drawn)
 
 
 @dataclass
@@ -73,20 +88,24 @@ class Rewards:
     """w of the others."""
     _accuracies: dict[Arch, float] = field(default_factory=dict)
 
-    @property
-    def evaluated(self) -> int:
-        """Architectures whose accuracy is known."""
-        return len(self._accuracies)
-
     def learn(self, archs: Sequence[Arch], accuracies: Sequence[float]) -> None:
         """Accuracies of architectures."""
         self._accuracies.update(zip(archs, accuracies, strict=True))
 
-    def new(self, codes: Codes, count: int) -> list[Arch]:
-        """The first `count` architectures of codes `[n, choices]` that are feasible and not evaluated yet."""
+    def best(self) -> list[Arch]:
+        """The tenth of the evaluated architectures that is most accurate."""
+        ranked = sorted(self._accuracies, key=lambda arch: self._accuracies[arch], reverse=True)
+        return ranked[: 1 + len(ranked) // 10]
+
+    def new(self, codes: Codes, chosen: Sequence[Arch], count: int) -> list[Arch]:
+        """The first `count` feasible architectures of codes `[n, choices]`, neither evaluated nor `chosen` yet."""
         feasible = codes[self.problem.feasible(self.problem.costs(codes))]
-        archs = dict.fromkeys(self.problem.space.decode(feasible))
-        return [arch for arch in archs if arch not in self._accuracies][:count]
+        return self.unknown(self.problem.space.decode(feasible), chosen)[:count]
+
+    def unknown(self, archs: Sequence[Arch], chosen: Sequence[Arch]) -> list[Arch]:
+        """Those of some architectures, each once, that are neither evaluated nor `chosen` yet."""
+        before = set(chosen)
+        return [arch for arch in dict.fromkeys(archs) if arch not in self._accuracies and arch not in before]
 
     def of(self, codes: Codes) -> tuple[Codes, Floats, npt.NDArray[np.bool_]]:
         """Those of the codes `[n, choices]` that have a reward: evaluated ones and infeasible ones.
@@ -133,20 +152,24 @@ class Policy:
         ]
         return np.stack(draws, axis=1)
 
-    def update(self, codes: Codes, rewards: Floats, evaluated: npt.NDArray[np.bool_]) -> None:
-        """One step towards the codes `[n, choices]` whose rewards `[n]` exceed the baseline, away from the others.
+    def learn(self, codes: Codes, rewards: Floats, evaluated: npt.NDArray[np.bool_]) -> None:
+        """Steps towards the codes `[n, choices]` whose rewards `[n]` exceed the baseline, away from the others.
 
         Baseline and spread are those of the `evaluated` `[n]`, and no advantage is beyond a few spreads: otherwise
         those far beyond the budget would hide the differences between the others.
         """
-        if not len(codes):
-            return
         if evaluated.any():
             self._remember(rewards[evaluated])
         advantages = ((rewards - self._baseline) / self._spread).clip(-_LARGEST, _LARGEST)
-        probabilities = np.concatenate(self.probabilities)
-        gradient = ((self._one_hot(codes) - probabilities) * advantages[:, None]).mean(axis=0)
-        self._ascend(gradient + _ENTROPY * self._entropy_gradient())
+        features = self._one_hot(codes)
+        before = features @ np.log(np.concatenate(self.probabilities) + _TINY)
+        for _ in range(_STEPS if len(codes) else 0):
+            probabilities = np.concatenate(self.probabilities)
+            ratio = np.exp(features @ np.log(probabilities + _TINY) - before)
+            beyond = np.where(advantages > 0, ratio > 1 + _CLIP, ratio < 1 - _CLIP)
+            weights = np.where(beyond, 0.0, advantages * ratio)
+            gradient = ((features - probabilities) * weights[:, None]).mean(axis=0)
+            self._ascend(gradient + _ENTROPY * self._entropy_gradient())
 
     def _remember(self, rewards: Floats) -> None:
         memory = _MEMORY if self._spread else 0.0
