@@ -176,13 +176,13 @@ class SearchSpace(ABC):
         always, sometimes = self._presence
         result, read = codes, np.broadcast_to(always, codes.shape).copy()
         while True:
-            before = read.copy()
             for marked, decisive, present in sometimes:
                 read[:, marked] |= present[tuple(result[:, place] for place in decisive)][:, None]
+            canonical = np.where(read, codes, 0).astype(codes.dtype)
             # A choice that only absent slots read may be the one that makes them absent.
-            if result is not codes and np.array_equal(read, before):
-                return result
-            result = np.where(read, codes, 0).astype(codes.dtype)
+            if np.array_equal(canonical, result):
+                return canonical
+            result = canonical
 
     @cached_property
     def _presence(self) -> tuple[Mask, list[tuple[list[int], list[int], Mask]]]:

@@ -57,10 +57,12 @@ def _pools(space: SearchSpace, ends: Codes, rng: np.random.Generator) -> Iterato
 def _fill(regime: list[Arch], share: int, codes: Codes, space: SearchSpace) -> None:
     """Append new architectures of `codes`, in their order, until the regime has its share."""
     seen = set(regime)
-    for row in codes:
-        if len(regime) >= share:
-            return
-        (arch,) = space.decode(row[None])
-        if arch not in seen:
-            seen.add(arch)
-            regime.append(arch)
+    # Twice as many as are missing, because some may come twice.
+    size = 2 * share + 1
+    for start in range(0, len(codes), size):
+        for arch in space.decode(codes[start : start + size]):
+            if len(regime) >= share:
+                return
+            if arch not in seen:
+                seen.add(arch)
+                regime.append(arch)
