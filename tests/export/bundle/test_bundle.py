@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_predict_py_names_what_is_wrong_and_classifies_the_rest(bundle: Path, pi
     assert (done.returncode, done.stderr) == (2, "predict.py: nowhere: no such file or folder\n")
     done = alone(bundle, str(pictures), "--model", "model.int8.onnx")
     assert done.stderr == "predict.py: no model model.int8.onnx in this bundle; it has model.onnx\n"
+
+
+@pytest.mark.slow
+def test_predict_py_in_a_fresh_environment(bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    """Where pip reaches no package index this is skipped."""
+    venv.create(tmp_path / "fresh", with_pip=True)
+    python = str(tmp_path / "fresh/bin/python")
+    install = [python, "-m", "pip", "install", "--quiet", "onnxruntime", "numpy", "pillow"]
+    if subprocess.run(install, capture_output=True, check=False).returncode:
+        pytest.skip("pip cannot install onnxruntime here")
+    command = [str(bundle / "predict.py"), str(pictures)]
+    fresh = subprocess.run([python, *command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert fresh.stdout == alone(bundle, str(pictures)).stdout
+    assert fresh.stdout.count("\n") == 75
 
 
 def test_the_text_has_the_figures(bundle: Path) -> None:
