@@ -25,5 +25,5 @@ def model_for(module: nn.Module, inputs: Sequence[Shape], device: Target) -> Mod
     if device.precision == "fp16":
         return to_fp16(model, keep_io_types=isinstance(module, Network))
     if device.precision == "int8":
-        return to_int8_of_random_ranges(model)
+        return to_int8_of_random_ranges(model, device.runtime)
     return model

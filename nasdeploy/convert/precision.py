@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from nasdeploy.convert.quantise import RECIPES, layers_of, options_of, weights_only
+
 _BATCHES = 2
 """Of random inputs; ranges for latency need no more."""
 
@@ -24,28 +26,28 @@ def to_fp16(model: bytes, *, keep_io_types: bool = True) -> bytes:
     return content
 
 
-def to_int8_of_random_ranges(model: bytes) -> bytes:
-    """Static QDQ quantisation (8-bit activations without and weights with sign, per channel), for latency only.
+def to_int8_of_random_ranges(model: bytes, runtime: str) -> bytes:
+    """The operators of a calibrated model for a runtime, for latency only (`quantise.RECIPES`).
 
-    Ranges come from random inputs, so that the outputs mean nothing; the operators are those of a calibrated model.
-    Inputs have fixed shapes.
+    Ranges come from random inputs, so that the outputs mean nothing. Inputs have fixed shapes.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    recipe, loaded = RECIPES[runtime], onnx.load_from_string(model)
+    if not recipe.activations:
+        expanded: bytes = weights_only(loaded, layers_of(loaded)).SerializeToString()
+        return expanded
     with TemporaryDirectory() as folder:
         prepared, quantised = Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
-        quant_pre_process(onnx.load_from_string(model), str(prepared))
+        quant_pre_process(loaded, str(prepared))
         quantize_static(
             str(prepared),
             str(quantised),
             _RandomInputs(model),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
             # Without it processors that lack VNNI saturate; it does not change the operators.
             reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            **options_of(recipe),
         )
         return quantised.read_bytes()
 

@@ -1,12 +1,37 @@
 """A network as ONNX in the precisions and for the runtimes that formats ask for, each made once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+
+import onnx
 
 from nasdeploy.convert import to_onnx
 from nasdeploy.convert.precision import to_fp16
+from nasdeploy.convert.processor import saturates
+from nasdeploy.convert.quantise import RANGES, RECIPES, Quantiser, layers_of
+from nasdeploy.errors import UserError
+from nasdeploy.export.manifest import Quantisation
+from nasdeploy.export.quantised import Batches, Judge, fit
 from nasdeploy.nn.network import Network
-from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.progress import Progress
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Array, Precision
+
+MAX_DROP = 0.5
+"""Points of top-1 that a model in int8 may lose against fp32 on images held out for such choices."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training images for int8, prepared as for the network."""
+
+    calibration: Callable[[], Iterable[Array]]
+    """Starts a pass over images `[N, 3, side, side]` that ranges are found on."""
+    images: int
+    """How many those are."""
+    held_out: Batches
+    """Images and labels that were never trained on, by which losses are judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,21 +39,60 @@ class Conversions:
     """Of a network in evaluation mode on the CPU."""
 
     network: Network
+    examples: Examples | None = None
+    """None where nothing is asked for in int8."""
+    max_drop: float = MAX_DROP
+    progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     _made: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
+    _quantisations: dict[str, Quantisation] = field(default_factory=dict, init=False, repr=False)
 
     def onnx(self, precision: Precision, recipe: str) -> bytes:
-        """The network in a precision; `recipe` is a key of `convert.quantise.RECIPES` and matters in int8."""
+        """The network in a precision; `recipe` is a key of `convert.quantise.RECIPES` and matters in int8.
+
+        Raises `CheckFailed` if int8 loses more than `max_drop` points of top-1.
+        """
         if precision == "fp32":
-            return self._once("fp32", self._fp32)
-        return self._once("fp16", self._fp16)
+            return self._once("fp32", lambda: to_onnx(self.network))
+        if precision == "fp16":
+            return self._once("fp16", lambda: to_fp16(self.onnx("fp32", recipe)))
+        return self._once(f"int8 {recipe}", lambda: self._int8(recipe))
+
+    def quantisation(self, recipe: str) -> Quantisation:
+        """How the model in int8 of that recipe was made; it has been."""
+        return self._quantisations[recipe]
 
     def _once(self, key: str, make: Callable[[], bytes]) -> bytes:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
-    def _fp32(self) -> bytes:
-        return to_onnx(self.network)
+    def _int8(self, recipe: str) -> bytes:
+        how, fp32, examples = RECIPES[recipe], self.onnx("fp32", recipe), self.examples
+        if examples is None or examples.images == 0:
+            raise UserError("int8: there are no training images to calibrate on; use --precision fp16")
+        reduced = how.activations and how.on_processor and saturates()
+        quantiser = Quantiser(fp32, how, examples.calibration(), reduce_range=reduced)
+        device = scoring_device(recipe)
+        judge = Judge(lambda model: runtime_of(device).open(model, device), examples.held_out)
+        fitted = fit(quantiser, fp32, judge, self.max_drop, self.progress)
+        self._quantisations[recipe] = Quantisation(
+            recipe=recipe,
+            ranges=RANGES if how.activations else "none",
+            images=examples.images if how.activations else 0,
+            reduced_range=reduced,
+            layers=len(layers_of(onnx.load_from_string(fp32))),
+            kept=fitted.kept,
+            drop=fitted.drop,
+            max_drop=self.max_drop,
+        )
+        return fitted.model
 
-    def _fp16(self) -> bytes:
-        return to_fp16(self.onnx("fp32", ""))
+
+def scoring_device(recipe: str) -> Device:
+    """Where models of a recipe are judged: in the runtime that they are for, or in ONNX Runtime if that is not here."""
+    runtime = RUNTIMES[recipe]
+    if runtime.missing() or runtime.obstacle():
+        # Sums of 16 bits would overflow, which the runtime that the model is for does not have.
+        options = {"session.x64quantprecision": "1"}
+        return Device(name="source", runtime="onnxruntime", precision="int8", options=options)
+    return Device(name=recipe, runtime=recipe, precision="int8")

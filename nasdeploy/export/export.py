@@ -18,6 +18,7 @@ from nasdeploy.evaluate import recalibrated
 from nasdeploy.export.bundle.sample import Sample, make_sample
 from nasdeploy.export.conversions import Conversions
 from nasdeploy.export.difference import logits_of
+from nasdeploy.export.examples import examples_of
 from nasdeploy.export.figures import Proof
 from nasdeploy.export.formats.format import Source, file_name, files_of
 from nasdeploy.export.jobs import Job
@@ -68,7 +69,9 @@ class Exporter:
         network, recalibration = self._network(arch)
         preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
         reference = Reference(network, preprocessing, self.sets.test, self.data)
-        conversions = Conversions(network)
+        conversions = Conversions(
+            network, examples_of(self.sets, self.data, input_side(network.plan)), self.target.max_drop, self.progress
+        )
         about = self._about(arch, reference, recalibration)
         with staging(out) as stage:
             made = [self._made(job, stage, reference, conversions) for job in jobs]
@@ -94,6 +97,7 @@ class Exporter:
         )
         self.progress.say(f"export: converting to {job.name} in {job.precision}, then proving the file")
         job.form.write(source, path)
+        quantised = job.precision == "int8"
         return Artefact(
             format=job.name,
             precision=job.precision,
@@ -102,6 +106,7 @@ class Exporter:
             capabilities=job.capabilities,
             not_run=job.not_run,
             fingerprint=None if job.not_run else fingerprint(job.device),
+            quantisation=conversions.quantisation(recipe) if quantised else None,
             proof=self._proof(path, job, source, reference),
         )
 

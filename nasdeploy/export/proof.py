@@ -13,6 +13,7 @@ from pathlib import Path
 from nasdeploy.errors import UserError
 from nasdeploy.export.accuracy import compare_test_set
 from nasdeploy.export.agreement import compare_batches
+from nasdeploy.export.conversions import MAX_DROP, scoring_device
 from nasdeploy.export.difference import Disagreement, Yardstick
 from nasdeploy.export.figures import Accuracy, Latency, Proof
 from nasdeploy.export.footprint import measure_footprint
@@ -27,10 +28,8 @@ from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Session
 
-MAX_DROP = 0.5
-"""Points of top-1 that a model in int8 may lose against fp32 on images held out for such choices."""
 _UNLUCKY = 2
-"""Times `MAX_DROP` that it may lose on the test set, which is another sample, before it is rejected."""
+"""Times the allowed drop that it may lose on the test set, which is another sample, before it is rejected."""
 _TIE = 0.98
 """Less than 2 % in one measurement is none."""
 
@@ -43,6 +42,7 @@ class Target:
     table: LatencyTable | None
     protocol: Protocol = field(default_factory=Protocol)
     max_drop: float = MAX_DROP
+    """Points of top-1 that int8 may lose."""
 
 
 def prove(
@@ -67,7 +67,7 @@ def prove(
 def prove_source(path: Path, onnx: Path, job: Job, reference: Reference, target: Target, progress: Progress) -> Proof:
     """Findings about a file that cannot run here: its form, and what the ONNX model that it was built from computes."""
     proof = Proof(problems=tuple(job.form.inspect(path, *interface(reference.network.plan))))
-    here = Device(name="source", runtime="onnxruntime", precision=job.precision, threads=job.device.threads)
+    here = scoring_device("onnxruntime").model_copy(update={"precision": job.precision, "threads": job.device.threads})
     source = Job("onnx", FORMATS["onnx"], job.precision, here)
     return _compared(proof, onnx, source, reference, target, progress)
 

@@ -27,7 +27,7 @@ class TensorRt:
     """One of the two, by the name of its Python module."""
 
     form: Form = "onnx"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
     def __init__(self, module: str, package: str) -> None:
         self._module, self._package = module, package

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
+from nasdeploy.export.conversions import MAX_DROP
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import ExportManifest, Origin
-from nasdeploy.export.proof import MAX_DROP, Target
+from nasdeploy.export.proof import Target
 from nasdeploy.nn.device import compute_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe

@@ -45,7 +45,7 @@ def test_inputs_and_outputs_are_fp32_unless_they_need_not_be(model):
 
 
 def test_every_convolution_is_quantised_per_channel(model):
-    graph = onnx.load_from_string(to_int8_of_random_ranges(model)).graph
+    graph = onnx.load_from_string(to_int8_of_random_ranges(model, "onnxruntime")).graph
     made_by = {output: node for node in graph.node for output in node.output}
     weights = {weight.name: weight for weight in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
@@ -59,7 +59,7 @@ def test_every_convolution_is_quantised_per_channel(model):
 
 def test_int8_keeps_the_interface_and_leaves_nothing_behind(model, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    quantised = to_int8_of_random_ranges(model)
+    quantised = to_int8_of_random_ranges(model, "onnxruntime")
     assert (io_types(quantised), shapes(quantised)) == (io_types(model), shapes(model))
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
@@ -67,4 +67,4 @@ def test_int8_keeps_the_interface_and_leaves_nothing_behind(model, tmp_path, mon
 
 def test_equal_models_give_equal_bytes(model):
     assert to_fp16(model) == to_fp16(model)
-    assert to_int8_of_random_ranges(model) == to_int8_of_random_ranges(model)
+    assert to_int8_of_random_ranges(model, "onnxruntime") == to_int8_of_random_ranges(model, "onnxruntime")

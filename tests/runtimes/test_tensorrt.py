@@ -93,9 +93,9 @@ def test_options_are_checked():
     assert RTX.build(relu_of("onnx", 1, 4), allowed, ["SM86"])[:4] == b"vtrt"
 
 
-def test_int8_is_refused_before_anything_is_built():
-    with pytest.raises(UserError, match="device here: tensorrt-rtx does not run int8; use fp32 or fp16"):
-        runtime_of(DEVICE.model_copy(update={"precision": "int8"}))
+@needs_rtx
+def test_weights_in_int8_are_built():
+    assert block_engine("int8", "SM86")[:4] == b"vtrt"
 
 
 def test_a_machine_without_a_driver_says_so(monkeypatch):

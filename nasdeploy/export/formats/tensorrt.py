@@ -23,7 +23,7 @@ class TensorRtFormat:
     """An engine for the GPU that is here."""
 
     suffixes: tuple[str, ...] = (".tensorrt.engine",)
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     ahead_of_time = False
     _name = "tensorrt"
     _sdk = ("tensorrt", "tensorrt", "10")
@@ -70,7 +70,7 @@ class TensorRtFormat:
 
 
 class TensorRtRtxFormat(TensorRtFormat):
-    """An engine for the GPU that is here, or for GPUs of other compute capabilities."""
+    """An engine for the GPU that is here, or for GPUs of other compute capabilities. In int8 only weights are."""
 
     suffixes = (".tensorrt-rtx.engine",)
     ahead_of_time = True
