@@ -27,8 +27,7 @@ def require_feasible(problem: Problem) -> None:
     for column, quantity in enumerate(problem.quantities):
         if quantity.bound.bounded:
             _require_alone(problem, column, quantity)
-    sides = np.count_nonzero(problem.lower > 0) + np.count_nonzero(problem.upper < np.inf)
-    if sides > 1 and not _reachable(problem):
+    if not is_reachable(problem):
         raise InfeasibleBudget(
             f"no network was found within {problem.budget}; each bound can be met, but not all together: relax one of "
             f"them ({_reach(problem)})"
@@ -90,20 +89,22 @@ def _larger_than(limit: float) -> Callable[[Slot, Block], float]:
     return lambda slot, block: float(live(slot, block) > limit)
 
 
-def _reachable(problem: Problem) -> bool:
-    """Whether a network within all bounds turns up."""
+def is_reachable(problem: Problem) -> bool:
+    """Whether a network within all bounds turns up; True without looking where there is one bound at most."""
+    if np.count_nonzero(problem.lower > 0) + np.count_nonzero(problem.upper < np.inf) < 2:
+        return True
     _, costs = _descended(problem, problem.violation)
     return bool(problem.feasible(costs).any())
 
 
 def _reach(problem: Problem) -> str:
-    """For each bound, how far its cost gets while all the others are kept."""
+    """For each bound that cannot be met beside the others, how far its cost gets while they are kept."""
     parts = []
     for column, quantity in enumerate(problem.quantities):
         for sign, bound, words in ((1.0, quantity.bound.high, "down to"), (-1.0, quantity.bound.low, "up to")):
             if 0 < bound < np.inf:
                 reached = _best_beside_others(problem, column, sign)
-                if reached is not None:
+                if reached is not None and sign * reached > sign * bound:
                     parts.append(f"within the others {quantity.name} reaches {words} {quantity.text(reached)}")
     return "; ".join(parts) or "not even all but one of them"
 

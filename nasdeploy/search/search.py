@@ -13,6 +13,7 @@ from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
 from nasdeploy.search.budget import Budget
 from nasdeploy.search.evaluation import Evaluating, Scoring
+from nasdeploy.search.feasible import is_reachable
 from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.growing import GrowingFront
 from nasdeploy.search.margin import meets, predicted_budget
@@ -103,7 +104,7 @@ class Search:
         )
 
     def _problem(self, tables: Sequence[LatencyTable]) -> Problem:
-        """The space under the budget that predictions have to keep to."""
+        """The space under the budget that predictions have to keep to, if that leaves anything of the budget."""
         budget = predicted_budget(
             self.budget,
             tables,
@@ -112,7 +113,11 @@ class Search:
             probability=self.settings.probability,
             reserve=self.settings.reserve,
         )
-        return Problem(self.space, budget, *tables)
+        careful = Problem(self.space, budget, *tables)
+        if is_reachable(careful):
+            return careful
+        self.progress.say("search: with the margins of all bounds no network is left, so predictions have none")
+        return Problem(self.space, self.budget, *tables)
 
     def _ratios(self, table: LatencyTable) -> list[float]:
         """Measured over predicted latency of every network measured on the table's device."""

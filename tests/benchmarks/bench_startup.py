@@ -31,6 +31,7 @@ COMMANDS = {
     "space show alphanet --arch a0": ["space", "show", "alphanet", "--arch", "a0"],
     "devices": ["devices"],
     "search --latency-ms 0.001 (refused)": ["search", "--latency-ms", "0.001"],
+    "search --macs-m 1500.. --params-m 9.5 (refused, jointly)": ["search", "--macs-m", "1500..", "--params-m", "9.5"],
 }
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 
 from nasdeploy.arch import Arch
@@ -10,10 +11,11 @@ from nasdeploy.latency.calibration import Uncertainty
 from nasdeploy.progress import Progress
 from nasdeploy.search.budget import Budget, LatencyLimit, at_most
 from nasdeploy.search.evaluation import InTurn
+from nasdeploy.search.problem import Problem
 from nasdeploy.search.search import Search
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluations
-from tests.latency.tables import SPACE, timing
+from tests.latency.tables import SPACE, archs, timing
 from tests.search.accuracy import score
 from tests.search.devices import on
 
@@ -48,7 +50,7 @@ class Devices:
                 measure=self,
                 settings=SETTINGS.model_copy(update=settings),
                 seed=0,
-                progress=Progress(quiet=True),
+                progress=Progress(),
             ).run()
 
 
@@ -97,3 +99,19 @@ def test_what_is_only_predicted_keeps_its_margin(tmp_path):
     only_predicted = [c for c in careful.candidates if c.arch not in careful.timings["cpu"]]
     assert max(candidate.costs[0] for candidate in only_predicted) <= most
     assert most < max(candidate.costs[0] for candidate in certain.candidates) <= limits["cpu"].median.high
+
+
+def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_path, capsys):
+    devices = Devices(cpu=1.0, board=1.0)
+    problem = Problem(SPACE, Budget(), *devices.tables.values())
+    costs = problem.costs(SPACE.encode(archs()))
+    # Limits that one network meets and no other.
+    best = costs[np.argmin((costs[:, :2] / costs[:, :2].min(axis=0)).sum(axis=1)), :2]
+    assert (costs[:, :2] <= best * (1 + 1e-9)).all(axis=1).sum() == 1
+    assert (costs[:, :2].min(axis=0) < 0.95 * best).any()
+    for name, known in devices.tables.items():
+        devices.tables[name] = known.model_copy(update={"uncertainty": Uncertainty((1.0,), (0.1,))})
+    limits = {name: LatencyLimit(at_most(bound * (1 + 1e-9))) for name, bound in zip(devices.tables, best, strict=True)}
+    outcome = devices.search(tmp_path, limits)
+    assert outcome.winner.costs[:2] == pytest.approx(tuple(best))
+    assert "with the margins of all bounds no network is left" in capsys.readouterr().err

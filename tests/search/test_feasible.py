@@ -68,6 +68,7 @@ def test_bounds_that_exclude_each_other_are_refused_with_what_is_left():
     assert f"within the others MACs reaches up to {reached / 1e6:.4g} M" in str(refused.value)
     reached = params[macs >= macs[cheap].min()].min()
     assert f"within the others parameters reaches down to {reached / 1e6:.4g} M" in str(refused.value)
+    assert str(refused.value).count("within the others") == 2
 
 
 @pytest.mark.parametrize("seed", range(20))
