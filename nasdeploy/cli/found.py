@@ -176,6 +176,8 @@ def _fidelities(result: "SearchResult") -> list[str]:
 def _fidelity(what: str, found: "Fidelity", known: str) -> str:
     tau = "too few to tell their order" if found.tau is None else f"Kendall tau {found.tau:.3f}"
     error = "" if found.mean_absolute is None else f", {100 * found.mean_absolute:.1f} % apart on average"
+    if found.rmse is not None:
+        error = f", RMSE {100 * found.rmse:.2f} points"
     return f"{what}, predicted against {known} of {found.networks} networks: {tau}{error}"
 
 

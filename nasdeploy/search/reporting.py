@@ -10,6 +10,7 @@ from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.search.front import Candidate, pareto_front
+from nasdeploy.search.predictors.predictor import Fitted
 from nasdeploy.search.problem import Problem
 from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
 from nasdeploy.search.search import Outcome, Timings
@@ -57,6 +58,7 @@ def result_of(
         latency_fidelity={
             name: _fidelity(problem, table, outcome.timings[name]) for name, table in zip(devices, before, strict=True)
         },
+        accuracy_fidelity=_of_accuracy(outcome.predictor),
     )
 
 
@@ -73,6 +75,13 @@ def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timi
         tau=error.kendall if error else None,
         mean_absolute=float(np.abs(np.array(measured) / np.array(predicted) - 1).mean()),
     )
+
+
+def _of_accuracy(fitted: Fitted | None) -> Fidelity | None:
+    if fitted is None:
+        return None
+    quality = fitted.quality[fitted.predictor.kind]
+    return Fidelity(networks=quality.n, tau=quality.tau, rmse=quality.rmse)
 
 
 def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Found:

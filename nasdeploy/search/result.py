@@ -118,6 +118,8 @@ class Fidelity(Settings):
     tau: float | None
     mean_absolute: float | None = None
     """Mean of |measured / predicted - 1|, for latencies."""
+    rmse: float | None = None
+    """Root of the mean squared error, for accuracies (0..1)."""
 
 
 class SearchResult(Settings):
@@ -152,7 +154,7 @@ class SearchResult(Settings):
     latency_fidelity: dict[str, Fidelity]
     """By device: predictions of the table before this search against what was measured in it."""
     accuracy_fidelity: Fidelity | None = None
-    """Predicted against evaluated accuracy; None without an accuracy predictor."""
+    """Predicted against evaluated accuracy, of networks that the last predictor was not fitted on; None without one."""
 
     @property
     def device(self) -> str | None:

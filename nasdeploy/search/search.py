@@ -17,9 +17,11 @@ from nasdeploy.search.feasible import is_reachable
 from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.growing import GrowingFront
 from nasdeploy.search.margin import meets, predicted_budget
+from nasdeploy.search.predictors.predictor import Fitted
 from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies import STRATEGIES
+from nasdeploy.search.strategies.means import Means, equipped
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
 
@@ -43,6 +45,8 @@ class Outcome:
     tables: Sequence[LatencyTable]
     """As corrected by what was measured."""
     rounds: int
+    predictor: Fitted | None = None
+    """The last that a strategy fitted to accuracies."""
 
     @property
     def winner(self) -> Candidate:
@@ -64,6 +68,9 @@ class Search:
     settings: SearchSettings
     seed: int
     progress: Progress
+    means: Means = field(default_factory=Means)
+    """What the strategy may use beside the problem."""
+    _predictor: Fitted | None = None
     _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
 
     def run(self) -> Outcome:
@@ -79,7 +86,7 @@ class Search:
             tables = [table.with_measured(self.space, self._timings[_device(table)]) for table in tables]
             fitting = [candidate for candidate in finalists if self._measured_within(candidate.arch)]
             if fitting:
-                return Outcome(candidates, finalists, fitting, self._timings, tables, number)
+                return Outcome(candidates, finalists, fitting, self._timings, tables, number, self._predictor)
             self.progress.say(f"search: none of {len(finalists)} finalists meets {self.budget}; the table is corrected")
             if self._out_of_reach(tables):
                 break
@@ -127,7 +134,8 @@ class Search:
     def _round(self, tables: Sequence[LatencyTable], number: int) -> list[Candidate]:
         """Everything known that is within the budget after a round of search, best first."""
         problem = self._problem(tables)
-        strategy = STRATEGIES[self.settings.strategy]
+        means = replace(self.means, say=self._say, keep=self._keep_predictor)
+        strategy = equipped(STRATEGIES[self.settings.strategy], means)
         front = GrowingFront(problem)
         with self.progress.task("search", strategy.planned(self.settings), table=front.rows) as task:
 
@@ -143,6 +151,10 @@ class Search:
             evaluate.completed(stopped)
             known = self._known(problem)
         return [candidate for candidate in known if candidate.evaluation.whole]
+
+    def _keep_predictor(self, fitted: Fitted) -> None:
+        self._predictor = fitted
+        self.means.keep(fitted)
 
     def _say(self, text: str) -> None:
         self.progress.say(f"search: {text}")

@@ -6,20 +6,27 @@ import numpy as np
 import pytest
 
 from nasdeploy.arch import Arch
+from nasdeploy.cli.found import describe
 from nasdeploy.errors import InfeasibleBudget
 from nasdeploy.latency.calibration import Uncertainty
 from nasdeploy.progress import Progress
 from nasdeploy.search.budget import Budget, LatencyLimit, at_most
 from nasdeploy.search.evaluation import InTurn
+from nasdeploy.search.front import candidates_of
 from nasdeploy.search.problem import Problem
+from nasdeploy.search.reporting import result_of
+from nasdeploy.search.result import Fidelity
 from nasdeploy.search.search import Search
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies.means import Means
 from nasdeploy.store.evaluations import Evaluations
 from tests.latency.tables import SPACE, archs, timing
 from tests.search.accuracy import score
 from tests.search.devices import on
 
 SETTINGS = SearchSettings(rounds=4, parents=20, mutations=6, crossovers=6, buckets=10, finalists=4, reserve=0.0)
+
+NOTHING = Means()
 
 
 class Devices:
@@ -39,7 +46,7 @@ class Devices:
         ranges = {name: known.range(SPACE) for name, known in self.tables.items()}
         return {name: LatencyLimit(at_most(low + part * (high - low))) for name, (low, high) in ranges.items()}
 
-    def search(self, tmp_path, limits, **settings):
+    def search(self, tmp_path, limits, means=NOTHING, **settings):
         with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
             return Search(
                 space=SPACE,
@@ -51,6 +58,7 @@ class Devices:
                 settings=SETTINGS.model_copy(update=settings),
                 seed=0,
                 progress=Progress(),
+                means=means,
             ).run()
 
 
@@ -115,3 +123,30 @@ def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_pat
     outcome = devices.search(tmp_path, limits)
     assert outcome.winner.costs[:2] == pytest.approx(tuple(best))
     assert "with the margins of all bounds no network is left" in capsys.readouterr().err
+
+
+def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
+    devices, kept = Devices(cpu=1.0), []
+    limits = devices.limits(1.0)
+    outcome = devices.search(
+        tmp_path, limits, means=Means(keep=kept.append), strategy="predictor-guided", predictor="linear"
+    )
+    assert outcome.predictor is kept[-1]
+    problem = Problem(SPACE, Budget(limits), *outcome.tables)
+    known = candidates_of(problem, [c.arch for c in outcome.candidates], [c.evaluation for c in outcome.candidates])
+    result = result_of(
+        outcome,
+        problem,
+        known,
+        tuple(devices.tables.values()),
+        id="1",
+        supernet="s",
+        settings=SETTINGS,
+        finished="2026-11-24T00:00:00+00:00",
+    )
+    quality = kept[-1].quality["linear"]
+    assert result.accuracy_fidelity == Fidelity(networks=quality.n, tau=quality.tau, rmse=quality.rmse)
+    lines = describe(result).splitlines()
+    assert lines[-1].startswith(f"accuracy, predicted against evaluated of {quality.n} networks: Kendall tau ")
+    assert lines[-2].startswith("latency on cpu, predicted against measured of 4 networks: Kendall tau 1.000, 0.0 % ")
+    assert result.winner.measured_ms == pytest.approx(result.winner.predicted_ms)
