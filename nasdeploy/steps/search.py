@@ -78,7 +78,7 @@ def _search(
                 seed=recipe.seed,
                 progress=progress,
             ).run()
-        return _written(request, supernet, outcome)
+            return _written(request, supernet, outcome)
 
 
 def _help_out(request: SearchRequest, weights: Path, supernet: str, store: Store, rank: int) -> None:
