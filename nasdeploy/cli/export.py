@@ -7,6 +7,7 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import MovedDataOption, RunOption, chosen_run
+from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.export.manifest import ExportManifest
@@ -49,10 +50,17 @@ def export(
     device: Annotated[
         str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the search's].")
     ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", metavar="triton", help="Add a model repository for Triton.")
+    ] = None,
+    embed: Annotated[
+        bool, typer.Option("--embed-preprocessing", help="Add an ONNX file that takes uint8 images of any size.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Export a network as static models, each proved against PyTorch on the test images."""
+    from nasdeploy.export.bundle.extras import Extras
     from nasdeploy.export.jobs import plan_jobs
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
@@ -63,11 +71,15 @@ def export(
     progress.say(f"export: run {run.path}")
     request = request_export(run, recipe_of(run, data=data), arch, device, progress)
     jobs = plan_jobs(formats or ["onnx"], request.device, precision, capabilities or ())
+    if layout not in (None, "triton"):
+        raise UserError(f"--layout {layout}: the only other layout is triton")
+    extras = Extras(triton=layout == "triton", embedded=embed)
+    extras.require(job.name for job in jobs)
 
     from nasdeploy.steps import export as step
 
     directory, manifest = step.export(
-        request, jobs, progress, recalibrate=not no_recalibrate, out=out, max_drop=max_drop
+        request, jobs, progress, recalibrate=not no_recalibrate, out=out, max_drop=max_drop, extras=extras
     )
     result = {
         "run": str(run.path),
@@ -93,4 +105,10 @@ def describe(directory: Path, manifest: "ExportManifest") -> str:
         lines.append(f"exported {directory / artefact.file.name} ({size})")
         rows = [("network", network), *figures(artefact, manifest)]
         lines += [f"  {name:<10} {text}".rstrip() for name, text in rows]
+    for each in manifest.embedded:
+        lines.append(f"exported {directory / each.file.name} ({each.file.bytes / 1e6:.2f} MB), from uint8 images")
+        lines.append(
+            f"  {'agreement':<10} logits within {each.difference:.1e} of their spread of {each.model}'s on "
+            f"{each.images} test images (allowed {each.allowed:g}); other class for {each.changed}"
+        )
     return "\n".join([*lines, f"manifest {directory / 'manifest.json'}"])

@@ -15,6 +15,8 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.evaluate import recalibrated
+from nasdeploy.export.bundle.embedding import embed_models
+from nasdeploy.export.bundle.extras import Extras
 from nasdeploy.export.bundle.sample import Sample, make_sample
 from nasdeploy.export.conversions import Conversions
 from nasdeploy.export.difference import logits_of
@@ -25,6 +27,7 @@ from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import (
     OWN_STATISTICS,
     Artefact,
+    Embedded,
     ExportManifest,
     FileFacts,
     Origin,
@@ -44,6 +47,8 @@ from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet, input_side
 
+_NONE = Extras()
+
 
 @dataclass
 class Exporter:
@@ -59,12 +64,12 @@ class Exporter:
     origin: Origin
     progress: Progress
 
-    def export(self, arch: Arch, out: Path, jobs: Sequence[Job]) -> ExportManifest:
+    def export(self, arch: Arch, out: Path, jobs: Sequence[Job], extras: Extras = _NONE) -> ExportManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
         Raises `CheckFailed` if a model does not pass its proof. It is then kept as `model.rejected.*` beside a
-        `manifest.rejected.json` that says why; those that passed are in a bundle, and if none did, an
-        earlier export stays as it was.
+        `manifest.rejected.json` that says why; those that passed are in a bundle, and if none did, an earlier one stays
+        as it was.
         """
         network, recalibration = self._network(arch)
         preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
@@ -78,11 +83,29 @@ class Exporter:
             passed = tuple(artefact for artefact in made if not artefact.proof.problems)
             rejected = tuple(artefact for artefact in made if artefact.proof.problems)
             # The good ones first: what was made before is only replaced by something.
-            manifest = install(stage, out, passed, about, _sample(reference, jobs, passed, stage)) if passed else None
+            manifest = self._install(stage, out, passed, about, reference, jobs, extras) if passed else None
             if rejected:
                 raise reject(stage, out, rejected, about)
         assert manifest is not None  # There was a job, and it was not rejected.
         return manifest
+
+    def _install(
+        self,
+        stage: Path,
+        out: Path,
+        passed: tuple[Artefact, ...],
+        about: About,
+        reference: Reference,
+        jobs: Sequence[Job],
+        extras: Extras,
+    ) -> ExportManifest:
+        """The bundle of the models that passed, with what else was asked for."""
+        sample = _sample(reference, jobs, passed, stage)
+        embedded: tuple[Embedded, ...] = ()
+        if extras.embedded:
+            self.progress.say("export: preprocessing inside the graph, compared with that outside")
+            embedded = embed_models(stage, passed, self.sets.test, reference.preprocessing)
+        return install(stage, out, passed, about, sample, embedded, extras.triton)
 
     def _made(self, job: Job, stage: Path, reference: Reference, conversions: Conversions) -> Artefact:
         """A model in the directory `stage`, and what was found out about it."""

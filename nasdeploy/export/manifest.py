@@ -125,12 +125,28 @@ class Artefact(Settings):
         return sum(file.bytes for file in self.files)
 
 
+class Embedded(Settings):
+    """A model that preprocesses by itself: uint8 `image` [batch, height, width, 3] of any size, RGB, to logits."""
+
+    file: FileFacts
+    model: str
+    """Name of the file of the model that it was made of."""
+    images: Count
+    """Test images on which the two were compared."""
+    difference: Annotated[float, Field(ge=0.0)]
+    """Largest difference of their logits, as a part of the logits' spread."""
+    allowed: Annotated[float, Field(ge=0.0)]
+    changed: Annotated[int, Field(ge=0)]
+    """Images that get another class."""
+
+
 class ExportManifest(Settings):
     """Everything that whoever deploys the models has to know. All are of the same network."""
 
     schema_version: Literal[2] = 2
     created: str
     artefacts: tuple[Artefact, ...] = Field(min_length=1)
+    embedded: tuple[Embedded, ...] = ()
     arch: dict[str, Any]
     digest: Digest
     space: SpaceFacts
@@ -156,6 +172,7 @@ class ExportManifest(Settings):
         if self.inputs[0].shape != ("batch", 3, side, side):
             raise ValueError(f"preprocessing to {side} x {side} for an input of shape {list(self.inputs[0].shape)}")
         names = [file.name for artefact in self.artefacts for file in artefact.files]
+        names += [each.file.name for each in self.embedded]
         if len(set(names)) < len(names):
             raise ValueError("two artefacts have a file of the same name")
         return self
@@ -175,6 +192,8 @@ def load_export(directory: Path) -> ExportManifest:
             raise UserError(f"{path}: of a model that was rejected ({artefact.proof.problems[0]}); export again")
         for file in artefact.files:
             _verify(directory / file.name, file)
+    for each in manifest.embedded:
+        _verify(directory / each.file.name, each.file)
     return manifest
 
 

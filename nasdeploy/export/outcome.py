@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 
 from nasdeploy.errors import CheckFailed
 from nasdeploy.export.bundle.sample import Sample
+from nasdeploy.export.bundle.triton import write_repository
 from nasdeploy.export.bundle.write import complete, require_replaceable
-from nasdeploy.export.manifest import Artefact, ExportManifest, FileFacts
+from nasdeploy.export.manifest import Artefact, Embedded, ExportManifest, FileFacts
 from nasdeploy.store.directories import replacing_directory
 from nasdeploy.store.files import PARTIAL, disk_full_named, remove_partial_of, writable, write_bytes, write_json
 
@@ -31,13 +32,22 @@ def staging(out: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def install(stage: Path, out: Path, passed: tuple[Artefact, ...], about: About, sample: Sample) -> ExportManifest:
+def install(
+    stage: Path,
+    out: Path,
+    passed: tuple[Artefact, ...],
+    about: About,
+    sample: Sample,
+    embedded: tuple[Embedded, ...] = (),
+    triton: bool = False,
+) -> ExportManifest:
     """Make of the models in `stage` that passed a bundle in `out`, in place of an earlier one: whole or not at all."""
-    manifest = about(passed)
+    manifest = about(passed).model_copy(update={"embedded": embedded})
     with replacing_directory(out) as folder:
-        for artefact in passed:
-            for file in artefact.files:
-                (stage / file.name).rename(folder / file.name)
+        for file in [file for made in passed for file in made.files] + [made.file for made in embedded]:
+            (stage / file.name).rename(folder / file.name)
+        if triton:
+            write_repository(folder, manifest)
         complete(folder, manifest, sample)
     return manifest
 

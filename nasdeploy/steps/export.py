@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
+from nasdeploy.export.bundle.extras import Extras
 from nasdeploy.export.conversions import MAX_DROP
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.jobs import Job
@@ -19,6 +20,8 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
 
+_NONE = Extras()
+
 
 def export(
     request: ExportRequest,
@@ -28,6 +31,7 @@ def export(
     recalibrate: bool = True,
     out: Path | None = None,
     max_drop: float = MAX_DROP,
+    extras: Extras = _NONE,
 ) -> tuple[Path, ExportManifest]:
     """Export, by default into RUN/export/DIGEST; the directory and what its manifest says.
 
@@ -46,7 +50,7 @@ def export(
             origin=Origin(run=str(run.path), recipe=recipe.to_json(), budget=request.budget),
             progress=progress,
         )
-        manifest = exporter.export(request.arch, directory, jobs)
+        manifest = exporter.export(request.arch, directory, jobs, extras)
         run.finish("export", _facts(directory, manifest))
     return directory, manifest
 

@@ -12,10 +12,17 @@ from nasdeploy.data.images import FileImages, Images
 from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export.bundle.opening import Runnable, runnable
 from nasdeploy.export.bundle.sample import Sample
-from nasdeploy.export.bundle.trial import Found, check_accuracy, check_inputs, check_outputs, count_correct
+from nasdeploy.export.bundle.trial import (
+    Found,
+    check_accuracy,
+    check_embedded,
+    check_inputs,
+    check_outputs,
+    count_correct,
+)
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.difference import Disagreement
-from nasdeploy.export.manifest import MANIFEST, ExportManifest
+from nasdeploy.export.manifest import MANIFEST, Embedded, ExportManifest
 from nasdeploy.latency.measure import Protocol, measure
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe
@@ -66,7 +73,9 @@ def verify(
         _tried(model, manifest, sample, images, progress, protocol) if isinstance(model, Runnable) else model
         for model in models
     ]
-    return Verification(tuple(outcomes), source)
+    plain = {model.path.name: model for model in models if isinstance(model, Runnable)}
+    embedded = [_embedded(plain[each.model], each, sample) for each in manifest.embedded if each.model in plain]
+    return Verification((*outcomes, *embedded), source)
 
 
 def _runnable(bundle: Path, manifest: ExportManifest, device: Device | None) -> list[Runnable | Found]:
@@ -109,6 +118,17 @@ def _tried(
         return replace(found, problems=(str(error),))
     median_ms = _median_ms(model, protocol)
     return replace(found, median_ms=median_ms, median_ms_exported=proof.latency.median_ms if proof.latency else None)
+
+
+def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> Found:
+    """What a model that preprocesses by itself makes of the sample, where `plain`, which does not, runs."""
+    found = Found(embedded.file.name)
+    model = replace(plain, path=plain.path.with_name(embedded.file.name))
+    try:
+        with model.opened() as session:
+            return replace(found, difference=check_embedded(session, embedded, sample))
+    except (Disagreement, UserError) as error:
+        return replace(found, problems=(str(error),))
 
 
 def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Image, int]]:

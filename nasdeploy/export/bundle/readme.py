@@ -30,8 +30,18 @@ def _title(manifest: ExportManifest) -> str:
             "| file | format | precision | size | for |",
             "|---|---|---|---|---|",
             *rows,
+            *_embedded(manifest),
         ]
     )
+
+
+def _embedded(manifest: ExportManifest) -> list[str]:
+    return [
+        f"| `{made.file.name}` | onnx with preprocessing: uint8 `image` [batch, height, width, 3], RGB, any size | "
+        f"as `{made.model}` | {made.file.bytes / 1e6:.3g} MB | {made.changed} of {made.images} test images get another "
+        f"class than by preprocessing outside |"
+        for made in manifest.embedded
+    ]
 
 
 def _for(made: Artefact) -> str:

@@ -16,7 +16,7 @@ from nasdeploy.export.bundle.predict import prepare
 from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.difference import Disagreement, difference, logits_of
 from nasdeploy.export.figures import TOLERANCE, TOLERANCES, Accuracy, Tolerance
-from nasdeploy.export.manifest import ExportManifest
+from nasdeploy.export.manifest import Embedded, ExportManifest
 from nasdeploy.runtimes.runtime import Precision, Session
 
 ALLOWED: Mapping[Precision, Tolerance] = {**TOLERANCES, "int8": Tolerance(allowed=0.05, scale="spread")}
@@ -66,6 +66,19 @@ def check_outputs(model: Runnable, session: Session, sample: Sample) -> float:
         raise Disagreement(
             f"outputs on the sample differ from those when it was exported by up to {largest:.2g}{unit}, allowed "
             f"{tolerance.allowed:g}"
+        )
+    return largest
+
+
+def check_embedded(session: Session, embedded: Embedded, sample: Sample) -> float:
+    """The same for a model that preprocesses by itself, given the sample's picture."""
+    expected = sample.outputs.get(embedded.model, sample.logits)
+    found = logits_of(session, sample.pixels[np.newaxis])
+    largest = float(difference(expected, found, float(np.ptp(sample.logits))).max())
+    if not largest <= embedded.allowed:
+        raise Disagreement(
+            f"outputs on the sample's picture differ from those of {embedded.model} by up to {largest:.2g} of their "
+            f"spread, allowed {embedded.allowed:g}"
         )
     return largest
 
