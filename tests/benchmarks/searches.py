@@ -64,10 +64,9 @@ class SearchCommand:
         )
 
     def finish(self, *launcher: str) -> None:
-        """Search to the end; raises `CalledProcessError` if that fails."""
-        process = self.start(*launcher)
-        if process.wait(600):
-            raise subprocess.CalledProcessError(process.returncode, process.args, stderr=self.said.read_text())
+        """Search to the end; raises `RuntimeError` with what it said if that fails."""
+        if self.start(*launcher).wait(600):
+            raise RuntimeError(self.said.read_text())
 
     @property
     def log(self) -> Path:
