@@ -83,8 +83,11 @@ def _search(
 
 def _help_out(request: SearchRequest, weights: Path, supernet: str, store: Store, rank: int) -> None:
     """Evaluate what the first process asks for, until it ends."""
-    evaluator = open_evaluator(request.run, request.recipe, request.space, weights)
-    code = help_out(store, rank, request.space, _score_of(evaluator), supernet)
+
+    def open_score() -> Callable[[Job], Score]:
+        return _score_of(open_evaluator(request.run, request.recipe, request.space, weights))
+
+    code = help_out(store, rank, request.space, open_score, supernet)
     if code:
         raise FailedElsewhere(code)
 

@@ -47,27 +47,30 @@ class Others:
 
     def jobs(self) -> set[int]:
         """Numbers of the jobs that living processes are at."""
-        now, found = monotonic(), set()
+        found = set()
         for rank in range(1, self.world):
-            if not self.store.check([beat_key(rank)]):
-                continue
-            said = self.store.get(beat_key(rank)).decode()
-            if rank not in self._seen or self._seen[rank][0] != said:
-                self._seen[rank] = (said, now)
+            said, since = self._heard(rank)
             about = said.partition(" ")[2]
-            if about.isdigit() and now - self._seen[rank][1] < DEAD_S:
+            if about.isdigit() and monotonic() - since < DEAD_S:
                 found.add(int(about))
         return found
 
     def wait_for_end(self) -> None:
-        """Go on when all others have said that they leave, or are dead; those that never came are not waited for."""
-        deadline = monotonic() + DEAD_S
-        while monotonic() < deadline:
-            keys = [beat_key(rank) for rank in range(1, self.world)]
-            said = [self.store.get(key).decode() for key in keys if self.store.check([key])]
-            if all(one.endswith(ENDED) for one in said):
-                return
+        """Go on when all others have said that they leave, or have said nothing for long."""
+        began = monotonic()
+        while any(self._is_awaited(rank, began) for rank in range(1, self.world)):
             sleep(POLL_S)
+
+    def _is_awaited(self, rank: int, began: float) -> bool:
+        said, since = self._heard(rank)
+        return not said.endswith(ENDED) and monotonic() - max(since, began) < DEAD_S
+
+    def _heard(self, rank: int) -> tuple[str, float]:
+        """What a process said last, and since when it is known; nothing of one that never came."""
+        said = self.store.get(beat_key(rank)).decode() if self.store.check([beat_key(rank)]) else ""
+        if rank not in self._seen or self._seen[rank][0] != said:
+            self._seen[rank] = (said, monotonic())
+        return self._seen[rank]
 
 
 @dataclass

@@ -74,8 +74,12 @@ class First:
             )
 
 
-def help_out(store: Store, rank: int, space: SearchSpace, score: Callable[[Job], Score], supernet: str) -> int:
+def help_out(
+    store: Store, rank: int, space: SearchSpace, open_score: Callable[[], Callable[[Job], Score]], supernet: str
+) -> int:
     """Score jobs until the first process ends; the exit code that it ends with.
+
+    `open_score` may take its time; the first process knows already that this one is there.
 
     An error in a job, or another `supernet` than the first process's, is its to report. Raises `NasdeployError` if it
     is lost; what PyTorch raises where the store is gone is left as it is.
@@ -86,7 +90,7 @@ def help_out(store: Store, rank: int, space: SearchSpace, score: Callable[[Job],
     with Heartbeat(own, beat_key(rank)) as heartbeat:
         if supernet != expected:
             push(own, SCORES, _failure(_differs(rank, supernet, expected)))
-        pause = POLL_S
+        score, pause = open_score(), POLL_S
         while not own.check([ENDED]):
             message = pop(own, JOBS) if supernet == expected else None
             if message is None:

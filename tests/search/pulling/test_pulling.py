@@ -45,10 +45,17 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 class Worker:
     """A process beside the first."""
 
-    def __init__(self, store: Store, rank: int, score: Callable[[Job], Score] = score, supernet: str = "net") -> None:
+    def __init__(
+        self,
+        store: Store,
+        rank: int,
+        score: Callable[[Job], Score] = score,
+        supernet: str = "net",
+        opening: Callable[[], Callable[[Job], Score]] | None = None,
+    ) -> None:
         self.code: int | None = None
         self.error: NasdeployError | None = None
-        self._given = (store.clone(), rank, SPACE, score, supernet)
+        self._given = (store.clone(), rank, SPACE, opening or (lambda: score), supernet)
         self.thread = Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -200,3 +207,21 @@ def test_what_an_earlier_attempt_left_in_the_store_is_not_obeyed(store: Store) -
         assert len(list(pulled(session, 2)(JOBS_ASKED))) == len(JOBS_ASKED)
     assert worker.end() == 0
     assert pop(PrefixStore("before", store), SCORES) is None
+
+
+def test_who_is_slow_to_open_is_waited_for_and_ends_like_the_first(store: Store) -> None:
+    def slowly() -> Callable[[Job], Score]:
+        sleep(3 * first.DEAD_S)
+        return score
+
+    worker = Worker(store, 1, opening=slowly)
+
+    def ends() -> None:
+        with leading(store, 2, "net"):
+            sleep(0.2)
+            raise UserError("search.sqlite: damaged")
+
+    with pytest.raises(UserError):
+        ends()
+    worker.thread.join(0.5)
+    assert worker.code == 2
