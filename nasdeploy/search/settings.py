@@ -8,7 +8,7 @@ from nasdeploy.registry import suggestion
 from nasdeploy.search.bounds import is_latency
 from nasdeploy.settings import Settings
 
-STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce")
+STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
 """Of `nasdeploy.search.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""
 
 
@@ -59,6 +59,8 @@ class SearchSettings(Settings):
     """A predictor that an earlier search of the run kept, from which `predictor-guided` starts."""
     reward: Literal["soft", "hard"] = "soft"
     """Of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the budget."""
+    gradient_steps: int = Field(default=300, ge=1, le=1_000_000)
+    """Of `differentiable`, each on a batch of training images."""
 
     @property
     def evaluations(self) -> int:

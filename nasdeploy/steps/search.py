@@ -26,6 +26,7 @@ from nasdeploy.search.reporting import result_of
 from nasdeploy.search.result import BudgetRecord, SearchResult
 from nasdeploy.search.search import Outcome, Search
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.steps.means import means_of
 from nasdeploy.steps.request import SearchRequest
 from nasdeploy.steps.searches import keep, next_id
 from nasdeploy.store.evaluations import Evaluations
@@ -77,6 +78,7 @@ def _search(
                 settings=recipe.search,
                 seed=recipe.seed,
                 progress=progress,
+                means=means_of(request, weights, supernet),
             ).run()
             return _written(request, supernet, outcome)
 

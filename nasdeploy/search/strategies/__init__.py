@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from nasdeploy.search.strategies.coarse_to_fine import CoarseToFine
+from nasdeploy.search.strategies.differentiable import Differentiable
 from nasdeploy.search.strategies.evolution import Evolution
 from nasdeploy.search.strategies.nsga2 import Nsga2
 from nasdeploy.search.strategies.predictor_guided import PredictorGuided
@@ -17,6 +18,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "coarse-to-fine": CoarseToFine(),
     "predictor-guided": PredictorGuided(),
     "reinforce": Reinforce(),
+    "differentiable": Differentiable(),
 }
 
 __all__ = ["STRATEGIES", "Evaluate", "Strategy"]

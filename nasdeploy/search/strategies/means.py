@@ -43,6 +43,11 @@ class Equippable(Protocol):
         """The same strategy with these means; raises `UserError` if what it cannot do without is missing."""
 
 
+def needs_supernet(strategy: Strategy) -> bool:
+    """Whether a strategy cannot do without a trained supernet, which it says by an attribute of this name."""
+    return bool(getattr(strategy, "needs_supernet", False))
+
+
 def equipped(strategy: Strategy, means: Means) -> Strategy:
     """The strategy with these means, if it uses any."""
     return strategy.equipped(means) if isinstance(strategy, Equippable) else strategy
