@@ -175,7 +175,7 @@ class _OnnxSession:
         rng = np.random.default_rng(0)
         binding = self._session.io_binding()
         for name, shape in self._inputs.items():
-            values = rng.standard_normal(shape).astype(self._types[name])
+            values: Array = rng.standard_normal(shape).astype(self._types[name])
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(values, self._memory, 0))
         for output in self._session.get_outputs():
             binding.bind_output(output.name, self._memory)

@@ -28,7 +28,10 @@ def test_reachable_ranges_are_those_of_all_architectures():
     ("budget", "words"),
     [
         (Budget.at_most(latency=1e-9), "latency of 1e-06 ms or less"),
-        (Budget({"cpu": LatencyLimit(p95=at_most(1e-9))}), r"median latency \(p95: 1.03 times that\) of 9.709e-07 ms or less"),
+        (
+            Budget({"cpu": LatencyLimit(p95=at_most(1e-9))}),
+            r"median latency \(p95: 1.03 times that\) of 9.709e-07 ms or less",
+        ),
         (Budget.at_most(macs=1.0), "MACs of 1e-06 M or less"),
         (Budget(macs=Range(1e9, 2e9)), "MACs of 1000 M or more"),
         (Budget(macs=Range(200.0, 100.0)), "MACs of 0.0002 M or more and 0.0001 M or less"),
