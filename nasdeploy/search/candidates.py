@@ -13,6 +13,9 @@ from nasdeploy.search.repair import repaired
 from nasdeploy.space import Codes
 
 _SPARE = 256
+_DRAWN = 16
+"""Mutations and crossovers that are drawn for each that is wanted: of many, enough are within most budgets."""
+
 _TRIES = 10
 """Draws in a row that give nothing new, after which a small space counts as used up."""
 
@@ -48,7 +51,7 @@ class Candidates:
         codes = self._problem.space.encode(parents)
 
         def draw() -> Codes:
-            return self._problem.space.mutate(self._pick(codes, count), probability, self._rng)
+            return self._problem.space.mutate(self._pick(codes, _DRAWN * count), probability, self._rng)
 
         return self._collect(draw, count)
 
@@ -57,7 +60,9 @@ class Candidates:
         codes = self._problem.space.encode(parents)
 
         def draw() -> Codes:
-            return self._problem.space.crossover(self._pick(codes, count), self._pick(codes, count), self._rng)
+            return self._problem.space.crossover(
+                self._pick(codes, _DRAWN * count), self._pick(codes, _DRAWN * count), self._rng
+            )
 
         return self._collect(draw, count)
 
@@ -67,7 +72,7 @@ class Candidates:
         last = np.array([len(choice.values) - 1 for choice in self._problem.space.choices])
 
         def draw() -> Codes:
-            picked = self._pick(codes, count)
+            picked = self._pick(codes, _DRAWN * count)
             moved = self._rng.random(picked.shape) < probability
             steps = np.where(moved, self._rng.choice([-1, 1], size=picked.shape), 0)
             return np.clip(picked + steps, 0, last).astype(np.int16)
@@ -78,17 +83,28 @@ class Candidates:
         """Up to `count` new architectures that codes `[n, choices]` become when they are repaired."""
         return self._new(repaired(self._problem, codes, self._rng), count)
 
+    def put_back(self, archs: Sequence[Arch]) -> None:
+        """Let architectures that were drawn and not used come again."""
+        self._seen.difference_update(archs)
+
     def _pick(self, codes: Codes, count: int) -> Codes:
         return codes[self._rng.integers(len(codes), size=max(count, 1))]
 
     def _collect(self, draw: Callable[[], Codes], count: int) -> list[Arch]:
-        """New architectures that what `draw` gives becomes; fewer than `count` where a small space is used up."""
+        """New architectures among what `draw` gives; what is beyond the budget is repaired where too few are within.
+
+        Fewer than `count` where a small space is used up.
+        """
         found: list[Arch] = []
         in_vain = 0
         while len(found) < count and in_vain < _TRIES:
-            new = self._new(repaired(self._problem, draw(), self._rng), count - len(found))
-            in_vain = 0 if new else in_vain + 1
-            found += new
+            codes, before = draw(), len(found)
+            within = self._problem.feasible(self._problem.costs(codes))
+            found += self._new(codes[within], count - len(found))
+            if len(found) < count:
+                beyond = codes[~within][: _SPARE + count]
+                found += self._new(repaired(self._problem, beyond, self._rng), count - len(found))
+            in_vain = 0 if len(found) > before else in_vain + 1
         return found
 
     def _new(self, codes: Codes, count: int) -> list[Arch]:
