@@ -1,16 +1,20 @@
 """`nasdeploy export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nasdeploy.cli.family import emit_family
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import MovedDataOption, RunOption, chosen_run
 from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
+    from nasdeploy.export.bundle.extras import Extras
     from nasdeploy.export.manifest import ExportManifest
+    from nasdeploy.steps.choice import ExportRequest
+    from nasdeploy.store.run import Run
 
 ArchOption = Annotated[
     str | None,
@@ -29,65 +33,101 @@ CapabilityOption = Annotated[
         "--compute-capability", metavar="SM[,SM...]", help="GPUs that tensorrt-rtx builds for, e.g. sm86,sm89."
     ),
 ]
+FrontFlag = Annotated[
+    bool, typer.Option("--all-pareto", help="Every network of the search's front, each into a directory DIGEST.")
+]
+PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32, fp16 or int8 [default: the device's].")]
+DropOption = Annotated[
+    float, typer.Option("--max-drop", min=0.0, help="Points of top-1 that int8 may lose on held-out images.")
+]
+OwnStatisticsFlag = Annotated[
+    bool, typer.Option("--no-recalibrate", help="Keep the weights' own batch-norm statistics.")
+]
+LayoutOption = Annotated[
+    str | None, typer.Option("--layout", metavar="triton", help="Add a model repository for Triton.")
+]
+EmbedFlag = Annotated[
+    bool, typer.Option("--embed-preprocessing", help="Add an ONNX file that takes uint8 images of any size.")
+]
+TargetOption = Annotated[
+    str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the search's].")
+]
 
 
 def export(
     formats: FormatOption = None,
     arch: ArchOption = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32, fp16 or int8 [default: the device's].")
-    ] = None,
+    all_pareto: FrontFlag = False,
+    precision: PrecisionOption = None,
     capabilities: CapabilityOption = None,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0.0, help="Points of top-1 that int8 may lose on held-out images.")
-    ] = 0.5,
-    no_recalibrate: Annotated[
-        bool, typer.Option("--no-recalibrate", help="Keep the weights' own batch-norm statistics.")
-    ] = False,
+    max_drop: DropOption = 0.5,
+    no_recalibrate: OwnStatisticsFlag = False,
+    layout: LayoutOption = None,
+    embed: EmbedFlag = False,
     data: MovedDataOption = None,
     run_directory: RunOption = None,
     out: OutOption = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the search's].")
-    ] = None,
-    layout: Annotated[
-        str | None, typer.Option("--layout", metavar="triton", help="Add a model repository for Triton.")
-    ] = None,
-    embed: Annotated[
-        bool, typer.Option("--embed-preprocessing", help="Add an ONNX file that takes uint8 images of any size.")
-    ] = False,
+    device: TargetOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Export a network as static models, each proved against PyTorch on the test images."""
-    from nasdeploy.export.bundle.extras import Extras
     from nasdeploy.export.jobs import plan_jobs
     from nasdeploy.progress import Progress
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.choice import request_export
+    from nasdeploy.steps.family import export_family, request_family
 
     progress = Progress(quiet)
     run = chosen_run(run_directory)
     progress.say(f"export: run {run.path}")
-    request = request_export(run, recipe_of(run, data=data), arch, device, progress)
-    jobs = plan_jobs(formats or ["onnx"], request.device, precision, capabilities or ())
-    if layout not in (None, "triton"):
-        raise UserError(f"--layout {layout}: the only other layout is triton")
-    extras = Extras(triton=layout == "triton", embedded=embed)
+    if all_pareto and arch is not None:
+        raise UserError("--all-pareto and --arch exclude each other: the front is the search's")
+    recipe = recipe_of(run, data=data)
+    requests = (
+        request_family(run, recipe, device, progress)
+        if all_pareto
+        else (request_export(run, recipe, arch, device, progress),)
+    )
+    jobs = plan_jobs(formats or ["onnx"], requests[0].device, precision, capabilities or ())
+    extras = _extras(layout, embed)
     extras.require(job.name for job in jobs)
 
     from nasdeploy.steps import export as step
 
-    directory, manifest = step.export(
-        request, jobs, progress, recalibrate=not no_recalibrate, out=out, max_drop=max_drop, extras=extras
-    )
-    result = {
+    def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, ExportManifest]":
+        return step.export(
+            request,
+            jobs,
+            progress,
+            recalibrate=not no_recalibrate,
+            out=directory,
+            max_drop=max_drop,
+            extras=extras,
+        )
+
+    if all_pareto:
+        emit_family(export_family(requests, out or run.exports, make, progress), run, as_json)
+        return
+    directory, manifest = make(requests[0], out)
+    emit(_result(run, directory, manifest), as_json, lambda: describe(directory, manifest))
+
+
+def _extras(layout: str | None, embed: bool) -> "Extras":
+    from nasdeploy.export.bundle.extras import Extras
+
+    if layout not in (None, "triton"):
+        raise UserError(f"--layout {layout}: the only other layout is triton")
+    return Extras(triton=layout == "triton", embedded=embed)
+
+
+def _result(run: "Run", directory: Path, manifest: "ExportManifest") -> dict[str, Any]:
+    return {
         "run": str(run.path),
         "model": str(directory / manifest.artefacts[0].file.name),
         "manifest": str(directory / "manifest.json"),
         **manifest.model_dump(mode="json"),
     }
-    emit(result, as_json, lambda: describe(directory, manifest))
 
 
 def describe(directory: Path, manifest: "ExportManifest") -> str:

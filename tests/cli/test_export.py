@@ -221,3 +221,33 @@ def test_a_device_in_a_file_that_misses_the_budget(
     assert "budget 1e-06 ms NOT MET in this measurement" in shown
     assert "no latency table of this space on device board: measured only" in shown
     assert load_export(run.exports / WINNER.digest).artefacts[0].device.threads == 2
+
+
+def test_the_whole_front_with_one_table(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    winner, other = (results.found(arch.digest, arch.to_json()) for arch in (WINNER, SPACE.named["t0"]))
+    found = results.result(winner, results.at_most(1e6), space=SPACE.digest, front=(winner, other))
+    write_json(run.search_result, found.model_dump(mode="json"))
+    export(all_pareto=True, no_recalibrate=True, as_json=True, quiet=True)
+    rows = json.loads(capsys.readouterr().out)["networks"]
+    assert [row["digest"] for row in rows] == [WINNER.digest, SPACE.named["t0"].digest]
+    assert rows[0]["macs_m"] < rows[1]["macs_m"]
+    for row, budget in zip(rows, ({"latency_ms": 1e6}, {}), strict=True):
+        manifest = load_export(run.exports / row["digest"])
+        assert (manifest.digest, manifest.origin.budget) == (row["digest"], budget)
+        assert manifest.artefacts[0].proof.accuracy is not None
+        assert manifest.artefacts[0].proof.accuracy.top1 == row["top1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"all_pareto": True, "arch": "t0"}, "--all-pareto and --arch exclude each other: the front is the search's"),
+        ({"arch": "t0", "layout": "tritn"}, "--layout tritn: the only other layout is triton"),
+        ({"arch": "t0", "layout": "triton", "formats": ["torch"]}, "--layout triton: Triton serves onnx, openvino"),
+        ({"arch": "t0", "embed": True, "formats": ["torch"]}, "--embed-preprocessing is for format onnx; add it"),
+    ],
+)
+def test_options_that_exclude_each_other(run: Run, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        export(**options)
+    assert not run.exports.exists()
