@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 # a process of their own: after they were loaded, test processes have died now and then. Tests that measure time run
 # alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
-	tests/conformance/test_formats.py
+	tests/conformance/test_formats.py tests/conformance/test_exported.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not latency" $(RUNTIMES:%=--ignore=%)

@@ -14,7 +14,7 @@ def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[
     if artefact.quantisation:
         yield "int8", _quantisation(artefact.quantisation)
     if artefact.not_run:
-        yield "not run", f"{artefact.not_run}; what follows is of the ONNX model that it was built from"
+        yield "", f"{artefact.not_run}; what follows is of the ONNX model that it was built from"
     if proof.agreement:
         yield "agreement", _agreement(proof.agreement)
     if proof.accuracy:

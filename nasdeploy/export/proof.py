@@ -7,7 +7,7 @@ is an estimate, and a search has measured already.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nasdeploy.errors import UserError
@@ -118,8 +118,9 @@ def measure_latency(
     openers = {path.name: lambda: job.form.open(path, job.device)}
     if fp32 is not None:
         openers[fp32.name] = lambda: job.form.open(fp32, job.device.model_copy(update={"precision": "fp32"}))
-    with progress.task("latency, visits", protocol.networks.visits * len(openers)) as task:
-        (timings,) = measure(openers, protocol.networks, protocol, on_visit=task.advance)
+    together = replace(protocol.networks, group=len(openers))
+    with progress.task("latency, visits", together.visits * len(openers)) as task:
+        (timings,) = measure(openers, together, protocol, on_visit=task.advance)
     timing = timings[path.name]
     times = timing.median / timings[fp32.name].median if fp32 is not None else None
     return Latency(

@@ -43,9 +43,9 @@ def test_what_is_too_old_is_said_with_the_version_that_will_do(monkeypatch: pyte
     ("here", "wanted", "said"),
     [
         (None, (), "no driver"),
-        (None, ("SM86",), "an engine for SM86; no NVIDIA GPU is here"),
+        (None, ("SM86",), "not run here: it is for SM86, and no NVIDIA GPU is here"),
         ("SM89", (), None),
-        ("SM89", ("SM86", "SM120"), "an engine for SM86, SM120; the GPU here is of SM89"),
+        ("SM89", ("SM86", "SM120"), "not run here: it is for SM86, SM120, and the GPU here is of SM89"),
         ("SM89", ("SM86", "SM89"), None),
     ],
 )

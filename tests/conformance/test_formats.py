@@ -25,7 +25,7 @@ from tests.export.models import supernet_of
 
 ALPHANET, DIGITS = load_space("alphanet", 100), load_space("digits", 10)
 CPU = load_device("cpu")
-AHEAD = ("SM86", "SM89")
+AHEAD = ("SM86", "SM89", "SM120")
 EXACT: tuple[Precision, ...] = ("fp32", "fp16")
 PAIRS = [(name, precision) for name, form in FORMATS.items() for precision in EXACT if precision in form.precisions]
 

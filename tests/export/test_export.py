@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -118,6 +119,49 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
     monkeypatch.undo()
     made.export(tiny_space().named["t0"], out, jobs())
     assert sorted(path.name for path in out.iterdir()) == BUNDLE
+
+
+def test_of_several_the_good_ones_stay(
+    exported: tuple[Exporter, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = exported[0], tmp_path / "out"
+    monkeypatch.setitem(FORMATS, "onnx", Tampered(perturb))  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match=r"model\.rejected\.onnx: logits in a batch of 1 differ"):
+        made.export(tiny_space().named["t0"], out, jobs("onnx", "torch"))
+    (artefact,) = load_bundle(out).artefacts
+    assert (artefact.format, artefact.device.name, artefact.proof.problems) == ("torch", "cpu-torch", ())
+    accuracy = load_bundle(exported[1]).artefacts[0].proof.accuracy
+    assert artefact.proof.accuracy is not None and accuracy is not None
+    assert artefact.proof.accuracy.classes == accuracy.classes
+    (rejected,) = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes()).artefacts
+    assert [file.name for file in rejected.files] == ["model.rejected.onnx"]
+
+
+def test_int8_tells_how_it_was_made_and_what_it_gains(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
+    made = replace(exported[0], target=replace(exported[0].target, max_drop=100.0))
+    (artefact,) = made.export(tiny_space().named["t0"], tmp_path / "out", jobs(precision="int8")).artefacts
+    assert artefact.file.name == "model.int8.onnx"
+    made_how, proof = artefact.quantisation, artefact.proof
+    assert made_how is not None and proof.agreement is not None and proof.latency is not None
+    # 24 training images, of which a part is held out for the search.
+    assert made_how.images == len(made.sets.train) < 24
+    assert (made_how.recipe, made_how.ranges, made_how.kept) == ("onnxruntime", "percentile", ())
+    assert proof.agreement.tolerance.allowed is None
+    assert 0 < proof.agreement.difference < 0.2
+    assert proof.latency.times_fp32 is not None
+    slower = [remark for remark in proof.latency.remarks if "is not faster than fp32 here" in remark]
+    assert len(slower) == (proof.latency.times_fp32 >= 0.98)
+
+
+def test_figures_by_class_add_up(exported: tuple[Exporter, Path]) -> None:
+    proof = load_bundle(exported[1]).artefacts[0].proof
+    assert proof.accuracy is not None and proof.footprint is not None
+    assert [each.images for each in proof.accuracy.classes] == [25, 25, 25]
+    assert sum(each.correct for each in proof.accuracy.classes) == round(75 * proof.accuracy.top1)
+    assert proof.accuracy.top5 is None
+    # Python, NumPy and ONNX Runtime alone; with PyTorch it would be several times as much.
+    assert 30e6 < proof.footprint.peak_bytes < 250e6
+    assert 0.05 < proof.footprint.load_s < 60
 
 
 def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter, Path], tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ class TensorRtRtxFormat(TensorRtFormat):
         if here in capabilities:
             return None
         place = "no NVIDIA GPU is here" if absent else f"the GPU here is of {here}"
-        return f"an engine for {', '.join(capabilities)}; {place}"
+        return f"not run here: it is for {', '.join(capabilities)}, and {place}"
 
     def write(self, source: Source, path: Path) -> None:
         """Build, and see that the engine is for what was asked for."""
