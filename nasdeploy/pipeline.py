@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nasdeploy.errors import UserError
+from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.jobs import plan_jobs
-from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration, load_export
+from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.search.result import SearchResult, load_result
@@ -76,7 +77,7 @@ def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportM
     directory = request.run.exports / request.arch.digest
     if (directory / MANIFEST).exists():
         try:
-            manifest = load_export(directory)
+            manifest = load_bundle(directory)
         except UserError as error:
             progress.say(f"export: {error}")
         else:
