@@ -44,8 +44,8 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
     Started by `torchrun`, all processes evaluate what the first one asks for; only that one writes, and the others
     return None, or raise `FailedElsewhere` where it failed.
     """
-    weights = Checkpoints(request.run.checkpoints).latest()
     with met() as meeting:
+        weights = Checkpoints(request.run.checkpoints).latest()
         supernet = supernet_id(request.recipe, weights)
         if meeting.store is None:
             return _search(request, weights, supernet, progress, InTurn)

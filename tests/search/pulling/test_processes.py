@@ -14,6 +14,8 @@ from tests.benchmarks.searches import SearchCommand, trained
 
 pytestmark = pytest.mark.slow
 
+PATIENCE_S = 300.0
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> SearchCommand:
@@ -53,7 +55,7 @@ def test_a_second_process_that_is_killed_costs_one_evaluation(alone: SearchComma
     while first.poll() is None and sum(command.begun().values()) < 6:
         sleep(0.001)
     os.killpg(second.pid, signal.SIGKILL)
-    assert first.wait(120) == 0, command.said.read_text()
+    assert first.wait(PATIENCE_S) == 0, command.said.read_text()
     assert second.wait() == -signal.SIGKILL
     assert evaluations(command) == evaluations(alone)
     assert command.winner() == alone.winner()
@@ -68,8 +70,8 @@ def test_without_the_first_process_the_others_end_in_a_line_and_nothing_is_lost(
     while first.poll() is None and len(command.kept()) < 6:
         sleep(0.001)
     os.killpg(first.pid, signal.SIGTERM)
-    assert first.wait(60) != 0
-    assert second.wait(60) == 1
+    assert first.wait(PATIENCE_S) != 0
+    assert second.wait(PATIENCE_S) == 1
     said = [line for line in command.said.read_text().splitlines() if line.startswith("nasdeploy: ")]
     assert len(said) == 1
     assert said[0].startswith("nasdeploy: lost another process of this run (")
@@ -84,7 +86,7 @@ def test_a_mistake_is_said_once(alone: SearchCommand, tmp_path: Path) -> None:
     with (command.run / "search.sqlite").open("wb") as file:
         file.write(b"no database at all, but long enough to be taken for one" * 100)
     first, second = started_by_hand(command)
-    assert [first.wait(60), second.wait(60)] == [2, 2]
+    assert [first.wait(PATIENCE_S), second.wait(PATIENCE_S)] == [2, 2]
     said = [line for line in command.said.read_text().splitlines() if line.startswith("nasdeploy: ")]
     assert len(said) == 1
     assert "search.sqlite: damaged" in said[0]
