@@ -10,10 +10,13 @@ import json
 import subprocess
 import sys
 from argparse import ArgumentParser
+from math import nan
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from nasdeploy.errors import InfeasibleBudget
 
 ALLOWED = 1.02
 FIRST, LAST = 5.0, 95.0
@@ -24,6 +27,8 @@ def nasdeploy(directory: Path, *arguments: str) -> Any:
     """What a command prints as JSON."""
     command = [Path(sys.executable).with_name("nasdeploy"), *arguments, "--json", "--quiet"]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    if done.returncode == InfeasibleBudget.exit_code:
+        raise InfeasibleBudget(done.stderr.strip())
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}: {done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -69,7 +74,11 @@ def main() -> None:
         print("part  budget ms  predicted  measured  measured again  of the budget  top-1 in %  rounds  tau")
         for n in range(given.budgets):
             part = FIRST + (LAST - FIRST) * n / max(given.budgets - 1, 1)
-            row = found(directory, part, changes)
+            try:
+                row = found(directory, part, changes)
+            except InfeasibleBudget as error:
+                print(f"{part:4.0f} % not met: {error}", flush=True)
+                continue
             rows.append(row)
             print(
                 f"{part:4.0f} %{row['budget']:9.4f}{row['predicted']:11.4f}{row['measured']:10.4f}{row['again']:16.4f}"
@@ -77,8 +86,8 @@ def main() -> None:
                 flush=True,
             )
     held = sum(row["again"] <= ALLOWED * row["budget"] for row in rows)
-    errors = [abs(row["predicted"] / row["again"] - 1) for row in rows]
-    print(f"within {ALLOWED} of the budget: {held} of {len(rows)}")
+    errors = [nan] if not rows else [abs(row["predicted"] / row["again"] - 1) for row in rows]
+    print(f"within {ALLOWED} of the budget: {held} of {given.budgets}")
     print(f"predicted against measured again: mean {100 * fmean(errors):.1f} %, median {100 * median(errors):.1f} %")
 
 
