@@ -35,6 +35,9 @@ class SearchSettings(Settings):
     """Intervals of the cost range; the best network of each may be a parent (AlphaNet: 10 MFLOPs each)."""
     elite: int = Field(default=0, ge=0, le=1_000_000)
     """The best networks of all, whatever their cost, that are parents too."""
+    screening: int = Field(default=1, ge=1, le=1000)
+    """Networks that evolution draws for each one that it evaluates, from the second round on. Above 1, half of them are
+    random, and those are evaluated that a Gaussian process over what is known finds most promising."""
     finalists: int = Field(default=8, ge=1, le=1000)
     """Networks that are measured on the device as a whole at the end of a round of search."""
     measured_rounds: int = Field(default=5, ge=1, le=5)

@@ -73,3 +73,15 @@ def test_random_ones_of_a_space_that_is_never_enumerated():
     drawn = Candidates(problem, generator(0)).random(50)
     assert len(drawn) == 50
     assert problem.feasible(problem.costs(space.encode(drawn))).all()
+
+
+def test_what_is_put_back_may_come_again_and_nothing_else_does():
+    candidates = Candidates(Problem(ToySpace(), Budget()), generator(0, "test"))
+
+    def rest():
+        return [arch for _ in range(5) for arch in candidates.random(10**4)]
+
+    drawn = rest()
+    assert len(drawn) > 100 and rest() == []
+    candidates.put_back(drawn[:7])
+    assert set(rest()) == set(drawn[:7])

@@ -34,11 +34,37 @@ def _rounds(
     yield candidates.random(settings.parents)
     for _ in range(settings.rounds - 1):
         parents = parents_of(found, problem.axis, settings)
-        mutations = candidates.mutations(parents, settings.mutations, settings.mutation_probability)
-        archs = [*mutations, *candidates.crossovers(parents, settings.crossovers)]
+        if settings.screening == 1:
+            archs = _children(candidates, parents, settings, 1)
+        else:
+            archs = _screened(problem, candidates, parents, found, settings)
         if not archs:
             return
         yield archs
+
+
+def _children(candidates: Candidates, parents: Sequence[Arch], settings: SearchSettings, times: float) -> list[Arch]:
+    """So many times the settings' mutations and crossovers."""
+    mutations = candidates.mutations(parents, round(times * settings.mutations), settings.mutation_probability)
+    return [*mutations, *candidates.crossovers(parents, round(times * settings.crossovers))]
+
+
+def _screened(
+    problem: Problem,
+    candidates: Candidates,
+    parents: Sequence[Arch],
+    found: Sequence[Candidate],
+    settings: SearchSettings,
+) -> list[Arch]:
+    """The most promising of children and of as many random architectures, which lead out of a local optimum."""
+    # scikit-learn takes a second to import.
+    from nasdeploy.search.screening import most_promising
+
+    children = _children(candidates, parents, settings, settings.screening / 2)
+    drawn = [*children, *candidates.random(max(1, settings.screening * settings.offspring // 2))]
+    chosen = most_promising(problem.space, found, drawn, settings.offspring)
+    candidates.put_back([arch for arch in drawn if arch not in set(chosen)])
+    return chosen
 
 
 def parents_of(found: Sequence[Candidate], axis: int, settings: SearchSettings) -> list[Arch]:

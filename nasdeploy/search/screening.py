@@ -1,0 +1,39 @@
+"""Which of many drawn architectures are worth an evaluation, by those that were evaluated. Torch-free.
+
+Pre-selection in evolution (Jin, Surrogate-assisted evolutionary computation, 2011) by a Gaussian process over
+one-hot choices: two architectures are the less alike the more choices differ. Ranked by mean plus standard deviation,
+so that what is like nothing evaluated yet has a chance (Srinivas et al., GP-UCB, 2010).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
+
+from nasdeploy.arch import Arch
+from nasdeploy.search.front import Candidate
+from nasdeploy.search.predictors.features import OneHot
+from nasdeploy.space import SearchSpace
+
+_MOST = 1000
+"""Evaluated architectures that it looks at, the best of all: its time grows with their third power."""
+_LIKE = 1 / 3
+"""Part of the choices after which likeness has fallen to 1/e."""
+_NOISE = 0.02
+"""Variance of an evaluation over that between architectures."""
+
+
+def most_promising(space: SearchSpace, found: Sequence[Candidate], drawn: Sequence[Arch], count: int) -> list[Arch]:
+    """The `count` of `drawn` of which the evaluated ones promise the most, in this order; all where it has no more."""
+    if len(drawn) <= count:
+        return list(drawn)
+    best = sorted(found, key=lambda candidate: candidate.rank, reverse=True)[:_MOST]
+    # The squared distance of one-hot rows is twice the number of choices that differ.
+    alike = RBF(np.sqrt(_LIKE * len(space.choices)), length_scale_bounds="fixed")
+    process = GaussianProcessRegressor(alike, alpha=_NOISE, optimizer=None, normalize_y=True)
+    features = OneHot(space)
+    process.fit(features(space.encode([c.arch for c in best])), [c.evaluation.top1 for c in best])
+    mean, deviation = process.predict(features(space.encode(drawn)), return_std=True)
+    order = np.argsort(-(mean + deviation), kind="stable")
+    return [drawn[place] for place in order[:count]]

@@ -1,0 +1,54 @@
+"""Which drawn architectures a Gaussian process over the evaluated ones finds promising."""
+
+import numpy as np
+
+from nasdeploy.randomness import generator
+from nasdeploy.search.front import candidates_of
+from nasdeploy.search.screening import most_promising
+from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies.evolution import Evolution
+from tests.search.landscape import CODES, SPACE, Landscape, problem_at
+
+PROBLEM = problem_at(1.0)
+
+
+def drawn(count: int, seed: int) -> list:
+    return SPACE.decode(CODES[np.random.default_rng(seed).choice(len(CODES), count, replace=False)])
+
+
+def test_the_chosen_are_better_than_the_others() -> None:
+    landscape = Landscape(0)
+    known, new = drawn(200, 0), drawn(500, 1)
+    found = candidates_of(PROBLEM, known, landscape.evaluate(known))
+    chosen = most_promising(SPACE, found, new, 50)
+    accuracy = landscape.accuracy(SPACE.encode(new))
+    assert len(set(chosen)) == 50
+    assert landscape.accuracy(SPACE.encode(chosen)).mean() > accuracy.mean() + accuracy.std()
+
+
+def test_no_more_than_wanted_are_all_chosen() -> None:
+    landscape, known = Landscape(0), drawn(5, 0)
+    found = candidates_of(PROBLEM, known, landscape.evaluate(known))
+    assert most_promising(SPACE, found, known, 5) == known
+
+
+def test_equal_accuracies_are_no_trouble() -> None:
+    known = drawn(20, 0)
+    same = [one.__class__(**{**one.__dict__, "top1": 0.5}) for one in Landscape(0).evaluate(known)]
+    assert len(most_promising(SPACE, candidates_of(PROBLEM, known, same), drawn(50, 1), 10)) == 10
+
+
+def test_a_screened_evolution_beats_one_that_is_not_and_keeps_to_the_rules() -> None:
+    problem, within = problem_at(0.5), problem_at(0.5).feasible(problem_at(0.5).costs(CODES))
+
+    def gap(screening: int) -> float:
+        landscape = Landscape(3)
+        settings = SearchSettings(
+            rounds=5, parents=60, mutations=20, crossovers=20, buckets=0, elite=20, screening=screening
+        )
+        Evolution().run(problem, landscape.evaluate, settings, generator(0, "test"))
+        assert len(set(landscape.evaluated)) == len(landscape.evaluated) == settings.evaluations
+        assert problem.feasible(problem.costs(SPACE.encode(landscape.evaluated))).all()
+        return float(landscape.all[within].max() - landscape.found().max())
+
+    assert gap(8) < gap(1)
