@@ -36,7 +36,7 @@ SETTINGS = {
         "`evolution`": OFTEN,
         "`evolution`, `screening=10`": PLAIN.model_copy(update={"buckets": 0, "elite": 25, "screening": 10}),
     },
-    "nsga2": {"`nsga2`": OFTEN.model_copy(update={"mutation_probability": 0.1})},
+    "nsga2": {"`nsga2`": OFTEN.model_copy(update={"rounds": 49, "parents": 40, "mutation_probability": 0.1})},
 }
 """Where others than `PLAIN`: labels and settings, all of the same number of evaluations."""
 
