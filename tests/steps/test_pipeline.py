@@ -98,7 +98,14 @@ def test_everything_is_where_scripts_look_for_it(finished):
         entry.name for entry in path.iterdir()
     }
     export = path / "export" / result["export"]["digest"]
-    assert sorted(entry.name for entry in export.iterdir()) == ["manifest.json", "model.onnx"]
+    assert {entry.name for entry in export.iterdir()} == {
+        "manifest.json",
+        "model.onnx",
+        "predict.py",
+        "sample.npz",
+        "README.md",
+        "SHA256SUMS",
+    }
     assert len(list((directory / "profiles/tables").glob("cpu-tiny-*-10.json"))) == 1
 
 
