@@ -161,7 +161,7 @@ def test_figures_by_class_add_up(exported: tuple[Exporter, Path]) -> None:
     assert proof.accuracy.top5 is None
     # Python, NumPy and ONNX Runtime alone; with PyTorch it would be several times as much.
     assert 30e6 < proof.footprint.peak_bytes < 250e6
-    assert 0.05 < proof.footprint.load_s < 60
+    assert 0 < proof.footprint.load_s < 60
 
 
 def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
