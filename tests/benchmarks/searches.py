@@ -27,7 +27,7 @@ SPACE: dict[str, Any] = {
         {"width": [16, 24], "depth": [1, 2], "kernel": [3, 5], "expand": [2, 3], "stride": 1, "se": True},
     ],
 }
-SEARCH = {"rounds": 4, "parents": 16, "mutations": 4, "crossovers": 4, "buckets": 10, "finalists": 4}
+SEARCH = {"rounds": 3, "parents": 10, "mutations": 3, "crossovers": 3, "buckets": 10, "finalists": 4}
 
 
 def trained(directory: Path) -> Path:
