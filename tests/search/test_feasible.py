@@ -7,7 +7,7 @@ import pytest
 
 from nasdeploy.errors import InfeasibleBudget
 from nasdeploy.search.budget import Budget, LatencyLimit, Range, at_most
-from nasdeploy.search.feasible import reachable_range, require_feasible
+from nasdeploy.search.feasible import is_reachable, reachable_range, require_feasible
 from nasdeploy.search.problem import Problem
 from tests.latency.tables import SPACE, archs, table
 from tests.search.devices import on
@@ -57,7 +57,9 @@ def test_a_device_that_cannot_meet_its_budget_is_named():
 
 def test_the_fastest_network_itself_is_feasible():
     fastest, _ = TABLE.range(SPACE)
-    require_feasible(Problem(SPACE, Budget.at_most(latency=fastest), TABLE))
+    problem = Problem(SPACE, Budget.at_most(latency=fastest), TABLE)
+    require_feasible(problem)
+    assert is_reachable(problem)
 
 
 def test_bounds_that_exclude_each_other_are_refused_with_what_is_left():
@@ -83,4 +85,6 @@ def test_whatever_some_network_meets_is_accepted(seed):
         macs=Range(float(row[2]), float(row[2])),
         memory=at_most(float(row[5])),
     )
-    require_feasible(Problem(SPACE, budget, TABLE, OTHER))
+    problem = Problem(SPACE, budget, TABLE, OTHER)
+    require_feasible(problem)
+    assert is_reachable(problem)
