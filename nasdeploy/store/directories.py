@@ -3,14 +3,12 @@
 import ctypes
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 
 from nasdeploy.errors import UserError
-from nasdeploy.store.files import PARTIAL, disk_full_named, sync, writable
+from nasdeploy.store.files import beside, disk_full_named, sync, writable
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -28,11 +26,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     place = path.resolve()  # `.` has no name, and a link stays one.
     if place.exists() and not place.is_dir():
         raise UserError(f"{path}: cannot be written, there is a file of that name; choose another directory")
-    with writable(path):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(mkdtemp(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent))
-    partial = workspace / place.name
-    try:
+    with beside(place, path) as partial:
         with disk_full_named(path):
             partial.mkdir()
             yield partial
@@ -40,8 +34,6 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         with writable(path):
             _take_place(partial, place)
             sync(place.parent)
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
 
 
 def _sync_all(directory: Path) -> None:

@@ -29,16 +29,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
-    with writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
-    partial = workspace / path.name
+    with beside(path, path) as partial, disk_full_named(path):
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+        sync(path.parent)
+
+
+@contextmanager
+def beside(place: Path, asked: Path) -> Iterator[Path]:
+    """A path of `place`'s name in a hidden directory beside it, which is removed at the end.
+
+    Missing parent directories are created. Raises `UserError`, naming the path that was `asked` for, if the place
+    cannot be written.
+    """
+    with writable(asked):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(mkdtemp(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent))
     try:
-        with disk_full_named(path):
-            yield partial
-            sync(partial)
-            os.replace(partial, path)
-            sync(path.parent)
+        yield workspace / place.name
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
