@@ -95,10 +95,9 @@ class PredictorGuided:
 def _new(problem: Problem, codes: Codes, known: Iterable[Arch], count: int) -> list[Arch]:
     """The first `count` architectures of codes `[n, choices]` that are not known."""
     seen, found = set(known), list[Arch]()
-    for row in codes:
+    for arch in problem.space.decode(codes):
         if len(found) >= count:
             break
-        (arch,) = problem.space.decode(row[None])
         if arch not in seen:
             seen.add(arch)
             found.append(arch)
