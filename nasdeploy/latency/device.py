@@ -1,10 +1,8 @@
-"""What a latency table was measured on, and how that differs from where it is used."""
+"""What a latency table was measured on."""
 
-from nasdeploy.latency.machine import Fingerprint, differences
+from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.runtimes.device import Device
-
-__all__ = ["Fingerprint", "differences", "fingerprint"]
 
 
 def fingerprint(device: Device) -> Fingerprint:

@@ -18,7 +18,8 @@ from nasdeploy.errors import UserError
 from nasdeploy.extremes import extremes
 from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.device import Fingerprint, differences, fingerprint
+from nasdeploy.latency.device import fingerprint
+from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.measure import Timing
 from nasdeploy.plan import Block, Plan
 from nasdeploy.runtimes.device import Device

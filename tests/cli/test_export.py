@@ -23,10 +23,10 @@ from nasdeploy.steps.choice import request_export
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
-from nasdeploy.supernet import weights
 from nasdeploy.supernet.extract import extract
-from tests.export.models import DEVICE, QUICK, TABLE, Tampered, folder_data, latency_table, supernet_of, tiny_space
+from tests.export.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
 from tests.search import results
+from tests.steps.runs import trained_run
 
 SPACE = tiny_space()
 WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
@@ -36,28 +36,7 @@ WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nasdeploy.steps.export.Target", partial(Target, protocol=QUICK))
-    data, sets = folder_data(tmp_path / "images")
-    recipe = parse_recipe(
-        {
-            "name": "x",
-            "space": TABLE.model_dump(mode="json"),
-            "data": data.model_dump(mode="json"),
-            "recalibration": {"batch_size": 12, "batches": 2},
-        },
-        "recipe",
-    )
-    made = Run.create(
-        Path("runs"),
-        "x",
-        recipe=recipe.to_json(),
-        space=SPACE.digest,
-        classes=sets.classes,
-        images=sets.fingerprint,
-        seed=recipe.seed,
-    )
-    weights.save(made.checkpoints / "epoch-000001.pt", supernet_of(SPACE))
-    made.finish("train", {})
-    return made
+    return trained_run(tmp_path)
 
 
 def searched(run: Run, arch: Arch = WINNER, latency_ms: float = 1e6, device: str = "cpu") -> None:

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.device import Fingerprint
+from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device

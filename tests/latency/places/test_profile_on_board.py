@@ -8,9 +8,9 @@ import pytest
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency import profile as module
-from nasdeploy.latency.device import differences
 from nasdeploy.latency.duration import Pace
 from nasdeploy.latency.files import table_path
+from nasdeploy.latency.machine import differences
 from nasdeploy.latency.places import ssh
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.table import LatencyTable
