@@ -105,6 +105,10 @@ class Evaluator:
             self._batches(side, first, end),
         )
 
+    def score_of(self, logits_of: Callable[[Tensor], Tensor], side: int) -> Score:
+        """The score, on all images, of what else computes logits from images `[N, 3, side, side]` on the CPU."""
+        return score(lambda images: logits_of(rescale(images, side).cpu()), self._batches(side, 0, None))
+
     def _again(self, arch: Arch) -> Network:
         """The sub-network with the statistics that were remembered."""
         network = extract(self._supernet, arch).to(memory_format=torch.channels_last)

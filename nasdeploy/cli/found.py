@@ -16,11 +16,13 @@ def describe(result: "SearchResult") -> str:
     heading = ["network", "top-1 in %", "M MACs", "M params", "MB file", "MB memory"]
     heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
     groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
+    if _is_deployed(result):
+        heading.append(f"top-1 in {result.precision}")
     rows = [heading]
     places = {}
     for name, group in groups.items():
         places[len(rows)] = f"{name}:"
-        rows += [_row(found, devices) for found in group]
+        rows += [_row(found, result) for found in group]
     lines = aligned(rows)
     for place, name in reversed(places.items()):
         lines.insert(place, name)
@@ -87,10 +89,10 @@ def compared(results: "Sequence[SearchResult]") -> str:
             budget_text(result.budget),
             str(result.evaluated),
             result.winner.digest,
-            _top1(result.winner),
+            _accuracy(result.winner),
             "same network"
             if result.winner.digest == first.digest
-            else f"{100 * (result.winner.top1 - first.top1):+.2f} points",
+            else f"{100 * (result.winner.accuracy - first.accuracy):+.2f} points",
             _measured(result),
         ]
         for result in results
@@ -125,10 +127,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 _LATENCIES = ("predicted", "measured")
 
 
-def _row(found: "Found", devices: Sequence[str]) -> list[str]:
+def _is_deployed(result: "SearchResult") -> bool:
+    """Whether accuracies were measured in the device's precision."""
+    return result.winner.deployed_top1 is not None
+
+
+def _row(found: "Found", result: "SearchResult") -> list[str]:
     sizes = (found.macs / 1e6, found.params / 1e6, found.size_mb, found.memory_mb)
-    latencies = [text for name in devices for text in _latency(found.latency[name])]
-    return [found.digest, _top1(found), *(f"{size:.4g}" for size in sizes), *latencies]
+    latencies = [text for name in result.devices for text in _latency(found.latency[name])]
+    cells = [found.digest, _top1(found), *(f"{size:.4g}" for size in sizes), *latencies]
+    if _is_deployed(result):
+        cells.append("-" if found.deployed_top1 is None else f"{100 * found.deployed_top1:.2f}")
+    return cells
 
 
 def _latency(found: "Latency") -> tuple[str, str]:
@@ -140,6 +150,11 @@ def _top1(found: "Found") -> str:
     return f"{100 * found.top1:.2f} +- {100 * found.top1_error:.2f}"
 
 
+def _accuracy(found: "Found") -> str:
+    """Of what is deployed."""
+    return f"{100 * found.accuracy:.2f} +- {100 * found.top1_error:.2f}"
+
+
 def _listed(result: "SearchResult") -> list[str]:
     return [
         result.id,
@@ -149,7 +164,7 @@ def _listed(result: "SearchResult") -> list[str]:
         str(result.evaluated),
         str(result.rounds),
         result.winner.digest,
-        _top1(result.winner),
+        _accuracy(result.winner),
         _measured(result),
     ]
 

@@ -24,11 +24,16 @@ from nasdeploy.registry import suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.progress import Progress
+    from nasdeploy.search.result import SearchResult
     from nasdeploy.steps.request import Bounds, SearchRequest
     from nasdeploy.store.run import Run
 
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="LIST", help="Choose among these too, e.g. fp32,int8 [default: the device's]."),
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
@@ -51,6 +56,7 @@ def search(
     memory_mb: MemoryOption = None,
     device: DeviceOption = None,
     strategy: StrategyOption = None,
+    precision: PrecisionOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
     ] = None,
@@ -75,18 +81,15 @@ def search(
         with reported_once(first_of_host):
             bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
             run = chosen_run(run_directory)
-            request = _request(
-                run, [*changes(assignments, device), *strategy_of(strategy)], data, bounds, strict, progress
-            )
+            changed = [*changes(assignments, device), *strategy_of(strategy)]
+            requests = _requests(run, changed, data, bounds, precision, strict, progress)
 
         if dry_run:
             if first_of_run():
-                _foretell(run, request, progress, as_json)
+                for request in requests:
+                    _foretell(run, request, progress, as_json)
             return
-
-        from nasdeploy.steps import search as step
-
-        result = step.search(request, progress)
+        result = _result(requests, progress)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if result is not None:
@@ -100,13 +103,36 @@ def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_jso
     emit({"run": str(run.path), **expected.to_json()}, as_json, lambda: forecast_text(expected))
 
 
-def _request(
-    run: "Run", assignments: Sequence[str], data: str | None, bounds: "Bounds", strict: bool, progress: "Progress"
-) -> "SearchRequest":
+def _requests(
+    run: "Run",
+    assignments: Sequence[str],
+    data: str | None,
+    bounds: "Bounds",
+    precision: str | None,
+    strict: bool,
+    progress: "Progress",
+) -> "list[SearchRequest]":
+    """One, or one for each precision."""
     from nasdeploy.recipe import recipe_of
     from nasdeploy.steps.request import request_search
 
-    return request_search(run, recipe_of(run, assignments, data), bounds, strict, progress)
+    recipe = recipe_of(run, assignments, data)
+    if precision is None:
+        return [request_search(run, recipe, bounds, strict, progress)]
+    from nasdeploy.steps.precisions import parse_precisions, request_searches
+
+    return request_searches(run, recipe, bounds, parse_precisions(precision), strict, progress)
+
+
+def _result(requests: "Sequence[SearchRequest]", progress: "Progress") -> "SearchResult | None":
+    """Of the search, or of the one of several that found most; None in processes that only help."""
+    if len(requests) > 1:
+        from nasdeploy.steps.search_all import search_all
+
+        return search_all(requests, progress)
+    from nasdeploy.steps.search import search as search_one
+
+    return search_one(requests[0], progress)
 
 
 def strategy_of(name: str | None) -> list[str]:

@@ -8,7 +8,7 @@ import onnx
 from nasdeploy.convert import to_onnx
 from nasdeploy.convert.precision import to_fp16
 from nasdeploy.convert.processor import saturates
-from nasdeploy.convert.quantise import RANGES, RECIPES, Quantiser, layers_of
+from nasdeploy.convert.quantise import RANGES, RECIPES, Quantiser, Recipe, layers_of
 from nasdeploy.errors import UserError
 from nasdeploy.export.manifest import Quantisation
 from nasdeploy.export.quantised import Batches, Judge, fit
@@ -66,26 +66,38 @@ class Conversions:
             self._made[key] = make()
         return self._made[key]
 
+    def quantiser(self, recipe: str) -> Quantiser:
+        """That of a recipe, with the ranges that the examples give; raises `UserError` if there are none."""
+        how, examples = RECIPES[recipe], _some(self.examples)
+        return Quantiser(self.onnx("fp32", recipe), how, examples.calibration(), reduce_range=_is_reduced(how))
+
     def _int8(self, recipe: str) -> bytes:
-        how, fp32, examples = RECIPES[recipe], self.onnx("fp32", recipe), self.examples
-        if examples is None or examples.images == 0:
-            raise UserError("int8: there are no training images to calibrate on; use --precision fp16")
-        reduced = how.activations and how.on_processor and saturates()
-        quantiser = Quantiser(fp32, how, examples.calibration(), reduce_range=reduced)
-        device = scoring_device(recipe)
+        how, fp32, examples = RECIPES[recipe], self.onnx("fp32", recipe), _some(self.examples)
+        quantiser, device = self.quantiser(recipe), scoring_device(recipe)
         judge = Judge(lambda model: runtime_of(device).open(model, device), examples.held_out)
         fitted = fit(quantiser, fp32, judge, self.max_drop, self.progress)
         self._quantisations[recipe] = Quantisation(
             recipe=recipe,
             ranges=RANGES if how.activations else "none",
             images=examples.images if how.activations else 0,
-            reduced_range=reduced,
+            reduced_range=_is_reduced(how),
             layers=len(layers_of(onnx.load_from_string(fp32))),
             kept=fitted.kept,
             drop=fitted.drop,
             max_drop=self.max_drop,
         )
         return fitted.model
+
+
+def _some(examples: Examples | None) -> Examples:
+    if examples is None or examples.images == 0:
+        raise UserError("int8: there are no training images to calibrate on; use --precision fp16")
+    return examples
+
+
+def _is_reduced(how: Recipe) -> bool:
+    """Whether weights have seven bits, because this machine's processor would overflow with eight."""
+    return how.activations and how.on_processor and saturates()
 
 
 def scoring_device(recipe: str) -> Device:

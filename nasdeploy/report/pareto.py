@@ -54,7 +54,7 @@ def _draw_measured(axes: "Axes", result: SearchResult) -> None:
     if measured:
         axes.errorbar(
             [ms for _, (_, ms, _) in measured],
-            [100 * found.top1 for found, _ in measured],
+            [100 * found.accuracy for found, _ in measured],
             xerr=[[ms - p10 for _, (p10, ms, _) in measured], [p90 - ms for _, (_, ms, p90) in measured]],
             yerr=[100 * found.top1_error for found, _ in measured],
             color="tab:orange",
@@ -67,7 +67,7 @@ def _draw_measured(axes: "Axes", result: SearchResult) -> None:
         )
     winner = result.winner
     cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
-    axes.scatter([cost], [100 * winner.top1], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
+    axes.scatter([cost], [100 * winner.accuracy], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
     for place, bound in enumerate(_budget(result)):
         axes.axvline(bound, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")
 

@@ -49,7 +49,7 @@ class Problem:
         self.space, self.budget, self.tables = space, budget, tables
         self.quantities: tuple[Quantity, ...] = (*self._latencies(), *self._others())
         self._costs = Costs(space, [*(cost for table in tables for cost in table.slot_costs), *self._sums()])
-        self._memory = peak_memory(space, self._precision)
+        self._memory = peak_memory(space, self.precision)
         self.axis = self._axis()
         self.lower = np.array([quantity.bound.low for quantity in self.quantities])
         self.upper = np.array([quantity.bound.high for quantity in self.quantities])
@@ -98,10 +98,10 @@ class Problem:
         ]
 
     def _sums(self) -> list[SlotCost]:
-        return [macs, params, size_cost(self._precision)]
+        return [macs, params, size_cost(self.precision)]
 
     @property
-    def _precision(self) -> Precision:
+    def precision(self) -> Precision:
         """Of what is exported: the first device's."""
         return self.tables[0].conditions.device.precision if self.tables else "fp32"
 

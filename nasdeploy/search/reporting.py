@@ -15,6 +15,7 @@ from nasdeploy.search.problem import Problem
 from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
 from nasdeploy.search.search import Outcome, Timings
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.store.evaluations import Evaluation
 
 
 def result_of(
@@ -34,10 +35,12 @@ def result_of(
     """
     winner = outcome.winner
     devices = tuple(table.conditions.device.name for table in problem.tables)
-    costs = {candidate.arch: candidate for candidate in known}
+    costs, deployed = {candidate.arch: candidate for candidate in known}, outcome.deployed
 
     def found(candidate: Candidate) -> Found:
-        return found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
+        made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
+        there = deployed.get(candidate.arch)
+        return made if there is None else made.model_copy(update={"deployed_top1": there.top1})
 
     return SearchResult(
         id=id,
@@ -46,13 +49,14 @@ def result_of(
         supernet=supernet,
         space=problem.space.digest,
         devices=devices,
+        precision=problem.precision,
         budget=BudgetRecord.of(problem.budget),
         probability=settings.probability,
         rounds=outcome.rounds,
         evaluated=len(outcome.candidates),
         images=winner.evaluation.images,
         winner=found(winner),
-        ties=tuple(candidate.arch.digest for candidate in outcome.fitting[1:] if _ties(winner, candidate)),
+        ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
         finalists=tuple(found(candidate) for candidate in outcome.finalists),
         front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis)),
         latency_fidelity={
@@ -62,8 +66,9 @@ def result_of(
     )
 
 
-def _ties(winner: Candidate, other: Candidate) -> bool:
-    return winner.evaluation.top1 - other.evaluation.top1 <= winner.evaluation.top1_error
+def _ties(winner: Candidate, other: Candidate, deployed: Mapping[Arch, Evaluation]) -> bool:
+    best, next_best = (deployed.get(one.arch, one.evaluation) for one in (winner, other))
+    return best.top1 - next_best.top1 <= best.top1_error
 
 
 def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timing]) -> Fidelity:

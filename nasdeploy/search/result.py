@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nasdeploy.errors import UserError
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.search.budget import UNITS, Budget, LatencyLimit, Range
 from nasdeploy.settings import Settings
 from nasdeploy.store.records import read_object, read_record
@@ -38,6 +39,9 @@ class Found(Settings):
     """Standard error of `top1`."""
     cross_entropy: float | None
     """In nats; None if the network's logits were no numbers."""
+    deployed_top1: float | None = None
+    """Like `top1`, but of the network in the first device's precision, as its runtime computes it; None where that was
+    not measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
     macs: int
     params: int
     size_mb: float
@@ -51,6 +55,11 @@ class Found(Settings):
     def predicted_ms(self) -> float | None:
         """On the first device."""
         return next((one.predicted_ms for one in self.latency.values()), None)
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 (0..1) of what is deployed."""
+        return self.top1 if self.deployed_top1 is None else self.deployed_top1
 
     @property
     def measured_ms(self) -> float | None:
@@ -136,6 +145,8 @@ class SearchResult(Settings):
     space: str
     devices: tuple[str, ...]
     """Of the latency budget; the first is that of the front. Empty for a search without latency."""
+    precision: Precision = "fp32"
+    """Of the first device."""
     budget: BudgetRecord
     probability: float
     """With which a network that is predicted to meet the budget does."""

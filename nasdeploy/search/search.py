@@ -31,6 +31,9 @@ Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
 Timings = Mapping[str, Mapping[Arch, Timing]]
 """By device, of whole networks."""
 
+Deploy = Callable[[Sequence[Arch]], Mapping[Arch, Evaluation]]
+"""Accuracies of networks as their device computes them; of none where it does so as the supernet does."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,6 +48,8 @@ class Outcome:
     tables: Sequence[LatencyTable]
     """As corrected by what was measured."""
     rounds: int
+    deployed: Mapping[Arch, Evaluation] = field(default_factory=dict)
+    """Accuracies of those that fit as their device computes them; empty where it does so as the supernet does."""
     predictor: Fitted | None = None
     """The last that a strategy fitted to accuracies."""
 
@@ -70,6 +75,8 @@ class Search:
     progress: Progress
     means: Means = field(default_factory=Means)
     """What the strategy may use beside the problem."""
+    deploy: Deploy = lambda archs: {}
+    """Asked for finalists that meet the budget, which are ranked by its answers."""
     _predictor: Fitted | None = None
     _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
 
@@ -86,11 +93,24 @@ class Search:
             tables = [table.with_measured(self.space, self._timings[_device(table)]) for table in tables]
             fitting = [candidate for candidate in finalists if self._measured_within(candidate.arch)]
             if fitting:
-                return Outcome(candidates, finalists, fitting, self._timings, tables, number, self._predictor)
+                return self._outcome(candidates, finalists, fitting, tables, number)
             self.progress.say(f"search: none of {len(finalists)} finalists meets {self.budget}; the table is corrected")
             if self._out_of_reach(tables):
                 break
         raise self._never_met()
+
+    def _outcome(
+        self,
+        candidates: list[Candidate],
+        finalists: list[Candidate],
+        fitting: list[Candidate],
+        tables: Sequence[LatencyTable],
+        rounds: int,
+    ) -> Outcome:
+        """What was found, those that fit ranked by their accuracy on the device."""
+        deployed = self.deploy([candidate.arch for candidate in fitting])
+        fitting.sort(key=lambda c: replace(c, evaluation=deployed.get(c.arch, c.evaluation)).rank, reverse=True)
+        return Outcome(candidates, finalists, fitting, self._timings, tables, rounds, deployed, self._predictor)
 
     def _measured_within(self, arch: Arch) -> bool:
         """Whether a measured network leaves the reserve of every latency limit free; True where there is none."""

@@ -25,6 +25,7 @@ from nasdeploy.search.pulling.others import help_out
 from nasdeploy.search.reporting import result_of
 from nasdeploy.search.result import BudgetRecord, SearchResult
 from nasdeploy.search.search import Outcome, Search
+from nasdeploy.steps.deployed import deploy_for
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.steps.means import means_of
 from nasdeploy.steps.request import SearchRequest
@@ -79,6 +80,7 @@ def _search(
                 seed=recipe.seed,
                 progress=progress,
                 means=means_of(request, weights, supernet),
+                deploy=deploy_for(request, evaluator, supernet, progress),
             ).run()
             return _written(request, supernet, outcome)
 
