@@ -10,7 +10,7 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.errors import UserError
 from nasdeploy.export.figures import Count, Proof
-from nasdeploy.latency.device import Fingerprint
+from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.plan import Plan
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision

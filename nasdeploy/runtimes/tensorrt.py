@@ -19,7 +19,7 @@ from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
 
-_LARGEST_BATCH = 32
+LARGEST_BATCH = 32
 """That an engine with a dynamic batch takes, if the device's is not larger."""
 
 
@@ -159,7 +159,7 @@ def _allow_batches(builder: Any, network: Any, config: Any, batch: int) -> None:
         return
     profile = builder.create_optimization_profile()
     for each in inputs:
-        limits = (_with_batch(each.shape, size) for size in (1, batch, max(batch, _LARGEST_BATCH)))
+        limits = (_with_batch(each.shape, size) for size in (1, batch, max(batch, LARGEST_BATCH)))
         profile.set_shape(each.name, *limits)
     config.add_optimization_profile(profile)
 

@@ -120,6 +120,12 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
         )
 
 
+def _rebuilt(made: Artefact) -> str:
+    if made.format == "torch-tensorrt":
+        return f" `{made.files[1].name}` is what it was converted from (torch_tensorrt.dynamo.compile)."
+    return f" `python rebuild.py`\n  builds it again, from `{made.files[1].name}`."
+
+
 def _limits(manifest: ExportManifest) -> str:
     machines = {
         f"- Latency was measured on this machine only: {made.fingerprint.cpu}, {made.fingerprint.runtime}, "
@@ -129,9 +135,9 @@ def _limits(manifest: ExportManifest) -> str:
     }
     tied = [
         f"- `{made.file.name}` loads on GPUs of {', '.join(made.capabilities) or 'the kind that it was built on'} in "
-        f"the version of {made.format} that wrote it, and nowhere else."
+        f"the version of {made.format} that wrote it, and nowhere else.{_rebuilt(made)}"
         for made in manifest.artefacts
-        if made.format.startswith("tensorrt")
+        if "tensorrt" in made.format
     ]
     return "\n".join(
         [

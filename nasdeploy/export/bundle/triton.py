@@ -54,8 +54,8 @@ def _write_model(folder: Path, artefact: Artefact, manifest: ExportManifest) -> 
     backend = _BACKENDS[artefact.format]
     place = folder / FOLDER / model_name(manifest, artefact)
     (place / "1").mkdir(parents=True)
-    for file in artefact.files:
-        name = next(name for suffix, name in backend.files.items() if file.name.endswith(suffix))
+    for suffix, name in backend.files.items():
+        (file,) = (file for file in artefact.files if file.name.endswith(suffix))
         shutil.copyfile(folder / file.name, place / "1" / name)
     write_text(place / _LABELS, "".join(f"{label}\n" for label in manifest.labels))
     write_text(place / "config.pbtxt", _configuration(artefact, manifest))

@@ -7,19 +7,22 @@ from pathlib import Path
 from nasdeploy.errors import UserError
 from nasdeploy.export.bundle.predict import MANIFEST, SAMPLE, SUMS, Refused, check_sums, files_of, sha256
 from nasdeploy.export.bundle.readme import readme
+from nasdeploy.export.bundle.rebuild import MODULES
 from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.manifest import ExportManifest, load_export
 from nasdeploy.store.files import write_json, write_text
 
-PROGRAM, README = "predict.py", "README.md"
+PROGRAM, REBUILD, README = "predict.py", "rebuild.py", "README.md"
 
 
 def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
     """Add to the model in `folder` all else that a bundle holds; SHA256SUMS last, over every other file."""
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     sample.save(folder)
-    with as_file(files("nasdeploy.export.bundle") / PROGRAM) as program:
-        shutil.copyfile(program, folder / PROGRAM)
+    tied = any(made.format in MODULES for made in manifest.artefacts)
+    for name in (PROGRAM, REBUILD) if tied else (PROGRAM,):
+        with as_file(files("nasdeploy.export.bundle") / name) as program:
+            shutil.copyfile(program, folder / name)
     write_text(folder / README, readme(manifest))
     write_sums(folder)
 
@@ -48,7 +51,7 @@ def require_replaceable(folder: Path) -> None:
     """Raise `UserError` if a bundle in place of `folder` would cost the user files that no export wrote."""
     if not folder.is_dir():
         return
-    known = {SUMS, MANIFEST, SAMPLE, PROGRAM, README}
+    known = {SUMS, MANIFEST, SAMPLE, PROGRAM, REBUILD, README}
     try:
         known |= set(check_sums(folder))
     except Refused:

@@ -7,11 +7,13 @@ from nasdeploy.export.formats.onnx import OnnxFormat
 from nasdeploy.export.formats.openvino import OpenVinoFormat
 from nasdeploy.export.formats.tensorrt import TensorRtFormat, TensorRtRtxFormat
 from nasdeploy.export.formats.torch import TorchFormat
+from nasdeploy.export.formats.torch_tensorrt import TorchTensorRtFormat
 
 FORMATS: Mapping[str, Format] = {
     "onnx": OnnxFormat(),
     "openvino": OpenVinoFormat(),
     "torch": TorchFormat(),
+    "torch-tensorrt": TorchTensorRtFormat(),
     "tensorrt": TensorRtFormat(),
     "tensorrt-rtx": TensorRtRtxFormat(),
 }

@@ -1,13 +1,15 @@
 """Engines of TensorRT and of TensorRT for RTX: one path for both; see `nasdeploy.runtimes.tensorrt`.
 
 TensorRT builds for the GPU that is there. TensorRT for RTX builds for given compute capabilities too, without a GPU.
+The ONNX model that an engine was built from lies beside it, because engines are tied to a GPU and a version.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from nasdeploy.errors import CheckFailed, UserError
-from nasdeploy.export.formats.format import Source
+from nasdeploy.export.formats.format import Source, files_of
+from nasdeploy.export.formats.onnx import OnnxFormat
 from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.registry import suggestion
@@ -22,10 +24,10 @@ from nasdeploy.runtimes.tensorrt import TensorRt
 class TensorRtFormat:
     """An engine for the GPU that is here."""
 
-    suffixes: tuple[str, ...] = (".tensorrt.engine",)
+    suffixes: tuple[str, ...] = (".tensorrt.engine", ".tensorrt.onnx")
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     ahead_of_time = False
-    _name = "tensorrt"
+    _name: str = "tensorrt"
     _sdk = ("tensorrt", "tensorrt", "10")
     """Module, package, and the first version with strongly typed networks."""
 
@@ -57,7 +59,9 @@ class TensorRtFormat:
 
     def write(self, source: Source, path: Path) -> None:
         """Build; raises `UserError` for a model that the parser or the builder refuses, with the operator."""
-        path.write_bytes(self._runtime.build(source.onnx(source.precision), source.device, source.capabilities))
+        engine, onnx = files_of(self, path)
+        onnx.write_bytes(source.onnx(source.precision))
+        engine.write_bytes(self._runtime.build(onnx.read_bytes(), source.device, source.capabilities))
 
     def open(self, path: Path, device: Device) -> Session:
         """On the first GPU."""
@@ -65,14 +69,16 @@ class TensorRtFormat:
         return self._runtime.load(path, device)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """Whether there is anything; the rest is found when it is loaded, since there is a GPU."""
-        return [] if path.stat().st_size else ["header: the file is empty"]
+        """Whether there is an engine, which is loaded since there is a GPU; and what is wrong with its ONNX model."""
+        engine, onnx = files_of(self, path)
+        empty = [] if engine.stat().st_size else ["header: the file is empty"]
+        return [*empty, *OnnxFormat().inspect(onnx, inputs, outputs)]
 
 
 class TensorRtRtxFormat(TensorRtFormat):
     """An engine for the GPU that is here, or for GPUs of other compute capabilities. In int8 only weights are."""
 
-    suffixes = (".tensorrt-rtx.engine",)
+    suffixes = (".tensorrt-rtx.engine", ".tensorrt-rtx.onnx")
     ahead_of_time = True
     _name = "tensorrt-rtx"
     _sdk = ("tensorrt_rtx", "tensorrt-rtx-cu13", "1.6")
@@ -103,12 +109,12 @@ class TensorRtRtxFormat(TensorRtFormat):
             )
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What the header says; inputs and outputs are not to be read without a GPU."""
+        """What the header says, and what is wrong with its ONNX model; an engine tells its inputs to a GPU only."""
         try:
             read_header(path.read_bytes())
         except ValueError as error:
             return [f"header: {error}"]
-        return []
+        return super().inspect(path, inputs, outputs)
 
 
 def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:

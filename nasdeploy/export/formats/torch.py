@@ -15,6 +15,8 @@ from nasdeploy.runtimes.runtime import Precision, Session, TorchModel
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from nasdeploy.nn.network import Network
+
 _PLAIN = (".json", "/archive_format", "/archive_version", "/byteorder", "/.data/version", "/.data/serialization_id")
 """Ends of the names of entries in which no pickle is read."""
 _WEIGHTS = "/data/weights/"
@@ -36,19 +38,7 @@ class TorchFormat(Interchange):
 
     def write(self, source: Source, path: Path) -> None:
         """Export for any batch."""
-        import torch
-
-        ((_, shape),) = source.network.plan.inputs
-        with torch.no_grad():
-            program = torch.export.export(
-                source.network.eval(),
-                # With a batch of 1 the exporter would take the dimension for a constant.
-                (torch.zeros(2, *shape),),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-            )
-        # They are what torch.export would write as a pickle.
-        program.example_inputs = None
-        torch.export.save(program, path)
+        save_program(source.network, path)
 
     def open(self, path: Path, device: Device) -> Session:
         """In PyTorch; raises `UserError` for a file that is damaged or holds a pickle."""
@@ -74,6 +64,23 @@ class TorchFormat(Interchange):
             *([f"input: {', '.join(found) or 'none'}; expected {', '.join(wanted)}"] if found != wanted else ()),
             *([f"output: {', '.join(shapes) or 'none'}; expected {', '.join(expected)}"] if shapes != expected else ()),
         ]
+
+
+def save_program(network: "Network", path: Path) -> None:
+    """Write the program of a network, for any batch and without a pickle."""
+    import torch
+
+    ((_, shape),) = network.plan.inputs
+    with torch.no_grad():
+        program = torch.export.export(
+            network.eval(),
+            # With a batch of 1 the exporter would take the dimension for a constant.
+            (torch.zeros(2, *shape),),
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    # They are what torch.export would write as a pickle.
+    program.example_inputs = None
+    torch.export.save(program, path)
 
 
 def _load(path: Path) -> "ExportedProgram":
