@@ -99,6 +99,7 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
         "noisy_blocks": sum(timing.noisy for timing in table.entries.values()),
         "noisy_networks": sum(network.timing.noisy for network in table.networks),
         "noise": table.noise,
+        "steadied": table.steadied,
         "fastest_ms": 1e3 * fastest,
         "slowest_ms": 1e3 * slowest,
         "uncertainty": asdict(table.uncertainty),
@@ -109,6 +110,8 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
 
 def _text(result: dict[str, Any]) -> str:
     noise = ", ".join(f"{number} for {reason}" for reason, number in result["noise"].items())
+    if result["steadied"]:
+        noise += " (corrected by the reference graph)" if "drift" in result["noise"] else ""
     lines = [
         f"measured {result['table']}",
         f"  {result['blocks']} blocks and {result['networks']} whole networks; not to be trusted: {noise or 'none'}",

@@ -1,9 +1,10 @@
 """Was the machine as fast as usual? A reference graph tells, which is measured again in every group of sessions.
 
-What was measured while it was faster or slower is measured again, also where the runs themselves look quiet.
+What was measured while it was faster or slower is measured again, also where the runs themselves look quiet; what
+that does not mend is corrected (`nasdeploy.latency.steadying`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -34,15 +35,21 @@ def _with_references(models: Mapping[str, M], reference: M, group: int) -> Itera
         yield from list(models.items())[first : first + group - 1]
 
 
+def usual_reference(timings: Iterable[Timing]) -> float | None:
+    """Seconds of the reference graph at the machine's usual speed, the median; None where there was no reference."""
+    references = [timing.reference for timing in timings if timing.reference is not None]
+    return float(np.median(references)) if references else None
+
+
 def drifted(timings: Mapping[str, Timing], above: float) -> dict[str, float]:
     """How much slower than usual the machine was, where it was `above` times slower or faster, by key.
 
     Usual is the median of all references. Timings without one do not take part.
     """
     references = {key: timing.reference for key, timing in timings.items() if timing.reference is not None}
-    if not references:
+    usual = usual_reference(timings.values())
+    if usual is None:
         return {}
-    usual = float(np.median(list(references.values())))
     ratios = {key: reference / usual for key, reference in references.items()}
     return {key: ratio for key, ratio in ratios.items() if max(ratio, 1 / ratio) > above}
 

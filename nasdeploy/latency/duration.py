@@ -9,7 +9,7 @@ import numpy as np
 from nasdeploy.costs import Floats
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.measure import Protocol, Rounds, Timing
+from nasdeploy.latency.measure import REFERENCE_EVERY, Protocol, Rounds, Timing
 from nasdeploy.latency.stratify import blocks_by_macs, evenly
 from nasdeploy.plan import Block
 from nasdeploy.progress import duration
@@ -73,8 +73,9 @@ class Pace:
 
     def _measuring(self, seconds: Floats, opening: float, rounds: Rounds, p: Protocol) -> float:
         runs = p.warmup + rounds.visits * (p.discarded + p.kept)
-        measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum()) + opening * len(seconds)
-        return measuring * (1 + 1 / max(rounds.group - 1, 1))
+        measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum())
+        references = 1 / max(rounds.group - 1, 1)
+        return measuring * (1 + references + 1 / REFERENCE_EVERY) + opening * len(seconds) * (1 + references)
 
 
 def total(pace: Pace, space: SearchSpace, protocol: Protocol) -> float:

@@ -214,7 +214,9 @@ class _Group:
         readings = [self._sense()]
         with _no_garbage_collection():
             for _ in range(self._visits):
-                for key, times in runs.items():
+                for place, (key, times) in enumerate(runs.items()):
+                    if place and place % REFERENCE_EVERY == 0:
+                        self._visit_references(runs)
                     times.extend(self._visit(self._sessions[key], self._calls[key]))
                     on_visit()
                 readings.append(self._sense())
@@ -222,6 +224,10 @@ class _Group:
         reference = float(np.median(references)) if references else None
         noise = _noise_of(readings)
         return {key: self._summary(times, noise, reference) for key, times in runs.items()}
+
+    def _visit_references(self, runs: Mapping[str, list[float]]) -> None:
+        for key in filter(_is_reference, runs):
+            runs[key].extend(self._visit(self._sessions[key], self._calls[key]))
 
     def _visit(self, session: Timed, calls: int) -> list[float]:
         runs = [self._run(session, calls) for _ in range(self._protocol.discarded + self._protocol.kept)]
@@ -256,6 +262,8 @@ def _is_reference(key: str) -> bool:
     return key.startswith(REFERENCE)
 
 
+REFERENCE_EVERY = 8
+"""Sessions between two visits to the reference, which so is measured all over a round."""
 _CLOCK_TRIALS = 5
 _STEADY = 0.9
 """Frequencies of the same core at work are within this ratio of each other."""

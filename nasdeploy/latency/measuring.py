@@ -39,26 +39,24 @@ class Measuring:
         )
 
     def timings(self, kind: Kind, models: Mapping[str, Model], rounds: Rounds) -> dict[str, Timing]:
-        """Timings of all, of which only those that the journal lacks, or that were disturbed, are measured now.
+        """Timings of all; measured now is what the journal lacks, and once more what was disturbed.
 
         Raises `UserError` if the runtime refuses some, after all others were measured.
         """
         known, above = self.journal.outcomes[kind], self.protocol.drift_above
         self._measure(kind, models, [key for key in models if key not in known], rounds)
         timings = all_measured(kind, {key: known[key] for key in models})
-        for _ in range(self.protocol.retries):
-            disturbed = drifted(timings, above)
-            if not disturbed:
-                break
+        disturbed = drifted(timings, above)
+        if disturbed and self.protocol.retries:
             worst = max(disturbed.values(), key=lambda ratio: abs(log(ratio)))
             drift = f"the reference graph took up to {worst:.2f} times as long as usual meanwhile"
             if len(disturbed) > len(timings) / 2:
                 # Then there is no usual speed, and it would all be measured again for nothing.
                 self.progress.say(f"the machine is not quiet: {drift}; {len(disturbed)} {kind} are flagged")
-                break
-            self.progress.say(f"measuring {len(disturbed)} {kind} again: {drift}")
-            self._measure(kind, models, list(disturbed), rounds)
-            timings = all_measured(kind, {key: known[key] for key in models})
+            else:
+                self.progress.say(f"measuring {len(disturbed)} {kind} again: {drift}")
+                self._measure(kind, models, list(disturbed), rounds)
+                timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
 
     def _measure(self, kind: Kind, models: Mapping[str, Model], keys: Sequence[str], rounds: Rounds) -> None:

@@ -27,7 +27,8 @@ def merge(first: LatencyTable, second: LatencyTable, space: SearchSpace) -> Late
         network_terms(entries, space, space.arch(network.arch), network.role, network.timing)
         for network in _merged_networks([*first.networks, *second.networks])
     ]
-    return LatencyTable.fitted(first.conditions, max(first.created, second.created), entries, networks)
+    steadied = max(first.steadied, second.steadied)
+    return LatencyTable.fitted(first.conditions, max(first.created, second.created), entries, networks, steadied)
 
 
 def merged_entries(first: Mapping[str, Timing], second: Mapping[str, Timing]) -> dict[str, Timing]:

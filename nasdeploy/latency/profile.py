@@ -1,11 +1,12 @@
 """Measuring a search space on a device: every block, then whole networks, into a latency table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from pathlib import Path
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -21,8 +22,9 @@ from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.measuring import Measuring, all_measured
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.places.place import Place
+from nasdeploy.latency.steadying import steadied_table
 from nasdeploy.latency.stratify import evenly, stratified
-from nasdeploy.latency.table import LatencyTable, Role, entry_cost, network_terms
+from nasdeploy.latency.table import LatencyTable, Role, entry_cost
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Block, Plan, Shape
@@ -32,6 +34,8 @@ from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.files import locked, remove_partial_of
+
+T = TypeVar("T")
 
 _DEFAULT = Protocol()
 
@@ -91,18 +95,26 @@ def _profile(
     protocol, journal = measuring.protocol, measuring.journal
     measuring.announce(space, pace)
     blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
-    entries = measuring.timings("blocks", blocks, protocol.blocks)
+    # In random order, so that a slow minute does not fall on all blocks of a stage, and on every network with it.
+    shuffled = {key: blocks[key] for key in _in_random_order(list(blocks), "order of blocks")}
+    found = measuring.timings("blocks", shuffled, protocol.blocks)
+    entries = {key: found[key] for key in blocks}
     roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.
-    archs = list(roles)
-    order = generator(0, "order of networks").permutation(len(archs))
-    networks = {archs[i].text: partial(network_model, space.plan(archs[i]), device) for i in order}
+    archs = _in_random_order(list(roles), "order of networks")
+    networks = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
     timings = measuring.timings("networks", networks, protocol.networks)
-    measured = [network_terms(entries, space, arch, role, timings[arch.text]) for arch, role in roles.items()]
-    table = LatencyTable.fitted(conditions, datetime.now(UTC).isoformat(timespec="seconds"), entries, measured)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    measured = {arch: timings[arch.text] for arch in roles}
+    table = steadied_table(space, conditions, created, entries, measured, roles)
     table.save(path)
     journal.remove()
     return table
+
+
+def _in_random_order(items: Sequence[T], name: str) -> list[T]:
+    """The same order for each table."""
+    return [items[place] for place in generator(0, name).permutation(len(items))]
 
 
 def choose_networks(space: SearchSpace, entries: Mapping[str, Timing], protocol: Protocol) -> dict[Arch, Role]:

@@ -73,6 +73,8 @@ class LatencyTable(Settings):
     """Of predictions, from the errors on the held-out networks if there are any."""
     p95_ratio: float = Field(ge=1)
     """p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
+    steadied: float = Field(default=0.0, ge=0, le=1)
+    """Power of the machine's speed, as the reference graph told it, that timings were divided by."""
     entries: dict[str, Timing]
     networks: tuple[MeasuredNetwork, ...] = Field(min_length=1)
 
@@ -83,8 +85,12 @@ class LatencyTable(Settings):
         created: str,
         entries: Mapping[str, Timing],
         networks: Sequence[MeasuredNetwork],
+        steadied: float = 0.0,
     ) -> "LatencyTable":
-        """A table calibrated on all `networks` but the held-out ones, which give its error."""
+        """A table calibrated on all `networks` but the held-out ones, which give its error.
+
+        `steadied` is the power by which the timings given were corrected already (`nasdeploy.latency.steadying`).
+        """
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
         calibration = fit(*_terms(known), [network.timing.median for network in known])
@@ -97,6 +103,7 @@ class LatencyTable(Settings):
                 _predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
             ),
             p95_ratio=float(np.median([n.timing.p95 / n.timing.median for n in networks])),
+            steadied=steadied,
             entries=dict(entries),
             networks=tuple(networks),
         )
@@ -106,7 +113,7 @@ class LatencyTable(Settings):
         added = [network_terms(self.entries, space, arch, "search", timing) for arch, timing in measured.items()]
         replaced = [network.arch for network in added]
         kept = [n for n in self.networks if n.role != "search" or n.arch not in replaced]
-        return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added])
+        return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added], self.steadied)
 
     # -- prediction
 

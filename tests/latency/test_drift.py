@@ -11,7 +11,7 @@ from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, measure
 from nasdeploy.latency.measuring import Measuring
 from nasdeploy.progress import Progress
 from tests.latency.tables import CONDITIONS, SPACE, timing
-from tests.latency.test_measure import MS, World
+from tests.latency.test_measure import MS, World, runs
 
 
 def at(reference):
@@ -61,6 +61,16 @@ def test_timings_of_a_group_know_their_reference_and_a_retry_its_own():
     assert (found["quiet"].reference, found["noisy"].reference) == (pytest.approx(5e-3), pytest.approx(4e-3))
 
 
+def test_the_reference_is_visited_all_over_a_round():
+    world = World()
+    openers = {f"{REFERENCE} 0": world.opener("reference", MS)}
+    openers |= {f"s{number}": world.opener(f"s{number}", 2 * MS) for number in range(19)}
+    found = world.measure(openers, Rounds(20, 2), Protocol(warmup=1, discarded=1, kept=3))
+    visits = [key for key, calls in runs(world.log) if calls == 4]
+    assert [place for place, key in enumerate(visits) if key == "reference"] == [0, 8, 17, 22, 30, 39]
+    assert (found[f"{REFERENCE} 0"].n, found["s0"].n) == (18, 6)
+
+
 # -- measuring again
 
 
@@ -88,10 +98,10 @@ MODELS = {key: lambda: b"" for key in "abcde"}
 
 
 def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, capsys):
-    place = SlowFor({"b", "d"}, attempts=2)
+    place = SlowFor({"b", "d"}, attempts=1)
     work = measuring(place, tmp_path)
     found = work.timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked == [list("abcde"), ["b", "d"], ["b", "d"]]
+    assert place.asked == [list("abcde"), ["b", "d"]]
     assert {t.noise for t in found.values()} == {""}
     assert found == work.journal.outcomes["blocks"]
     said = capsys.readouterr().err
@@ -100,8 +110,8 @@ def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, c
 
 def test_what_stays_disturbed_is_flagged(tmp_path):
     place = SlowFor({"b"}, attempts=9)
-    found = measuring(place, tmp_path, retries=2).timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked[1:] == [["b"], ["b"]]
+    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked[1:] == [["b"]]
     assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
 
 

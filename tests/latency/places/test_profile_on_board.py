@@ -1,8 +1,6 @@
 """A whole table, measured on a board over SSH: what is lost is measured again, and nothing else."""
 
 import json
-import os
-import signal
 
 import pytest
 
@@ -15,7 +13,7 @@ from nasdeploy.latency.places import ssh
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.table import LatencyTable
 from tests.latency.places.boards import device, until
-from tests.latency.places.test_ssh import sessions
+from tests.latency.places.test_ssh import kill, sessions
 from tests.latency.test_profile import DEVICE, HASTY, QUIET, SPACE
 
 pytestmark = pytest.mark.slow
@@ -66,11 +64,6 @@ def watched(monkeypatch, at, act):
 
     monkeypatch.setattr(module, "block_model", block_model)
     return made
-
-
-def kill(pids):
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("victims", ["program", "connection"])

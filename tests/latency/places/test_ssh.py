@@ -60,6 +60,13 @@ def test_a_model_that_the_runtime_cannot_run_does_not_stop_the_others(server, lo
 # -- losses
 
 
+def kill(pids):
+    for pid in pids:
+        # Where one was the other's parent it may have taken that along.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def killing(victims, at="m5"):
     """The models; when the given one is made for the first time, the victims are killed."""
     done = []
@@ -67,8 +74,7 @@ def killing(victims, at="m5"):
     def make():
         if not done:
             done.append(True)
-            for pid in victims():
-                os.kill(pid, signal.SIGKILL)
+            kill(victims())
         return MODELS[at]()
 
     return {**MODELS, at: make}

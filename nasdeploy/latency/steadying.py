@@ -1,0 +1,69 @@
+"""The machine's changing speed taken out of a measurement, as far as the reference graph tells it.
+
+On a shared machine a group of sessions is measured while everything takes a third longer, and the next one is not. Each
+timing is divided by a power of how much longer than usual the reference graph took meanwhile. By a power, because the
+reference graph is measured with noise itself, and because not every graph suffers alike from what slows the machine
+(regression dilution: Fuller, Measurement Error Models, 1987, section 1.1). Which one is told by the networks that the
+table is calibrated on, never by those held out; on a quiet machine all are the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from nasdeploy.arch import Arch
+from nasdeploy.latency.calibration import relative_errors
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.drift import usual_reference
+from nasdeploy.latency.measure import Timing
+from nasdeploy.latency.table import LatencyTable, Role, network_terms
+from nasdeploy.space import SearchSpace
+
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""That are tried; 0 leaves timings as they are."""
+
+
+def steadied(timing: Timing, usual: float, power: float) -> Timing:
+    """A timing at the speed at which the reference graph takes `usual` seconds; as it is if it has no reference."""
+    if timing.reference is None:
+        return timing
+    factor = (usual / timing.reference) ** power
+    return replace(
+        timing,
+        median=timing.median * factor,
+        p10=timing.p10 * factor,
+        p90=timing.p90 * factor,
+        p95=timing.p95 * factor,
+    )
+
+
+def steadied_table(
+    space: SearchSpace,
+    conditions: Conditions,
+    created: str,
+    entries: Mapping[str, Timing],
+    networks: Mapping[Arch, Timing],
+    roles: Mapping[Arch, Role],
+) -> LatencyTable:
+    """The table of blocks `entries` and whole `networks` with the power that predicts its calibration networks best."""
+    usual = usual_reference([*entries.values(), *networks.values()])
+
+    def table(power: float) -> LatencyTable:
+        blocks = {key: steadied(timing, usual or 1.0, power) for key, timing in entries.items()}
+        measured = [
+            network_terms(blocks, space, arch, role, steadied(networks[arch], usual or 1.0, power))
+            for arch, role in roles.items()
+        ]
+        return LatencyTable.fitted(conditions, created, blocks, measured, power)
+
+    return min((table(power) for power in (POWERS if usual else POWERS[:1])), key=_calibration_error)
+
+
+def _calibration_error(table: LatencyTable) -> float:
+    """Mean absolute relative error on the networks that the table is calibrated on."""
+    known = [network for network in table.networks if network.role == "calibration"]
+    predicted = table.calibration(
+        np.array([network.entries for network in known]), np.array([float(network.blocks) for network in known])
+    )
+    return float(np.abs(relative_errors(predicted.tolist(), [n.timing.median for n in known])).mean())
