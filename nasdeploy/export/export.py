@@ -14,6 +14,7 @@ from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
+from nasdeploy.errors import CheckFailed
 from nasdeploy.evaluate import recalibrated
 from nasdeploy.export.bundle.embedding import embed_models
 from nasdeploy.export.bundle.extras import Extras
@@ -67,9 +68,9 @@ class Exporter:
     def export(self, arch: Arch, out: Path, jobs: Sequence[Job], extras: Extras = _NONE) -> ExportManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
-        Raises `CheckFailed` if a model does not pass its proof. It is then kept as `model.rejected.*` beside a
-        `manifest.rejected.json` that says why; those that passed are in a bundle, and if none did, an earlier one stays
-        as it was.
+        Raises `CheckFailed` if a model cannot be made within its limits, or does not pass its proof. In the latter case it
+        is kept as `model.rejected.*` beside a `manifest.rejected.json` that says why. Those that passed are in a bundle,
+        and if none did, an earlier one stays as it was.
         """
         network, recalibration = self._network(arch)
         preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
@@ -79,15 +80,33 @@ class Exporter:
         )
         about = self._about(arch, reference, recalibration)
         with staging(out) as stage:
-            made = [self._made(job, stage, reference, conversions) for job in jobs]
+            made, refused = self._all_made(jobs, stage, reference, conversions)
             passed = tuple(artefact for artefact in made if not artefact.proof.problems)
             rejected = tuple(artefact for artefact in made if artefact.proof.problems)
             # The good ones first: what was made before is only replaced by something.
             manifest = self._install(stage, out, passed, about, reference, jobs, extras) if passed else None
             if rejected:
                 raise reject(stage, out, rejected, about)
+        if refused:
+            if passed:
+                self.progress.say(f"export: {', '.join(made.file.name for made in passed)} passed, in {out}")
+            raise refused[0]
         assert manifest is not None  # There was a job, and it was not rejected.
         return manifest
+
+    def _all_made(
+        self, jobs: Sequence[Job], stage: Path, reference: Reference, conversions: Conversions
+    ) -> tuple[list[Artefact], list[CheckFailed]]:
+        """The models, and why others are none: a precision that cannot hold its accuracy costs only its own format."""
+        made, refused = [], []
+        for job in jobs:
+            try:
+                made.append(self._made(job, stage, reference, conversions))
+            except CheckFailed as error:
+                refused.append(error)
+                for file in files_of(job.form, stage / file_name(job.form, job.precision)):
+                    file.unlink(missing_ok=True)
+        return made, refused
 
     def _install(
         self,

@@ -19,6 +19,8 @@ from nasdeploy.errors import CheckFailed
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.export import Exporter
 from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.formats.format import Source
+from nasdeploy.export.formats.torch import TorchFormat
 from nasdeploy.export.manifest import ExportManifest
 from nasdeploy.supernet.extract import extract
 from tests.export.models import Tampered, exporter, jobs, latency_table, tiny_space
@@ -135,6 +137,25 @@ def test_of_several_the_good_ones_stay(
     assert artefact.proof.accuracy.classes == accuracy.classes
     (rejected,) = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes()).artefacts
     assert [file.name for file in rejected.files] == ["model.rejected.onnx"]
+
+
+class Lossy(TorchFormat):
+    """As a precision is that loses more accuracy than it may."""
+
+    def write(self, source: Source, path: Path) -> None:
+        super().write(source, path)
+        raise CheckFailed("too lossy")
+
+
+def test_a_format_that_cannot_be_made_costs_the_others_nothing(
+    exported: tuple[Exporter, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "torch", Lossy())  # type: ignore[arg-type]
+    with pytest.raises(CheckFailed, match="too lossy"):
+        exported[0].export(tiny_space().named["t0"], tmp_path / "out", jobs("torch", "onnx"))
+    (artefact,) = load_bundle(tmp_path / "out").artefacts
+    assert (artefact.format, artefact.proof.problems) == ("onnx", ())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == BUNDLE
 
 
 def test_int8_tells_how_it_was_made_and_what_it_gains(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
