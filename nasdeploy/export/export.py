@@ -68,9 +68,9 @@ class Exporter:
     def export(self, arch: Arch, out: Path, jobs: Sequence[Job], extras: Extras = _NONE) -> ExportManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
-        Raises `CheckFailed` if a model cannot be made within its limits, or does not pass its proof. In the latter case it
-        is kept as `model.rejected.*` beside a `manifest.rejected.json` that says why. Those that passed are in a bundle,
-        and if none did, an earlier one stays as it was.
+        Raises `CheckFailed` if a model cannot be made within its limits, or does not pass its proof; then it is kept as
+        `model.rejected.*` beside a `manifest.rejected.json` that says why. Those that passed are in a bundle; if none
+        did, an earlier one stays as it was.
         """
         network, recalibration = self._network(arch)
         preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
