@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor, nn
 
 from nasdeploy.train.settings import TrainSettings
@@ -20,6 +19,9 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, eps=settings.epsilon or 1e-8)
     if settings.optimizer == "rmsprop":
+        # timm imports all its models, which takes a second.
+        from timm.optim.rmsprop_tf import RMSpropTF
+
         optimizer: torch.optim.Optimizer = RMSpropTF(
             groups,
             lr=rate,
