@@ -38,7 +38,7 @@ from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
 from tests.export.models import supernet_of
 
-ALL = ("a0", "a1", "a2", "a3", "a4", "a5", "a6")
+ALL = ("a0", "a1", "a2", "a3", "a4", "a5-small", "a5-base", "a6")
 ENGINES = ("a0", "a6")
 CAPABILITIES = ("SM86", "SM89", "SM120")
 EXACT: tuple[Precision, ...] = ("fp32", "fp16")
