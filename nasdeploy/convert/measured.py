@@ -6,6 +6,7 @@ from torch import nn
 
 from nasdeploy.convert.onnx import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
+from nasdeploy.errors import UserError
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes import described_runtime
@@ -17,9 +18,15 @@ def model_for(module: nn.Module, inputs: Sequence[Shape], device: Target) -> Mod
 
     In int8 it has random ranges: it is as fast as a calibrated one and as good as none. In fp16 whole networks take and
     give fp32, as when they are delivered; single blocks do not, since inside a network nothing is converted.
-    Raises `UserError` if the device's runtime is unknown or lacks the precision.
+    Raises `UserError` if the device's runtime is unknown, lacks the precision, or runs exported files only.
     """
-    if described_runtime(device).form == "module":
+    form = described_runtime(device).form
+    if form == "program":
+        raise UserError(
+            f"device {device.name}: {device.runtime} runs files that were exported for it, which takes too long for "
+            "each of many networks; use another device, e.g. cpu"
+        )
+    if form == "module":
         return TorchModel(module.eval(), {f"input.{number}": shape for number, shape in enumerate(inputs)})
     model = quick_onnx(module, inputs, device.batch)
     if device.precision == "fp16":

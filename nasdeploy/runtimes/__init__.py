@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
+from nasdeploy.runtimes.executorch import ExecuTorch
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from nasdeploy.runtimes.openvino import OpenVino
 from nasdeploy.runtimes.pytorch import PyTorch
@@ -17,6 +18,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "tensorrt": TensorRt("tensorrt", "tensorrt"),
     "tensorrt-rtx": TensorRt("tensorrt_rtx", "tensorrt-rtx-cu13"),
     "torch": PyTorch(),
+    "executorch": ExecuTorch(),
 }
 
 
@@ -29,7 +31,7 @@ def described_runtime(device: Target) -> Runtime:
     if device.precision not in runtime.precisions:
         able = " or ".join(runtime.precisions)
         raise UserError(f"device {device.name}: {device.runtime} does not run {device.precision}; use {able}")
-    if runtime.form == "module" and not device.is_local:
+    if runtime.form != "onnx" and not device.is_local:
         raise UserError(
             f"device {device.name}: {device.runtime} runs on this machine only; use another runtime on a board"
         )

@@ -20,8 +20,8 @@ Array = npt.NDArray[Any]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-Form = Literal["onnx", "module"]
-"""What a runtime opens: an ONNX file, or a PyTorch module in this process."""
+Form = Literal["onnx", "module", "program"]
+"""What a runtime opens: an ONNX file, a PyTorch module in this process, or only a file of its own that was exported."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TorchModel:
 
 
 Model = bytes | Path | TorchModel
-"""ONNX as bytes or file, or a module, by the runtime's form."""
+"""A file or its bytes, or a module, by the runtime's form."""
 
 
 class Target(Protocol):

@@ -92,16 +92,17 @@ def contender(text: str, device: Device) -> Contender:
         path = _in_bundle(path, device)
     elif not path.is_file():
         raise UserError(f"{text}: no such file or bundle; a model by name is torchvision:NAME or timm:NAME")
-    if described_runtime(device).form != "onnx":
+    if described_runtime(device).form == "module":
         raise UserError(f"{text}: device {device.name} runs PyTorch modules, not files; use another device, e.g. cpu")
     return Contender(path.read_bytes, path.stat().st_size)
 
 
 def _in_bundle(folder: Path, device: Device) -> Path:
-    """The bundle's ONNX file, if it has several that in the device's precision."""
-    found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == "onnx"]
+    """The bundle's file that the device's runtime opens, if it has several that in the device's precision."""
+    kind = device.runtime if described_runtime(device).form == "program" else "onnx"
+    found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == kind]
     if not found:
-        raise UserError(f"{folder}: holds no ONNX file, which is what runtimes are measured with; export one")
+        raise UserError(f"{folder}: holds no {kind} file, which device {device.name} is measured with; export one")
     best = next((artefact for artefact in found if artefact.precision == device.precision), found[0])
     return folder / best.file.name
 

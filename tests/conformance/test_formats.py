@@ -2,10 +2,12 @@
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from nasdeploy.arch import Arch
 from nasdeploy.export.conversions import Conversions
@@ -27,6 +29,13 @@ ALPHANET, DIGITS = load_space("alphanet", 100), load_space("digits", 10)
 CPU = load_device("cpu")
 AHEAD = ("SM86", "SM89", "SM120")
 EXACT: tuple[Precision, ...] = ("fp32", "fp16")
+SLOW = {"executorch"}
+
+
+def marked(name: str, *further: object) -> ParameterSet:
+    return pytest.param(name, *further, marks=pytest.mark.slow if name in SLOW else ())
+
+
 PAIRS = [(name, precision) for name, form in FORMATS.items() for precision in EXACT if precision in form.precisions]
 
 
@@ -51,22 +60,35 @@ conversions = cache(Conversions)
 
 
 def written(form: Format, network: Network, precision: Precision, folder: Path) -> Path:
+    for name, content in contents(form, network, precision).items():
+        (folder / name).write_bytes(content)
+    return folder / file_name(form, precision)
+
+
+@cache
+def contents(form: Format, network: Network, precision: Precision) -> dict[str, bytes]:
+    """All files that the format writes, by name."""
     made, device = conversions(network), device_for(form, CPU, precision)
-    path = folder / file_name(form, precision)
     capabilities = AHEAD if form.not_run(()) else ()
     recipe = form.recipe(device)
-    form.write(Source(network, lambda wanted: made.onnx(wanted, recipe), precision, device, capabilities), path)
-    return path
+    source = Source(network, lambda wanted: made.onnx(wanted, recipe), precision, device, capabilities)
+    with TemporaryDirectory() as folder:
+        form.write(source, Path(folder, file_name(form, precision)))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 @pytest.mark.parametrize(
-    ("space", "arch"),
+    ("name", "precision", "space", "arch"),
     [
-        (DIGITS, DIGITS.smallest()),
-        pytest.param(ALPHANET, ALPHANET.named["a0"], marks=pytest.mark.slow),
+        *(marked(*pair, DIGITS, DIGITS.smallest()) for pair in PAIRS),
+        # What takes a minute to convert it does so in tests/benchmarks/bench_formats.py.
+        *(
+            pytest.param(*pair, ALPHANET, ALPHANET.named["a0"], marks=pytest.mark.slow)
+            for pair in PAIRS
+            if pair[0] not in SLOW
+        ),
     ],
 )
-@pytest.mark.parametrize(("name", "precision"), PAIRS)
 def test_the_file_computes_what_the_network_computes(
     name: str, precision: Precision, space: SearchSpace, arch: Arch, tmp_path: Path
 ) -> None:
@@ -91,7 +113,7 @@ def test_the_file_computes_what_the_network_computes(
     session.close()
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [marked(name) for name in FORMATS])
 def test_what_is_no_such_file_is_found_by_its_form(name: str, tmp_path: Path) -> None:
     form = usable(name)
     path = written(form, network_of(DIGITS, DIGITS.smallest()), "fp32", tmp_path)
@@ -103,7 +125,7 @@ def test_what_is_no_such_file_is_found_by_its_form(name: str, tmp_path: Path) ->
         assert "\n" not in problem
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if not name.startswith("tensorrt")])
+@pytest.mark.parametrize("name", [marked(name) for name in FORMATS if not name.startswith("tensorrt")])
 def test_another_networks_file_is_found_by_its_form(name: str, tmp_path: Path) -> None:
     form = usable(name)
     path = written(form, network_of(DIGITS, DIGITS.smallest()), "fp32", tmp_path)

@@ -58,6 +58,7 @@ PAIRS = [
     pytest.param(name, precision, marks=pytest.mark.gpu if needs_gpu(name) else (), id=f"{name}-{precision}")
     for name, runtime in RUNTIMES.items()
     for precision in runtime.precisions
+    if runtime.form != "program"
 ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from nasdeploy.export.formats.executorch import ExecuTorchFormat
 from nasdeploy.export.formats.format import Format
 from nasdeploy.export.formats.onnx import OnnxFormat
 from nasdeploy.export.formats.openvino import OpenVinoFormat
@@ -12,6 +13,7 @@ from nasdeploy.export.formats.torch_tensorrt import TorchTensorRtFormat
 FORMATS: Mapping[str, Format] = {
     "onnx": OnnxFormat(),
     "openvino": OpenVinoFormat(),
+    "executorch": ExecuTorchFormat(),
     "torch": TorchFormat(),
     "torch-tensorrt": TorchTensorRtFormat(),
     "tensorrt": TensorRtFormat(),
