@@ -6,7 +6,7 @@ cannot be completed within it goes as well.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,28 @@ def best_within(space: SearchSpace, cost: SlotCost, bound: float, value: SlotCos
     None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and value, which
     is below 10^5 in a space of 10^20 architectures.
     """
-    steps = chain(space, [cost, value])
+    return _best(space, chain(space, [cost, value]), bound)
+
+
+def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Sequence[Floats]) -> Optimum | None:
+    """The architecture of the largest sum of `terms`, one array `[values]` for each choice, within a bound on a cost.
+
+    Exact where every network reads every choice; where some do not, a choice that is not read counts as if it were.
+    None if there is none. See `best_within`.
+    """
+    steps = chain(space, [cost, lambda slot, block: 0.0])
+    return _best(space, [_with_terms(step, terms) for step in steps], bound)
+
+
+def _with_terms(step: Step, terms: Sequence[Floats]) -> Step:
+    """The step with the terms of the choices that it decides as what it adds to the value."""
+    added = sum((terms[place][step.codes[:, n]] for n, place in enumerate(step.decided)), np.zeros(len(step.codes)))
+    costs = step.costs.copy()
+    costs[..., 1] += added
+    return replace(step, costs=costs)
+
+
+def _best(space: SearchSpace, steps: Sequence[Step], bound: float) -> Optimum | None:
     fronts = list(_fronts(steps, bound + _ROUNDING * abs(bound)))
     (last,) = fronts[-1]
     if not len(last.costs):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy.costs import Costs, SlotCost, macs, params
-from nasdeploy.counting.optimum import best_within
+from nasdeploy.counting.optimum import best_by_choices, best_within
 from nasdeploy.counting.rounded import Rounded
 from nasdeploy.extremes import extremes
 from nasdeploy.space import SearchSpace
@@ -88,3 +88,28 @@ def test_without_a_bound_the_largest_value():
     space = load_space("bignas")
     found = best_within(space, macs, float("inf"), params)
     assert found is not None and found.value == extremes(space, params)[1].cost
+
+
+def terms_of(space: SearchSpace, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=len(choice.values)) for choice in space.choices]
+
+
+@pytest.mark.parametrize("part", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_of_terms_for_choices_the_best_sum_is_found(seed: int, part: float) -> None:
+    space = load_space("digits", 10)
+    terms, codes = terms_of(space, seed), every_code(space)
+    costs = Costs(space, [macs])(codes)[:, 0]
+    values = sum(term[codes[:, place]] for place, term in enumerate(terms))
+    bound = float(np.quantile(costs, part, method="nearest"))
+    found = best_by_choices(space, macs, bound, terms)
+    assert found is not None
+    assert found.value == pytest.approx(values[costs <= bound].max(), rel=1e-12)
+    (code,) = space.encode([found.arch])
+    assert sum(term[code[place]] for place, term in enumerate(terms)) == pytest.approx(found.value)
+    assert space.plan(found.arch).macs == found.cost <= bound
+
+
+def test_terms_within_nothing() -> None:
+    assert best_by_choices(TOY, macs, 1.0, terms_of(TOY, 0)) is None

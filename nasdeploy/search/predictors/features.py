@@ -14,6 +14,10 @@ class OneHot:
         self.width = sum(sizes)
         self._first = np.cumsum([0, *sizes[:-1]])
 
+    def parts(self, columns: Floats) -> list[Floats]:
+        """One array `[values]` for each choice, of columns `[width]`."""
+        return np.split(columns, self._first[1:])
+
     def __call__(self, codes: Codes) -> Floats:
         """Features `[n, width]` of codes `[n, choices]`."""
         features = np.zeros((len(codes), self.width))

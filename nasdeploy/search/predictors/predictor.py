@@ -9,7 +9,7 @@ from nasdeploy.costs import Floats
 from nasdeploy.errors import UserError
 from nasdeploy.search.predictors import KINDS
 from nasdeploy.search.predictors.features import OneHot
-from nasdeploy.search.predictors.models import Model
+from nasdeploy.search.predictors.models import LinearModel, Model
 from nasdeploy.space import Codes, SearchSpace
 
 LEAST = 10
@@ -28,6 +28,11 @@ class AccuracyPredictor:
     def __call__(self, codes: Codes) -> Floats:
         """Accuracies `[n]`, 0..1 but for errors, of codes `[n, choices]`."""
         return self.model(self._features(codes))
+
+    @property
+    def terms(self) -> list[Floats] | None:
+        """What each value of each choice adds, `[values]` by choice, if nothing else matters; else None."""
+        return self._features.parts(self.model.weights) if isinstance(self.model, LinearModel) else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Search on a predictor of accuracy (OFA, section 4.1), in rounds: what it finds best is evaluated and teaches it."""
+"""Search on a predictor of accuracy (OFA, section 4.1), in rounds: what it finds best is evaluated and teaches it.
+
+With `search.predictor: linear` that is exact: choices add up, and the optimum within a bound is computed.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nasdeploy.arch import Arch
+from nasdeploy.counting.optimum import best_by_choices
 from nasdeploy.search.candidates import Candidates
 from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.predictors.evolution import evolve
@@ -56,8 +60,7 @@ class PredictorGuided:
         random = candidates.random(settings.parents)
         if self.means.predictor is None:
             return random
-        start = problem.space.encode(random)
-        codes = evolve(problem, self.means.predictor.predictor, start, rng, _GENERATIONS, _POPULATION)
+        codes = _promising(problem, self.means.predictor.predictor, problem.space.encode(random), rng)
         half = settings.parents // 2
         return list(dict.fromkeys([*_new(problem, codes, (), settings.parents - half), *random]))[: settings.parents]
 
@@ -75,7 +78,7 @@ class PredictorGuided:
         guided: list[Arch] = []
         if len(found) >= LEAST:
             predictor = self._fit(problem, found, settings, rng)
-            codes = evolve(problem, predictor, problem.space.encode(parents), rng, _GENERATIONS, _POPULATION)
+            codes = _promising(problem, predictor, problem.space.encode(parents), rng)
             guided = _new(problem, codes, known, settings.offspring - int(_EXPLORED * settings.offspring))
         near = parents[: max(1, len(parents) // 4)]
         explored = candidates.mutations(near, settings.offspring, settings.mutation_probability)
@@ -90,6 +93,19 @@ class PredictorGuided:
         self.means.say(str(fitted))
         self.means.keep(fitted)
         return fitted.predictor
+
+
+def _promising(problem: Problem, predictor: AccuracyPredictor, start: Codes, rng: np.random.Generator) -> Codes:
+    """Feasible codes `[n, choices]` by falling prediction; the best there is first where choices simply add up."""
+    codes = evolve(problem, predictor, start, rng, _GENERATIONS, _POPULATION)
+    if predictor.terms is None:
+        return codes
+    bounded = problem.quantities[problem.axis]
+    assert bounded.slot_cost is not None  # As of every axis.
+    found = best_by_choices(problem.space, bounded.slot_cost, bounded.bound.high - bounded.offset, predictor.terms)
+    best = problem.space.encode([found.arch] if found else [])
+    # By the bound on the axis alone; another may exclude it.
+    return np.concatenate([best[problem.feasible(problem.costs(best))], codes]) if len(best) else codes
 
 
 def _new(problem: Problem, codes: Codes, known: Iterable[Arch], count: int) -> list[Arch]:

@@ -6,6 +6,7 @@ import pytest
 from nasdeploy.randomness import generator
 from nasdeploy.search.predictors.predictor import fit_predictor
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.search.strategies import predictor_guided
 from nasdeploy.search.strategies.means import Means, equipped
 from nasdeploy.search.strategies.predictor_guided import PredictorGuided
 from tests.search.landscape import CODES, SPACE, Landscape, problem_at
@@ -51,3 +52,18 @@ def test_too_few_networks_for_a_predictor_are_made_more(parents):
     settings = SearchSettings(rounds=4, parents=parents, mutations=6, crossovers=0)
     PredictorGuided().run(problem_at(0.5), landscape.evaluate, settings, generator(0, "test"))
     assert len(set(landscape.evaluated)) == settings.evaluations
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_optimum_of_a_linear_predictor_is_evaluated(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though evolution on the predictor, which finds nothing here, does not lead there."""
+    monkeypatch.setattr(predictor_guided, "evolve", lambda problem, predict, start, *rest: start)
+    fits, landscape, problem = [], Landscape(seed), problem_at(0.5)
+    settings = SETTINGS.model_copy(update={"predictor": "linear", "rounds": 2})
+    strategy = equipped(PredictorGuided(), Means(keep=fits.append))
+    strategy.run(problem, landscape.evaluate, settings, generator(seed, "test"))
+    (fitted,) = fits
+    predicted = fitted.predictor(CODES)
+    feasible = problem.feasible(problem.costs(CODES))
+    (best,) = SPACE.decode(CODES[[np.flatnonzero(feasible)[predicted[feasible].argmax()]]])
+    assert best in landscape.evaluated
