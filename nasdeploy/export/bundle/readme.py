@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from nasdeploy.export.manifest import Artefact, ExportManifest
+from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
 _LABELS_SHOWN = 8
 
@@ -50,7 +51,14 @@ def _for(made: Artefact) -> str:
 
 
 def _running(manifest: ExportManifest) -> str:
-    runtime = "onnxruntime" if any(made.format == "onnx" for made in manifest.artefacts) else "openvino"
+    formats = {made.format for made in manifest.artefacts}
+    if not formats & {"onnx", "openvino"}:
+        return (
+            "## Running it\n\n`predict.py` runs ONNX and OpenVINO files, of which this bundle has none. Where "
+            "nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy verify .` tries "
+            "the model on this machine."
+        )
+    runtime = "onnxruntime" if "onnx" in formats else "openvino"
     version = manifest.versions.get(runtime)
     return (
         "## Running it\n\n"
@@ -133,6 +141,11 @@ def _limits(manifest: ExportManifest) -> str:
         for made in manifest.artefacts
         if made.fingerprint
     }
+    planned = [
+        f"- `{made.file.name}` takes at most {max(made.device.batch, LARGEST_BATCH)} images in a call."
+        for made in manifest.artefacts
+        if made.format == "executorch"
+    ]
     tied = [
         f"- `{made.file.name}` loads on GPUs of {', '.join(made.capabilities) or 'the kind that it was built on'} in "
         f"the version of {made.format} that wrote it, and nowhere else.{_rebuilt(made)}"
@@ -143,6 +156,7 @@ def _limits(manifest: ExportManifest) -> str:
         [
             "## Limits\n",
             *sorted(machines),
+            *planned,
             *tied,
             "- Accuracy was measured on test images of the same origin as the training images: it says nothing of "
             "images of another kind,\n  and a probability is not calibrated.",
