@@ -20,12 +20,19 @@ from tests.data.pictures import write_folder
 from tests.noise import despite_noise
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+SMALL = (
+    "{name: small, resolution: [8, 12], stem: {width: [16, 24], stride: 1}, head: {width: [96], expand: 2}, stages: ["
+    "{width: [24, 32], depth: [1, 2, 3], kernel: [3], expand: [2, 4], stride: 2}, "
+    "{width: [40, 48], depth: [1, 2, 3], kernel: [3], expand: [3], stride: 2, se: true}]}"
+)
 QUICKER = {
     # A whole demo and an hour of training are too long for a test; everything else is as the README has it. With a
     # bound on MACs the demo measures no latency table; one is measured for the photos.
     "run digits": "--set train.epochs=1 --set train.warmup_epochs=0 --set search.rounds=1 --set search.parents=6 "
     "--macs-m 0.6",
     "init --data photos": "--hours 0.01",
+    # The drafted space has 266 blocks to measure, and the drafted training dozens of epochs.
+    "train recipe.yaml": f"--set train.epochs=5 --set 'space={SMALL}'",
     "search --latency 40%": "--set search.rounds=1 --set search.parents=6",
 }
 
