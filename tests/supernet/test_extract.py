@@ -16,7 +16,8 @@ from nasdeploy.spaces.mobilenet import space_from_table
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 
-ARCHS = 50
+ARCHS = 25
+"""In each of the two layouts, which have different ones."""
 IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12}
 RESOLUTIONS = {"alphanet": (48, 56, 64, 72), "bignas": (48, 56, 72, 80)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -59,7 +60,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     supernet = Supernet(space).to(memory_format=LAYOUTS[layout])
     randomised(supernet)
     holder = deepcopy(supernet)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(list(LAYOUTS).index(layout))
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
     for _ in range(ARCHS):
         arch = space.sample(rng)
