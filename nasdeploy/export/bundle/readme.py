@@ -55,8 +55,8 @@ def _running(manifest: ExportManifest) -> str:
     if not formats & {"onnx", "openvino"}:
         return (
             "## Running it\n\n`predict.py` runs ONNX and OpenVINO files, of which this bundle has none. Where "
-            "nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy verify .` tries "
-            "the model on this machine."
+            "nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
+            "verify .` tries the model on this machine."
         )
     runtime = "onnxruntime" if "onnx" in formats else "openvino"
     version = manifest.versions.get(runtime)
