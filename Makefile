@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up by themselves, once, in .venv.
-.PHONY: demo test lint setup
+.PHONY: demo test lint style types ordinary runtimes latency setup
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,25 +9,39 @@ demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
 
 # One thread a process, so that the two test processes do not fight over the cores. Runtimes other than ONNX Runtime have
-# a process of their own: after they were loaded, test processes have died now and then. Tests that measure time run
-# alone; pytest exits with 5 where there are none.
+# a process of their own: after they were loaded, test processes have died now and then; mypy runs beside it. Tests that
+# measure time run alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not latency" $(RUNTIMES:%=--ignore=%)
+test: style
+	$(MAKE) --no-print-directory ordinary
+	$(MAKE) --no-print-directory -j2 --output-sync=target runtimes types
+	$(MAKE) --no-print-directory latency
+
+ordinary: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
+
+runtimes: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not latency" $(RUNTIMES)
+
+latency: $(INSTALLED)
 	$(BIN)/pytest -m latency || [ $$? -eq 5 ]
 
-lint: $(INSTALLED)
+lint: style types
+
+style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
 	$(BIN)/mypy
 
 setup: $(INSTALLED)
 
+# Modules are compiled when they are first imported: of 7 GB most never are.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (once, a few minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -24,6 +24,7 @@ from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.extract import extract
+from tests.export.converted import converted_once  # noqa: F401
 from tests.export.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
 from tests.search import results
 from tests.steps.runs import trained_run

@@ -21,6 +21,7 @@ from nasdeploy.steps.request import Bounds, SearchRequest, request_search
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.train.checkpoint import Checkpoints
+from tests.export.converted import converted_once  # noqa: F401
 from tests.steps.runs import SPACE, table_of, trained_run
 
 QUIET = Progress(quiet=True)

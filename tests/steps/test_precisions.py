@@ -19,6 +19,7 @@ from nasdeploy.steps.request import Bounds, SearchRequest
 from nasdeploy.steps.search_all import search_all
 from nasdeploy.steps.searches import results
 from nasdeploy.store.run import Run
+from tests.export.converted import converted_once  # noqa: F401
 from tests.export.models import timing
 from tests.steps.runs import SPACE, table_of, trained_run
 
