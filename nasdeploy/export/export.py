@@ -72,14 +72,14 @@ class Exporter:
         `model.rejected.*` beside a `manifest.rejected.json` that says why. Those that passed are in a bundle; if none
         did, an earlier one stays as it was.
         """
-        network, recalibration = self._network(arch)
-        preprocessing = Preprocessing.from_settings(self.data, input_side(network.plan))
-        reference = Reference(network, preprocessing, self.sets.test, self.data)
-        conversions = Conversions(
-            network, examples_of(self.sets, self.data, input_side(network.plan)), self.target.max_drop, self.progress
-        )
-        about = self._about(arch, reference, recalibration)
+        # First, so that a place that cannot be written costs no work.
         with staging(out) as stage:
+            network, recalibration = self._network(arch)
+            side = input_side(network.plan)
+            reference = Reference(network, Preprocessing.from_settings(self.data, side), self.sets.test, self.data)
+            examples = examples_of(self.sets, self.data, side)
+            conversions = Conversions(network, examples, self.target.max_drop, self.progress)
+            about = self._about(arch, reference, recalibration)
             made, refused = self._all_made(jobs, stage, reference, conversions)
             passed = tuple(artefact for artefact in made if not artefact.proof.problems)
             rejected = tuple(artefact for artefact in made if artefact.proof.problems)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from nasdeploy.convert import to_onnx
 from nasdeploy.data.decode import read_rgb
 from nasdeploy.data.transforms import prepare
-from nasdeploy.errors import CheckFailed
+from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export import conversions
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.export import Exporter
@@ -139,6 +139,16 @@ def test_of_several_the_good_ones_stay(
     assert artefact.proof.accuracy.classes == accuracy.classes
     (rejected,) = ExportManifest.model_validate_json((out / "manifest.rejected.json").read_bytes()).artefacts
     assert [file.name for file in rejected.files] == ["model.rejected.onnx"]
+
+
+def test_a_place_that_cannot_be_written_costs_no_work(
+    exported: tuple[Exporter, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.setattr(Exporter, "_network", lambda self, arch: pytest.fail("it has begun"))
+    with pytest.raises(UserError, match="file/out: cannot be written"):
+        exported[0].export(tiny_space().named["t0"], tmp_path / "file/out", jobs())
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 class Lossy(TorchFormat):

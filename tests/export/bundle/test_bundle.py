@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import subprocess
 import sys
 import venv
@@ -67,6 +68,12 @@ def test_sha256sum_finds_every_file_right(bundle: Path) -> None:
     assert sorted(path.name for path in bundle.iterdir()) == FILES
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=bundle, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{name}: OK" for name in FILES if name != "SHA256SUMS"]
+
+
+def test_predict_py_ends_quietly_where_its_output_is_not_read(bundle: Path, pictures: Path) -> None:
+    line = f"{shlex.quote(sys.executable)} {bundle}/predict.py {pictures} {pictures} {pictures} | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
 
 
 def test_predict_py_says_what_pytorch_says(bundle: Path, exported: Path, pictures: Path, tmp_path: Path) -> None:
