@@ -1,7 +1,9 @@
 """What a model file has to agree with: its network in PyTorch, and the test images."""
 
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,6 +48,11 @@ class Reference:
     _known: list[tuple[Array, Array]] = field(default_factory=list, init=False, repr=False, compare=False)
     """Labels and logits of the test set, once they are known: several files are compared with them."""
 
+    @cached_property
+    def _fast(self) -> Network:
+        """In channels-last layout, in which it takes about 0.7 of the time on a CPU; exporters want the other one."""
+        return deepcopy(self.network).to(memory_format=torch.channels_last)
+
     def prepared(self, indices: Iterable[int]) -> Tensor:
         """The images at `indices`, read anew and prepared as the manifest says; without those that may be skipped."""
         pictures: list[Image] = []
@@ -60,7 +67,7 @@ class Reference:
     def logits(self, inputs: Tensor) -> Array:
         """PyTorch's logits `[N, classes]`; raises `Disagreement` if they are no numbers."""
         with torch.no_grad():
-            logits: Array = self.network(inputs).numpy()
+            logits: Array = self._fast(inputs.to(memory_format=torch.channels_last)).numpy()
         if not np.isfinite(logits).all():
             raise Disagreement("PyTorch's own logits are not finite: recalibrate, or train further")
         return logits
