@@ -18,6 +18,7 @@ from nasdeploy.export.jobs import device_for
 from nasdeploy.export.manifest import interface
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import load_device
+from nasdeploy.runtimes.engine import read_header
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
@@ -133,3 +134,17 @@ def test_another_networks_file_is_found_by_its_form(name: str, tmp_path: Path) -
     (problem, *_) = form.inspect(path, *interface(other))
     assert problem.startswith("input: ")
     assert "expected" in problem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", EXACT)
+def test_engines_of_the_largest_published_network_are_for_the_gpus_asked_for(
+    precision: Precision, tmp_path: Path
+) -> None:
+    form = usable("tensorrt-rtx")
+    network = network_of(ALPHANET, ALPHANET.named["a6"])
+    made, device = conversions(network), device_for(form, CPU, precision)
+    path = tmp_path / file_name(form, precision)
+    form.write(Source(network, lambda wanted: made.onnx(wanted, form.recipe(device)), precision, device, AHEAD), path)
+    assert read_header(path.read_bytes()).capabilities == AHEAD
+    assert form.inspect(path, *interface(network.plan)) == []
