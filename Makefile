@@ -39,7 +39,9 @@ types: $(INSTALLED)
 
 setup: $(INSTALLED)
 
-# Modules are compiled when they are first imported: of 7 GB most never are.
+# Modules are compiled when they are first imported: of 7 GB most never are. What is compiled has to be kept then, or
+# every process would compile PyTorch anew, which takes 12 s.
+export PYTHONDONTWRITEBYTECODE :=
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (once, a few minutes)"
 	$(PYTHON) -m venv .venv
