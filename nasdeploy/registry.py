@@ -1,4 +1,4 @@
-"""Looking a name up in one of the explicit dictionaries (spaces, runtimes, formats, losses)."""
+"""Names as users give them, and looking one up in an explicit dictionary (spaces, runtimes, formats, losses)."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -7,6 +7,11 @@ from typing import TypeVar
 from nasdeploy.errors import UserError
 
 T = TypeVar("T")
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """The names in `texts`, each of which may be several with commas between them; each name once."""
+    return list(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

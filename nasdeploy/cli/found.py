@@ -89,7 +89,7 @@ def compared(results: "Sequence[SearchResult]") -> str:
             budget_text(result.budget),
             str(result.evaluated),
             result.winner.digest,
-            _accuracy(result.winner),
+            _with_error(result.winner.accuracy, result.winner),
             "same network"
             if result.winner.digest == first.digest
             else f"{100 * (result.winner.accuracy - first.accuracy):+.2f} points",
@@ -135,7 +135,7 @@ def _is_deployed(result: "SearchResult") -> bool:
 def _row(found: "Found", result: "SearchResult") -> list[str]:
     sizes = (found.macs / 1e6, found.params / 1e6, found.size_mb, found.memory_mb)
     latencies = [text for name in result.devices for text in _latency(found.latency[name])]
-    cells = [found.digest, _top1(found), *(f"{size:.4g}" for size in sizes), *latencies]
+    cells = [found.digest, _with_error(found.top1, found), *(f"{size:.4g}" for size in sizes), *latencies]
     if _is_deployed(result):
         cells.append("-" if found.deployed_top1 is None else f"{100 * found.deployed_top1:.2f}")
     return cells
@@ -146,13 +146,9 @@ def _latency(found: "Latency") -> tuple[str, str]:
     return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
 
 
-def _top1(found: "Found") -> str:
-    return f"{100 * found.top1:.2f} +- {100 * found.top1_error:.2f}"
-
-
-def _accuracy(found: "Found") -> str:
-    """Of what is deployed."""
-    return f"{100 * found.accuracy:.2f} +- {100 * found.top1_error:.2f}"
+def _with_error(share: float, found: "Found") -> str:
+    """A top-1 of the network in per cent, with its standard error."""
+    return f"{100 * share:.2f} +- {100 * found.top1_error:.2f}"
 
 
 def _listed(result: "SearchResult") -> list[str]:
@@ -164,7 +160,7 @@ def _listed(result: "SearchResult") -> list[str]:
         str(result.evaluated),
         str(result.rounds),
         result.winner.digest,
-        _accuracy(result.winner),
+        _with_error(result.winner.accuracy, result.winner),
         _measured(result),
     ]
 

@@ -7,7 +7,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.formats.format import Format
 from nasdeploy.export.formats.tensorrt import parse_capabilities
-from nasdeploy.registry import lookup, suggestion
+from nasdeploy.registry import listed, lookup, suggestion
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
@@ -46,9 +46,8 @@ def plan_jobs(
     `precision` is by default the device's. Raises `UserError` for a format, precision or compute capability that is
     unknown, and for what the format, its runtime or this machine cannot do.
     """
-    names = dict.fromkeys(name.strip() for text in formats for name in text.split(",") if name.strip())
     wanted = parse_precision(precision) if precision else device.precision
-    chosen = {name: lookup("format", FORMATS, name) for name in names}
+    chosen = {name: lookup("format", FORMATS, name) for name in listed(formats)}
     if not chosen:
         raise UserError(f"no format given; known: {', '.join(FORMATS)}")
     ahead = parse_capabilities(capabilities)

@@ -17,7 +17,7 @@ from nasdeploy.latency.calibration import relative_errors
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import usual_reference
 from nasdeploy.latency.measure import Timing
-from nasdeploy.latency.table import LatencyTable, Role, network_terms
+from nasdeploy.latency.table import LatencyTable, Role, network_terms, predicted
 from nasdeploy.space import SearchSpace
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,20 +50,20 @@ def steadied_table(
     usual = usual_reference([*entries.values(), *networks.values()])
 
     def table(power: float) -> LatencyTable:
-        blocks = {key: steadied(timing, usual or 1.0, power) for key, timing in entries.items()}
+        def at_usual_speed(timing: Timing) -> Timing:
+            return timing if usual is None else steadied(timing, usual, power)
+
+        blocks = {key: at_usual_speed(timing) for key, timing in entries.items()}
         measured = [
-            network_terms(blocks, space, arch, role, steadied(networks[arch], usual or 1.0, power))
-            for arch, role in roles.items()
+            network_terms(blocks, space, arch, role, at_usual_speed(networks[arch])) for arch, role in roles.items()
         ]
         return LatencyTable.fitted(conditions, created, blocks, measured, power)
 
-    return min((table(power) for power in (POWERS if usual else POWERS[:1])), key=_calibration_error)
+    return min(map(table, POWERS[:1] if usual is None else POWERS), key=_calibration_error)
 
 
 def _calibration_error(table: LatencyTable) -> float:
     """Mean absolute relative error on the networks that the table is calibrated on."""
     known = [network for network in table.networks if network.role == "calibration"]
-    predicted = table.calibration(
-        np.array([network.entries for network in known]), np.array([float(network.blocks) for network in known])
-    )
-    return float(np.abs(relative_errors(predicted.tolist(), [n.timing.median for n in known])).mean())
+    measured = [network.timing.median for network in known]
+    return float(np.abs(relative_errors(predicted(table.calibration, known), measured)).mean())

@@ -98,9 +98,9 @@ class LatencyTable(Settings):
             conditions=conditions,
             created=created,
             calibration=calibration,
-            held_out=held_out_error(_predicted(calibration, held_out), [n.timing.median for n in held_out]),
+            held_out=held_out_error(predicted(calibration, held_out), [n.timing.median for n in held_out]),
             uncertainty=fit_uncertainty(
-                _predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
+                predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
             ),
             p95_ratio=float(np.median([n.timing.p95 / n.timing.median for n in networks])),
             steadied=steadied,
@@ -227,7 +227,8 @@ def _terms(networks: Sequence[MeasuredNetwork]) -> tuple[list[float], list[float
     return [network.entries for network in networks], [float(network.blocks) for network in networks]
 
 
-def _predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
+def predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
+    """Seconds of measured networks, from their terms."""
     entries, blocks = _terms(networks)
     return [float(seconds) for seconds in calibration(np.array(entries), np.array(blocks))]
 

@@ -21,7 +21,7 @@ import numpy as np
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.options import only
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel, content_of
 
 _HEADER = 40
 """Bytes from the start to the end of the extended header."""
@@ -117,16 +117,11 @@ def _native() -> Any:
 
 def _content(model: Model) -> tuple[str, bytes]:
     """Name, for messages, and content."""
-    if isinstance(model, bytes):
-        return "the model", model
     if isinstance(model, TorchModel):
         raise UserError(
             "the model: ExecuTorch opens .pte files, not modules; write one with 'export --format executorch'"
         )
-    try:
-        return str(model), model.read_bytes()
-    except OSError as error:
-        raise UserError(f"{model}: cannot be read ({error.strerror}); export it again") from None
+    return content_of(model)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
 
 _ERRORS_ONLY = 3
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -109,7 +109,7 @@ def _load(model: Model, device: Target, entries: Mapping[str, str], providers: S
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
     _configure(options, device, entries)
-    name, content = onnx_of(model)
+    name, content = content_of(model)
     try:
         return onnxruntime.InferenceSession(content, options, providers=list(providers))
     except onnxruntime_errors() as error:

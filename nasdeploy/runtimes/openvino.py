@@ -12,7 +12,7 @@ import numpy as np
 
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
@@ -59,7 +59,7 @@ def _file_or_bytes(model: Model) -> tuple[str, Path | bytes]:
     """Name, for messages, and what OpenVINO reads: its own representation lies in two files, of which this is one."""
     if isinstance(model, Path) and model.suffix == ".xml":
         return str(model), model
-    return onnx_of(model)
+    return content_of(model)
 
 
 def _properties(device: Target) -> dict[str, str]:

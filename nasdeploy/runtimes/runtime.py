@@ -132,12 +132,12 @@ class Runtime(Protocol):
         """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""
 
 
-def onnx_of(model: Model) -> tuple[str, bytes]:
-    """Name, for messages, and content of an ONNX model; raises `UserError` for a file that cannot be read."""
+def content_of(model: Model) -> tuple[str, bytes]:
+    """Name, for messages, and content of a model in a file or bytes; raises `UserError` if it cannot be read."""
     if isinstance(model, bytes):
         return "the model", model
     if isinstance(model, TorchModel):
-        raise TypeError("a PyTorch module was given to a runtime that opens ONNX")
+        raise TypeError("a PyTorch module was given to a runtime that opens files")
     try:
         return str(model), model.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ from nasdeploy.plan import Shape
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, onnx_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
 
 LARGEST_BATCH = 32
 """That an engine with a dynamic batch takes, if the device's is not larger."""
@@ -49,7 +49,7 @@ class TensorRt:
 
     def open(self, model: Model, device: Target) -> Session:
         """An engine on the first GPU; raises `UserError` for a model that it refuses."""
-        name, _ = onnx_of(model)
+        name, _ = content_of(model)
         engine = self.build(model, device)
         try:
             return _TensorRtSession(import_module(self._module), engine, device.batch)
@@ -76,7 +76,7 @@ class TensorRt:
         """
         only((TF32,), device)
         trt = import_module(self._module)
-        name, content = onnx_of(model)
+        name, content = content_of(model)
         log = _log(trt)
         builder = trt.Builder(log)
         network = _parse(trt, builder, log, name, content)

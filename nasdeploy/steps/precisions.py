@@ -4,7 +4,6 @@ A precision has a device of its own, with a latency table of its own: `cpu` and 
 `board-int8.yaml`.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +12,18 @@ from nasdeploy.errors import InfeasibleBudget, UserError
 from nasdeploy.export.jobs import parse_precision
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
+from nasdeploy.registry import listed
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.search.bounds import split_device
-from nasdeploy.steps.request import Bounds, SearchRequest, request_search
+from nasdeploy.steps.request import Bounds, SearchRequest, bounds_or_recipes, request_search
 from nasdeploy.store.run import Run
+from nasdeploy.train.reporting import processes
 
 
 def parse_precisions(text: str) -> list[Precision]:
     """`fp32,int8` as a list, each once; raises `UserError` for what is no precision."""
-    words = dict.fromkeys(word.strip() for word in text.split(",") if word.strip())
+    words = listed([text])
     if not words:
         raise UserError("--precision: none given; write e.g. fp32,int8")
     return [parse_precision(word) for word in words]
@@ -35,8 +36,7 @@ def request_searches(
 
     Raises `InfeasibleBudget` if it can be met in none, and `UserError` for a budget that is not the same in all.
     """
-    if bounds == Bounds():
-        bounds = Bounds(latency=recipe.search.latencies)
+    bounds = bounds_or_recipes(bounds, recipe)
     _check(bounds, precisions)
     requests, refusals = [], []
     for precision in precisions:
@@ -56,7 +56,7 @@ def _check(bounds: Bounds, precisions: Sequence[Precision]) -> None:
         raise UserError("--precision: a precision is chosen by its latency; give a budget with --latency-ms X")
     if len(precisions) == 1:
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes() > 1:
         raise UserError("--precision: several precisions are searched by one process; leave out torchrun, or name one")
     for text in latencies:
         if "%" in text:

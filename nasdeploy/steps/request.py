@@ -57,8 +57,7 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
             f"{run.path}: one network was trained alone there, so there is nothing to search; export it with "
             "'nasdeploy export'"
         )
-    if bounds == Bounds():
-        bounds = Bounds(latency=recipe.search.latencies)
+    bounds = bounds_or_recipes(bounds, recipe)
     if bounds == Bounds():
         raise UserError("no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X")
     devices = _devices(recipe, bounds)
@@ -77,7 +76,12 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
 
 def latency_devices(recipe: Recipe, bounds: Bounds) -> list[Device]:
     """The devices whose tables a search within `bounds` (by default the recipe's) needs."""
-    return list(_devices(recipe, Bounds(latency=recipe.search.latencies) if bounds == Bounds() else bounds).values())
+    return list(_devices(recipe, bounds_or_recipes(bounds, recipe)).values())
+
+
+def bounds_or_recipes(bounds: Bounds, recipe: Recipe) -> Bounds:
+    """`bounds`, or the recipe's latency where there are none."""
+    return bounds if bounds != Bounds() else Bounds(latency=recipe.search.latencies)
 
 
 def _devices(recipe: Recipe, bounds: Bounds) -> dict[str, Device]:

@@ -15,7 +15,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from nasdeploy.errors import NasdeployError, UserError
-from nasdeploy.train.reporting import FailedElsewhere, exit_code_of, first_of_host, reported_once
+from nasdeploy.train.reporting import FailedElsewhere, exit_code_of, first_of_host, processes, reported_once
 
 MEETING_S = 300
 """Longest wait for the other processes at the start, in seconds: hosts do not all load PyTorch equally fast."""
@@ -100,7 +100,7 @@ def joined() -> Iterator[Ranks]:
     Raises `UserError` if the others cannot be reached. An error that several processes raise is left as it is in the
     first one only, and becomes `FailedElsewhere` in the others.
     """
-    world, gpu = int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.is_available()
+    world, gpu = processes(), torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device("cpu")
     if world == 1:
         yield Ranks(device)
@@ -136,7 +136,7 @@ def met() -> Iterator[Meeting]:
     Raises `UserError` if the others cannot be reached. Of errors in several processes the first is left as it is, and
     the others become `FailedElsewhere`.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield Meeting()
         return
     if torch.cuda.is_available():

@@ -40,6 +40,11 @@ def exit_code_of(error: Exception) -> int:
     return error.exit_code if isinstance(error, NasdeployError) else NasdeployError.exit_code
 
 
+def processes() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def first_of_host() -> bool:
     """Whether this process reports what fails before the processes know each other: one on each host."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

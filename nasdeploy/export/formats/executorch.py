@@ -6,7 +6,7 @@ the process that runs it.
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,14 +14,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nasdeploy.errors import UserError, one_line
-from nasdeploy.export.formats.format import Interchange, Source
+from nasdeploy.export.formats.format import Interchange, Source, mismatch
 from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.formats.torch import save_program
 from nasdeploy.export.manifest import TensorFacts
-from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import Tensor, check_program
-from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
 _APART = "nasdeploy.export.formats.program"
@@ -57,10 +56,6 @@ class ExecuTorchFormat(Interchange):
         if done.returncode:
             raise UserError(f"format executorch: ExecuTorch refuses the network ({_last(done)}); use another format")
 
-    def open(self, path: Path, device: Device) -> Session:
-        """In ExecuTorch."""
-        return runtime_of(device).open(path, device)
-
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What its header says of its size, whether it runs, and inputs and outputs that are not as they should be."""
         try:
@@ -89,11 +84,9 @@ def _last(done: "subprocess.CompletedProcess[str]") -> str:
     return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _differing(kind: str, found: Sequence[Tensor], expected: Sequence[TensorFacts]) -> Iterator[str]:
-    shown = [_text(each.dtype, each.shape) for each in found]
-    wanted = [_text(each.dtype, each.shape) for each in expected]
-    if shown != wanted:
-        yield f"{kind}: {', '.join(shown) or 'none'}; expected {', '.join(wanted)}"
+def _differing(kind: str, found: Sequence[Tensor], expected: Sequence[TensorFacts]) -> list[str]:
+    shown, wanted = ([_text(each.dtype, each.shape) for each in side] for side in (found, expected))
+    return mismatch(kind, shown, wanted)
 
 
 def _text(kind: str, shape: Sequence[int | str]) -> str:

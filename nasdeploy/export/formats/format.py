@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from nasdeploy.export.manifest import TensorFacts
+from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision, Session
 
@@ -82,10 +83,21 @@ def files_of(form: Format, path: Path) -> list[Path]:
     return [path.with_name(stem + suffix) for suffix in form.suffixes]
 
 
+def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """A line if a file's inputs or outputs (`kind`), each in words, are not those expected."""
+    if list(found) == list(expected):
+        return []
+    return [f"{kind}: {', '.join(found) or 'none'}; expected {', '.join(expected)}"]
+
+
 class Interchange:
     """What formats have in common that every machine can write and run."""
 
     ahead_of_time = False
+
+    def open(self, path: Path, device: Device) -> Session:
+        """In the device's runtime."""
+        return runtime_of(device).open(path, device)
 
     def missing(self) -> str | None:
         """Nothing but what nasdeploy itself needs."""

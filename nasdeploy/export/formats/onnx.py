@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasdeploy.errors import one_line
-from nasdeploy.export.formats.format import Interchange, Source
+from nasdeploy.export.formats.format import Interchange, Source, mismatch
 from nasdeploy.export.manifest import TensorFacts
-from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes import RUNTIMES
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.runtime import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -35,10 +35,6 @@ class OnnxFormat(Interchange):
     def write(self, source: Source, path: Path) -> None:
         """The ONNX model as it is."""
         path.write_bytes(source.onnx(source.precision))
-
-    def open(self, path: Path, device: Device) -> Session:
-        """In the device's runtime."""
-        return runtime_of(device).open(path, device)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
@@ -71,10 +67,8 @@ def _operators(model: "ModelProto") -> Iterator[str]:
         yield f"operators: {', '.join(rescaling)} rescales the image, which preprocessing has done already"
 
 
-def _tensors(kind: str, found: "Sequence[ValueInfoProto]", expected: Sequence[TensorFacts]) -> Iterator[str]:
-    shown, wanted = [_described(value) for value in found], [_wanted(tensor) for tensor in expected]
-    if shown != wanted:
-        yield f"{kind}: {', '.join(shown) or 'none'}; expected {', '.join(wanted)}"
+def _tensors(kind: str, found: "Sequence[ValueInfoProto]", expected: Sequence[TensorFacts]) -> list[str]:
+    return mismatch(kind, [_described(value) for value in found], [_wanted(tensor) for tensor in expected])
 
 
 def _described(value: "ValueInfoProto") -> str:

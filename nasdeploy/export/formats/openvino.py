@@ -1,16 +1,15 @@
 """OpenVINO's intermediate representation: `model.xml` describes the graph, `model.bin` beside it holds the weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nasdeploy.errors import UserError, one_line
-from nasdeploy.export.formats.format import Interchange, Source
+from nasdeploy.export.formats.format import Interchange, Source, mismatch
 from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
-from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.runtime import Precision
 
 _TYPES = {"float32": "f32"}
 
@@ -48,10 +47,6 @@ class OpenVinoFormat(Interchange):
                 f"format openvino: OpenVINO refuses the network ({one_line(error)}); use another format"
             ) from None
 
-    def open(self, path: Path, device: Device) -> Session:
-        """In OpenVINO on the CPU."""
-        return runtime_of(device).open(path, device)
-
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What OpenVINO's reader finds; and inputs and outputs that are not as they should be."""
         import openvino
@@ -63,14 +58,13 @@ class OpenVinoFormat(Interchange):
         return [*_ports("input", model.inputs, inputs), *_ports("output", model.outputs, outputs)]
 
 
-def _ports(kind: str, found: Sequence[Any], expected: Sequence[TensorFacts]) -> Iterator[str]:
+def _ports(kind: str, found: Sequence[Any], expected: Sequence[TensorFacts]) -> list[str]:
     shown = [_text(port.any_name, port.element_type.get_type_name(), list(port.partial_shape)) for port in found]
     wanted = [
         _text(tensor.name, _TYPES[tensor.dtype], ["?" if size == "batch" else size for size in tensor.shape])
         for tensor in expected
     ]
-    if shown != wanted:
-        yield f"{kind}: {', '.join(shown) or 'none'}; expected {', '.join(wanted)}"
+    return mismatch(kind, shown, wanted)
 
 
 def _text(name: str, kind: str, sizes: Sequence[Any]) -> str:

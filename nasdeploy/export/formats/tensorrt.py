@@ -12,7 +12,7 @@ from nasdeploy.export.formats.format import Source, files_of
 from nasdeploy.export.formats.onnx import OnnxFormat
 from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
-from nasdeploy.registry import suggestion
+from nasdeploy.registry import listed, suggestion
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.cuda import compute_capability, missing_gpu
 from nasdeploy.runtimes.device import Device
@@ -60,8 +60,9 @@ class TensorRtFormat:
     def write(self, source: Source, path: Path) -> None:
         """Build; raises `UserError` for a model that the parser or the builder refuses, with the operator."""
         engine, onnx = files_of(self, path)
-        onnx.write_bytes(source.onnx(source.precision))
-        engine.write_bytes(self._runtime.build(onnx.read_bytes(), source.device, source.capabilities))
+        content = source.onnx(source.precision)
+        onnx.write_bytes(content)
+        engine.write_bytes(self._runtime.build(content, source.device, source.capabilities))
 
     def open(self, path: Path, device: Device) -> Session:
         """On the first GPU."""
@@ -71,8 +72,7 @@ class TensorRtFormat:
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """Whether there is an engine, which is loaded since there is a GPU; and what is wrong with its ONNX model."""
         engine, onnx = files_of(self, path)
-        empty = [] if engine.stat().st_size else ["header: the file is empty"]
-        return [*empty, *OnnxFormat().inspect(onnx, inputs, outputs)]
+        return [*emptiness(engine), *OnnxFormat().inspect(onnx, inputs, outputs)]
 
 
 class TensorRtRtxFormat(TensorRtFormat):
@@ -117,11 +117,16 @@ class TensorRtRtxFormat(TensorRtFormat):
         return super().inspect(path, inputs, outputs)
 
 
+def emptiness(engine: Path) -> list[str]:
+    """A line if there is no engine in the file: all that can be said of one without its SDK and a GPU."""
+    return [] if engine.stat().st_size else ["header: the file is empty"]
+
+
 def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
     """`["sm86,sm89", "8.9"]` as `("SM86", "SM89")`; raises `UserError` for what the installed SDK does not know."""
     runtime = RUNTIMES["tensorrt-rtx"]
     assert isinstance(runtime, TensorRt)
-    words = [word.strip() for text in given for word in text.split(",") if word.strip()]
+    words = listed(given)
     if not words:
         return ()
     missing = TensorRtRtxFormat().missing()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 from nasdeploy.errors import UserError, one_line
-from nasdeploy.export.formats.format import Interchange, Source
+from nasdeploy.export.formats.format import Interchange, Source, mismatch
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -61,13 +61,13 @@ class TorchFormat(Interchange):
         shapes = [_sizes(node.meta["val"].shape) for node in _results(program)]
         expected = [_sizes(tensor.shape) for tensor in outputs]
         return [
-            *([f"input: {', '.join(found) or 'none'}; expected {', '.join(wanted)}"] if found != wanted else ()),
-            *([f"output: {', '.join(shapes) or 'none'}; expected {', '.join(expected)}"] if shapes != expected else ()),
+            *mismatch("input", found, wanted),
+            *mismatch("output", shapes, expected),
         ]
 
 
-def save_program(network: "Network", path: Path, largest: int | None = None) -> None:
-    """Write the program of a network, for any batch or up to the `largest`, and without a pickle."""
+def save_program(network: "Network", path: Path, largest: int | None = None) -> "ExportedProgram":
+    """Write, and give, the program of a network, for any batch or up to the `largest`, and without a pickle."""
     import torch
 
     ((_, shape),) = network.plan.inputs
@@ -82,6 +82,7 @@ def save_program(network: "Network", path: Path, largest: int | None = None) -> 
     # They are what torch.export would write as a pickle.
     program.example_inputs = None
     torch.export.save(program, path)
+    return program
 
 
 def _load(path: Path) -> "ExportedProgram":

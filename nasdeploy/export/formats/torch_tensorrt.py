@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.export.formats.format import Source, files_of
 from nasdeploy.export.formats.sdk import lacking
-from nasdeploy.export.formats.tensorrt import TensorRtFormat
+from nasdeploy.export.formats.tensorrt import TensorRtFormat, emptiness
 from nasdeploy.export.formats.torch import TorchFormat, save_program
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.plan import Shape
@@ -52,21 +52,18 @@ class TorchTensorRtFormat(TensorRtFormat):
     def write(self, source: Source, path: Path) -> None:
         """Convert and build; raises `UserError` for a network that Torch-TensorRT refuses."""
         engine, program = files_of(self, path)
-        save_program(source.network, program)
         ((_, shape),) = source.network.plan.inputs
-        engine.write_bytes(_convert(program, shape, source.device))
+        engine.write_bytes(_convert(save_program(source.network, program), shape, source.device))
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What is wrong with the program, and whether there is an engine, which is loaded since there is a GPU."""
         engine, program = files_of(self, path)
-        empty = [] if engine.stat().st_size else ["header: the file is empty"]
-        return [*empty, *TorchFormat().inspect(program, inputs, outputs)]
+        return [*emptiness(engine), *TorchFormat().inspect(program, inputs, outputs)]
 
 
-def _convert(program: Path, shape: Shape, device: Device) -> bytes:
+def _convert(program: "ExportedProgram", shape: Shape, device: Device) -> bytes:
     """The engine of a program with an input of that shape (without batch), for any batch up to 32 or the device's."""
     only((TF32,), device)
-    import torch
     import torch_tensorrt
 
     given = torch_tensorrt.Input(
@@ -75,11 +72,9 @@ def _convert(program: Path, shape: Shape, device: Device) -> bytes:
         max_shape=(max(device.batch, LARGEST_BATCH), *shape),
         name="input",
     )
-    with program.open("rb") as file:
-        loaded: ExportedProgram = torch.export.load(file)
     try:
         engine: Any = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
-            loaded,
+            program,
             arg_inputs=[given],
             disable_tf32=not wants(TF32, device),
             # Otherwise the engine would be a part of the network, and the rest would be lost.
