@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
+from time import perf_counter
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.drift import drifted, flagged, with_references
@@ -25,6 +26,8 @@ class Measuring:
     progress: Progress
     reference: Model
     """Makes the reference graph, of which each group has one."""
+    ends: float = inf
+    """When the time that the user gives is over, by `perf_counter`."""
 
     def announce(self, space: SearchSpace, pace: Pace) -> None:
         """Say how long what the journal lacks will take."""
@@ -38,26 +41,46 @@ class Measuring:
             f"({self.protocol.networks.visits} visits each) will take about {duration(seconds)}"
         )
 
-    def timings(self, kind: Kind, models: Mapping[str, Model], rounds: Rounds) -> dict[str, Timing]:
+    def timings(
+        self, kind: Kind, models: Mapping[str, Model], rounds: Rounds, later_s: float = 0.0
+    ) -> dict[str, Timing]:
         """Timings of all; measured now is what the journal lacks, and once more what was disturbed.
 
-        Raises `UserError` if the runtime refuses some, after all others were measured.
+        The latter only as far as it leaves `later_s` seconds of the given time for what else is to be measured. Raises
+        `UserError` if the runtime refuses some, after all others were measured.
         """
         known, above = self.journal.outcomes[kind], self.protocol.drift_above
-        self._measure(kind, models, [key for key in models if key not in known], rounds)
+        missing = [key for key in models if key not in known]
+        start = perf_counter()
+        self._measure(kind, models, missing, rounds)
         timings = all_measured(kind, {key: known[key] for key in models})
+        each = (perf_counter() - start) / len(missing) if missing else 0.0
         disturbed = drifted(timings, above)
         if disturbed and self.protocol.retries:
-            worst = max(disturbed.values(), key=lambda ratio: abs(log(ratio)))
-            drift = f"the reference graph took up to {worst:.2f} times as long as usual meanwhile"
-            if len(disturbed) > len(timings) / 2:
-                # Then there is no usual speed, and it would all be measured again for nothing.
-                self.progress.say(f"the machine is not quiet: {drift}; {len(disturbed)} {kind} are flagged")
-            else:
-                self.progress.say(f"measuring {len(disturbed)} {kind} again: {drift}")
-                self._measure(kind, models, list(disturbed), rounds)
+            again = self._worth_measuring_again(kind, disturbed, len(timings), each, later_s)
+            if again:
+                self._measure(kind, models, again, rounds)
                 timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
+
+    def _worth_measuring_again(
+        self, kind: Kind, disturbed: Mapping[str, float], measured: int, each: float, later_s: float
+    ) -> list[str]:
+        """Those that were disturbed most, as many as there is time for at `each` seconds; says how many."""
+        worst = sorted(disturbed, key=lambda key: abs(log(disturbed[key])), reverse=True)
+        drift = f"the reference graph took up to {disturbed[worst[0]]:.2f} times as long as usual meanwhile"
+        if len(disturbed) > measured / 2:
+            # Then there is no usual speed, and it would all be measured again for nothing.
+            self.progress.say(f"the machine is not quiet: {drift}; {len(disturbed)} {kind} are flagged")
+            return []
+        left = max(self.ends - later_s - perf_counter(), 0.0)
+        again = worst if left >= each * len(worst) else worst[: int(left / each)]
+        if again:
+            some = "" if len(again) == len(worst) else f" of {len(worst)}"
+            self.progress.say(f"measuring {len(again)}{some} {kind} again: {drift}")
+        else:
+            self.progress.say(f"no time is left to measure {len(worst)} {kind} again, which are flagged: {drift}")
+        return again
 
     def _measure(self, kind: Kind, models: Mapping[str, Model], keys: Sequence[str], rounds: Rounds) -> None:
         """Measure these models, whatever the journal has of them, into the journal."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
@@ -57,6 +57,7 @@ def profile(
     much of `protocol` as fits. Raises `UserError` if the space has been measured already, if another process is
     measuring it, or if the budget is too small.
     """
+    ends = inf if budget_s is None else perf_counter() + budget_s
     with locked(path.with_name(f".{path.name}.lock"), path):
         remove_partial_of(path)
         journal = path.with_name(f"{path.stem}.journal.jsonl")
@@ -71,7 +72,7 @@ def profile(
             conditions = Conditions.of(space, device, place.fingerprint, protocol)
             reference = partial(reference_model, space, device)
             kept = _open_journal(journal, conditions, progress)
-            measuring = Measuring(place, protocol, kept, progress, reference)
+            measuring = Measuring(place, protocol, kept, progress, reference, ends)
             return _profile(space, device, path, pace, measuring, conditions)
 
 
@@ -97,7 +98,8 @@ def _profile(
     blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
     # In random order, so that a slow minute does not fall on all blocks of a stage, and on every network with it.
     shuffled = {key: blocks[key] for key in _in_random_order(list(blocks), "order of blocks")}
-    found = measuring.timings("blocks", shuffled, protocol.blocks)
+    for_networks = pace.of_networks(space, protocol.calibration_networks + protocol.held_out_networks, protocol)
+    found = measuring.timings("blocks", shuffled, protocol.blocks, for_networks)
     entries = {key: found[key] for key in blocks}
     roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.

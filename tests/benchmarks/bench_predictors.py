@@ -25,9 +25,11 @@ import torch
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Floats
 from nasdeploy.latency.calibration import held_out_error
-from nasdeploy.latency.measure import Protocol
+from nasdeploy.latency.drift import usual_reference, with_references
+from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.places.opening import open_place
-from nasdeploy.latency.profile import block_model, network_model, profile
+from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
+from nasdeploy.latency.steadying import steadied
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
@@ -55,16 +57,29 @@ def networks_of(table: LatencyTable, space: SearchSpace, role: str) -> tuple[Net
 
 
 def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -> dict[str, float]:
-    """Seconds of the held-out networks, by `Arch.text`, measured once more."""
+    """Seconds of the held-out networks, by `Arch.text`, measured once more and steadied as the table is."""
     device, protocol = table.conditions.device, table.conditions.protocol
     archs = networks_of(table, space, "held-out")[0].archs
     models = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
+    wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
+    found: dict[str, float] = {}
     with (
         open_place(device, progress.say) as place,
-        progress.task("measuring held-out networks again, visits", len(models) * protocol.networks.visits) as task,
+        progress.task("measuring held-out networks again, visits", len(wanted) * protocol.networks.visits) as task,
     ):
-        groups = place.measure(models, protocol.networks, protocol, on_visits=task.advance)
-        return {key: timing.median for group in groups for key, timing in group.items()}  # type: ignore[union-attr]
+        usual = usual_speed(table)
+        for group in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+            for key, timing in group.items():
+                assert isinstance(timing, Timing)
+                found[key] = steadied(timing, usual, table.steadied).median
+    return {key: found[key] for key in models}
+
+
+def usual_speed(table: LatencyTable) -> float:
+    """Seconds of the reference graph that a table's timings are steadied to."""
+    usual = usual_reference([*table.entries.values(), *(network.timing for network in table.networks)])
+    assert usual is not None
+    return usual
 
 
 def covering(space: SearchSpace, occurrences: int = OCCURRENCES) -> list[Arch]:

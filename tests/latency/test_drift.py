@@ -1,9 +1,11 @@
 """The reference graph: where it is measured, and what follows from it."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
+from nasdeploy.latency import measuring as module
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import drifted, flagged, reference_block, with_references
 from nasdeploy.latency.journal import Journal
@@ -75,7 +77,7 @@ def test_the_reference_is_visited_all_over_a_round():
 
 
 class SlowFor:
-    """A place that is slower than usual while it makes its first measurements of some models."""
+    """A place that is slower than usual while it makes its first measurements of some models, by their references."""
 
     def __init__(self, slow, attempts):
         self.slow, self.attempts, self.asked = slow, attempts, []
@@ -85,20 +87,20 @@ class SlowFor:
         self.asked.append(keys)
         references = {key: timing(1e-4) for key in models if key.startswith(REFERENCE)}
         disturbed = len(self.asked) <= self.attempts
-        yield {**references, **{key: at(2e-4 if disturbed and key in self.slow else 1e-4) for key in keys}}
+        yield {**references, **{key: at(self.slow.get(key, 1e-4) if disturbed else 1e-4) for key in keys}}
 
 
-def measuring(place, folder, **changes):
+def measuring(place, folder, ends=inf, **changes):
     conditions = Conditions.of(SPACE, CONDITIONS.device, CONDITIONS.fingerprint, Protocol(**changes))
     journal = Journal(folder / "journal.jsonl", conditions)
-    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"")
+    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"", ends)
 
 
 MODELS = {key: lambda: b"" for key in "abcde"}
 
 
 def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, capsys):
-    place = SlowFor({"b", "d"}, attempts=1)
+    place = SlowFor({"b": 2e-4, "d": 2e-4}, attempts=1)
     work = measuring(place, tmp_path)
     found = work.timings("blocks", MODELS, Rounds(6, 1))
     assert place.asked == [list("abcde"), ["b", "d"]]
@@ -109,10 +111,32 @@ def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, c
 
 
 def test_what_stays_disturbed_is_flagged(tmp_path):
-    place = SlowFor({"b"}, attempts=9)
+    place = SlowFor({"b": 2e-4}, attempts=9)
     found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
     assert place.asked[1:] == [["b"]]
     assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "again", "said"),
+    [
+        (8.0, ["d", "b"], "measuring 2 blocks again"),
+        (7.9, ["d"], "measuring 1 of 2 blocks again"),
+        (6.9, None, "no time is left to measure 2 blocks again, which are flagged"),
+        (1.0, None, "no time is left"),
+    ],
+)
+def test_what_was_disturbed_most_is_measured_again_in_the_time_that_is_left(
+    ends, again, said, tmp_path, capsys, monkeypatch
+):
+    """Five blocks take a second each, and one second has to be left for networks."""
+    now = iter([0.0, *[5.0] * 2])
+    monkeypatch.setattr(module, "perf_counter", lambda: next(now))
+    place = SlowFor({"b": 2e-4, "d": 3e-4}, attempts=1)
+    found = measuring(place, tmp_path, ends).timings("blocks", MODELS, Rounds(6, 1), later_s=1.0)
+    assert place.asked[1:] == ([again] if again else [])
+    assert {key for key, t in found.items() if t.noisy} == {"b", "d"} - set(again or ())
+    assert said in capsys.readouterr().err
 
 
 def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
@@ -121,7 +145,7 @@ def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
             self.asked.append(list(models))
             yield {key: at(1e-4 * 1.2**number) for number, key in enumerate(models)}
 
-    place = Restless(set(), 0)
+    place = Restless({}, 0)
     found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(1, 1))
     assert len(place.asked) == 1
     assert [t.noise for t in found.values()] == ["drift", "drift", "", "drift", "drift"]
@@ -129,7 +153,7 @@ def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
 
 
 def test_references_are_no_entries(tmp_path):
-    work = measuring(SlowFor(set(), 0), tmp_path)
+    work = measuring(SlowFor({}, 0), tmp_path)
     assert list(work.timings("blocks", MODELS, Rounds(3, 1))) == list("abcde") == list(work.journal.outcomes["blocks"])
 
 
