@@ -89,6 +89,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "search.mutations": 128,
         "search.crossovers": 128,
         "search.mutation_probability": 0.2,
+        "search.screening": 1,
     },
     "bignas-imagenet": {
         "space": "bignas",

@@ -16,8 +16,9 @@ class SearchSettings(Settings):
     """A search under a budget: a first round of `parents`, then rounds of `mutations` and `crossovers`.
 
     Evolution's settings. The other strategies evaluate as many in the same rounds, each by its own rule. The defaults
-    are AlphaNet's (section 4); those of OFA (section 4.1: population 100, a quarter of it parents, 500 generations) are
-    `rounds: 500, parents: 100, mutations: 50, crossovers: 50, mutation_probability: 0.1, buckets: 0, elite: 25`.
+    are AlphaNet's (section 4) but for `screening`, which finds better networks by as many evaluations; those of OFA
+    (section 4.1: population 100, a quarter of it parents, 500 generations) are `rounds: 500, parents: 100,
+    mutations: 50, crossovers: 50, mutation_probability: 0.1, buckets: 0, elite: 25, screening: 1`.
     """
 
     strategy: str = "evolution"
@@ -35,9 +36,9 @@ class SearchSettings(Settings):
     """Intervals of the cost range; the best network of each may be a parent (AlphaNet: 10 MFLOPs each)."""
     elite: int = Field(default=0, ge=0, le=1_000_000)
     """The best networks of all, whatever their cost, that are parents too."""
-    screening: int = Field(default=1, ge=1, le=1000)
+    screening: int = Field(default=10, ge=1, le=1000)
     """Networks that evolution draws for each one that it evaluates, from the second round on. Above 1, half of them are
-    random, and those are evaluated that a Gaussian process over what is known finds most promising."""
+    random, and those are evaluated that a Gaussian process over what is known finds most promising. The papers: 1."""
     finalists: int = Field(default=8, ge=1, le=1000)
     """Networks that are measured on the device as a whole at the end of a round of search."""
     measured_rounds: int = Field(default=5, ge=1, le=5)

@@ -30,13 +30,15 @@ NEAR = 0.1
 """Points of top-1."""
 MOST = 1000
 PLAIN = SearchSettings(rounds=19, parents=100, mutations=25, crossovers=25)
-OFTEN = SearchSettings(rounds=46, parents=100, mutations=10, crossovers=10, buckets=0, elite=25)
+OFTEN = SearchSettings(
+    rounds=49, parents=40, mutations=10, crossovers=10, mutation_probability=0.1, buckets=0, elite=25
+)
 SETTINGS = {
     "evolution": {
-        "`evolution`": OFTEN,
-        "`evolution`, `screening=10`": PLAIN.model_copy(update={"buckets": 0, "elite": 25, "screening": 10}),
+        "`evolution`": PLAIN,
+        "`evolution`, `search.screening=1`": PLAIN.model_copy(update={"screening": 1}),
     },
-    "nsga2": {"`nsga2`": OFTEN.model_copy(update={"rounds": 49, "parents": 40, "mutation_probability": 0.1})},
+    "nsga2": {"`nsga2`": OFTEN},
 }
 """Where others than `PLAIN`: labels and settings, all of the same number of evaluations."""
 

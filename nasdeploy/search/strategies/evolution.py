@@ -62,7 +62,7 @@ def _screened(
 
     children = _children(candidates, parents, settings, settings.screening / 2)
     drawn = [*children, *candidates.random(max(1, settings.screening * settings.offspring // 2))]
-    chosen = most_promising(problem.space, found, drawn, settings.offspring)
+    chosen = most_promising(problem, found, drawn, settings.offspring)
     candidates.put_back([arch for arch in drawn if arch not in set(chosen)])
     return chosen
 
