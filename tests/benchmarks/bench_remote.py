@@ -18,15 +18,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from math import isclose
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from nasdeploy.latency.drift import usual_reference
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.profile import block_model, profile
+from nasdeploy.latency.steadying import steadied
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
@@ -149,18 +152,22 @@ def at_random_moment(path: Path, running: "subprocess.Popen[str]", draw: random.
     time.sleep(draw.uniform(0, 0.3))
 
 
-def entries(lines: list[dict[str, object]]) -> list[tuple[str, str, float]]:
-    """Kind, key and median of all that a journal holds."""
+Entry = tuple[str, str, Timing]
+"""Kind, key and timing."""
+
+
+def entries(lines: list[dict[str, object]]) -> list[Entry]:
+    """All that a journal holds."""
     found = []
     for line in lines:
         for kind in ("blocks", "networks"):
             group = line.get(kind, {})
             assert isinstance(group, dict)
-            found += [(kind, key, timing["median"]) for key, timing in group.items()]
+            found += [(kind, key, Timing(**timing)) for key, timing in group.items()]
     return found
 
 
-def is_whole(path: Path, before: list[tuple[str, str, float]]) -> bool:
+def is_whole(path: Path, before: list[Entry]) -> bool:
     """Whether the table has every entry, the journal each once, and what was known `before` in both."""
     table = LatencyTable.load(path)
     journal = entries(lines_in(path.with_suffix(".kept")))
@@ -168,7 +175,12 @@ def is_whole(path: Path, before: list[tuple[str, str, float]]) -> bool:
     complete = table.entries.keys() == SMALL.distinct_blocks().keys() and len(table.networks) == 8
     once = len(keys) == len(set(keys)) == len(table.entries) + 8
     kept = set(before) <= set(journal)
-    used = all(table.entries[key].median == median for kind, key, median in journal if kind == "blocks")
+    usual = usual_reference(timing for _, _, timing in journal) or 1.0
+    used = all(
+        isclose(table.entries[key].median, steadied(timing, usual, table.steadied).median)
+        for kind, key, timing in journal
+        if kind == "blocks"
+    )
     return complete and once and kept and used
 
 

@@ -1,6 +1,6 @@
 """Every search strategy on equal evaluations, against the true optimum of spaces that are small enough to enumerate.
 
-    python tests/benchmarks/bench_strategies.py
+    python -m tests.benchmarks.bench_strategies
 
 20 landscapes (tests/search/landscape.py: 19,683 architectures, of which half are within the budget; accuracy concave in
 MACs plus NK interactions, K = 2), each with its own seed of search, and at most 1,000 evaluations. Printed: how many
