@@ -41,6 +41,20 @@ def usual_reference(timings: Iterable[Timing]) -> float | None:
     return float(np.median(references)) if references else None
 
 
+def steadied(timing: Timing, usual: float, power: float) -> Timing:
+    """A timing at the speed at which the reference graph takes `usual` seconds; as it is if it has no reference."""
+    if timing.reference is None:
+        return timing
+    factor = (usual / timing.reference) ** power
+    return replace(
+        timing,
+        median=timing.median * factor,
+        p10=timing.p10 * factor,
+        p90=timing.p90 * factor,
+        p95=timing.p95 * factor,
+    )
+
+
 def drifted(timings: Mapping[str, Timing], above: float) -> dict[str, float]:
     """How much slower than usual the machine was, where it was `above` times slower or faster, by key.
 

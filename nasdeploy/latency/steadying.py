@@ -8,34 +8,19 @@ table is calibrated on, never by those held out; on a quiet machine all are the 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from nasdeploy.arch import Arch
 from nasdeploy.latency.calibration import relative_errors
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.drift import usual_reference
+from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable, Role, network_terms, predicted
 from nasdeploy.space import SearchSpace
 
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """That are tried; 0 leaves timings as they are."""
-
-
-def steadied(timing: Timing, usual: float, power: float) -> Timing:
-    """A timing at the speed at which the reference graph takes `usual` seconds; as it is if it has no reference."""
-    if timing.reference is None:
-        return timing
-    factor = (usual / timing.reference) ** power
-    return replace(
-        timing,
-        median=timing.median * factor,
-        p10=timing.p10 * factor,
-        p90=timing.p90 * factor,
-        p95=timing.p95 * factor,
-    )
 
 
 def steadied_table(

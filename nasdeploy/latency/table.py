@@ -19,6 +19,7 @@ from nasdeploy.extremes import extremes
 from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.device import fingerprint
+from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.measure import Timing
 from nasdeploy.plan import Block, Plan
@@ -114,6 +115,11 @@ class LatencyTable(Settings):
         replaced = [network.arch for network in added]
         kept = [n for n in self.networks if n.role != "search" or n.arch not in replaced]
         return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added], self.steadied)
+
+    def at_usual_speed(self, timing: Timing) -> Timing:
+        """A timing that was measured for this table, corrected by its reference as far as the table's timings were."""
+        usual = usual_reference([*self.entries.values(), *(n.timing for n in self.networks if n.role != "search")])
+        return timing if usual is None else steadied(timing, usual, self.steadied)
 
     # -- prediction
 

@@ -6,30 +6,42 @@ from functools import partial
 from nasdeploy.arch import Arch
 from nasdeploy.convert import model_for
 from nasdeploy.errors import UserError
+from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.places.work import Refusal
+from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.network import Network
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
+from nasdeploy.space import SearchSpace
 
 
 def measure_networks(
-    archs: Sequence[Arch], network_of: Callable[[Arch], Network], device: Device, progress: Progress
+    archs: Sequence[Arch],
+    network_of: Callable[[Arch], Network],
+    space: SearchSpace,
+    device: Device,
+    progress: Progress,
 ) -> dict[Arch, Timing]:
-    """Latencies of whole networks on `device` by the protocol for them; `network_of` gives them ready for inference.
+    """Latencies of whole networks on `device` by the protocol for them, beside the reference graph of their space.
+
+    `network_of` gives them ready for inference.
 
     Raises `UserError` if the device cannot be used or its runtime refuses one.
     """
     protocol = Protocol()
     by_text = {arch.text: arch for arch in archs}
     models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
+    wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
     timings: dict[Arch, Timing] = {}
-    visits = len(archs) * protocol.networks.visits
+    visits = len(wanted) * protocol.networks.visits
     with open_place(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
-        for outcomes in place.measure(models, protocol.networks, protocol, on_visits=task.advance):
+        for outcomes in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for text, outcome in outcomes.items():
+                if text not in by_text:
+                    continue
                 if isinstance(outcome, Refusal):
                     raise UserError(f"device {device.name}, network {by_text[text].digest}: {outcome.reason}")
                 timings[by_text[text]] = outcome

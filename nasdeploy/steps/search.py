@@ -145,5 +145,7 @@ def facts(request: SearchRequest) -> dict[str, Any]:
 def _measure(
     request: SearchRequest, evaluator: Evaluator, device: str, archs: Sequence[Arch], progress: Progress
 ) -> Mapping[Arch, Timing]:
-    (target,) = (one for one in request.devices if one.name == device)
-    return measure_networks(archs, evaluator.network, target, progress)
+    targets = zip(request.devices, request.tables, strict=True)
+    ((target, table),) = (pair for pair in targets if pair[0].name == device)
+    timings = measure_networks(archs, evaluator.network, request.space, target, progress)
+    return {arch: table.at_usual_speed(timing) for arch, timing in timings.items()}

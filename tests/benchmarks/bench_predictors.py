@@ -25,11 +25,10 @@ import torch
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Floats
 from nasdeploy.latency.calibration import held_out_error
-from nasdeploy.latency.drift import usual_reference, with_references
+from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
-from nasdeploy.latency.steadying import steadied
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
@@ -67,19 +66,11 @@ def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -
         open_place(device, progress.say) as place,
         progress.task("measuring held-out networks again, visits", len(wanted) * protocol.networks.visits) as task,
     ):
-        usual = usual_speed(table)
         for group in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for key, timing in group.items():
                 assert isinstance(timing, Timing)
-                found[key] = steadied(timing, usual, table.steadied).median
+                found[key] = table.at_usual_speed(timing).median
     return {key: found[key] for key in models}
-
-
-def usual_speed(table: LatencyTable) -> float:
-    """Seconds of the reference graph that a table's timings are steadied to."""
-    usual = usual_reference([*table.entries.values(), *(network.timing for network in table.networks)])
-    assert usual is not None
-    return usual
 
 
 def covering(space: SearchSpace, occurrences: int = OCCURRENCES) -> list[Arch]:

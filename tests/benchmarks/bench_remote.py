@@ -24,12 +24,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from nasdeploy.latency.drift import usual_reference
+from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
 from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.profile import block_model, profile
-from nasdeploy.latency.steadying import steadied
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nasdeploy.latency.steadying import POWERS, steadied, steadied_table
+from nasdeploy.latency.drift import steadied
+from nasdeploy.latency.steadying import POWERS, steadied_table
 from tests.latency.tables import AT, CONDITIONS, SPACE, archs, entries, timing, true_seconds
 
 USUAL = 1e-3

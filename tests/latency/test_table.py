@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nasdeploy.costs import Costs
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Noise, Timing
-from nasdeploy.latency.table import LatencyTable, check_device
+from nasdeploy.latency.table import LatencyTable, check_device, network_terms
 from nasdeploy.spaces import load_space
 from tests.latency.tables import AT, CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
 
@@ -92,6 +92,20 @@ def test_measured_networks_move_the_prediction_towards_them():
     assert sum(network.role == "search" for network in after.networks) == len(slower)
     assert after.held_out.mean_absolute > before.held_out.mean_absolute
     assert after.entries == before.entries
+
+
+@pytest.mark.parametrize(("power", "seconds"), [(0.0, 2e-3), (0.5, 2e-3 / 2**0.5), (1.0, 1e-3)])
+def test_what_is_measured_later_is_brought_to_the_speed_of_the_table(power, seconds):
+    """The machine is half as fast as when the table was measured, as a network of an earlier search saw already."""
+    usual = {key: replace(one, reference=1e-4) for key, one in entries(0).items()}
+    slow = replace(timing(2e-3), reference=2e-4)
+    networks = [
+        network_terms(usual, SPACE, arch, role, slow if role == "search" else replace(timing(1e-3), reference=1e-4))
+        for arch, role in zip(archs(), ("calibration", "calibration", "search"), strict=False)
+    ]
+    table = LatencyTable.fitted(CONDITIONS, AT, usual, networks, steadied=power)
+    assert table.at_usual_speed(slow).median == pytest.approx(seconds)
+    assert table.at_usual_speed(timing(2e-3)) == timing(2e-3)
 
 
 def test_measuring_an_architecture_again_replaces_it():

@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(archs, network_of, device, progress):
+    def measured(archs, network_of, space, device, progress):
         return {arch: timing(SECONDS[device.name] * len(SPACE.plan(arch).steps)) for arch in archs}
 
     monkeypatch.setattr("nasdeploy.steps.search.measure_networks", measured)

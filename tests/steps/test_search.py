@@ -1,12 +1,14 @@
 """What a search leaves behind."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nasdeploy.errors import InfeasibleBudget
 from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import LatencyTable
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
@@ -43,12 +45,14 @@ class Machine:
     def __init__(self) -> None:
         self.measured: list[tuple[str, str]] = []
         self.factor, self.stops_on = 1.0, ""
+        self.reference: float | None = None
 
-    def __call__(self, archs, network_of, device, progress):
+    def __call__(self, archs, network_of, space, device, progress):
         if device.name == self.stops_on:
             raise KeyboardInterrupt
         self.measured += [(device.name, arch.digest) for arch in archs]
-        return {arch: timing(self.factor * 1e-4 * len(SPACE.plan(arch).steps)) for arch in archs}
+        seconds = {arch: self.factor * 1e-4 * len(SPACE.plan(arch).steps) for arch in archs}
+        return {arch: replace(timing(seconds[arch]), reference=self.reference) for arch in archs}
 
 
 @pytest.fixture
@@ -106,3 +110,16 @@ def test_a_search_that_found_nothing_leaves_no_measurements(run: Run, machine: M
     assert searched(run, "90%").winner.measured_ms is not None
     assert len(machine.measured) > before
     assert not run.search_result.with_name(".finalists.jsonl").exists()
+
+
+def test_finalists_count_at_the_speed_of_the_table(run: Run, machine: Machine) -> None:
+    """The machine is twice as fast as when the table was measured, and its reference graph says so."""
+    table = LatencyTable.load(table_path(SPACE, DEVICE))
+    known = {key: replace(one, reference=2e-4) for key, one in table.entries.items()}
+    LatencyTable.fitted(table.conditions, table.created, known, table.networks, steadied=1.0).save(
+        table_path(SPACE, DEVICE)
+    )
+    machine.factor, machine.reference = 0.5, 1e-4
+    result = searched(run, "90%")
+    assert result.winner.measured_ms == pytest.approx(result.winner.latency["cpu"].predicted_ms)
+    assert result.rounds == 1
