@@ -41,9 +41,9 @@ def usual_reference(timings: Iterable[Timing]) -> float | None:
     return float(np.median(references)) if references else None
 
 
-def steadied(timing: Timing, usual: float, power: float) -> Timing:
-    """A timing at the speed at which the reference graph takes `usual` seconds; as it is if it has no reference."""
-    if timing.reference is None:
+def steadied(timing: Timing, usual: float | None, power: float) -> Timing:
+    """A timing at the speed at which the reference graph takes `usual` seconds; as it is where either is not known."""
+    if usual is None or timing.reference is None:
         return timing
     factor = (usual / timing.reference) ** power
     return replace(

@@ -35,12 +35,10 @@ def steadied_table(
     usual = usual_reference([*entries.values(), *networks.values()])
 
     def table(power: float) -> LatencyTable:
-        def at_usual_speed(timing: Timing) -> Timing:
-            return timing if usual is None else steadied(timing, usual, power)
-
-        blocks = {key: at_usual_speed(timing) for key, timing in entries.items()}
+        blocks = {key: steadied(timing, usual, power) for key, timing in entries.items()}
         measured = [
-            network_terms(blocks, space, arch, role, at_usual_speed(networks[arch])) for arch, role in roles.items()
+            network_terms(blocks, space, arch, role, steadied(networks[arch], usual, power))
+            for arch, role in roles.items()
         ]
         return LatencyTable.fitted(conditions, created, blocks, measured, power)
 

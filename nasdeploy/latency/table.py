@@ -119,7 +119,7 @@ class LatencyTable(Settings):
     def at_usual_speed(self, timing: Timing) -> Timing:
         """A timing that was measured for this table, corrected by its reference as far as the table's timings were."""
         usual = usual_reference([*self.entries.values(), *(n.timing for n in self.networks if n.role != "search")])
-        return timing if usual is None else steadied(timing, usual, self.steadied)
+        return steadied(timing, usual, self.steadied)
 
     # -- prediction
 

@@ -174,7 +174,7 @@ def is_whole(path: Path, before: list[Entry]) -> bool:
     complete = table.entries.keys() == SMALL.distinct_blocks().keys() and len(table.networks) == 8
     once = len(keys) == len(set(keys)) == len(table.entries) + 8
     kept = set(before) <= set(journal)
-    usual = usual_reference(timing for _, _, timing in journal) or 1.0
+    usual = usual_reference(timing for _, _, timing in journal)
     used = all(
         isclose(table.entries[key].median, steadied(timing, usual, table.steadied).median)
         for kind, key, timing in journal
