@@ -35,11 +35,6 @@ def params(slot: Slot, block: Block) -> float:
     return float(block.params)
 
 
-def count(slot: Slot, block: Block) -> float:
-    """Number of block executions for one sample: the second term of a latency table's calibration."""
-    return float(slot.times)
-
-
 @dataclass(frozen=True)
 class CostTable:
     """Sums of costs over some slots, as a function of the choices that these read."""

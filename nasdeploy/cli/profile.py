@@ -104,7 +104,9 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
         "slowest_ms": 1e3 * slowest,
         "uncertainty": asdict(table.uncertainty),
         "p95_ratio": table.p95_ratio,
+        "median_ratio": table.median_ratio,
         "held_out": asdict(table.held_out) if table.held_out else None,
+        "held_out_undisturbed": asdict(table.held_out_undisturbed) if table.held_out_undisturbed else None,
     }
 
 
@@ -120,9 +122,12 @@ def _text(result: dict[str, Any]) -> str:
     error = result["held_out"]
     if error:
         fast, middle, slow = (f"{100 * third:.1f}" for third in error["mean_absolute_by_third"])
+        calm = result["held_out_undisturbed"]
         lines += [
             f"  error on {error['n']} networks not used for fitting: mean {100 * error['mean_absolute']:.1f} % "
             f"(fast third {fast}, middle {middle}, slow {slow}), 95 % of them below {100 * error['p95']:.1f} %",
+            f"  error on their calls that nothing disturbed: mean {100 * calm['mean_absolute']:.1f} %, 95 % of them below "
+            f"{100 * calm['p95']:.1f} %",
             f"  rank correlation: Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}",
         ]
     return "\n".join(lines)

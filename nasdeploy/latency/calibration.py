@@ -1,11 +1,13 @@
 """From the sum of a network's table entries to its latency: an affine map, fitted on whole networks, and its error.
 
 A network is not the sum of its blocks: each call of a runtime costs something once, and blocks measured alone pay for
-it every time. Hence three terms: the sum of entries, the number of blocks, and a constant.
+it every time. Hence a constant and the number of blocks beside the sum of entries. And a block that is measured alone
+finds its weights in the processor's cache, from which a whole network's have driven each other: hence the number of
+parameters.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from math import inf
 
@@ -19,39 +21,47 @@ _NOISE = 0.02
 
 @dataclass(frozen=True)
 class Calibration:
-    """`latency = slope * entries + per_block * blocks + offset`, in seconds.
+    """`latency = slope * entries + per_block * blocks + per_param * parameters + offset`, in seconds.
 
-    Raises `ValueError` for a negative slope.
+    Raises `ValueError` for a negative slope, or negative seconds for a parameter.
     """
 
     slope: float
     per_block: float
+    per_param: float
     offset: float
 
     def __post_init__(self) -> None:
-        if self.slope < 0:
-            raise ValueError(f"a network gets no faster by slower blocks; found {self}")
+        if min(self.slope, self.per_param) < 0:
+            raise ValueError(f"a network gets no faster by slower blocks or by more parameters; found {self}")
 
-    def __call__(self, entries: Floats, blocks: Floats) -> Floats:
-        """Latencies `[n]` of networks, given the sums of their entries `[n]` and their numbers of blocks `[n]`."""
-        return self.slope * entries + self.per_block * blocks + self.offset
+    def __call__(self, terms: Floats) -> Floats:
+        """Latencies `[n]` of networks, given sums of entries, numbers of blocks, and of parameters, `[n, 3]`."""
+        latencies: Floats = terms @ np.array([self.slope, self.per_block, self.per_param]) + self.offset
+        return latencies
+
+    def scaled(self, factor: float) -> "Calibration":
+        """That of latencies `factor` times as long."""
+        return Calibration(*(factor * term for term in astuple(self)))
 
 
-def fit(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[float]) -> Calibration:
-    """Least squares on relative residuals with soft L1 loss, the slope not negative.
+def fit(terms: Floats, seconds: Sequence[float]) -> Calibration:
+    """The calibration of networks with these terms `[n, 3]`, in the order of `Calibration`, and seconds `[n]`.
 
-    Residuals beyond 2 % count linearly, so that a network that was measured in a bad moment does not tilt the fit.
-    With fewer networks than terms, or all of one depth, the solution is close to the plain sum.
+    Least squares on relative residuals with soft L1 loss, slope and seconds for a parameter not negative. Residuals
+    beyond 2 % count linearly, so that a network that was measured in a bad moment does not tilt the fit. With fewer
+    networks than terms, or all of one depth, the solution is close to the plain sum.
     """
     from scipy.optimize import least_squares, lsq_linear
 
     measured = np.array(seconds, dtype=np.float64)
-    columns = np.stack([np.array(entries), np.array(blocks), np.ones(len(measured))], axis=1) / measured[:, None]
-    scale = 1 / np.abs(columns).max(axis=0)
+    columns = np.column_stack([terms, np.ones(len(measured))]) / measured[:, None]
+    largest = np.abs(columns).max(axis=0)
+    scale = 1 / np.where(largest > 0, largest, 1.0)
     matrix, lower = columns * scale, _LOWER / scale
     # What the latency differs from the plain sum by, which makes the plain sum the solution of least norm.
     target = 1 - columns @ _PLAIN_SUM
-    start = lsq_linear(matrix, target, (lower, np.inf), lsq_solver="exact").x
+    start = lsq_linear(matrix, target, (lower, np.inf), method="bvls").x
     found = least_squares(
         lambda x: matrix @ x - target,
         start,
@@ -63,14 +73,14 @@ def fit(entries: Sequence[float], blocks: Sequence[float], seconds: Sequence[flo
         ftol=_TOLERANCE,
         gtol=_TOLERANCE,
     )
-    slope, per_block, offset = (float(value) for value in _PLAIN_SUM + found.x * scale)
-    return Calibration(max(slope, 0.0), per_block, offset)
+    slope, per_block, per_param, offset = (float(value) for value in _PLAIN_SUM + found.x * scale)
+    return Calibration(max(slope, 0.0), per_block, max(per_param, 0.0), offset)
 
 
 _TOLERANCE = 1e-12
-_PLAIN_SUM = np.array([1.0, 0.0, 0.0])
-_LOWER = np.array([-1.0, -np.inf, -np.inf])
-"""Of the difference to the plain sum: a slope of 0."""
+_PLAIN_SUM = np.array([1.0, 0.0, 0.0, 0.0])
+_LOWER = np.array([-1.0, -np.inf, 0.0, -np.inf])
+"""Of the difference to the plain sum: a slope of 0, and no seconds for a parameter."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasdeploy.costs import Costs, Floats
+from nasdeploy.costs import Floats
 from nasdeploy.latency.measure import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.randomness import generator
@@ -17,7 +17,7 @@ RANKED = 1000
 
 @dataclass(frozen=True)
 class Ratios:
-    """Seconds of the second by those of the first measurement, over what both have: percentiles of `n` of them."""
+    """Undisturbed seconds of the second by those of the first measurement: percentiles of `n` that both have."""
 
     n: int
     median: float
@@ -72,12 +72,12 @@ def difference(first: LatencyTable, second: LatencyTable, space: SearchSpace | N
 
 
 def _ratios(first: Mapping[str, Timing], second: Mapping[str, Timing]) -> dict[str, float]:
-    return {key: second[key].median / timing.median for key, timing in first.items() if key in second}
+    return {key: second[key].undisturbed / timing.undisturbed for key, timing in first.items() if key in second}
 
 
 def _predictions(table: LatencyTable, space: SearchSpace) -> Floats:
     codes = space.sample_codes(RANKED, generator(0, "networks that two tables rank"))
-    return table.latency_of(Costs(space, table.slot_costs)(codes))
+    return table.latencies(space)(codes)
 
 
 def _kendall(first: Floats, second: Floats) -> float:

@@ -1,11 +1,13 @@
-"""Was the machine as fast as usual? A reference graph tells, which is measured again in every group of sessions.
+"""What disturbed a measurement: runs that vary, or a machine that is not as fast as usual.
 
-What was measured while it was faster or slower is measured again, also where the runs themselves look quiet; what
-that does not mend is corrected (`nasdeploy.latency.steadying`).
+The latter is told by a reference graph, which is measured again in every group of sessions. What was measured while it
+was faster or slower is measured again, also where the runs themselves look quiet; what that does not mend is corrected
+(`nasdeploy.latency.steadying`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from math import inf, log
 from typing import TypeVar
 
 import numpy as np
@@ -56,16 +58,52 @@ def steadied(timing: Timing, usual: float | None, power: float) -> Timing:
 
 
 def drifted(timings: Mapping[str, Timing], above: float) -> dict[str, float]:
-    """How much slower than usual the machine was, where it was `above` times slower or faster, by key.
+    """How many times as long as usual the reference graph took, where that is `above` or 1 / `above`, by key.
 
     Usual is the median of all references. Timings without one do not take part.
     """
-    references = {key: timing.reference for key, timing in timings.items() if timing.reference is not None}
     usual = usual_reference(timings.values())
-    if usual is None:
-        return {}
-    ratios = {key: reference / usual for key, reference in references.items()}
-    return {key: ratio for key, ratio in ratios.items() if max(ratio, 1 / ratio) > above}
+    return {key: ratio for key, one in timings.items() if (ratio := _drift(one, usual, above)) is not None}
+
+
+def _drift(timing: Timing, usual: float | None, above: float) -> float | None:
+    if usual is None or timing.reference is None:
+        return None
+    ratio = timing.reference / usual
+    return ratio if max(ratio, 1 / ratio) > above else None
+
+
+def disturbance(timing: Timing, usual: float | None, above: float) -> float:
+    """How much a timing was disturbed, as a factor; 1 if it was not.
+
+    The larger of p90/p50, where its runs vary too much, and of how much slower or faster than usual the machine was.
+    Infinite where the machine's sensors say that it was disturbed.
+    """
+    ratio = _drift(timing, usual, above) or 1.0
+    varied = timing.spread if timing.noise == "spread" else inf if timing.noisy else 1.0
+    return max(ratio, 1 / ratio, varied)
+
+
+def disturbances(timings: Mapping[str, Timing], above: float) -> dict[str, float]:
+    """The `disturbance` of each timing that was disturbed, by key."""
+    usual = usual_reference(timings.values())
+    found = {key: disturbance(timing, usual, above) for key, timing in timings.items()}
+    return {key: factor for key, factor in found.items() if factor > 1}
+
+
+def disturbed_by(timings: Mapping[str, Timing], above: float) -> str:
+    """What disturbed some of these timings, in words."""
+    drifts = drifted(timings, above).values()
+    spreads = [timing.spread for timing in timings.values() if timing.noise == "spread"]
+    worst = max(drifts, key=lambda ratio: abs(log(ratio)), default=1.0)
+    sensed = {timing.noise for timing in timings.values()}
+    reasons = {
+        f"runs varied (p90/p50 up to {max(spreads, default=1.0):.2f})": bool(spreads),
+        f"the reference graph took up to {worst:.2f} times as long as usual meanwhile": bool(drifts),
+        "the processor's frequency changed": "frequency" in sensed,
+        "the processor was throttled": "throttling" in sensed,
+    }
+    return " and ".join(reason for reason, holds in reasons.items() if holds)
 
 
 def flagged(timings: Mapping[str, Timing], above: float) -> dict[str, Timing]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from math import ceil, isfinite
+from math import isfinite
 from time import gmtime, perf_counter_ns, sleep, strftime
 
 import numpy as np
@@ -57,7 +57,7 @@ class Protocol:
     kept: int = 5
     """Runs of a visit that count."""
     shortest_run_s: float = 1e-3
-    """A run is as many calls as last this long together; its time is their mean."""
+    """A run is as many calls as last about so long together, at least one; its time is their mean."""
     noisy_above: float = 1.2
     """p90/p50 above which a result is measured again, and flagged if that does not help."""
     drift_above: float = 1.05
@@ -94,7 +94,7 @@ class Timing:
     at: str
     noise: Noise = ""
     reference: float | None = None
-    """Seconds of the reference graph meanwhile, if there was one."""
+    """Undisturbed seconds of the reference graph meanwhile, if there was one."""
 
     def __post_init__(self) -> None:
         if not (0 < self.p10 <= self.median <= self.p90 <= self.p95 and isfinite(self.p95) and self.n >= 1):
@@ -108,6 +108,14 @@ class Timing:
     def noisy(self) -> bool:
         """Whether it is not to be trusted."""
         return self.noise != ""
+
+    @property
+    def undisturbed(self) -> float:
+        """Seconds of a call that nothing disturbs: the 10th percentile.
+
+        Where a shared machine's speed changes within seconds, medians of two measurements differ five times as much.
+        """
+        return self.p10
 
     @property
     def spread(self) -> float:
@@ -193,7 +201,7 @@ class _Group:
         """Calls of a run."""
         calls = 1
         for _ in range(self._protocol.warmup):
-            calls = ceil(self._protocol.shortest_run_s / self._run(session, calls))
+            calls = max(1, round(self._protocol.shortest_run_s / self._run(session, calls)))
         return calls
 
     def _retry_noisy(self, timings: dict[str, Timing], pause: Callable[[float], None]) -> dict[str, Timing]:
@@ -221,7 +229,7 @@ class _Group:
                     on_visit()
                 readings.append(self._sense())
         references = [time for key, times in runs.items() if _is_reference(key) for time in times]
-        reference = float(np.median(references)) if references else None
+        reference = float(np.percentile(references, _UNDISTURBED)) if references else None
         noise = _noise_of(readings)
         return {key: self._summary(times, noise, reference) for key, times in runs.items()}
 
@@ -252,7 +260,7 @@ class _Group:
 
     def _summary(self, runs: list[float], noise: Noise, reference: float | None) -> Timing:
         # Sorted, because rounding may put percentiles of nearly equal runs out of order.
-        p10, median, p90, p95 = np.sort(np.percentile(runs, [10, 50, 90, 95])).tolist()
+        p10, median, p90, p95 = np.sort(np.percentile(runs, [_UNDISTURBED, 50, 90, 95])).tolist()
         if not noise and p90 > self._protocol.noisy_above * median:
             noise = "spread"
         return Timing(median, p10, p90, p95, len(runs), utc_now(), noise, reference)
@@ -265,6 +273,8 @@ def _is_reference(key: str) -> bool:
 REFERENCE_EVERY = 8
 """Sessions between two visits to the reference, which so is measured all over a round."""
 _CLOCK_TRIALS = 5
+_UNDISTURBED = 10
+"""Percentile of `Timing.undisturbed`."""
 _STEADY = 0.9
 """Frequencies of the same core at work are within this ratio of each other."""
 

@@ -1,12 +1,20 @@
 """Measuring many models at a place into a journal: what is missing, and once more what was disturbed."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import inf, log
-from time import perf_counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from time import perf_counter, sleep
 
 from nasdeploy.errors import UserError
-from nasdeploy.latency.drift import drifted, flagged, with_references
+from nasdeploy.latency.drift import (
+    disturbance,
+    disturbances,
+    disturbed_by,
+    drifted,
+    flagged,
+    usual_reference,
+    with_references,
+)
 from nasdeploy.latency.duration import Pace
 from nasdeploy.latency.journal import Journal, Kind
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
@@ -28,6 +36,7 @@ class Measuring:
     """Makes the reference graph, of which each group has one."""
     ends: float = inf
     """When the time that the user gives is over, by `perf_counter`."""
+    pause: Callable[[float], None] = sleep
 
     def announce(self, space: SearchSpace, pace: Pace) -> None:
         """Say how long what the journal lacks will take."""
@@ -44,7 +53,8 @@ class Measuring:
     def timings(
         self, kind: Kind, models: Mapping[str, Model], rounds: Rounds, later_s: float = 0.0
     ) -> dict[str, Timing]:
-        """Timings of all; measured now is what the journal lacks, and once more what was disturbed.
+        """Timings of all; measured now is what the journal lacks, and again what was disturbed, as often as the
+        protocol says.
 
         The latter only as far as it leaves `later_s` seconds of the given time for what else is to be measured. Raises
         `UserError` if the runtime refuses some, after all others were measured.
@@ -53,45 +63,64 @@ class Measuring:
         missing = [key for key in models if key not in known]
         start = perf_counter()
         self._measure(kind, models, missing, rounds)
-        timings = all_measured(kind, {key: known[key] for key in models})
         each = (perf_counter() - start) / len(missing) if missing else 0.0
-        disturbed = drifted(timings, above)
-        if disturbed and self.protocol.retries:
-            again = self._worth_measuring_again(kind, disturbed, len(timings), each, later_s)
-            if again:
-                self._measure(kind, models, again, rounds)
-                timings = all_measured(kind, {key: known[key] for key in models})
+        timings = all_measured(kind, {key: known[key] for key in models})
+        for _ in range(self.protocol.retries):
+            again = self._worth_measuring_again(kind, timings, each, later_s)
+            if not again:
+                break
+            self.pause(self.protocol.wait_s)
+            self._measure(kind, models, again, rounds)
+            timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
 
     def _worth_measuring_again(
-        self, kind: Kind, disturbed: Mapping[str, float], measured: int, each: float, later_s: float
+        self, kind: Kind, timings: Mapping[str, Timing], each: float, later_s: float
     ) -> list[str]:
-        """Those that were disturbed most, as many as there is time for at `each` seconds; says how many."""
-        worst = sorted(disturbed, key=lambda key: abs(log(disturbed[key])), reverse=True)
-        drift = f"the reference graph took up to {disturbed[worst[0]]:.2f} times as long as usual meanwhile"
-        if len(disturbed) > measured / 2:
+        """Those that were disturbed most, as many as there is time for at `each` seconds; says how many, and why."""
+        found = disturbances(timings, self.protocol.drift_above)
+        if not found:
+            return []
+        worst = sorted(found, key=lambda key: found[key], reverse=True)
+        why = disturbed_by(timings, self.protocol.drift_above)
+        if len(drifted(timings, self.protocol.drift_above)) > len(timings) / 2:
             # Then there is no usual speed, and it would all be measured again for nothing.
-            self.progress.say(f"the machine is not quiet: {drift}; {len(disturbed)} {kind} are flagged")
+            self.progress.say(f"the machine is not quiet: {why}; {len(worst)} {kind} are flagged")
             return []
         left = max(self.ends - later_s - perf_counter(), 0.0)
         again = worst if left >= each * len(worst) else worst[: int(left / each)]
         if again:
             some = "" if len(again) == len(worst) else f" of {len(worst)}"
-            self.progress.say(f"measuring {len(again)}{some} {kind} again: {drift}")
+            self.progress.say(f"measuring {len(again)}{some} {kind} again: {why}")
         else:
-            self.progress.say(f"no time is left to measure {len(worst)} {kind} again, which are flagged: {drift}")
+            self.progress.say(f"no time is left to measure {len(worst)} {kind} again, which are flagged: {why}")
         return again
 
     def _measure(self, kind: Kind, models: Mapping[str, Model], keys: Sequence[str], rounds: Rounds) -> None:
-        """Measure these models, whatever the journal has of them, into the journal."""
+        """Measure these models, whatever the journal has of them, into the journal, unless it has a quieter timing."""
         wanted = with_references({key: models[key] for key in keys}, self.reference, rounds.group)
         done = (len(models) - len(keys)) * rounds.visits
         name = f"measuring {len(models)} {kind}, visits"
+        # What varies is measured again with what varied in other groups: by then the machine may be quiet, and nothing
+        # waits for that.
+        once = replace(self.protocol, retries=0)
         with self.progress.task(name, done + len(wanted) * rounds.visits, done) as task:
-            for outcomes in self.place.measure(wanted, rounds, self.protocol, on_visits=task.advance):
-                kept = {key: outcome for key, outcome in outcomes.items() if key in models}
+            for outcomes in self.place.measure(wanted, rounds, once, on_visits=task.advance):
+                kept = {
+                    key: found for key, found in outcomes.items() if key in models and self._better(kind, key, found)
+                }
                 if kept:
                     self.journal.add(kind, kept)
+
+    def _better(self, kind: Kind, key: str, outcome: Outcome) -> bool:
+        """Whether an outcome was disturbed no more than what the journal has of this model."""
+        known = self.journal.outcomes[kind]
+        before = known.get(key)
+        if not isinstance(before, Timing) or not isinstance(outcome, Timing):
+            return True
+        usual = usual_reference(timing for timing in known.values() if isinstance(timing, Timing))
+        now, then = (disturbance(timing, usual, self.protocol.drift_above) for timing in (outcome, before))
+        return now <= then
 
 
 def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:

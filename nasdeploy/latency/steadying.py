@@ -48,5 +48,5 @@ def steadied_table(
 def _calibration_error(table: LatencyTable) -> float:
     """Mean absolute relative error on the networks that the table is calibrated on."""
     known = [network for network in table.networks if network.role == "calibration"]
-    measured = [network.timing.median for network in known]
-    return float(np.abs(relative_errors(predicted(table.calibration, known), measured)).mean())
+    expected = [seconds / table.median_ratio for seconds in predicted(table.calibration, known)]
+    return float(np.abs(relative_errors(expected, [network.timing.undisturbed for network in known])).mean())

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from nasdeploy.arch import Arch, Json
-from nasdeploy.costs import Floats, SlotCost, count
+from nasdeploy.costs import Costs, Floats, SlotCost
 from nasdeploy.errors import UserError
 from nasdeploy.extremes import extremes
 from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
@@ -25,12 +25,12 @@ from nasdeploy.latency.measure import Timing
 from nasdeploy.plan import Block, Plan
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import Settings
-from nasdeploy.space import SearchSpace, Slot
+from nasdeploy.space import Codes, SearchSpace, Slot
 from nasdeploy.store.files import write_text
 from nasdeploy.store.records import parse_record, read_object
 
 Role = Literal["calibration", "held-out", "search"]
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class MeasuredNetwork:
     arch: dict[str, Any]
     role: Role
     entries: float
-    """Sum of the table's entries of its blocks."""
+    """Sum of the table's entries of its blocks, as they are when nothing disturbs them."""
     blocks: int
+    params: int
+    """Parameters of its blocks, as often as each runs."""
     timing: Timing
 
     def __post_init__(self) -> None:
-        if self.entries <= 0 or self.blocks < 1:
+        if self.entries <= 0 or self.blocks < 1 or self.params < 0:
             raise ValueError(f"a network has blocks that take time; found {self}")
 
 
@@ -62,14 +64,23 @@ class Prediction:
 
 
 class LatencyTable(Settings):
-    """Latencies in seconds by block key, and how they add up to a network's. Made by `LatencyTable.fitted`."""
+    """Latencies in seconds by block key, and how they add up to a network's. Made by `LatencyTable.fitted`.
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    What adds up are calls that nothing disturbs (`Timing.undisturbed`): on a machine that is not quiet they are found
+    again far better than medians are. A median is predicted as that times what whole networks show.
+    """
+
+    schema_version: Literal[3] = SCHEMA_VERSION
     conditions: Conditions
     created: str
     calibration: Calibration
+    """From sums of undisturbed entries to medians of networks."""
+    median_ratio: float = Field(ge=1)
+    """Median over undisturbed seconds of whole networks' runs, which `calibration` contains."""
     held_out: HeldOut | None
-    """Error on the networks with that role."""
+    """Error on the medians of the networks with that role."""
+    held_out_undisturbed: HeldOut | None
+    """Error on their undisturbed seconds, without the noise of the medians."""
     uncertainty: Uncertainty
     """Of predictions, from the errors on the held-out networks if there are any."""
     p95_ratio: float = Field(ge=1)
@@ -94,12 +105,18 @@ class LatencyTable(Settings):
         """
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
-        calibration = fit(*_terms(known), [network.timing.median for network in known])
+        ratio = float(np.median([network.timing.median / network.timing.undisturbed for network in known]))
+        undisturbed = fit(_terms(known), [network.timing.undisturbed for network in known])
+        calibration = undisturbed.scaled(ratio)
         return cls(
             conditions=conditions,
             created=created,
             calibration=calibration,
+            median_ratio=ratio,
             held_out=held_out_error(predicted(calibration, held_out), [n.timing.median for n in held_out]),
+            held_out_undisturbed=held_out_error(
+                predicted(undisturbed, held_out), [n.timing.undisturbed for n in held_out]
+            ),
             uncertainty=fit_uncertainty(
                 predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
             ),
@@ -125,23 +142,22 @@ class LatencyTable(Settings):
 
     def predict(self, plan: Plan) -> Prediction:
         """Latency of a network; raises `UserError` naming blocks that the table lacks."""
-        entries, blocks = _sums(self.entries, plan)
-        seconds = float(self.calibration(np.array(entries), np.array(blocks)))
+        (seconds,) = self.calibration(np.array([_sums(self.entries, plan)])).tolist()
         return Prediction(seconds, self.uncertainty(seconds) * seconds, self.p95_ratio * seconds)
-
-    @cached_property
-    def slot_costs(self) -> tuple[SlotCost, SlotCost]:
-        """The two columns of `Costs` that `latency_of` takes: sum of entries, number of blocks."""
-        return (entry_cost(self.entries), count)
-
-    def latency_of(self, columns: Floats) -> Floats:
-        """Latencies `[n]` of architectures, from the columns `[n, 2]` of `Costs(space, table.slot_costs)`."""
-        return self.calibration(columns[:, 0], columns[:, 1])
 
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
         """Seconds that a slot's block adds to a network's predicted latency; the calibration's offset comes on top."""
-        entry, blocks = self.slot_costs
-        return self.calibration.slope * entry(slot, block) + self.calibration.per_block * blocks(slot, block)
+        once = self.calibration.per_block + self.calibration.per_param * block.params
+        return self.calibration.slope * self._entry(slot, block) + slot.times * once
+
+    @cached_property
+    def _entry(self) -> SlotCost:
+        return entry_cost(self.entries)
+
+    def latencies(self, space: SearchSpace) -> Callable[[Codes], Floats]:
+        """Predicts many at once: a function from codes `[n, choices]` to seconds `[n]`."""
+        costs, offset = Costs(space, [self.calibrated_cost]), self.calibration.offset
+        return lambda codes: costs(codes)[:, 0] + offset
 
     def range(self, space: SearchSpace) -> tuple[float, float]:
         """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
@@ -201,25 +217,28 @@ def network_terms(
     entries: Mapping[str, Timing], space: SearchSpace, arch: Arch, role: Role, timing: Timing
 ) -> MeasuredNetwork:
     """A measured network as a table keeps it; raises `UserError` naming blocks that `entries` lack."""
-    total, blocks = _sums(entries, space.plan(arch))
-    return MeasuredNetwork(arch.to_json(), role, total, blocks, timing)
+    return MeasuredNetwork(arch.to_json(), role, *_sums(entries, space.plan(arch)), timing)
 
 
-def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int]:
+def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int, int]:
+    """The terms of a calibration."""
     missing = sorted({key for key in plan.keys if key not in entries})
     if missing:
         raise _lacks(missing)
-    total = sum(step.times * entries[step.block.key].median for step in plan)
-    return total, sum(step.times for step in plan)
+    total = sum(step.times * entries[step.block.key].undisturbed for step in plan)
+    return total, sum(step.times for step in plan), sum(step.times * step.block.params for step in plan)
 
 
 def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
-    """Seconds of a slot's block by its entry, not calibrated; raises `UserError` for a block without one."""
+    """Seconds of a slot's block by its entry, undisturbed and not calibrated.
+
+    Raises `UserError` for a block without one.
+    """
 
     def cost(slot: Slot, block: Block) -> float:
         if block.key not in entries:
             raise _lacks([block.key])
-        return slot.times * entries[block.key].median
+        return slot.times * entries[block.key].undisturbed
 
     return cost
 
@@ -229,14 +248,14 @@ def _lacks(keys: Sequence[str]) -> UserError:
     return UserError(f"the latency table has no entry for {shown}; measure the space with 'nasdeploy profile'")
 
 
-def _terms(networks: Sequence[MeasuredNetwork]) -> tuple[list[float], list[float]]:
-    return [network.entries for network in networks], [float(network.blocks) for network in networks]
+def _terms(networks: Sequence[MeasuredNetwork]) -> Floats:
+    return np.array([(n.entries, n.blocks, n.params) for n in networks], dtype=np.float64).reshape(-1, 3)
 
 
 def predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
     """Seconds of measured networks, from their terms."""
-    entries, blocks = _terms(networks)
-    return [float(seconds) for seconds in calibration(np.array(entries), np.array(blocks))]
+    found: list[float] = calibration(_terms(networks)).tolist()
+    return found
 
 
 def _require_version(data: Mapping[str, Any], path: Path) -> None:

@@ -48,7 +48,8 @@ class Problem:
     def __init__(self, space: SearchSpace, budget: Budget, *tables: LatencyTable) -> None:
         self.space, self.budget, self.tables = space, budget, tables
         self.quantities: tuple[Quantity, ...] = (*self._latencies(), *self._others())
-        self._costs = Costs(space, [*(cost for table in tables for cost in table.slot_costs), *self._sums()])
+        self._costs = Costs(space, [*(table.calibrated_cost for table in tables), *self._sums()])
+        self._offsets = np.array([table.calibration.offset for table in tables])
         self._memory = peak_memory(space, self.precision)
         self.axis = self._axis()
         self.lower = np.array([quantity.bound.low for quantity in self.quantities])
@@ -57,8 +58,7 @@ class Problem:
     def costs(self, codes: Codes) -> Floats:
         """Costs `[n, quantities]` of codes `[n, choices]`."""
         sums, devices = self._costs(codes), len(self.tables)
-        latencies = [table.latency_of(sums[:, 2 * n : 2 * n + 2]) for n, table in enumerate(self.tables)]
-        return np.column_stack([*latencies, sums[:, 2 * devices :], self._memory(codes)])
+        return np.column_stack([sums[:, :devices] + self._offsets, sums[:, devices:], self._memory(codes)])
 
     def feasible(self, costs: Floats) -> npt.NDArray[np.bool_]:
         """Which of the costs `[n, quantities]` are within the budget."""

@@ -37,8 +37,9 @@ class SearchSettings(Settings):
     elite: int = Field(default=0, ge=0, le=1_000_000)
     """The best networks of all, whatever their cost, that are parents too."""
     screening: int = Field(default=10, ge=1, le=1000)
-    """Networks that evolution draws for each one that it evaluates, from the second round on. Above 1, half of them are
-    random, and those are evaluated that a Gaussian process over what is known finds most promising. The papers: 1."""
+    """Networks that evolution and nsga2 draw for each one that they evaluate, from the second round on. Above 1, those
+    are evaluated that a Gaussian process over what is known finds most promising, and half of what evolution draws is
+    random. The papers: 1."""
     finalists: int = Field(default=8, ge=1, le=1000)
     """Networks that are measured on the device as a whole at the end of a round of search."""
     measured_rounds: int = Field(default=5, ge=1, le=5)

@@ -43,7 +43,7 @@ class Check:
     """Seconds now by those in the table."""
     networks: Ratios
     prediction_error: float
-    """Mean absolute relative error of predictions for the networks, as measured now."""
+    """Mean absolute relative error of predictions for the networks, undisturbed, as measured now."""
     allowed_error: float
     noisy: int
     """How many of these measurements are not to be trusted."""
@@ -88,7 +88,8 @@ def check(
         progress,
     )
     errors = relative_errors(
-        [table.predict(plan).seconds for plan in plans.values()], [whole[text].median for text in plans]
+        [table.predict(plan).seconds / table.median_ratio for plan in plans.values()],
+        [whole[text].undisturbed for text in plans],
     )
     return Check(
         differences=differing,
@@ -102,7 +103,7 @@ def check(
 
 def _allowed(table: LatencyTable) -> float:
     """Twice the table's own error: the sample is small. At least that of two measurements."""
-    own = table.held_out.mean_absolute if table.held_out else max(table.uncertainty.relative)
+    own = table.held_out_undisturbed.mean_absolute if table.held_out_undisturbed else max(table.uncertainty.relative)
     return max(TIE, 2 * own)
 
 
@@ -127,6 +128,6 @@ def _measure(
 
 
 def _ratios(then: Mapping[str, Timing], now: Mapping[str, Timing]) -> Ratios:
-    ratios = Ratios.of([now[key].median / timing.median for key, timing in then.items()])
+    ratios = Ratios.of([now[key].undisturbed / timing.undisturbed for key, timing in then.items()])
     assert ratios is not None
     return ratios

@@ -46,22 +46,27 @@ _MARK = "|"
 _CANDIDATES = 20
 
 
-def networks_of(table: LatencyTable, space: SearchSpace, role: str) -> tuple[Networks, Floats]:
+STATISTICS = ("undisturbed", "median")
+"""Of a timing's runs."""
+
+
+def networks_of(table: LatencyTable, space: SearchSpace, role: str, statistic: str) -> tuple[Networks, Floats]:
     """Networks with a role, and their measured seconds `[n]`."""
     found = [network for network in table.networks if network.role == role]
-    return Networks(space, [space.arch(n.arch) for n in found]), np.array([n.timing.median for n in found])
+    seconds = np.array([getattr(n.timing, statistic) for n in found])
+    return Networks(space, [space.arch(n.arch) for n in found]), seconds
 
 
 # -- measuring
 
 
-def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -> dict[str, float]:
-    """Seconds of the held-out networks, by `Arch.text`, measured once more and steadied as the table is."""
+def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -> dict[str, dict[str, float]]:
+    """Seconds of the held-out networks, by `Arch.text` and statistic, once more and steadied as the table is."""
     device, protocol = table.conditions.device, table.conditions.protocol
-    archs = networks_of(table, space, "held-out")[0].archs
+    archs = networks_of(table, space, "held-out", "median")[0].archs
     models = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
     wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
-    found: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     with (
         open_place(device, progress.say) as place,
         progress.task("measuring held-out networks again, visits", len(wanted) * protocol.networks.visits) as task,
@@ -69,7 +74,8 @@ def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -
         for group in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for key, timing in group.items():
                 assert isinstance(timing, Timing)
-                found[key] = table.at_usual_speed(timing).median
+                steady = table.at_usual_speed(timing)
+                found[key] = {statistic: getattr(steady, statistic) for statistic in STATISTICS}
     return {key: found[key] for key in models}
 
 
@@ -177,11 +183,11 @@ def measure_in_context(space: SearchSpace, device: Device, folder: Path, progres
     return {key: sum(values) / len(values) for key, values in seconds.items()}
 
 
-def kept(path: Path, measured: Any) -> dict[str, float]:
+def kept(path: Path, measured: Any) -> dict[str, Any]:
     """What the file holds, measured now if there is none."""
     if not path.exists():
         write_text(path, json.dumps(measured(), indent=0))
-    found: dict[str, float] = json.loads(path.read_text())
+    found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
@@ -189,21 +195,27 @@ def kept(path: Path, measured: Any) -> dict[str, float]:
 
 
 def compare(
-    table: LatencyTable, again: Mapping[str, float], context: Mapping[str, float] | None, space: SearchSpace
+    table: LatencyTable,
+    again: Mapping[str, Mapping[str, float]],
+    context: Mapping[str, float] | None,
+    space: SearchSpace,
+    statistic: str,
 ) -> None:
-    """Print each method's error on the held-out networks."""
+    """Print each method's error on the held-out networks' medians, or on their undisturbed seconds."""
     keys = list(space.distinct_blocks())
-    isolated = np.array([table.entries[key].median for key in keys])
+    isolated = np.array([getattr(table.entries[key], statistic) for key in keys])
     in_context = None if context is None else np.array([context[key] for key in keys])
-    known, seconds = networks_of(table, space, "calibration")
-    wanted, measured = networks_of(table, space, "held-out")
-    print(f"{len(seconds)} networks for fitting, {len(measured)} held out, {table.noise or 'no'} noise")
+    known, seconds = networks_of(table, space, "calibration", statistic)
+    wanted, measured = networks_of(table, space, "held-out", statistic)
+    print(f"{len(seconds)} networks for fitting, {len(measured)} held out, {table.noise or 'no'} noise, {statistic}")
     print(f"{'':46} mean  p95   fast  mid.  slow  Spearman Kendall")
-    report("the same networks measured again", np.array([again[arch.text] for arch in wanted.archs]), measured)
+    second = np.array([again[arch.text][statistic] for arch in wanted.archs])
+    report("the same networks measured again", second, measured)
+    share = 1.0 if statistic == "median" else 1 / table.median_ratio
+    predicted = np.array([table.predict(space.plan(arch)).seconds for arch in wanted.archs])
+    report("the table's prediction", share * predicted, measured)
     for name, method in methods(isolated, in_context).items():
         report(name, method(known, seconds, wanted), measured)
-    tails = [n.timing.p95 / (table.p95_ratio * n.timing.median) - 1 for n in table.networks if n.role == "held-out"]
-    print(f"p95 by the median's ratio {table.p95_ratio:.3f}: mean absolute error {100 * np.abs(tails).mean():.2f} %")
 
 
 def report(name: str, predicted: Floats, measured: Floats) -> None:
@@ -238,7 +250,11 @@ def main() -> None:
     context = None
     if device.runtime == "onnxruntime":
         context = kept(folder / "context.json", partial(measure_in_context, space, device, folder, progress))
-    compare(table, again, context, space)
+    print(f"steadied by the power {table.steadied:g}; p50/p10 {table.median_ratio:.3f}")
+    for statistic in STATISTICS:
+        compare(table, again, context, space, statistic)
+    tails = [n.timing.p95 / (table.p95_ratio * n.timing.median) - 1 for n in table.networks if n.role == "held-out"]
+    print(f"p95 by the median's ratio {table.p95_ratio:.3f}: mean absolute error {100 * np.abs(tails).mean():.2f} %")
 
 
 if __name__ == "__main__":

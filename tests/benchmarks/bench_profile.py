@@ -49,8 +49,8 @@ def report_table(table: LatencyTable, space: SearchSpace) -> None:
     print(f"range {1e3 * fastest:.3f} to {1e3 * slowest:.3f} ms, found in {took:.2f} s; {table.calibration}")
     noisy = sum(timing.noisy for timing in table.entries.values())
     print(f"noisy: {noisy} of {len(table.entries)} blocks, {sum(n.timing.noisy for n in table.networks)} networks")
-    plain = [n.entries / n.timing.median - 1 for n in table.networks if n.role == "held-out"]
-    print(f"held out: {table.held_out}")
+    plain = [n.entries / n.timing.undisturbed - 1 for n in table.networks if n.role == "held-out"]
+    print(f"held out: {table.held_out}\nundisturbed: {table.held_out_undisturbed}")
     print(f"plain sum, for comparison: mean absolute error {sum(map(abs, plain)) / len(plain):.4f}")
 
 

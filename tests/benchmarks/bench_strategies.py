@@ -38,7 +38,7 @@ SETTINGS = {
         "`evolution`": PLAIN,
         "`evolution`, `search.screening=1`": PLAIN.model_copy(update={"screening": 1}),
     },
-    "nsga2": {"`nsga2`": OFTEN},
+    "nsga2": {"`nsga2`": OFTEN, "`nsga2`, `search.screening=1`": OFTEN.model_copy(update={"screening": 1})},
 }
 """Where others than `PLAIN`: labels and settings, all of the same number of evaluations."""
 

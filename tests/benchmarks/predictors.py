@@ -49,6 +49,15 @@ class Networks:
         return found
 
     @cached_property
+    def params_of_keys(self) -> Floats:
+        """Parameters of each block of the space, `[keys]`."""
+        return np.array([float(block.params) for block in self.space.distinct_blocks().values()])
+
+    def terms(self, entries: Floats) -> Floats:
+        """Of the package's calibration, `[n, 3]`, with the given entries `[keys]`."""
+        return np.stack([self.counts @ entries, self.blocks, self.counts @ self.params_of_keys], axis=1)
+
+    @cached_property
     def macs_and_depth(self) -> Floats:
         """`[n, 2]`."""
         macs = [float(self.space.plan(arch).macs) for arch in self.archs]
@@ -82,12 +91,11 @@ def slope_and_offset(entries: Floats) -> Method:
     return predict
 
 
-def calibrated(entries: Floats) -> Method:
-    """What the package does: slope, cost of a block, and offset."""
+def calibrated(entries: Floats, used: Sequence[float] = (1.0, 1.0, 1.0)) -> Method:
+    """What the package does: slope, cost of a block, cost of a parameter, and offset; terms `used` 0 are left out."""
 
     def predict(known: Networks, seconds: Floats, wanted: Networks) -> Floats:
-        calibration = fit((known.counts @ entries).tolist(), known.blocks.tolist(), seconds.tolist())
-        return calibration(wanted.counts @ entries, wanted.blocks)
+        return fit(known.terms(entries) * used, seconds.tolist())(wanted.terms(entries) * used)
 
     return predict
 
@@ -97,10 +105,9 @@ def ridge(entries: Floats) -> Method:
 
     def predict(known: Networks, seconds: Floats, wanted: Networks) -> Floats:
         def solved(rows: "np.ndarray[Any, Any]", penalty: float, counts: Floats) -> Floats:
-            calibration = fit(
-                (known.counts[rows] @ entries).tolist(), known.blocks[rows].tolist(), seconds[rows].tolist()
-            )
-            prior = calibration.slope * entries + calibration.per_block
+            calibration = fit(known.terms(entries)[rows], seconds[rows].tolist())
+            each = calibration.per_block + calibration.per_param * known.params_of_keys
+            prior = calibration.slope * entries + each
             weighted = known.counts[rows] * prior / seconds[rows, None]
             residuals = 1 - calibration.offset / seconds[rows] - weighted.sum(axis=1)
             # Relative changes of entries by the dual form: there are fewer networks than keys.
@@ -170,14 +177,15 @@ def methods(isolated: Floats, in_context: Floats | None) -> Mapping[str, Method]
     found: dict[str, Method] = {
         "plain sum": plain_sum(isolated),
         "slope, offset": slope_and_offset(isolated),
-        "slope, per block, offset (the package's)": calibrated(isolated),
+        "slope, per block, offset": calibrated(isolated, (1.0, 1.0, 0.0)),
+        "slope, per block and parameter, offset": calibrated(isolated),
         "ridge, isolated entries as prior": ridge(isolated),
     }
     if in_context is not None:
         found |= {
             "in-context entries, plain sum": plain_sum(in_context),
             "in-context entries, slope, offset": slope_and_offset(in_context),
-            "in-context entries, slope, per block, offset": calibrated(in_context),
+            "in-context entries, the same terms": calibrated(in_context),
             "ridge, in-context entries as prior": ridge(in_context),
         }
     return {
@@ -186,5 +194,5 @@ def methods(isolated: Floats, in_context: Floats | None) -> Mapping[str, Method]
         "learned: gradient boosting": learned(boosting),
         "learned: Gaussian process": learned(gaussian_process),
         "learned: perceptron": learned(perceptron),
-        "the package's, Gaussian process on residuals": corrected(isolated, gaussian_process),
+        "these terms, Gaussian process on residuals": corrected(isolated, gaussian_process),
     }

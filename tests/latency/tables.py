@@ -57,7 +57,8 @@ def true_seconds(arch, known):
     """What a whole network takes in this toy world."""
     plan = SPACE.plan(arch)
     total = sum(step.times * known[step.block.key].median for step in plan)
-    return 0.9 * total + 2e-5 * sum(step.times for step in plan) + 5e-5
+    params = sum(step.times * step.block.params for step in plan)
+    return 0.9 * total + 2e-5 * sum(step.times for step in plan) + 1e-7 * params + 5e-5
 
 
 def table(noise=0.0, seed=0):

@@ -1,46 +1,50 @@
 """Calibration and its error against NumPy and SciPy."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from nasdeploy.latency.calibration import Uncertainty, fit, fit_uncertainty, held_out_error
+from nasdeploy.latency.calibration import Calibration, Uncertainty, fit, fit_uncertainty, held_out_error
 
 
 def networks(noise, n=40, seed=0):
     rng = np.random.default_rng(seed)
-    entries = rng.uniform(5e-3, 50e-3, n)
-    blocks = rng.integers(10, 40, n)
-    seconds = (1.02 * entries - 4e-6 * blocks + 1e-4) * (1 + noise * rng.standard_normal(n))
-    return entries, blocks, seconds
+    terms = np.stack([rng.uniform(5e-3, 50e-3, n), rng.integers(10, 40, n), rng.uniform(1e6, 2e7, n)], axis=1)
+    seconds = (terms @ [1.02, -4e-6, 1e-10] + 1e-4) * (1 + noise * rng.standard_normal(n))
+    return terms, seconds
 
 
 def test_exact_data_give_the_exact_terms():
     found = fit(*networks(noise=0))
     assert found.slope == pytest.approx(1.02, rel=1e-9)
     assert found.per_block == pytest.approx(-4e-6, rel=1e-6)
+    assert found.per_param == pytest.approx(1e-10, rel=1e-6)
     assert found.offset == pytest.approx(1e-4, rel=1e-6)
 
 
 def test_small_noise_gives_relative_least_squares():
-    entries, blocks, seconds = networks(noise=1e-4)
-    matrix = np.stack([entries, blocks, np.ones(len(entries))], axis=1) / seconds[:, None]
-    expected, *_ = np.linalg.lstsq(matrix, np.ones(len(entries)), rcond=None)
-    found = fit(entries, blocks, seconds)
-    np.testing.assert_allclose([found.slope, found.per_block, found.offset], expected, rtol=2e-3)
-    np.testing.assert_allclose(found(entries, blocks) / seconds, matrix @ expected, rtol=1e-6)
+    terms, seconds = networks(noise=1e-4)
+    matrix = np.column_stack([terms, np.ones(len(terms))]) / seconds[:, None]
+    # Columns of one size: numpy takes what is very small beside the largest for zero.
+    scale = matrix.max(axis=0)
+    expected, *_ = np.linalg.lstsq(matrix / scale, np.ones(len(terms)), rcond=None)
+    found = fit(terms, seconds)
+    np.testing.assert_allclose(astuple(found), expected / scale, rtol=2e-3)
+    np.testing.assert_allclose(found(terms) / seconds, matrix / scale @ expected, rtol=1e-6)
 
 
 def test_no_term_can_be_moved_to_a_smaller_loss():
-    entries, blocks, seconds = networks(noise=0.05)
-    found = np.array(list(vars(fit(entries, blocks, seconds)).values()))
-    columns = np.stack([entries, blocks, np.ones(len(entries))])
+    networks_terms, seconds = networks(noise=0.05)
+    found = np.array(astuple(fit(networks_terms, seconds)))
+    columns = np.column_stack([networks_terms, np.ones(len(seconds))]).T
 
     def loss(terms):
         residuals = (terms @ columns - seconds) / seconds / 0.02
         return (2 * (np.sqrt(1 + residuals**2) - 1)).sum()
 
-    for term in range(3):
+    for term in range(4):
         for step in (-1e-3, 1e-3):
             moved = found.copy()
             moved[term] *= 1 + step
@@ -48,27 +52,42 @@ def test_no_term_can_be_moved_to_a_smaller_loss():
 
 
 def test_a_network_far_off_hardly_tilts_the_fit():
-    entries, blocks, seconds = networks(noise=0.005)
-    clean = fit(entries, blocks, seconds)
+    terms, seconds = networks(noise=0.005)
+    clean = fit(terms, seconds)
     disturbed = seconds.copy()
-    disturbed[np.argmax(entries)] *= 2
-    robust = fit(entries, blocks, disturbed)
-    assert np.abs(robust(entries, blocks) / clean(entries, blocks) - 1).max() < 0.02
+    disturbed[np.argmax(terms[:, 0])] *= 2
+    robust = fit(terms, disturbed)
+    assert np.abs(robust(terms) / clean(terms) - 1).max() < 0.02
 
 
-def test_slope_is_never_negative():
-    assert fit([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1], [4.0, 3.0, 2.0, 1.0]).slope >= 0
+def alike(entries, blocks=1, params=1):
+    return np.array([(seconds, blocks, params) for seconds in entries])
+
+
+def test_slope_and_seconds_for_a_parameter_are_never_negative():
+    assert fit(alike([1.0, 2.0, 3.0, 4.0]), [4.0, 3.0, 2.0, 1.0]).slope >= 0
+    terms, seconds = networks(noise=0)
+    assert fit(terms, seconds - 3e-10 * terms[:, 2]).per_param == pytest.approx(0, abs=1e-20)
+    for wrong in ({"slope": -1.0}, {"per_param": -1.0}):
+        with pytest.raises(ValueError, match="no faster by slower blocks or by more parameters"):
+            Calibration(**{"slope": 1.0, "per_block": 0.0, "per_param": 0.0, "offset": 0.0, **wrong})
+
+
+def test_a_scaled_calibration_gives_scaled_latencies():
+    terms, seconds = networks(noise=0)
+    found = fit(terms, seconds)
+    np.testing.assert_allclose(found.scaled(1.5)(terms), 1.5 * found(terms))
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_few_networks_are_met_exactly(number):
-    entries, blocks, seconds = [1.0, 2.0][:number], [3, 3][:number], [2.0, 4.0][:number]
-    np.testing.assert_allclose(fit(entries, blocks, seconds)(np.array(entries), np.array(blocks)), seconds)
+    terms, seconds = alike([1.0, 2.0][:number], 3), [2.0, 4.0][:number]
+    np.testing.assert_allclose(fit(terms, seconds)(terms), seconds)
 
 
 def test_networks_of_one_depth_leave_the_plain_sum_where_it_fits():
-    found = fit([1.0, 2.0, 3.0], [5, 5, 5], [1.0, 2.0, 3.0])
-    assert (found.slope, found.per_block, found.offset) == pytest.approx((1, 0, 0), abs=1e-9)
+    found = fit(alike([1.0, 2.0, 3.0], 5, 0), [1.0, 2.0, 3.0])
+    assert astuple(found) == pytest.approx((1, 0, 0, 0), abs=1e-9)
 
 
 def test_statistics_are_scipys():

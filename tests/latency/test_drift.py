@@ -7,7 +7,14 @@ import pytest
 
 from nasdeploy.latency import measuring as module
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.drift import drifted, flagged, reference_block, with_references
+from nasdeploy.latency.drift import (
+    disturbances,
+    disturbed_by,
+    drifted,
+    flagged,
+    reference_block,
+    with_references,
+)
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, measure
 from nasdeploy.latency.measuring import Measuring
@@ -93,7 +100,7 @@ class SlowFor:
 def measuring(place, folder, ends=inf, **changes):
     conditions = Conditions.of(SPACE, CONDITIONS.device, CONDITIONS.fingerprint, Protocol(**changes))
     journal = Journal(folder / "journal.jsonl", conditions)
-    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"", ends)
+    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"", ends, pause=lambda seconds: None)
 
 
 MODELS = {key: lambda: b"" for key in "abcde"}
@@ -112,8 +119,8 @@ def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, c
 
 def test_what_stays_disturbed_is_flagged(tmp_path):
     place = SlowFor({"b": 2e-4}, attempts=9)
-    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked[1:] == [["b"]]
+    found = measuring(place, tmp_path, retries=2).timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked[1:] == [["b"], ["b"]]
     assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
 
 
@@ -133,7 +140,7 @@ def test_what_was_disturbed_most_is_measured_again_in_the_time_that_is_left(
     now = iter([0.0, *[5.0] * 2])
     monkeypatch.setattr(module, "perf_counter", lambda: next(now))
     place = SlowFor({"b": 2e-4, "d": 3e-4}, attempts=1)
-    found = measuring(place, tmp_path, ends).timings("blocks", MODELS, Rounds(6, 1), later_s=1.0)
+    found = measuring(place, tmp_path, ends, retries=1).timings("blocks", MODELS, Rounds(6, 1), later_s=1.0)
     assert place.asked[1:] == ([again] if again else [])
     assert {key for key, t in found.items() if t.noisy} == {"b", "d"} - set(again or ())
     assert said in capsys.readouterr().err
@@ -150,6 +157,51 @@ def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
     assert len(place.asked) == 1
     assert [t.noise for t in found.values()] == ["drift", "drift", "", "drift", "drift"]
     assert "the machine is not quiet" in capsys.readouterr().err
+
+
+class Varying:
+    """A place where the runs of some models vary, as much as is said for each time that they are measured."""
+
+    def __init__(self, spreads):
+        self.spreads = {key: iter(values) for key, values in spreads.items()}
+        self.asked, self.protocols = [], []
+
+    def measure(self, models, rounds, protocol, *, on_visits):
+        self.asked.append([key for key in models if not key.startswith(REFERENCE)])
+        self.protocols.append(protocol)
+        yield {key: self.outcome(key) for key in models}
+
+    def outcome(self, key):
+        spread = next(self.spreads.get(key, iter([1.0])))
+        slow = 1e-3 * spread
+        return replace(at(1e-4), p90=slow, p95=slow, noise="spread" if spread > 1.2 else "")
+
+
+def test_what_varied_is_measured_again_together_and_its_quietest_timing_is_kept(tmp_path, capsys):
+    place = Varying({"b": [1.5, 1.4, 1.0], "e": [1.3, 1.6, 1.7, 1.8]})
+    work = measuring(place, tmp_path, wait_s=7.0)
+    paused = []
+    found = replace(work, pause=paused.append).timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked == [list("abcde"), ["b", "e"], ["b", "e"], ["e"]]
+    assert paused == [7.0] * 3
+    assert {key: (t.noise, round(t.spread, 6)) for key, t in found.items() if key in "be"} == {
+        "b": ("", 1.0),
+        "e": ("spread", 1.3),
+    }
+    # The place does not wait in between.
+    assert [protocol.retries for protocol in place.protocols] == [0] * 4
+    assert "measuring 2 blocks again: runs varied (p90/p50 up to 1.50)" in capsys.readouterr().err
+    # A measurement that goes on from the journal knows the same.
+    assert measuring(place, tmp_path, wait_s=7.0).journal.outcomes["blocks"] == found
+
+
+def test_what_the_sensors_saw_is_said_and_comes_first():
+    hot = replace(at(1.0), noise="throttling")
+    found = {"a": at(1.0), "b": at(1.0), "c": hot, "d": replace(at(1.0), noise="frequency"), "e": at(1.3)}
+    factors = disturbances(found, 1.05)
+    assert factors == {"c": inf, "d": inf, "e": pytest.approx(1.3)}
+    said = "the reference graph took up to 1.30 times as long as usual meanwhile and "
+    assert disturbed_by(found, 1.05) == said + "the processor's frequency changed and the processor was throttled"
 
 
 def test_references_are_no_entries(tmp_path):

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.costs import Costs
 from nasdeploy.errors import UserError
 from nasdeploy.latency.measure import Noise, Timing
 from nasdeploy.latency.table import LatencyTable, check_device, network_terms
@@ -30,9 +29,8 @@ def test_prediction_is_the_true_latency_where_that_is_affine():
 def test_a_batch_is_scored_like_single_plans():
     noisy = table(noise=0.03)
     everything = archs()
-    columns = Costs(SPACE, noisy.slot_costs)(SPACE.encode(everything))
     one_by_one = [noisy.predict(SPACE.plan(arch)).seconds for arch in everything]
-    np.testing.assert_allclose(noisy.latency_of(columns), one_by_one, rtol=1e-12)
+    np.testing.assert_allclose(noisy.latencies(SPACE)(SPACE.encode(everything)), one_by_one, rtol=1e-12)
 
 
 def test_range_is_that_of_all_predictions():
@@ -52,10 +50,31 @@ def test_p95_is_the_median_times_what_whole_networks_show():
     assert predicted.p95 == pytest.approx(1.04 * predicted.seconds)
 
 
+def test_what_adds_up_is_what_nothing_disturbed():
+    """Medians of blocks and of networks are noise; a network's median is predicted by what networks show of it."""
+    draw, quiet = np.random.default_rng(0), table()
+    entries = {key: disturbed(one, draw.uniform(1, 2)) for key, one in quiet.entries.items()}
+    ratios = iter(draw.permutation(np.linspace(1.1, 1.5, len(quiet.networks))))
+    networks = [replace(network, timing=disturbed(network.timing, next(ratios))) for network in quiet.networks]
+    found = LatencyTable.fitted(CONDITIONS, AT, entries, networks)
+    known = [n.timing.median / n.timing.p10 for n in networks if n.role == "calibration"]
+    assert found.median_ratio == pytest.approx(np.median(known))
+    for arch in archs()[::13]:
+        undisturbed = 0.99 * true_seconds(arch, quiet.entries)
+        assert found.predict(SPACE.plan(arch)).seconds == pytest.approx(found.median_ratio * undisturbed, rel=1e-6)
+    assert found.held_out_undisturbed.mean_absolute < 1e-6 < 0.05 < found.held_out.mean_absolute
+
+
+def disturbed(timing, factor):
+    """The same but for all that is slower than the 10th percentile."""
+    slow = dict.fromkeys(("median", "p90", "p95"), factor * timing.p10)
+    return replace(timing, **slow)
+
+
 def test_uncertainty_is_the_deviation_on_held_out_networks():
     noisy = table(noise=0.03)
     held_out = [network for network in noisy.networks if network.role == "held-out"]
-    predicted = [noisy.calibration(network.entries, network.blocks) for network in held_out]
+    predicted = [noisy.predict(SPACE.plan(SPACE.arch(network.arch))).seconds for network in held_out]
     errors = [p / network.timing.median - 1 for p, network in zip(predicted, held_out, strict=True)]
     deviation = (sum(e**2 for e in errors) / len(errors)) ** 0.5
     assert 0.02 < deviation < 0.04
@@ -75,7 +94,7 @@ def test_a_plan_with_unknown_blocks_is_refused_by_name():
         without.predict(plan)
     assert keys[0] in str(caught.value)
     with pytest.raises(UserError, match="no entry for Square"):
-        Costs(SPACE, without.slot_costs)
+        without.latencies(SPACE)
     with pytest.raises(UserError, match=f"and {len(set(keys)) - 3} more"):
         known.model_copy(update={"entries": {}}).predict(plan)
 
@@ -209,10 +228,12 @@ def test_edited_number_is_refused(saved):
         (lambda data: first_entry(data).update(reference=0.0), "reference"),
         (lambda data: data.update(schema_version="2"), "schema_version is"),
         (lambda data: data.update(networks=[]), "networks"),
-        (lambda data: data["calibration"].update(slope=-1.0), "no faster by slower blocks"),
+        (lambda data: data["calibration"].update(slope=-1.0), "no faster by slower blocks or by more parameters"),
         (lambda data: data["uncertainty"].update(relative=[]), "uncertainty"),
         (lambda data: data["uncertainty"].update(seconds=[-1.0]), "uncertainty"),
         (lambda data: data.update(p95_ratio=0.9), "p95_ratio is 0.9"),
+        (lambda data: data.update(median_ratio=0.9), "median_ratio is 0.9"),
+        (lambda data: data["networks"][0].update(params=-1), "networks"),
         (lambda data: data["calibration"].update(slope=float("nan")), "slope"),
         (lambda data: data["networks"][0].update(role="guess"), "role"),
         (lambda data: data["conditions"]["device"].update(threads=0), "threads is 0"),
@@ -229,10 +250,10 @@ def test_nonsense_is_refused_even_with_its_checksum(saved, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_another_version_is_not_called_damaged(saved, version):
     edited(saved, lambda data: data.update(schema_version=version), honest=False)
-    with pytest.raises(UserError, match=rf"version {version} of its form.*reads version 2; measure again"):
+    with pytest.raises(UserError, match=rf"version {version} of its form.*reads version 3; measure again"):
         LatencyTable.load(saved)
 
 

@@ -4,10 +4,13 @@ import numpy as np
 
 from nasdeploy.costs import Floats
 from nasdeploy.search.candidates import Candidates
+from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.problem import Problem
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies.strategy import Evaluate
 from nasdeploy.space import Codes
+
+Places = np.typing.NDArray[np.intp]
 
 _WORST = 1.0
 """Error of what is beyond the budget and never evaluated; it is compared by how far it is beyond."""
@@ -17,29 +20,50 @@ class Nsga2:
     """A population of `parents`, then generations of as many children as evolution's mutations and crossovers."""
 
     def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
-        """Evaluate generation by generation; each child is a crossover of two parents, mutated and repaired."""
+        """Evaluate generation by generation; each child is a crossover of two parents, mutated and repaired.
+
+        With `settings.screening` above 1, those of so many times as many children that a Gaussian process over what is
+        known finds most promising.
+        """
         # Takes about as long to import as everything else that a search without a supernet needs.
         from nasdeploy.search.strategies.nsga2_operators import Generations
 
         first = problem.space.encode(Candidates(problem, rng).random(settings.parents))
         generations = Generations(problem, settings, first, rng)
-        left = settings.evaluations
-        while left and (codes := generations.ask(left)) is not None:
-            objectives, feasible = _objectives(problem, evaluate, codes)
+        left, found = settings.evaluations, list[Candidate]()
+        while left and (codes := generations.ask()) is not None:
+            chosen = _chosen(problem, found, codes, min(left, settings.offspring if found else left))
+            codes = generations.narrow(chosen)
+            feasible = problem.feasible(problem.costs(codes))
             if not feasible.any():
                 return
-            generations.tell(objectives, problem.violation(problem.costs(codes)))
-            left -= int(feasible.sum())
+            archs = problem.space.decode(codes[feasible])
+            found += candidates_of(problem, archs, evaluate(archs))
+            errors = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
+            generations.tell(_objectives(problem, codes, errors), problem.violation(problem.costs(codes)))
+            left -= len(archs)
 
     def planned(self, settings: SearchSettings) -> int:
         """As many as evolution."""
         return settings.evaluations
 
 
-def _objectives(problem: Problem, evaluate: Evaluate, codes: Codes) -> tuple[Floats, np.typing.NDArray[np.bool_]]:
-    """Error and the cost on the problem's axis `[n, 2]` of codes `[n, choices]`, and which are feasible."""
+def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> Places:
+    """Which of the codes `[n, choices]` are evaluated: at most so many, the first ones if these are not screened."""
+    if not found or len(codes) <= most:
+        return np.arange(min(len(codes), most))
+    # scikit-learn takes a second to import.
+    from nasdeploy.search.screening import most_promising
+
+    archs = problem.space.decode(codes)
+    feasible = np.flatnonzero(problem.feasible(problem.costs(codes)))
+    promising = set(most_promising(problem, found, [archs[place] for place in feasible], most))
+    return np.array([place for place in feasible if archs[place] in promising], dtype=np.intp)
+
+
+def _objectives(problem: Problem, codes: Codes, errors: list[float]) -> Floats:
+    """Error and the cost on the problem's axis `[n, 2]` of codes `[n, choices]`, given the errors of feasible ones."""
     costs = problem.costs(codes)
-    feasible = problem.feasible(costs)
     error = np.full(len(codes), _WORST)
-    error[feasible] = [1 - evaluation.top1 for evaluation in evaluate(problem.space.decode(codes[feasible]))]
-    return np.column_stack([error, costs[:, problem.axis]]), feasible
+    error[problem.feasible(costs)] = errors
+    return np.column_stack([error, costs[:, problem.axis]])

@@ -19,6 +19,8 @@ from nasdeploy.search.repair import repaired
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.space import Codes
 
+Places = np.typing.NDArray[np.intp]
+
 _TRIES = 10
 """Matings in a row of which too few children are new, after which a small space counts as used up."""
 
@@ -32,7 +34,7 @@ class Generations:
         self._encoding = Encoding(n_var=len(problem.space.choices), n_obj=2, n_ieq_constr=1)
         self._algorithm = NSGA2(
             pop_size=settings.parents,
-            n_offsprings=settings.offspring or None,
+            n_offsprings=settings.screening * settings.offspring or None,
             sampling=first,
             crossover=UniformCrossover(prob=1.0),
             mutation=_Redraw(problem, settings.mutation_probability, rng),
@@ -44,12 +46,14 @@ class Generations:
         self._algorithm.setup(self._encoding, termination=("n_gen", float("inf")), seed=int(rng.integers(2**31)))
         self._asked: Population = None
 
-    def ask(self, most: int) -> Codes | None:
-        """The next generation `[n, choices]`, no more than `most`; None if nothing new turns up."""
-        asked = self._algorithm.ask()
-        if asked is None or not len(asked):
-            return None
-        self._asked = asked[:most]
+    def ask(self) -> Codes | None:
+        """The next generation `[n, choices]`, nothing that was evaluated before; None if nothing new turns up."""
+        self._asked = self._algorithm.ask()
+        return None if self._asked is None or not len(self._asked) else _codes(self._asked)
+
+    def narrow(self, places: Places) -> Codes:
+        """Those of the generation in these places `[m]`, which are all that will be told of."""
+        self._asked = self._asked[places]
         codes = _codes(self._asked)
         self._seen.update(row.tobytes() for row in codes)
         return codes

@@ -14,7 +14,7 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.randomness import generator
 from nasdeploy.space import SearchSpace
 from nasdeploy.train.sampling.allowed import Allowed, allowed_from
-from nasdeploy.train.sampling.prior import Bins, CostOf, Prior, equal_bins
+from nasdeploy.train.sampling.prior import Bins, Prior, equal_bins
 from nasdeploy.train.sampling.settings import SamplingKind
 from nasdeploy.train.sandwich import Sandwich, draw
 from nasdeploy.train.settings import TrainSettings
@@ -149,13 +149,8 @@ def _prior(origin: Origin) -> Prior:
     if table is None:
         counted = Costs(space, [costs.macs])
         return Prior.counted(space, lambda codes: counted(codes)[:, 0], codes, Bins(0.0, 1e6 * sampling.bin_macs_m))
-    cost = _latency(space, table)
+    cost = table.latencies(space)
     return Prior.counted(space, cost, codes, equal_bins(cost(codes), sampling.latency_bins))
-
-
-def _latency(space: SearchSpace, table: LatencyTable) -> CostOf:
-    columns = Costs(space, table.slot_costs)
-    return lambda codes: table.latency_of(columns(codes))
 
 
 def _stages(origin: Origin) -> Sequence[tuple[int, Allowed]]:
