@@ -126,7 +126,7 @@ def _text(result: dict[str, Any]) -> str:
         lines += [
             f"  error on {error['n']} networks not used for fitting: mean {100 * error['mean_absolute']:.1f} % "
             f"(fast third {fast}, middle {middle}, slow {slow}), 95 % of them below {100 * error['p95']:.1f} %",
-            f"  error on their calls that nothing disturbed: mean {100 * calm['mean_absolute']:.1f} %, 95 % of them below "
+            f"  error on their undisturbed calls: mean {100 * calm['mean_absolute']:.1f} %, 95 % of them below "
             f"{100 * calm['p95']:.1f} %",
             f"  rank correlation: Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}",
         ]
