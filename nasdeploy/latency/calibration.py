@@ -45,22 +45,25 @@ class Calibration:
         return Calibration(*(factor * term for term in astuple(self)))
 
 
-def fit(terms: Floats, seconds: Sequence[float]) -> Calibration:
+def fit(terms: Floats, seconds: Sequence[float], per_param: float | None = None) -> Calibration:
     """The calibration of networks with these terms `[n, 3]`, in the order of `Calibration`, and seconds `[n]`.
 
     Least squares on relative residuals with soft L1 loss, slope and seconds for a parameter not negative. Residuals
     beyond 2 % count linearly, so that a network that was measured in a bad moment does not tilt the fit. With fewer
-    networks than terms, or all of one depth, the solution is close to the plain sum.
+    networks than terms, or all of one depth, the solution is close to the plain sum. `per_param` is found unless given.
     """
     from scipy.optimize import least_squares, lsq_linear
 
     measured = np.array(seconds, dtype=np.float64)
     columns = np.column_stack([terms, np.ones(len(measured))]) / measured[:, None]
+    given = np.array([0.0, 0.0, per_param or 0.0, 0.0])
+    # What the latency differs from the plain sum by, which makes the plain sum the solution of least norm.
+    target = 1 - columns @ (_PLAIN_SUM + given)
+    if per_param is not None:
+        columns[:, 2] = 0.0
     largest = np.abs(columns).max(axis=0)
     scale = 1 / np.where(largest > 0, largest, 1.0)
     matrix, lower = columns * scale, _LOWER / scale
-    # What the latency differs from the plain sum by, which makes the plain sum the solution of least norm.
-    target = 1 - columns @ _PLAIN_SUM
     start = lsq_linear(matrix, target, (lower, np.inf), method="bvls").x
     found = least_squares(
         lambda x: matrix @ x - target,
@@ -73,8 +76,10 @@ def fit(terms: Floats, seconds: Sequence[float]) -> Calibration:
         ftol=_TOLERANCE,
         gtol=_TOLERANCE,
     )
-    slope, per_block, per_param, offset = (float(value) for value in _PLAIN_SUM + found.x * scale)
-    return Calibration(max(slope, 0.0), per_block, max(per_param, 0.0), offset)
+    # The solver moves a term that nothing depends on away from its bound.
+    changes = np.where(largest > 0, found.x * scale, 0.0)
+    slope, per_block, for_param, offset = (float(value) for value in _PLAIN_SUM + given + changes)
+    return Calibration(max(slope, 0.0), per_block, max(for_param, 0.0), offset)
 
 
 _TOLERANCE = 1e-12

@@ -106,7 +106,7 @@ class LatencyTable(Settings):
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
         ratio = float(np.median([network.timing.median / network.timing.undisturbed for network in known]))
-        undisturbed = fit(_terms(known), [network.timing.undisturbed for network in known])
+        undisturbed = _undisturbed(known)
         calibration = undisturbed.scaled(ratio)
         return cls(
             conditions=conditions,
@@ -246,6 +246,18 @@ def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
 def _lacks(keys: Sequence[str]) -> UserError:
     shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
     return UserError(f"the latency table has no entry for {shown}; measure the space with 'nasdeploy profile'")
+
+
+def _undisturbed(known: Sequence[MeasuredNetwork]) -> Calibration:
+    """From sums of entries to undisturbed seconds of networks.
+
+    Finalists of a search are alike: they correct how fast the machine is, not what a parameter costs.
+    """
+    calibrating = [network for network in known if network.role == "calibration"]
+    found = fit(_terms(calibrating or known), [network.timing.undisturbed for network in calibrating or known])
+    if len(calibrating) in (0, len(known)):
+        return found
+    return fit(_terms(known), [network.timing.undisturbed for network in known], found.per_param)
 
 
 def _terms(networks: Sequence[MeasuredNetwork]) -> Floats:

@@ -73,6 +73,13 @@ def test_slope_and_seconds_for_a_parameter_are_never_negative():
             Calibration(**{"slope": 1.0, "per_block": 0.0, "per_param": 0.0, "offset": 0.0, **wrong})
 
 
+def test_what_a_parameter_costs_may_be_given():
+    terms, seconds = networks(noise=0)
+    found = fit(terms, seconds, per_param=1e-10)
+    assert astuple(found) == pytest.approx((1.02, -4e-6, 1e-10, 1e-4), rel=1e-6)
+    assert fit(terms, 2 * seconds, per_param=1e-10).per_param == 1e-10
+
+
 def test_a_scaled_calibration_gives_scaled_latencies():
     terms, seconds = networks(noise=0)
     found = fit(terms, seconds)

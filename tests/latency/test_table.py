@@ -113,6 +113,14 @@ def test_measured_networks_move_the_prediction_towards_them():
     assert after.entries == before.entries
 
 
+def test_networks_of_a_search_do_not_change_what_a_parameter_costs():
+    before = table()
+    large = sorted(archs(), key=lambda arch: SPACE.plan(arch).params)[-8:]
+    after = before.with_measured(SPACE, {arch: timing(50 * true_seconds(arch, before.entries)) for arch in large})
+    assert after.calibration.per_param == pytest.approx(before.calibration.per_param)
+    assert after.range(SPACE)[0] > before.range(SPACE)[0] / 2
+
+
 @pytest.mark.parametrize(("power", "seconds"), [(0.0, 2e-3), (0.5, 2e-3 / 2**0.5), (1.0, 1e-3)])
 def test_what_is_measured_later_is_brought_to_the_speed_of_the_table(power, seconds):
     """The machine is half as fast as when the table was measured, as a network of an earlier search saw already."""
