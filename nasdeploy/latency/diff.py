@@ -56,22 +56,24 @@ _SHOWN = 5
 
 def difference(first: LatencyTable, second: LatencyTable, space: SearchSpace | None) -> Difference:
     """Raises `UserError` if a table lacks blocks of `space`; None leaves out what needs predictions."""
-    ratios = _ratios(first.entries, second.entries)
+    entries = ratios(first.entries, second.entries)
+    most = sorted(entries, key=lambda key: -abs(np.log(entries[key])))
     networks = [{str(n.arch): n.timing for n in table.networks} for table in (first, second)]
     predicted = None if space is None else [_predictions(table, space) for table in (first, second)]
     return Difference(
         conditions=first.conditions.changes(second.conditions),
-        entries=Ratios.of(list(ratios.values())),
-        networks=Ratios.of(list(_ratios(*networks).values())),
+        entries=Ratios.of(list(entries.values())),
+        networks=Ratios.of(list(ratios(*networks).values())),
         only_first=[key for key in first.entries if key not in second.entries],
         only_second=[key for key in second.entries if key not in first.entries],
-        most_changed={key: ratios[key] for key in sorted(ratios, key=lambda key: -abs(np.log(ratios[key])))[:_SHOWN]},
+        most_changed={key: entries[key] for key in most[:_SHOWN]},
         kendall=None if predicted is None else _kendall(*predicted),
         prediction=None if predicted is None else Ratios.of((predicted[1] / predicted[0]).tolist()),
     )
 
 
-def _ratios(first: Mapping[str, Timing], second: Mapping[str, Timing]) -> dict[str, float]:
+def ratios(first: Mapping[str, Timing], second: Mapping[str, Timing]) -> dict[str, float]:
+    """Undisturbed seconds of the second by those of the first, by key, of what both have."""
     return {key: second[key].undisturbed / timing.undisturbed for key, timing in first.items() if key in second}
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from nasdeploy.latency.calibration import relative_errors
-from nasdeploy.latency.diff import Ratios
+from nasdeploy.latency.diff import Ratios, ratios
 from nasdeploy.latency.journal import Kind
 from nasdeploy.latency.measure import Rounds, Timing
 from nasdeploy.latency.measuring import all_measured
@@ -51,7 +51,7 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether entries, networks and predictions are what a measurement now gives."""
-        moved = max(abs(ratios.median - 1) for ratios in (self.entries, self.networks))
+        moved = max(abs(found.median - 1) for found in (self.entries, self.networks))
         return moved <= TIE and self.prediction_error <= self.allowed_error
 
 
@@ -128,6 +128,6 @@ def _measure(
 
 
 def _ratios(then: Mapping[str, Timing], now: Mapping[str, Timing]) -> Ratios:
-    ratios = Ratios.of([now[key].undisturbed / timing.undisturbed for key, timing in then.items()])
-    assert ratios is not None
-    return ratios
+    found = Ratios.of(list(ratios(then, now).values()))
+    assert found is not None
+    return found
