@@ -1,5 +1,7 @@
 """NSGA-II (Deb et al. 2002) by pymoo: a whole Pareto front of accuracy over cost in one run."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from nasdeploy.costs import Floats
@@ -10,7 +12,8 @@ from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies.strategy import Evaluate
 from nasdeploy.space import Codes
 
-Places = np.typing.NDArray[np.intp]
+if TYPE_CHECKING:
+    from nasdeploy.search.screening import Places
 
 _WORST = 1.0
 """Error of what is beyond the budget and never evaluated; it is compared by how far it is beyond."""
@@ -48,7 +51,7 @@ class Nsga2:
         return settings.evaluations
 
 
-def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> Places:
+def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> "Places":
     """Which of the codes `[n, choices]` are evaluated: at most so many, the first ones if these are not screened."""
     if not found or len(codes) <= most:
         return np.arange(min(len(codes), most))

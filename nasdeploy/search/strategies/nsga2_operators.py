@@ -1,6 +1,6 @@
 """pymoo's NSGA-II on the codes of a search space."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -19,7 +19,8 @@ from nasdeploy.search.repair import repaired
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.space import Codes
 
-Places = np.typing.NDArray[np.intp]
+if TYPE_CHECKING:
+    from nasdeploy.search.screening import Places
 
 _TRIES = 10
 """Matings in a row of which too few children are new, after which a small space counts as used up."""
@@ -51,7 +52,7 @@ class Generations:
         self._asked = self._algorithm.ask()
         return None if self._asked is None or not len(self._asked) else _codes(self._asked)
 
-    def narrow(self, places: Places) -> Codes:
+    def narrow(self, places: "Places") -> Codes:
         """Those of the generation in these places `[m]`, which are all that will be told of."""
         self._asked = self._asked[places]
         codes = _codes(self._asked)
