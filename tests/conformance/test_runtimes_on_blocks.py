@@ -80,4 +80,6 @@ def test_networks_agree_with_pytorch(runtime, precision):
     torch.manual_seed(0)
     space = load_space("digits", 10)
     plan = space.plan(space.smallest())
-    agree(*outputs(Network(plan), plan.inputs[0][1], device, 1), precision)
+    found, expected = outputs(Network(plan), plan.inputs[0][1], device, 1)
+    assert found.shape == (1, 10)
+    agree(found, expected, precision)
