@@ -23,7 +23,7 @@ SAMPLED = 8
 
 def trial_protocol(protocol: Protocol) -> Protocol:
     """The quickest look at a block that still tells how long it takes."""
-    return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, retries=0)
+    return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, shortest_group_s=0, retries=0)
 
 
 def sampled_blocks(space: SearchSpace) -> dict[str, Block]:
@@ -75,7 +75,8 @@ class Pace:
         runs = p.warmup + rounds.visits * (p.discarded + p.kept)
         measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum())
         references = 1 / max(rounds.group - 1, 1)
-        return measuring * (1 + references + 1 / REFERENCE_EVERY) + opening * len(seconds) * (1 + references)
+        shortest = p.shortest_group_s * len(seconds) * references
+        return max(measuring * (1 + references + 1 / REFERENCE_EVERY), shortest) + opening * len(seconds) * (1 + references)
 
 
 def total(pace: Pace, space: SearchSpace, protocol: Protocol) -> float:
@@ -122,6 +123,7 @@ def _shortened(protocol: Protocol, visits: float, networks: float) -> Protocol:
         protocol,
         blocks=replace(protocol.blocks, visits=_part(protocol.blocks.visits, visits)),
         networks=replace(protocol.networks, visits=_part(protocol.networks.visits, visits)),
+        shortest_group_s=visits * protocol.shortest_group_s,
         calibration_networks=_part(protocol.calibration_networks, networks),
         held_out_networks=_part(protocol.held_out_networks, networks),
     )

@@ -58,6 +58,9 @@ class Protocol:
     """Runs of a visit that count."""
     shortest_run_s: float = 1e-3
     """A run is as many calls as last about so long together, at least one; its time is their mean."""
+    shortest_group_s: float = 2.0
+    """A group is visited until runs that count have taken so long together, beyond its number of visits if need be:
+    what shares a machine slows it down for up to a second, and all visits to a few fast models with it."""
     noisy_above: float = 1.2
     """p90/p50 above which a result is measured again, and flagged if that does not help."""
     drift_above: float = 1.05
@@ -75,7 +78,7 @@ class Protocol:
             raise ValueError(f"a protocol needs runs to warm up, runs to keep, and networks; found {self}")
         if self.shortest_run_s <= 0 or min(self.noisy_above, self.drift_above) <= 1:
             raise ValueError(f"a protocol has shortest_run_s > 0, noisy_above and drift_above > 1; found {self}")
-        if min(self.discarded, self.retries, self.wait_s, self.held_out_networks) < 0:
+        if min(self.discarded, self.retries, self.wait_s, self.shortest_group_s, self.held_out_networks) < 0:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
 
 
@@ -156,8 +159,8 @@ def measure(
 ) -> Iterator[dict[str, Timing]]:
     """Timings by key, group after group; a group's sessions are open only while it is measured.
 
-    `on_visit` is called after each visit but those to noisy sessions again. Raises `UserError` if the clock stands
-    still or runs backwards again and again.
+    `on_visit` is called after each visit of `rounds`, not after those to noisy sessions again or for a group's shortest
+    time. Raises `UserError` if the clock stands still or runs backwards again and again.
     """
     for group in in_groups(openers, rounds.group):
         yield _Group(group, rounds.visits, protocol, clock, sense).measure(on_visit, pause)
@@ -222,16 +225,26 @@ class _Group:
         readings = [self._sense()]
         with _no_garbage_collection():
             for _ in range(self._visits):
-                for place, (key, times) in enumerate(runs.items()):
-                    if place and place % REFERENCE_EVERY == 0:
-                        self._visit_references(runs)
-                    times.extend(self._visit(self._sessions[key], self._calls[key]))
-                    on_visit()
+                self._visit_each(runs, on_visit)
+                readings.append(self._sense())
+            while self._seconds(runs) < self._protocol.shortest_group_s:
+                self._visit_each(runs, lambda: None)
                 readings.append(self._sense())
         references = [time for key, times in runs.items() if _is_reference(key) for time in times]
         reference = float(np.percentile(references, _UNDISTURBED)) if references else None
         noise = _noise_of(readings)
         return {key: self._summary(times, noise, reference) for key, times in runs.items()}
+
+    def _seconds(self, runs: Mapping[str, list[float]]) -> float:
+        """That runs took; by the clock of the machine it might be for ever, if that jumps."""
+        return sum(self._calls[key] * sum(times) for key, times in runs.items())
+
+    def _visit_each(self, runs: Mapping[str, list[float]], on_visit: Callable[[], None]) -> None:
+        for place, (key, times) in enumerate(runs.items()):
+            if place and place % REFERENCE_EVERY == 0:
+                self._visit_references(runs)
+            times.extend(self._visit(self._sessions[key], self._calls[key]))
+            on_visit()
 
     def _visit_references(self, runs: Mapping[str, list[float]]) -> None:
         for key in filter(_is_reference, runs):

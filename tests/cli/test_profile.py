@@ -33,6 +33,7 @@ HASTY = Protocol(
     warmup=1,
     kept=1,
     shortest_run_s=1e-6,
+    shortest_group_s=0,
     retries=0,
     calibration_networks=2,
     held_out_networks=2,

@@ -27,7 +27,7 @@ from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from tests.data.pictures import write_folder
 
-QUICK = Protocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, retries=0)
+QUICK = Protocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
 DEVICE = Device(name="cpu", runtime="onnxruntime")
 TABLE = MobileNetTable.model_validate_json(
     """{"name": "tiny", "resolution": [8, 12], "activation": "swish", "stem": {"width": [8]},

@@ -51,7 +51,7 @@ class Session:
         self.world.open -= 1
 
 
-PLAIN = Protocol(warmup=2, discarded=1, kept=3, retries=3, wait_s=7.0)
+PLAIN = Protocol(warmup=2, discarded=1, kept=3, shortest_group_s=0, retries=3, wait_s=7.0)
 
 
 def runs(log):
@@ -103,6 +103,17 @@ def test_run_lasts_a_millisecond_even_if_the_first_call_was_slow():
     world = World()
     world.measure({"a": world.opener("a", lambda call: 50 * MS if call == 1 else MS // 4)}, Rounds(1, 1), PLAIN)
     assert len(world.log) == 1 + 1 + 4 * 4
+
+
+def test_a_group_is_visited_until_it_has_lasted_long_enough():
+    world, visits = World(), []
+    openers = {"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}
+    longer = replace(PLAIN, shortest_group_s=0.1)
+    found = world.measure(openers, Rounds(2, 2), longer, on_visit=lambda: visits.append(world.now))
+    # The three runs that count of each visit make 15 ms a round, so it takes seven rounds.
+    assert (found["a"].n, found["b"].n) == (3 * 7, 3 * 7)
+    assert len(visits) == 2 * 2
+    assert world.log.count("a") == 2 + 4 * 7
 
 
 def test_only_a_group_is_open_at_once():

@@ -40,6 +40,7 @@ HASTY = Protocol(
     discarded=0,
     kept=2,
     shortest_run_s=1e-6,
+    shortest_group_s=0,
     retries=0,
     calibration_networks=3,
     held_out_networks=5,

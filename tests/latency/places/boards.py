@@ -24,7 +24,7 @@ def model(size, operator="Relu"):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
-HASTY = Protocol(warmup=1, discarded=0, kept=2, shortest_run_s=1e-6, retries=0)
+HASTY = Protocol(warmup=1, discarded=0, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0)
 ROUNDS = Rounds(group=3, visits=2)
 MODELS = {f"m{number}": lambda number=number: model(number) for number in range(1, 8)}
 

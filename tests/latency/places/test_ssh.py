@@ -146,7 +146,7 @@ def test_a_connection_that_is_cut_at_one_model_again_and_again_is_not_the_models
 
 
 def test_what_was_cut_while_it_measured_is_measured_again_and_its_visits_count_once(server):
-    slow = Protocol(warmup=1, discarded=0, kept=1, shortest_run_s=0.1, retries=0)
+    slow = Protocol(warmup=1, discarded=0, kept=1, shortest_run_s=0.1, shortest_group_s=0, retries=0)
     visits = []
 
     def on_visits(number):
