@@ -90,8 +90,10 @@ class Latency(Settings):
     runs: Count
     noisy: bool
     """The runs varied too much to be trusted."""
+    usual_ms: Milliseconds | None = None
+    """The median on a machine as quiet as when it was profiled, from the fastest runs; None without a latency table."""
     predicted_ms: Milliseconds | None
-    """None without a latency table."""
+    """Of the median on a machine as quiet as when it was profiled; None without a latency table."""
     times_fp32: Annotated[float, Field(gt=0.0)] | None = None
     """Time as a multiple of that of the same network in fp32, measured in turn; None for fp32 itself."""
     remarks: tuple[str, ...] = ()

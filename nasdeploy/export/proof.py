@@ -128,6 +128,7 @@ def measure_latency(
         **_milliseconds(timing),
         runs=timing.n,
         noisy=timing.noisy,
+        usual_ms=1e3 * table.as_when_profiled(timing).median if table else None,
         predicted_ms=1e3 * table.predict(plan).seconds if table else None,
         times_fp32=times,
         remarks=(*_remarks(table, job.device), *_gains(times, job)),

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -137,6 +137,18 @@ class LatencyTable(Settings):
         """A timing that was measured for this table, corrected by its reference as far as the table's timings were."""
         usual = usual_reference([*self.entries.values(), *(n.timing for n in self.networks if n.role != "search")])
         return steadied(timing, usual, self.steadied)
+
+    def as_when_profiled(self, timing: Timing) -> Timing:
+        """A timing of a whole network as it would be on a machine as fast and as quiet as when it was profiled.
+
+        At the usual speed, and with the median and the 95th percentile in proportion to undisturbed seconds that the
+        table's networks show. Those that were measured differ from one minute to the next where a machine is shared;
+        what the table predicts are these.
+        """
+        usual = self.at_usual_speed(timing)
+        median = self.median_ratio * usual.undisturbed
+        p95 = self.p95_ratio * median
+        return replace(usual, median=median, p90=min(max(usual.p90, median), p95), p95=p95)
 
     # -- prediction
 

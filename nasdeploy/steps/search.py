@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from torch.distributed.distributed_c10d import Store
@@ -148,4 +149,15 @@ def _measure(
     targets = zip(request.devices, request.tables, strict=True)
     ((target, table),) = (pair for pair in targets if pair[0].name == device)
     timings = measure_networks(archs, evaluator.network, request.space, target, progress)
-    return {arch: table.at_usual_speed(timing) for arch, timing in timings.items()}
+    usual = {arch: table.as_when_profiled(timing) for arch, timing in timings.items()}
+    busier = median(timings[arch].median / usual[arch].median for arch in archs)
+    if busier > _BUSIER:
+        progress.say(
+            f"search: medians on {device} are {busier:.2f} times what they were when it was as quiet as when it was "
+            "profiled; networks are judged as they would be then"
+        )
+    return usual
+
+
+_BUSIER = 1.1
+"""Medians this many times as long are worth a word."""

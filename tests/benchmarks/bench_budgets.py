@@ -3,7 +3,8 @@
 python tests/benchmarks/bench_budgets.py [RECIPE] [--budgets 10] [--in DIR] [--set KEY=VALUE ...]
 
 In DIR (by default a new one, which is removed) the recipe is trained and profiled unless that was done there before.
-Each winner is exported, and the file's median is held against the budget: at most 1.02 times as much.
+Each winner is exported, and the file's median is held against the budget, at most 1.02 times as much: as it was
+measured, and as it would be on a machine as quiet as when it was profiled.
 """
 
 import json
@@ -46,12 +47,13 @@ def found(directory: Path, part: float, changes: list[str]) -> dict[str, float]:
     """Figures of the winner within `part` per cent of the range."""
     result = nasdeploy(directory, "search", "--latency", f"{part}%", *changes)
     exported = nasdeploy(directory, "export", "--out", f"exported/{part}")
-    latency = result["winner"]["latency"]["cpu"]
+    latency, proved = result["winner"]["latency"]["cpu"], exported["artefacts"][0]["proof"]["latency"]
     return {
         "budget": result["budget"]["latency"]["cpu"]["median_ms"][1],
         "predicted": latency["predicted_ms"],
         "measured": latency["measured_ms"],
-        "again": exported["artefacts"][0]["proof"]["latency"]["median_ms"],
+        "again": proved["median_ms"],
+        "usual": proved["usual_ms"],
         "top1": result["winner"]["top1"],
         "rounds": result["rounds"],
         "tau": result["latency_fidelity"]["cpu"]["tau"] or float("nan"),
@@ -71,7 +73,7 @@ def main() -> None:
         directory = given.directory or Path(temporary)
         prepared(directory, given.recipe, [])
         rows = []
-        print("part  budget ms  predicted  measured  measured again  of the budget  top-1 in %  rounds  tau")
+        print("part  budget ms  predicted  measured  again: median  part  quiet  part  top-1 in %  rounds  tau")
         for n in range(given.budgets):
             part = FIRST + (LAST - FIRST) * n / max(given.budgets - 1, 1)
             try:
@@ -81,14 +83,18 @@ def main() -> None:
                 continue
             rows.append(row)
             print(
-                f"{part:4.0f} %{row['budget']:9.4f}{row['predicted']:11.4f}{row['measured']:10.4f}{row['again']:16.4f}"
-                f"{row['again'] / row['budget']:15.3f}{100 * row['top1']:12.2f}{row['rounds']:8}{row['tau']:6.2f}",
+                f"{part:4.0f} %{row['budget']:9.4f}{row['predicted']:11.4f}{row['measured']:10.4f}{row['again']:15.4f}"
+                f"{row['again'] / row['budget']:6.2f}{row['usual']:7.4f}{row['usual'] / row['budget']:6.2f}"
+                f"{100 * row['top1']:12.2f}{row['rounds']:8}{row['tau']:6.2f}",
                 flush=True,
             )
-    held = sum(row["again"] <= ALLOWED * row["budget"] for row in rows)
-    errors = [nan] if not rows else [abs(row["predicted"] / row["again"] - 1) for row in rows]
-    print(f"within {ALLOWED} of the budget: {held} of {given.budgets}")
-    print(f"predicted against measured again: mean {100 * fmean(errors):.1f} %, median {100 * median(errors):.1f} %")
+    for name, kind in (("median", "again"), ("as quiet as when profiled", "usual")):
+        held = sum(row[kind] <= ALLOWED * row["budget"] for row in rows)
+        errors = [nan] if not rows else [abs(row["predicted"] / row[kind] - 1) for row in rows]
+        print(
+            f"measured again, {name}: within {ALLOWED} of the budget {held} of {given.budgets}; predictions are off by "
+        )
+        print(f"{100 * fmean(errors):.1f} % in the mean, by {100 * median(errors):.1f} % in the median")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,16 @@ SMALL = space_from_table(
     10,
 )
 # No retries: what drifts would be measured, and rightly be in the journal, twice.
-QUICK = Protocol(Rounds(4, 2), Rounds(4, 2), warmup=1, kept=2, shortest_group_s=0, retries=0, calibration_networks=3, held_out_networks=5)
+QUICK = Protocol(
+    Rounds(4, 2),
+    Rounds(4, 2),
+    warmup=1,
+    kept=2,
+    shortest_group_s=0,
+    retries=0,
+    calibration_networks=3,
+    held_out_networks=5,
+)
 
 
 @contextmanager

@@ -96,6 +96,7 @@ proofs = st.builds(
         p95_ms=positive,
         runs=st.integers(1, 10**6),
         noisy=st.booleans(),
+        usual_ms=st.none() | positive,
         predicted_ms=st.none() | positive,
         remarks=st.lists(st.text()).map(tuple),
     ),

@@ -247,6 +247,18 @@ def test_a_table_of_another_device_is_remarked(good: bytes, reference: Reference
     assert latency.predicted_ms == pytest.approx(0.4)
 
 
+def test_the_usual_median_is_that_of_a_machine_as_quiet_as_when_profiled(
+    good: bytes, reference: Reference, tmp_path: Path
+) -> None:
+    """A table on whose networks medians were half again as long as undisturbed calls."""
+    table = latency_table(tiny_space(), 1e-4).model_copy(update={"median_ratio": 1.5})
+    latency = proof_of(good, reference, tmp_path, Target(DEVICE, table, QUICK)).latency
+    assert latency is not None
+    assert latency.usual_ms == pytest.approx(1.5 * latency.p10_ms)
+    without = proof_of(good, reference, tmp_path, Target(DEVICE, None, QUICK)).latency
+    assert without is not None and without.usual_ms is None
+
+
 # -- measures
 
 

@@ -1,7 +1,7 @@
 """Latency tables: prediction, range, refitting, files."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import UTC
 from hashlib import sha256
 from typing import get_args
@@ -133,6 +133,22 @@ def test_what_is_measured_later_is_brought_to_the_speed_of_the_table(power, seco
     table = LatencyTable.fitted(CONDITIONS, AT, usual, networks, steadied=power)
     assert table.at_usual_speed(slow).median == pytest.approx(seconds)
     assert table.at_usual_speed(timing(2e-3)) == timing(2e-3)
+
+
+def test_what_is_measured_later_is_brought_to_the_quiet_of_the_table():
+    """Networks' medians were 1.1 and their 95th percentiles 1.2 x 1.1 times their undisturbed seconds."""
+    quiet = Timing(1.1e-3, 1e-3, 1.2e-3, 1.2 * 1.1e-3, 25, AT)
+    known = entries(0)
+    networks = [network_terms(known, SPACE, arch, "calibration", quiet) for arch in archs()[:4]]
+    table = LatencyTable.fitted(CONDITIONS, AT, known, networks)
+    busy = Timing(3.5e-3, 2e-3, 3.9e-3, 4.5e-3, 25, AT, "spread")
+    usual = table.as_when_profiled(busy)
+    assert (usual.median, usual.p95) == (pytest.approx(2.2e-3), pytest.approx(2.64e-3))
+    assert (usual.p10, usual.n, usual.noise) == (2e-3, 25, "spread")
+    assert usual.median <= usual.p90 <= usual.p95
+    assert astuple(table.as_when_profiled(quiet))[:4] == pytest.approx(astuple(quiet)[:4])
+    after = table.with_measured(SPACE, {archs()[5]: usual})
+    assert (after.median_ratio, after.p95_ratio) == (pytest.approx(1.1), pytest.approx(1.2))
 
 
 def test_measuring_an_architecture_again_replaces_it():

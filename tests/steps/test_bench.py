@@ -17,7 +17,9 @@ from nasdeploy.steps import bench as step
 from nasdeploy.steps.bench import bench, contender
 
 CPU = Device(name="cpu", runtime="onnxruntime", batch=2)
-HASTY = Protocol(networks=Rounds(group=1, visits=2), warmup=1, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0)
+HASTY = Protocol(
+    networks=Rounds(group=1, visits=2), warmup=1, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0
+)
 
 
 def written(path: Path, size: int = 4, operator: str = "Relu", kind: int = TensorProto.FLOAT) -> Path:
