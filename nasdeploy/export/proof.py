@@ -5,7 +5,7 @@ it takes. The first three reject a model, by tolerances of its precision. The ot
 is an estimate, and a search has measured already.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +21,13 @@ from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import interface
 from nasdeploy.export.reference import Reference
-from nasdeploy.latency.measure import Protocol, Timing, measure
+from nasdeploy.latency.measure import REFERENCE, Protocol, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
+from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Session
+from nasdeploy.runtimes.runtime import Model, Session
 
 _UNLUCKY = 2
 """Times the allowed drop that it may lose on the test set, which is another sample, before it is rejected."""
@@ -41,6 +42,8 @@ class Target:
     device: Device
     table: LatencyTable | None
     protocol: Protocol = field(default_factory=Protocol)
+    reference_graph: Callable[[], Model] | None = None
+    """Makes the graph that tells whether the machine is as fast as when the table was measured."""
     max_drop: float = MAX_DROP
     """Points of top-1 that int8 may lose."""
 
@@ -112,10 +115,12 @@ def measure_latency(
 ) -> Latency:
     """Latency of a model file by the protocol for whole networks, beside the prediction for its plan.
 
-    That of the file `fp32`, if there is one, is measured in turn with it.
+    That of the file `fp32`, if there is one, is measured in turn with it, and so is the reference graph of the table.
     """
     protocol, table = target.protocol, target.table if job.device == target.device else None
     openers = {path.name: lambda: job.form.open(path, job.device)}
+    if table is not None and (make := target.reference_graph) is not None:
+        openers[f"{REFERENCE} 0"] = lambda: runtime_of(job.device).open(make(), job.device)
     if fp32 is not None:
         openers[fp32.name] = lambda: job.form.open(fp32, job.device.model_copy(update={"precision": "fp32"}))
     together = replace(protocol.networks, group=len(openers))

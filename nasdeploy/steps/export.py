@@ -1,6 +1,7 @@
 """Exporting from a run: its supernet, its data and a request, into proved model files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nasdeploy.data.datasets import open_data
@@ -11,6 +12,7 @@ from nasdeploy.export.export import Exporter
 from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import ExportManifest, Origin
 from nasdeploy.export.proof import Target
+from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.device import compute_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
@@ -46,13 +48,18 @@ def export(
             data=recipe.data,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
-            target=Target(request.device, request.table, max_drop=max_drop),
+            target=_target(request, max_drop),
             origin=Origin(run=str(run.path), recipe=recipe.to_json(), budget=request.budget),
             progress=progress,
         )
         manifest = exporter.export(request.arch, directory, jobs, extras)
         run.finish("export", _facts(directory, manifest))
     return directory, manifest
+
+
+def _target(request: ExportRequest, max_drop: float) -> Target:
+    graph = partial(reference_model, request.space, request.device)
+    return Target(request.device, request.table, reference_graph=graph, max_drop=max_drop)
 
 
 def _sets(run: Run, recipe: Recipe) -> ImageSets:
