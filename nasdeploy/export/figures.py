@@ -91,7 +91,7 @@ class Latency(Settings):
     noisy: bool
     """The runs varied too much to be trusted."""
     usual_ms: Milliseconds | None = None
-    """The median on a machine as quiet as when it was profiled, from the fastest runs and the reference graph; None without a latency table."""
+    """The median on a machine as fast and as quiet as when it was profiled; None without a latency table."""
     predicted_ms: Milliseconds | None
     """Of the median on a machine as quiet as when it was profiled; None without a latency table."""
     times_fp32: Annotated[float, Field(gt=0.0)] | None = None

@@ -1,8 +1,9 @@
 """What a latency table costs and what it is worth: time for blocks and networks, error on networks held out.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_profile.py [--space digits] [--classes 10]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_profile [--space digits] [--classes 10] [--held-out N] [--in DIR]
 
-Also whether the quick model that is measured runs as fast as the deliverable. Needs a quiet machine.
+Also how far two measurements of the same held-out networks are from each other, and whether the quick model that is
+measured runs as fast as the deliverable. The table stays in DIR if one is given. Needs a quiet machine.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from nasdeploy.arch import Arch
@@ -27,6 +29,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
+from tests.benchmarks.bench_predictors import STATISTICS, measure_again, networks_of, report
 
 
 class Stopwatch(Progress):
@@ -52,6 +55,14 @@ def report_table(table: LatencyTable, space: SearchSpace) -> None:
     plain = [n.entries / n.timing.undisturbed - 1 for n in table.networks if n.role == "held-out"]
     print(f"held out: {table.held_out}\nundisturbed: {table.held_out_undisturbed}")
     print(f"plain sum, for comparison: mean absolute error {sum(map(abs, plain)) / len(plain):.4f}")
+
+
+def report_repeatability(table: LatencyTable, space: SearchSpace, progress: Progress) -> None:
+    """Print what measuring the held-out networks once more differs by, which no prediction can be better than."""
+    again = measure_again(table, space, progress)
+    for statistic in STATISTICS:
+        networks, seconds = networks_of(table, space, "held-out", statistic)
+        report(f"measured again, {statistic}", np.array([again[a.text][statistic] for a in networks.archs]), seconds)
 
 
 def report_exporters(archs: dict[str, Arch], space: SearchSpace, device: Device, progress: Progress) -> None:
@@ -81,13 +92,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--space", default="alphanet", choices=sorted(SPACES))
     parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--held-out", type=int, default=Protocol.held_out_networks)
+    parser.add_argument("--in", dest="directory", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space, device, progress = load_space(arguments.space, arguments.classes), load_device("cpu"), Stopwatch(quiet=True)
     ends = {"smallest": space.smallest(), **space.named, "largest": space.largest()}
     with TemporaryDirectory() as folder:
-        table = profile(space, device, table_path(space, device, Path(folder)), progress)
+        path = table_path(space, device, arguments.directory or Path(folder))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = profile(space, device, path, progress, protocol=Protocol(held_out_networks=arguments.held_out))
     report_table(table, space)
+    report_repeatability(table, space, progress)
     report_exporters(ends, space, device, progress)
 
 

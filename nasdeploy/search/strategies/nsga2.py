@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nasdeploy.costs import Floats
 from nasdeploy.search.candidates import Candidates
 from nasdeploy.search.front import Candidate, candidates_of
 from nasdeploy.search.problem import Problem
@@ -37,13 +36,15 @@ class Nsga2:
         while left and (codes := generations.ask()) is not None:
             chosen = _chosen(problem, found, codes, min(left, settings.offspring if found else left))
             codes = generations.narrow(chosen)
-            feasible = problem.feasible(problem.costs(codes))
+            costs = problem.costs(codes)
+            feasible = problem.feasible(costs)
             if not feasible.any():
                 return
             archs = problem.space.decode(codes[feasible])
             found += candidates_of(problem, archs, evaluate(archs))
-            errors = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
-            generations.tell(_objectives(problem, codes, errors), problem.violation(problem.costs(codes)))
+            errors = np.full(len(codes), _WORST)
+            errors[feasible] = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
+            generations.tell(np.column_stack([errors, costs[:, problem.axis]]), problem.violation(costs))
             left -= len(archs)
 
     def planned(self, settings: SearchSettings) -> int:
@@ -62,11 +63,3 @@ def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -
     feasible = np.flatnonzero(problem.feasible(problem.costs(codes)))
     promising = set(most_promising(problem, found, [archs[place] for place in feasible], most))
     return np.array([place for place in feasible if archs[place] in promising], dtype=np.intp)
-
-
-def _objectives(problem: Problem, codes: Codes, errors: list[float]) -> Floats:
-    """Error and the cost on the problem's axis `[n, 2]` of codes `[n, choices]`, given the errors of feasible ones."""
-    costs = problem.costs(codes)
-    error = np.full(len(codes), _WORST)
-    error[problem.feasible(costs)] = errors
-    return np.column_stack([error, costs[:, problem.axis]])
