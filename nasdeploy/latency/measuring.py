@@ -54,7 +54,8 @@ class Measuring:
         self, kind: Kind, models: Mapping[str, Model], rounds: Rounds, later_s: float = 0.0
     ) -> dict[str, Timing]:
         """Timings of all; measured now is what the journal lacks, and again what was disturbed, as often as the
-        protocol says, but once where runs varied and nothing else is wrong: what a table adds up is found among them.
+        protocol says. Where runs varied and nothing else is wrong, once, and not at all if most of them did: what a
+        table adds up are undisturbed runs, which are found among them, and the machine will not be quieter soon.
 
         Again only as far as it leaves `later_s` seconds of the given time for what else is to be measured. Raises
         `UserError` if the runtime refuses some, after all others were measured.
@@ -66,7 +67,9 @@ class Measuring:
         each = (perf_counter() - start) / len(missing) if missing else 0.0
         timings = all_measured(kind, {key: known[key] for key in models})
         for attempt in range(self.protocol.retries):
-            again = self._worth_measuring_again(kind, _drifting(timings) if attempt else timings, each, later_s)
+            again = self._worth_measuring_again(
+                kind, _drifting(timings) if attempt or _mostly_vary(timings) else timings, each, later_s
+            )
             if not again:
                 break
             self.pause(self.protocol.wait_s)
@@ -126,6 +129,10 @@ class Measuring:
 def _drifting(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     """`timings` as if runs never varied, so that other disturbances alone are seen."""
     return {key: replace(timing, noise="") if timing.noise == "spread" else timing for key, timing in timings.items()}
+
+
+def _mostly_vary(timings: Mapping[str, Timing]) -> bool:
+    return sum(timing.noise == "spread" for timing in timings.values()) > len(timings) / 2
 
 
 def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:

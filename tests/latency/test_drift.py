@@ -195,6 +195,13 @@ def test_what_varied_is_measured_again_once_together_and_its_quietest_timing_is_
     assert measuring(place, tmp_path, wait_s=7.0).journal.outcomes["blocks"] == found
 
 
+def test_where_most_vary_none_of_them_is_measured_again_for_that(tmp_path):
+    place = Varying(dict.fromkeys("abd", [1.5]))
+    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
+    assert place.asked == [list("abcde")]
+    assert {key for key, timing in found.items() if timing.noise == "spread"} == set("abd")
+
+
 def test_what_the_sensors_saw_is_said_and_comes_first():
     hot = replace(at(1.0), noise="throttling")
     found = {"a": at(1.0), "b": at(1.0), "c": hot, "d": replace(at(1.0), noise="frequency"), "e": at(1.3)}
