@@ -196,7 +196,7 @@ def test_what_varied_is_measured_again_once_together_and_its_quietest_timing_is_
 
 
 def test_where_most_vary_none_of_them_is_measured_again_for_that(tmp_path):
-    place = Varying(dict.fromkeys("abd", [1.5]))
+    place = Varying({key: [1.5] for key in "abd"})
     found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
     assert place.asked == [list("abcde")]
     assert {key for key, timing in found.items() if timing.noise == "spread"} == set("abd")
