@@ -10,7 +10,6 @@ from nasdeploy.latency.drift import (
     disturbance,
     disturbances,
     disturbed_by,
-    drifted,
     flagged,
     usual_reference,
     with_references,
@@ -54,8 +53,8 @@ class Measuring:
         self, kind: Kind, models: Mapping[str, Model], rounds: Rounds, later_s: float = 0.0
     ) -> dict[str, Timing]:
         """Timings of all; measured now is what the journal lacks, and again what was disturbed, as often as the
-        protocol says. Where runs varied and nothing else is wrong, once, and not at all if most of them did: what a
-        table adds up are undisturbed runs, which are found among them, and the machine will not be quieter soon.
+        protocol says, but once where runs varied and nothing else is wrong: what a table adds up are undisturbed runs,
+        which are found among them. Where most were disturbed the machine will not be quieter soon, and none is.
 
         Again only as far as it leaves `later_s` seconds of the given time for what else is to be measured. Raises
         `UserError` if the runtime refuses some, after all others were measured.
@@ -67,9 +66,7 @@ class Measuring:
         each = (perf_counter() - start) / len(missing) if missing else 0.0
         timings = all_measured(kind, {key: known[key] for key in models})
         for attempt in range(self.protocol.retries):
-            again = self._worth_measuring_again(
-                kind, _drifting(timings) if attempt or _mostly_vary(timings) else timings, each, later_s
-            )
+            again = self._worth_measuring_again(kind, _drifting(timings) if attempt else timings, each, later_s)
             if not again:
                 break
             self.pause(self.protocol.wait_s)
@@ -86,8 +83,7 @@ class Measuring:
             return []
         worst = sorted(found, key=lambda key: found[key], reverse=True)
         why = disturbed_by(timings, self.protocol.drift_above)
-        if len(drifted(timings, self.protocol.drift_above)) > len(timings) / 2:
-            # Then there is no usual speed, and it would all be measured again for nothing.
+        if len(found) > len(timings) / 2:
             self.progress.say(f"the machine is not quiet: {why}; {len(worst)} {kind} are flagged")
             return []
         left = max(self.ends - later_s - perf_counter(), 0.0)
@@ -129,10 +125,6 @@ class Measuring:
 def _drifting(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     """`timings` as if runs never varied, so that other disturbances alone are seen."""
     return {key: replace(timing, noise="") if timing.noise == "spread" else timing for key, timing in timings.items()}
-
-
-def _mostly_vary(timings: Mapping[str, Timing]) -> bool:
-    return sum(timing.noise == "spread" for timing in timings.values()) > len(timings) / 2
 
 
 def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:
