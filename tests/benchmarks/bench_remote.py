@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_remote [timing|losses] [--space alphanet] [--trials 10]
 
-`timing`: the same blocks here and over SSH in turn; ratio of the medians, and what the transport adds to the time.
+`timing`: the same blocks here and over SSH in turn; ratios of medians and of undisturbed calls, and what the transport
+adds to the time.
 Needs a quiet machine. `losses`: a small table, with a kill, a cut, or a full disk at a random moment; what is whole
 afterwards.
 """
@@ -92,36 +93,40 @@ def report_timing(name: str, blocks: int, rounds: int) -> None:
     space = load_space(name, 10)
     chosen = dict(list(space.distinct_blocks().items())[:blocks])
     models = {key: partial(block_model, block, LOCAL) for key, block in chosen.items()}
-    found: dict[str, list[dict[str, float]]] = {"here": [], "ssh": []}
+    found: dict[str, list[dict[str, Timing]]] = {"here": [], "ssh": []}
     seconds: dict[str, list[float]] = {"here": [], "ssh": []}
     with server() as running:
         for number in range(rounds):
             order = [("here", LOCAL), ("ssh", board(running))]
             for where, device in order if number % 2 == 0 else order[::-1]:
                 start = time.perf_counter()
-                found[where].append(medians(device, models))
+                found[where].append(timings_of(device, models))
                 seconds[where].append(time.perf_counter() - start)
-    here, ssh = (
-        {key: float(np.median([run[key] for run in found[where]])) for key in models} for where in ("here", "ssh")
-    )
-    ratios = np.array([ssh[key] / here[key] for key in models])
     print(f"{len(models)} blocks of {name}, {rounds} times each way")
-    print(f"medians over SSH / here: median {np.median(ratios):.4f}, mean {ratios.mean():.4f}, p5 and p95 ", end="")
-    print(*(f"{value:.3f}" for value in np.percentile(ratios, [5, 95])))
-    again = np.array([found["here"][-1][key] / found["here"][0][key] for key in models])
-    print(f"the same between the last and the first time here: median {np.median(again):.4f}")
+    for statistic in ("median", "undisturbed"):
+        # [rounds, blocks]
+        here, ssh = (
+            np.array([[getattr(timing, statistic) for timing in run.values()] for run in found[where]])
+            for where in ("here", "ssh")
+        )
+        ratios = np.median(ssh, axis=0) / np.median(here, axis=0)
+        print(
+            f"{statistic} over SSH / here: median {np.median(ratios):.4f}, mean {ratios.mean():.4f}, p5 and p95 ",
+            end="",
+        )
+        print(*(f"{value:.3f}" for value in np.percentile(ratios, [5, 95])))
+        print(f"the same between the last and the first time here: median {np.median(here[-1] / here[0]):.4f}")
     local, remote = (float(np.median(seconds[where])) for where in ("here", "ssh"))
     print(f"time: here {local:.1f} s, over SSH {remote:.1f} s, {100 * (remote / local - 1):+.1f} %")
 
 
-def medians(device: Device, models: Mapping[str, Callable[[], bytes]]) -> dict[str, float]:
-    """Seconds by block, connection and all."""
-    protocol = Protocol()
+def timings_of(device: Device, models: Mapping[str, Callable[[], bytes]]) -> dict[str, Timing]:
+    """Timings by block, in their order, connection and all; what is noisy is not measured again, as for a table."""
+    protocol = Protocol(retries=0)
     with open_place(device) as place:
         outcomes = [*place.measure(models, protocol.blocks, protocol, on_visits=lambda visits: None)]
-    timings = {key: outcome for some in outcomes for key, outcome in some.items()}
-    assert all(isinstance(timing, Timing) for timing in timings.values())
-    return {key: timing.median for key, timing in timings.items() if isinstance(timing, Timing)}
+    timings = {key: outcome for some in outcomes for key, outcome in some.items() if isinstance(outcome, Timing)}
+    return {key: timings[key] for key in models}
 
 
 # -- losses
