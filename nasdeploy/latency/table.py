@@ -82,7 +82,8 @@ class LatencyTable(Settings):
     held_out_undisturbed: HeldOut | None
     """Error on their undisturbed seconds, without the noise of the medians."""
     uncertainty: Uncertainty
-    """Of predictions, from the errors on the held-out networks if there are any."""
+    """Of predictions, from the errors on the held-out networks if there are any; of medians on a machine as quiet as
+    when it was profiled (`as_when_profiled`), which budgets are held against."""
     p95_ratio: float = Field(ge=1)
     """p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
     steadied: float = Field(default=0.0, ge=0, le=1)
@@ -118,7 +119,7 @@ class LatencyTable(Settings):
                 predicted(undisturbed, held_out), [n.timing.undisturbed for n in held_out]
             ),
             uncertainty=fit_uncertainty(
-                predicted(calibration, held_out or known), [n.timing.median for n in held_out or known]
+                predicted(calibration, held_out or known), [ratio * n.timing.undisturbed for n in held_out or known]
             ),
             p95_ratio=float(np.median([n.timing.p95 / n.timing.median for n in networks])),
             steadied=steadied,

@@ -63,6 +63,8 @@ def test_what_adds_up_is_what_nothing_disturbed():
         undisturbed = 0.99 * true_seconds(arch, quiet.entries)
         assert found.predict(SPACE.plan(arch)).seconds == pytest.approx(found.median_ratio * undisturbed, rel=1e-6)
     assert found.held_out_undisturbed.mean_absolute < 1e-6 < 0.05 < found.held_out.mean_absolute
+    # Of what budgets are held against.
+    assert max(found.uncertainty.relative) < 1e-6
 
 
 def disturbed(timing, factor):
