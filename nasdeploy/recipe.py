@@ -141,6 +141,7 @@ _TEACHES_NOTHING = (
     "data.workers",
     "data.on_unreadable",
     "train.threads",
+    "train.channels_last",
     "train.tensorboard",
     "train.world_size_change",
     "train.checkpoint_steps",

@@ -9,6 +9,7 @@ from nasdeploy.data.batches import evaluation_batches, evaluation_pixels
 from nasdeploy.data.images import Images
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise
+from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.rescale import rescale
 
 _FLOAT_BYTES = 4
@@ -29,7 +30,7 @@ class Memory:
 
 
 class PreparedBatches:
-    """Batches of images, kept as bytes on their device; normalised, rescaled and in channels-last layout for each side.
+    """Batches of images, kept as bytes on their device; normalised and rescaled for each side, in that device's layout.
 
     What was prepared for a side is kept if there is `memory` for it, and made anew each time otherwise.
     """
@@ -49,7 +50,7 @@ class PreparedBatches:
     def _prepared(self, side: int) -> Iterator[Tensor]:
         for pixels in self._pixels:
             images = rescale(normalise(pixels, self._settings.mean, self._settings.std), side)
-            yield images.contiguous(memory_format=torch.channels_last)
+            yield images.contiguous(memory_format=layout_for(images.device))
 
 
 class HeldOutImages:

@@ -10,6 +10,7 @@ from nasdeploy.randomness import generator
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import distillation_loss
+from nasdeploy.train.precision import layout_of
 from nasdeploy.train.sandwich import SandwichStep, draw
 from nasdeploy.train.settings import TrainSettings
 
@@ -33,10 +34,11 @@ def has_gpu() -> bool:
 def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
     device = compute_device()
-    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    labels = torch.zeros(batch, dtype=torch.long, device=device)
-    supernet = Supernet(space).to(device).to(memory_format=torch.channels_last)
     settings = TrainSettings()
+    layout = layout_of(settings, device)
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    supernet = Supernet(space).to(device).to(memory_format=layout)
     step = SandwichStep(supernet, distillation_loss(settings.distillation), settings.label_smoothing, {})
     times: list[float] = []
     while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):

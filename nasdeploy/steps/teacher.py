@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from nasdeploy.errors import UserError
+from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.store.run import Run
@@ -53,7 +54,7 @@ def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device
         )
     space = space_of(run)
     supernet = load_supernet(Checkpoints(run.checkpoints).latest(), space)
-    network = extract(supernet, space.largest()).to(device).to(memory_format=torch.channels_last).train()
+    network = extract(supernet, space.largest()).to(device).to(memory_format=layout_for(device)).train()
     network.requires_grad_(False)
     side = input_side(network.plan)
     return without_gradient(lambda images: network(rescale(images, side)))

@@ -117,7 +117,8 @@ class TrainSettings(Settings):
     for bit."""
     tensorboard: bool = False
     """Write scalars for TensorBoard, beside metrics.jsonl; needs the extra `tensorboard`."""
-    channels_last: bool = True
+    channels_last: bool | None = None
+    """Layout of images and weights; by default the fastest one (`precision.layout_of`)."""
     autocast: Literal["none", "bf16", "fp16"] = "none"
     """Format of convolutions and matrix products in forward and backward passes; fp16 with loss scaling. For GPUs: on a
     CPU it is slower."""

@@ -35,7 +35,7 @@ from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.metrics import Metrics, MetricsFile
 from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
+from nasdeploy.train.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.train.processes import change_of_processes
 from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sampling.samplers import Sampler
@@ -138,7 +138,7 @@ class Trainer:
 
     @property
     def _layout(self) -> torch.memory_format:
-        return torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        return layout_of(self.settings, self.ranks.device)
 
     def _epoch(
         self,

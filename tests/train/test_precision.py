@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from nasdeploy.errors import UserError
+from nasdeploy.nn.device import layout_for
 from nasdeploy.progress import Progress
 from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.checkpoint import Checkpoints, Position
 from nasdeploy.train.losses import distillation_loss
-from nasdeploy.train.precision import gradient_scaler, mixed_precision, overflowed, set_tf32
+from nasdeploy.train.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.train.sandwich import Losses, SandwichStep, draw
 from nasdeploy.train.settings import DistillationSettings, TrainSettings
 from tests.nn.reference import randomise
@@ -119,6 +120,17 @@ def test_tf32_is_what_the_recipe_says() -> None:
         set_tf32(TrainSettings(tf32=wanted))
         assert torch.backends.cuda.matmul.allow_tf32 is wanted
         assert torch.backends.cudnn.allow_tf32 is wanted
+
+
+def test_the_layout_is_the_fastest_unless_the_recipe_names_one() -> None:
+    last, first = torch.channels_last, torch.contiguous_format
+    for device, fp32 in ((CPU, last), (torch.device("cuda"), first)):
+        assert layout_for(device) is fp32
+        assert layout_of(TrainSettings(), device) is fp32
+        assert layout_of(TrainSettings(tf32=True), device) is last
+        assert layout_of(TrainSettings(autocast="bf16"), device) is last
+        assert layout_of(TrainSettings(channels_last=True), device) is last
+        assert layout_of(TrainSettings(channels_last=False), device) is first
 
 
 def test_an_unknown_format_is_refused() -> None:
