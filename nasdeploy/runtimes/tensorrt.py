@@ -1,7 +1,9 @@
 """TensorRT, and TensorRT for RTX, by one path: an engine for each model, precision as the ONNX file says.
 
 Networks are strongly typed: the precision flags of old are gone from TensorRT 11. What only one of the two has is asked
-for with `hasattr`. The one option of a device is `tf32`.
+for with `hasattr`. The one option of a device is `tf32`. TensorRT for RTX 1.6 was seen to round to TF32 without being
+allowed to, on an H200, which is none of the GPUs that it names; NVIDIA_TF32_OVERRIDE=0 in the environment of a process
+keeps it from that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,7 @@ class TensorRt:
         self._module, self._package = module, package
         self._timings = b""
         """How fast kernels were, which spares the next builds in this process from trying them again."""
+        self._loader: Loader | None = None
 
     def missing(self) -> str | None:
         """The command that installs it and the bindings to CUDA, or None."""
@@ -52,16 +55,21 @@ class TensorRt:
         name, _ = content_of(model)
         engine = self.build(model, device)
         try:
-            return _TensorRtSession(import_module(self._module), engine, device.batch)
+            return self._session(engine, device)
         except RuntimeError as error:
             raise UserError(f"{name}: {self._module} cannot run its engine ({one_line(error)})") from None
 
     def load(self, path: Path, device: Target) -> Session:
         """An engine that was built before, on the first GPU; raises `UserError` for one that this SDK refuses."""
         try:
-            return _TensorRtSession(import_module(self._module), path.read_bytes(), device.batch)
+            return self._session(path.read_bytes(), device)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: {self._module} cannot load it ({one_line(error)}); build it again") from None
+
+    def _session(self, engine: bytes, device: Target) -> Session:
+        trt = import_module(self._module)
+        self._loader = self._loader or Loader(trt)
+        return _TensorRtSession(trt, self._loader, engine, device.batch)
 
     def capabilities(self) -> tuple[str, ...]:
         """Names of the compute capabilities that engines can be built for without such a GPU, e.g. `SM86`."""
@@ -168,16 +176,42 @@ def _with_batch(shape: Any, batch: int) -> Shape:
     return tuple(batch if size == -1 else size for size in shape)
 
 
+class Loader:
+    """Makes engines and contexts to execute them in; one serves all sessions of a process.
+
+    TensorRT for RTX compiles its kernels when a context is created. They are kept for the next ones: of each
+    compilation 35 MB of memory did not come back to the process, which measures a thousand models.
+    """
+
+    def __init__(self, trt: Any) -> None:
+        self.log = _log(trt)
+        self._runtime = trt.Runtime(self.log)
+        self._kernels: Any = None
+
+    def engine(self, content: bytes) -> Any:
+        """Raises `RuntimeError` for what this SDK refuses."""
+        return self._made(self._runtime.deserialize_cuda_engine(content))
+
+    def context(self, engine: Any) -> Any:
+        """Raises `RuntimeError`, e.g. where memory is short."""
+        config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+        if not hasattr(config, "create_runtime_cache"):
+            return self._made(engine.create_execution_context())
+        self._kernels = self._kernels or config.create_runtime_cache()
+        config.set_runtime_cache(self._kernels)
+        return self._made(engine.create_execution_context(config))
+
+    def _made(self, thing: Any) -> Any:
+        if thing is None:
+            raise RuntimeError(self.log.last())
+        return thing
+
+
 class _TensorRtSession:
-    def __init__(self, trt: Any, engine: bytes, batch: int) -> None:
-        self._trt, self._log = trt, _log(trt)
-        self._runtime = trt.Runtime(self._log)
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise RuntimeError(self._log.last())
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise RuntimeError(self._log.last())
+    def __init__(self, trt: Any, loader: Loader, engine: bytes, batch: int) -> None:
+        self._trt, self._log = trt, loader.log
+        self._engine = loader.engine(engine)
+        self._context = loader.context(self._engine)
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self._inputs = {name: _with_batch(self._engine.get_tensor_shape(name), batch) for name in inputs}
@@ -275,7 +309,7 @@ class _TensorRtSession:
 
     def close(self) -> None:
         self._free()
-        self._context = self._engine = self._runtime = None
+        self._context = self._engine = None
         _cuda("cudaStreamDestroy", self._stream)
 
 

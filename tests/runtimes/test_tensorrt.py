@@ -10,7 +10,7 @@ from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import build
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.tensorrt import TensorRt
+from nasdeploy.runtimes.tensorrt import Loader, TensorRt
 from tests.conformance.runtime_models import relu_of, small_onnx, unknown_operator
 from tests.conformance.test_runtimes import usable
 
@@ -105,6 +105,51 @@ def test_a_machine_without_a_driver_says_so(monkeypatch):
         UserError, match="device here: tensorrt-rtx cannot run here: there is no NVIDIA driver; install"
     ):
         runtime_of(DEVICE)
+
+
+class CompilingSdk:
+    """Contexts as TensorRT for RTX makes them: each of a configuration that may name kernels made before."""
+
+    class ILogger:
+        Severity = None
+
+    def __init__(self):
+        self.kernels_of_contexts = []
+
+    def Runtime(self, log):
+        return self
+
+    def create_runtime_config(self):
+        return self
+
+    def create_runtime_cache(self):
+        return object()
+
+    def set_runtime_cache(self, kernels):
+        self.chosen = kernels
+
+    def create_execution_context(self, config):
+        self.kernels_of_contexts.append(config.chosen)
+        return self
+
+
+def test_contexts_share_the_kernels_that_were_compiled():
+    sdk = CompilingSdk()
+    loader = Loader(sdk)
+    contexts = [loader.context(sdk) for _ in range(3)]
+    assert contexts == 3 * [sdk]
+    assert len(set(map(id, sdk.kernels_of_contexts))) == 1
+
+
+def test_a_context_of_an_sdk_that_does_not_compile_is_the_engines(monkeypatch):
+    class Engine:
+        def create_execution_context(self):
+            return "context"
+
+    assert Loader(CompilingSdk()).context(Engine()) == "context"
+    monkeypatch.setattr(Engine, "create_execution_context", lambda self: None)
+    with pytest.raises(RuntimeError, match="it does not say why"):
+        Loader(CompilingSdk()).context(Engine())
 
 
 @pytest.mark.gpu
