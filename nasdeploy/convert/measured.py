@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from nasdeploy.convert.onnx import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
+from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.errors import UserError
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Shape

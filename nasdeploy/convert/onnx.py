@@ -1,24 +1,15 @@
-"""From PyTorch modules to ONNX: the file that is delivered, and a quick one that is only measured.
+"""From PyTorch modules to the ONNX file that is delivered."""
 
-There are two ways because PyTorch has two exporters. The present one (`dynamo=True`) takes about 5 s for a network and
-1 s for a block, too long for the hundreds of blocks and dozens of networks behind a latency table. The former one takes
-0.4 s and 0.02 s, but is deprecated. Both give ONNX Runtime the same convolutions, with batch normalisation folded into
-them, and so the same outputs and the same latency.
-"""
-
-import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from onnx import ModelProto
-from torch import nn
 
 from nasdeploy.errors import CheckFailed
 from nasdeploy.nn.network import Network
-from nasdeploy.plan import Shape
 
 OPSET = 20
 """Version of ONNX's operators in every file."""
@@ -32,7 +23,7 @@ def to_onnx(network: Network) -> bytes:
     """
     ((_, shape),) = network.plan.inputs
     # With a batch of 1 the exporter would take the dimension for a constant.
-    example = _example(network, shape, batch=2)
+    example = torch.zeros(2, *shape, device=next(network.parameters()).device)
     with _silent():
         program = torch.onnx.export(
             network.eval(),
@@ -53,27 +44,9 @@ def to_onnx(network: Network) -> bytes:
     return content
 
 
-def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
-    """A model to measure: `module` for inputs of these shapes (without batch) and a fixed batch, in evaluation mode."""
-    file = io.BytesIO()
-    with _silent():
-        torch.onnx.export(
-            module.eval(),
-            tuple(_example(module, shape, batch) for shape in inputs),
-            file,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-        )
-    return file.getvalue()
-
-
-def _example(module: nn.Module, shape: Shape, batch: int) -> torch.Tensor:
-    return torch.zeros(batch, *shape, device=next(module.parameters()).device)
-
-
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the exporters' remarks about themselves: deprecations, traced conditions on shapes."""
+    """Without the exporter's remarks about itself."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

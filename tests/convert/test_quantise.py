@@ -10,9 +10,9 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
-from nasdeploy.convert.onnx import quick_onnx
 from nasdeploy.convert.processor import saturates
 from nasdeploy.convert.quantise import RECIPES, Quantiser
+from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.supernet.extract import extract
 from tests.export.models import supernet_of, tiny_space
 

@@ -1,0 +1,47 @@
+"""Modules that the quick export does not know; what it makes of the others is compared in `test_onnx`."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasdeploy.convert import quick_onnx
+
+
+class Computing(nn.Module):
+    """A function of an input and some layers."""
+
+    def __init__(self, compute):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.compute = compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(self, x)
+
+
+def used_twice(module, x):
+    y = module.conv(x)
+    return F.relu(y) + module.norm(y)
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda m, x: torch.softmax(m.conv(x), 1), r"ONNX: no operator is known for torch.softmax; extend"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2), "of adaptive pooling only the mean of all"),
+        (lambda m, x: m.conv(x).flatten(2), "of flattening only all but the batch"),
+        (lambda m, x: m.norm(m.conv(x)), "normalisation is known after a convolution without bias only"),
+        (used_twice, "normalisation is known after a convolution without bias only"),
+    ],
+)
+def test_what_is_not_known_is_named(compute, message):
+    with pytest.raises(NotImplementedError, match=message):
+        quick_onnx(Computing(compute), [(3, 8, 8)], 2)
+
+
+def test_a_weight_is_no_step_of_the_computation():
+    """What is computed from weights alone is a weight."""
+    module = Computing(lambda m, x: F.conv2d(x, torch.softmax(m.conv.weight, 0)))
+    assert b"Conv" in quick_onnx(module, [(3, 8, 8)], 2)
