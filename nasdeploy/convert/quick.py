@@ -6,7 +6,7 @@ knows the functions that block families are made of and gives the deliverable's 
 normalisation folded into convolutions: outputs and latency are the deliverable's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -70,11 +70,12 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """As of PyTorch; raises `NotImplementedError` for a function that is not known here."""
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and any(isinstance(each, Tensor) and each in self._names for each in args):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and any(each in self._names for each in _tensors((*args, *kwargs.values()))):
             if func not in _WRITERS:
                 raise NotImplementedError(f"ONNX: no operator is known for {resolve_name(func)}; {_EXTEND}")
-            self._names[result] = _WRITERS[func](self, *args, **(kwargs or {}))
+            self._names[result] = _WRITERS[func](self, *args, **kwargs)
         return result
 
     def name_of(self, tensor: Tensor) -> str:
@@ -92,6 +93,14 @@ class _Recorder(TorchFunctionMode):
         output = f"{operator}.{len(self.nodes)}"
         self.nodes[output] = helper.make_node(operator, names, [output], output, **attributes)
         return output
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _both(size: _Size) -> list[int]:
@@ -133,8 +142,8 @@ def _batch_norm(
 ) -> str:
     """Folded into the convolution before it, whose output nothing else takes."""
     name = recorder.name_of(x)
-    conv = recorder.nodes[name]
-    if training or conv.op_type != "Conv" or len(conv.input) != 2 or name in recorder.taken:
+    conv = recorder.nodes.get(name)
+    if training or conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or name in recorder.taken:
         raise NotImplementedError(f"ONNX: normalisation is known after a convolution without bias only; {_EXTEND}")
     scale = weight / torch.sqrt(var + eps)
     recorder.weights[conv.input[1]] = recorder.weights[conv.input[1]] * scale[:, None, None, None]

@@ -30,6 +30,13 @@ def used_twice(module, x):
     ("compute", "message"),
     [
         (lambda m, x: torch.softmax(m.conv(x), 1), r"ONNX: no operator is known for torch.softmax; extend"),
+        (lambda m, x: torch.cat([m.conv(x)]), "for torch.cat"),
+        (lambda m, x: m.conv(x).sum(dim=1), "for torch.Tensor.sum"),
+        (lambda m, x: torch.softmax(input=x, dim=1), "for torch.softmax"),
+        (
+            lambda m, x: F.batch_norm(x, *torch.ones(4, 3), False, 0.1, 1e-5),
+            "normalisation is known after a convolution",
+        ),
         (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2), "of adaptive pooling only the mean of all"),
         (lambda m, x: m.conv(x).flatten(2), "of flattening only all but the batch"),
         (lambda m, x: m.norm(m.conv(x)), "normalisation is known after a convolution without bias only"),
