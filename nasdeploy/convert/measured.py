@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from nasdeploy.convert.onnx import fixed_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.errors import UserError
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes import described_runtime
@@ -28,7 +30,8 @@ def model_for(module: nn.Module, inputs: Sequence[Shape], device: Target) -> Mod
         )
     if form == "module":
         return TorchModel(module.eval(), {f"input.{number}": shape for number, shape in enumerate(inputs)})
-    model = quick_onnx(module, inputs, device.batch)
+    own = isinstance(module, Network | StaticBlock)
+    model = (quick_onnx if own else fixed_onnx)(module, inputs, device.batch)
     if device.precision == "fp16":
         return to_fp16(model, keep_io_types=isinstance(module, Network))
     if device.precision == "int8":
