@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import isclose
 from pathlib import Path
@@ -215,7 +215,9 @@ def killed_there(victims: Callable[[Sshd], list[int]], path: Path, running: Sshd
     at_random_moment(path, only, draw)
     before = entries(lines_in(path.with_name(f"{path.stem}.journal.jsonl")))
     for pid in victims(running):
-        os.kill(pid, signal.SIGKILL)
+        # The end of one may be the end of the next.
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     _, said = only.communicate()
     return only.returncode == 0 and "trying again" in said and is_whole(path, before)
 
