@@ -1,9 +1,9 @@
 """ONNX of a module that is only measured: its operations are written down while it computes.
 
-PyTorch's exporter takes 1 s for a block and 5 s for a network (the former one 0.05 s and 1 s): too long for the
-hundreds of blocks and dozens of networks behind a latency table. This one takes little more than the forward pass. It
-knows the functions that block families are made of and gives the deliverable's operators for them, with batch
-normalisation folded into convolutions: outputs and latency are the deliverable's.
+PyTorch's exporter takes 1 s for a block and 5 s for a network: too long for the hundreds of blocks and dozens of
+networks behind a latency table. This one takes little more than the forward pass. It knows the functions that block
+families are made of and gives the deliverable's operators for them, with batch normalisation folded into convolutions:
+outputs and latency are the deliverable's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -190,6 +190,8 @@ class Loader:
 
     def engine(self, content: bytes) -> Any:
         """Raises `RuntimeError` for what this SDK refuses."""
+        # What went wrong with an earlier engine is not the reason of a later failure.
+        self.log.errors.clear()
         return self._made(self._runtime.deserialize_cuda_engine(content))
 
     def context(self, engine: Any) -> Any:

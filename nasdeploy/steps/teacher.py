@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from nasdeploy.errors import UserError
-from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.store.run import Run
@@ -14,6 +13,7 @@ from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.precision import layout_of
 from nasdeploy.train.teacher import Teacher, onnx_teacher, require_fit, torchvision_teacher, without_gradient
 
 
@@ -54,7 +54,7 @@ def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device
         )
     space = space_of(run)
     supernet = load_supernet(Checkpoints(run.checkpoints).latest(), space)
-    network = extract(supernet, space.largest()).to(device).to(memory_format=layout_for(device)).train()
+    network = extract(supernet, space.largest()).to(device).to(memory_format=layout_of(recipe.train, device)).train()
     network.requires_grad_(False)
     side = input_side(network.plan)
     return without_gradient(lambda images: network(rescale(images, side)))

@@ -22,9 +22,6 @@ from tests.conformance.runtime_models import (
     wide,
 )
 
-ROUNDS_TO_TF32 = "tensorrt-rtx"
-"""In spite of its flag, on some GPUs."""
-
 
 def devices(*forms):
     names = [name for name in sorted(RUNTIMES) if RUNTIMES[name].form in forms]
@@ -68,9 +65,8 @@ def test_result_is_numpys_for_any_batch(device, batch):
     x = images(batch)
     logits, doubled = opened(device).run({"input": x})
     expected = np.maximum(x @ WEIGHT + BIAS, 0)
-    allowed = {"rtol": 2e-3, "atol": 2e-3} if device.runtime == ROUNDS_TO_TF32 else {"rtol": 1e-5, "atol": 1e-6}
-    np.testing.assert_allclose(logits, expected, **allowed)
-    np.testing.assert_allclose(doubled, 2 * expected, **allowed)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(doubled, 2 * expected, rtol=1e-5, atol=1e-6)
 
 
 def test_results_are_the_callers(device):

@@ -141,6 +141,15 @@ def test_contexts_share_the_kernels_that_were_compiled():
     assert len(set(map(id, sdk.kernels_of_contexts))) == 1
 
 
+def test_an_earlier_engines_error_is_no_later_ones_reason():
+    sdk = CompilingSdk()
+    sdk.deserialize_cuda_engine = lambda content: None
+    loader = Loader(sdk)
+    loader.log.errors.append("of another engine")
+    with pytest.raises(RuntimeError, match="it does not say why"):
+        loader.engine(b"")
+
+
 def test_a_context_of_an_sdk_that_does_not_compile_is_the_engines(monkeypatch):
     class Engine:
         def create_execution_context(self):
