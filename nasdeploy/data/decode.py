@@ -3,6 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -63,21 +64,27 @@ def read_rgb(path: Path, content: bytes | None = None) -> Image.Image:
         raise UnreadableImage(path, reason) from None
 
 
-def defect(path: Path) -> UnreadableImage | None:
-    """What is wrong with an image file, or None.
+def looks_whole(file: IO[bytes]) -> bool:
+    """Whether an open file begins and ends as a JPEG or PNG file does.
 
-    JPEG and PNG files are judged by their first and last bytes, in some 20 microseconds instead of the milliseconds of
-    decoding: that finds empty, cut-off and misnamed files. Whatever does not look whole is decoded to be sure.
+    That takes some 20 microseconds instead of the milliseconds of decoding, and finds empty, cut-off and misnamed
+    files. Raises OSError if it cannot be read.
     """
+    file.seek(0)
+    head = file.read(len(_PNG))
+    file.seek(max(0, file.seek(0, os.SEEK_END) - len(_PNG_END)))
+    tail = file.read()
+    return (head.startswith(_JPEG) and tail.endswith(_JPEG_END)) or (head == _PNG and tail == _PNG_END)
+
+
+def defect(path: Path) -> UnreadableImage | None:
+    """What is wrong with an image file, or None; whatever does not look whole is decoded to be sure."""
     try:
         with path.open("rb") as file:
-            head = file.read(len(_PNG))
-            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_PNG_END)))
-            tail = file.read()
+            if looks_whole(file):
+                return None
     except OSError as error:
         return UnreadableImage(path, error.strerror or str(error))
-    if (head.startswith(_JPEG) and tail.endswith(_JPEG_END)) or (head == _PNG and tail == _PNG_END):
-        return None
     try:
         read_rgb(path)
     except UnreadableImage as error:

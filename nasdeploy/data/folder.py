@@ -3,19 +3,16 @@
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nasdeploy.data.decode import SUFFIXES, UnreadableImage, defect
+from nasdeploy.data.decode import SUFFIXES, UnreadableImage
+from nasdeploy.data.file_facts import facts_of
 from nasdeploy.data.images import FileImages, ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
-
-_THREADS = 8
-_CHUNK = 512
 
 
 @dataclass
@@ -115,7 +112,9 @@ def open_folder(settings: DataSettings, seed: int) -> ImageSets:
     assert settings.path is not None  # DataSettings sees to it
     root = Path(settings.path).expanduser()
     listing = list_folder(root)
-    damaged = {error.path: error for part in listing.parts.values() for error in _defects(part.values())}
+    files = [path for part in listing.parts.values() for images in part.values() for path in images]
+    facts = facts_of(root, files)
+    damaged = {files[place]: UnreadableImage(files[place], reason) for place, reason in facts.defects.items()}
     if damaged and settings.on_unreadable == "stop":
         raise _stop(list(damaged.values()))
     notes = [*listing.notes, *(f"{path}: skipped ({error.reason})" for path, error in damaged.items())]
@@ -123,15 +122,6 @@ def open_folder(settings: DataSettings, seed: int) -> ImageSets:
     return image_sets(
         listing.classes, parts["train"], settings, seed, val=parts.get("val"), test=parts.get("test"), notes=notes
     )
-
-
-def _defects(classes: Iterable[Sequence[Path]]) -> list[UnreadableImage]:
-    """Damaged files, looked for in threads: a cold or networked disk answers many requests at once."""
-    paths = [path for images in classes for path in images]
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda chunk: [defect(path) for path in chunk], chunks)
-    return [error for chunk in found for error in chunk if error]
 
 
 def _stop(damaged: Sequence[UnreadableImage]) -> UserError:
