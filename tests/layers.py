@@ -7,7 +7,7 @@ import nasdeploy
 PACKAGE = Path(nasdeploy.__file__).parent
 
 LAYERS = (
-    "errors registry randomness arch plan space costs extremes counting settings progress resources",
+    "errors registry randomness arch plan space costs extremes counting settings progress resources cpus",
     "blocks",
     "spaces",
     "store",

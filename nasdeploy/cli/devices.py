@@ -17,11 +17,13 @@ def devices(
     as_json: JsonFlag = False,
 ) -> None:
     """List devices, with what this machine lacks to use each and how to get it."""
+    from nasdeploy.cpus import bound_cpus, cpu_quota
     from nasdeploy.resources import resource_names
     from nasdeploy.runtimes.device import load_device
 
     found = [_facts(load_device(name)) for name in named or resource_names("profiles")]
-    emit({"devices": found}, as_json, lambda: _text(found))
+    machine = {"cores": bound_cpus(), "cpu_quota": cpu_quota()}
+    emit({"devices": found, "machine": machine}, as_json, lambda: f"{_text(found)}\n\n{_machine(machine)}")
 
 
 def _facts(device: "Device") -> dict[str, Any]:
@@ -49,6 +51,12 @@ def _lacking(device: "Device") -> list[str]:
         return [] if find_spec("asyncssh") else ["run: pip install asyncssh"]
     missing, obstacle = runtime.missing(), runtime.obstacle()
     return [*([f"run: {missing}"] if missing else ()), *([obstacle] if obstacle else ())]
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    cores, quota = facts["cores"], facts["cpu_quota"]
+    limit = "no quota" if quota is None else f"a quota that leaves the time of {quota:g} of them"
+    return f"this machine: {cores} core{'' if cores == 1 else 's'} for this process, {limit}"
 
 
 def _text(found: list[dict[str, Any]]) -> str:

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nasdeploy.cpus import parallelism
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images, Indices
 from nasdeploy.data.settings import DataSettings
@@ -147,6 +148,6 @@ def _workers(images: Images, settings: DataSettings, seeded: bool) -> int:
         return settings.workers
     if isinstance(images, ArrayImages) and not (seeded and settings.augment.policy != "none"):
         return 0
-    # A scheduler may allow fewer cores than there are, and torchrun's processes on a machine share them.
-    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # torchrun's processes on a machine share its cores.
+    cores = parallelism() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(_MOST_WORKERS, max(1, cores))

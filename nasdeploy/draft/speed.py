@@ -1,11 +1,11 @@
 """How fast this machine trains a supernet: one step of random images, timed."""
 
-import os
 from time import perf_counter
 
 import torch
 
-from nasdeploy.nn.device import compute_device
+from nasdeploy.cpus import bound_cpus, cpu_quota
+from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.randomness import generator
 from nasdeploy.space import SearchSpace
 from nasdeploy.supernet.supernet import Supernet
@@ -22,8 +22,9 @@ def machine() -> str:
     """The processor that training would run on, in words."""
     if has_gpu():
         return torch.cuda.get_device_name()
-    cores = os.cpu_count() or 1
-    return f"{cores} CPU core{'' if cores == 1 else 's'}"
+    cores, quota = bound_cpus(), cpu_quota()
+    limit = "" if quota is None else f" with a quota of {quota:g}"
+    return f"{cores} CPU core{'' if cores == 1 else 's'}{limit}"
 
 
 def has_gpu() -> bool:
@@ -33,6 +34,7 @@ def has_gpu() -> bool:
 
 def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
+    set_threads(None)
     device = compute_device()
     settings = TrainSettings()
     layout = layout_of(settings, device)

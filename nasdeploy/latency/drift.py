@@ -102,6 +102,7 @@ def disturbed_by(timings: Mapping[str, Timing], above: float) -> str:
         f"the reference graph took up to {worst:.2f} times as long as usual meanwhile": bool(drifts),
         "the processor's frequency changed": "frequency" in sensed,
         "the processor was throttled": "throttling" in sensed,
+        "the quota of processors' time was used up": "quota" in sensed,
     }
     return " and ".join(reason for reason, holds in reasons.items() if holds)
 

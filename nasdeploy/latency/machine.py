@@ -8,6 +8,7 @@ import platform
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from nasdeploy.cpus import bound_cpus, cpu_quota
 from nasdeploy.runtimes.runtime import Target
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -30,13 +31,15 @@ class Fingerprint:
     batch: int
     threads: int
     options: str
+    cpu_quota: float | None = None
+    """Processors' worth of time that the control groups leave, as containers have it; None for no limit."""
 
 
 def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
     """Of this machine, running networks as `device` says in that version of its runtime."""
     return Fingerprint(
         cpu=_cpu(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        cores=bound_cpus(),
         governor=_read(_CPUFREQ / "scaling_governor").strip(),
         max_frequency=_megahertz(_read(_CPUFREQ / "cpuinfo_max_freq")),
         memory=_memory(),
@@ -46,6 +49,7 @@ def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
         batch=device.batch,
         threads=device.threads,
         options=", ".join(f"{key}={value}" for key, value in sorted(device.options.items())),
+        cpu_quota=cpu_quota(),
     )
 
 

@@ -23,9 +23,9 @@ M = typing.TypeVar("M")
 Clock = Callable[[], int]
 """Nanoseconds since some start."""
 
-Noise = typing.Literal["", "spread", "drift", "throttling", "frequency"]
+Noise = typing.Literal["", "spread", "drift", "throttling", "frequency", "quota"]
 """Why a timing is not to be trusted: its runs vary, the machine's speed differed from that in the rest of the
-measurement, it was throttled, or its frequency changed."""
+measurement, it was throttled, its frequency changed, or a quota of processors' time was used up."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,8 @@ _STEADY = 0.9
 def _noise_of(readings: list[Reading]) -> Noise:
     """What the sensors say about the time between the first and the last reading, the latter ones under load."""
     frequencies = [reading.kilohertz for reading in readings[1:]]
+    if readings[-1].stops > readings[0].stops:
+        return "quota"
     if readings[-1].throttles > readings[0].throttles or any(reading.capped for reading in readings):
         return "throttling"
     return "frequency" if min(frequencies) < _STEADY * max(frequencies) else ""

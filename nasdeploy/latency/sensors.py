@@ -1,4 +1,4 @@
-"""What the kernel tells about a processor that is slowed down: too hot, or at another frequency.
+"""What the kernel tells about a processor that is slowed down: too hot, at another frequency, or kept from working.
 
 The standard library only: this also runs on a small board.
 """
@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_SYS = Path("/sys")
+from nasdeploy.cpus import stopped_periods
+
+_ROOT = Path("/")
 _MOST_CPUS = 8
 """Processors that are looked at: reading a frequency wakes the processor up, and servers have hundreds."""
 
@@ -22,10 +24,13 @@ class Reading:
     """Whether one is kept below its frequency now because it is hot."""
     kilohertz: int = 0
     """The highest frequency of all processors, and so that of one at work."""
+    stops: int = 0
+    """How often a quota of processors' time was used up, so that everything stood still until the next period."""
 
 
-def read_sensors(sys: Path = _SYS) -> Reading:
-    """The sensors below `sys`."""
+def read_sensors(root: Path = _ROOT) -> Reading:
+    """The sensors in the file systems `sys` and `proc` below `root`."""
+    sys = root / "sys"
     cpus = [sys / "devices/system/cpu" / f"cpu{number}" for number in range(_MOST_CPUS)]
     counters = [cpu / "thermal_throttle" / f"{kind}_throttle_count" for cpu in cpus for kind in ("core", "package")]
     coolers = [kind.parent for kind in sys.glob("class/thermal/cooling_device*/type") if _cools_cpu(kind)]
@@ -33,6 +38,7 @@ def read_sensors(sys: Path = _SYS) -> Reading:
         throttles=sum(_numbers(counters)),
         capped=any(_numbers(cooler / "cur_state" for cooler in coolers)),
         kilohertz=max(_numbers(cpu / "cpufreq/scaling_cur_freq" for cpu in cpus), default=0),
+        stops=stopped_periods(root),
     )
 
 

@@ -2,10 +2,23 @@
 
 import torch
 
+from nasdeploy.cpus import parallelism
+
 
 def compute_device() -> torch.device:
     """A GPU if PyTorch finds one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(given: int | None) -> None:
+    """Have PyTorch compute with `given` threads; by default with no more than may work at the same time.
+
+    It counts the processors that this process is bound to, and knows no quota: threads beyond it use it up early in
+    each period, and then all of them stand still.
+    """
+    threads = min(torch.get_num_threads(), parallelism()) if given is None else given
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 def layout_for(device: torch.device) -> torch.memory_format:

@@ -4,14 +4,12 @@ import json
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-import torch
-
 from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images
 from nasdeploy.data.prepared import HeldOutImages, Memory, PreparedBatches
 from nasdeploy.evaluate import Evaluator
-from nasdeploy.nn.device import compute_device
+from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
@@ -25,8 +23,7 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
 
     Raises `UserError` for damaged weights, and for data that is missing or has other classes.
     """
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
+    set_threads(recipe.train.threads)
     sets = open_data(recipe.data, recipe.seed)
     require_same_data(run, sets)
     settings, device = recipe.recalibration, compute_device()

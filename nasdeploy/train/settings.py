@@ -128,7 +128,7 @@ class TrainSettings(Settings):
     """Compile blocks with `torch.compile`, each when it first occurs, which takes seconds: for long runs on GPUs. On a
     CPU it is slower than it is without."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads; as many as there are cores if left out."""
+    """CPU threads; as many as there are cores, or as a quota leaves of them, if left out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":

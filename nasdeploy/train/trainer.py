@@ -19,6 +19,7 @@ from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, Terminated, UserError
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.compiled import compiled
+from nasdeploy.nn.device import set_threads
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.plan import Block
 from nasdeploy.progress import Progress
@@ -77,8 +78,7 @@ class Trainer:
         `init` is a weights file to start from, with a new classifier. Raises `Terminated` after a SIGTERM, when a
         checkpoint is written.
         """
-        if self.settings.threads is not None:
-            torch.set_num_threads(self.settings.threads)
+        set_threads(self.settings.threads)
         set_tf32(self.settings)
         supernet, optimizer, position = self._prepare(init)
         total = self.settings.epochs * self.steps_per_epoch

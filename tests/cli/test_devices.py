@@ -64,9 +64,18 @@ def test_what_is_missing_here_is_said_with_how_to_get_it(monkeypatch):
 
 def test_one_line_a_device_where_there_is_room(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    heading, *lines = devices().splitlines()
+    heading, *lines, blank, machine = devices().splitlines()
     assert heading.split()[:2] == ["device", "runtime"]
+    assert (blank, machine[:14]) == ("", "this machine: ")
     assert [line.split()[0] for line in lines] == resource_names("profiles")
+
+
+def test_cores_and_the_quota_of_this_machine_are_told(monkeypatch):
+    monkeypatch.setattr("nasdeploy.cpus.bound_cpus", lambda: 4)
+    for quota, said in ((None, "no quota"), (1.5, "a quota that leaves the time of 1.5 of them")):
+        monkeypatch.setattr("nasdeploy.cpus.cpu_quota", lambda quota=quota: quota)
+        assert json.loads(devices("cpu", "--json"))["machine"] == {"cores": 4, "cpu_quota": quota}
+        assert devices("cpu").splitlines()[-1] == f"this machine: 4 cores for this process, {said}"
 
 
 def test_a_file_and_a_name(tmp_path):

@@ -197,9 +197,12 @@ def test_batches_are_moved_as_bytes_and_from_pinned_memory_to_a_gpu(monkeypatch:
     assert pinned == [False, True]
 
 
-@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 1), (6, 1, 6), (64, 1, 8), (16, 4, 4), (2, 4, 1)])
+@pytest.mark.parametrize(
+    ("cores", "quota", "processes", "workers"),
+    [(1, None, 1, 1), (6, None, 1, 6), (64, None, 1, 8), (16, None, 4, 4), (2, None, 4, 1), (64, 2.5, 1, 2)],
+)
 def test_processes_of_a_machine_share_its_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, workers: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, quota: float | None, processes: int, workers: int
 ) -> None:
     started = []
 
@@ -209,6 +212,7 @@ def test_processes_of_a_machine_share_its_cores(
 
     monkeypatch.setattr("nasdeploy.data.loader.DataLoader", recording)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr("nasdeploy.cpus.cpu_quota", lambda root: quota)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     settings = with_changes(workers=None, augment=RANDOM_CROP)
     list(train_batches(files(tmp_path), settings, 1, 0, 0))

@@ -31,6 +31,14 @@ def test_this_machine():
     assert found.cores >= 1
 
 
+def test_a_quota_is_part_of_it_and_tables_from_before_had_none(monkeypatch):
+    monkeypatch.setattr(module, "cpu_quota", lambda: 0.5)
+    found = fingerprint(load_device("cpu"))
+    assert found.cpu_quota == 0.5
+    assert differences(replace(found, cpu_quota=None), found) == ["cpu quota: measured with none known, here 0.5"]
+    assert FINGERPRINT.cpu_quota is None
+
+
 def test_is_the_same_each_time():
     assert differences(fingerprint(load_device("cpu")), fingerprint(load_device("cpu"))) == []
 

@@ -174,6 +174,8 @@ def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
         ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_000_000)], "frequency"),
         ([Reading(), Reading(capped=True)], "throttling"),
         ([Reading(throttles=3), Reading(throttles=9, kilohertz=1)], "throttling"),
+        ([Reading(stops=7), Reading(stops=7)], ""),
+        ([Reading(stops=7), Reading(stops=8, throttles=1)], "quota"),
     ],
 )
 def test_what_the_sensors_say_is_kept_as_the_reason(readings, noise):

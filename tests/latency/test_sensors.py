@@ -1,4 +1,4 @@
-"""What /sys says, laid out in a folder as the kernel lays it out."""
+"""What /sys and /proc say, laid out in a folder as the kernel lays it out."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from nasdeploy.latency.sensors import Reading, read_sensors
 @pytest.fixture
 def write(tmp_path):
     def written(name, text):
-        path = tmp_path / name
+        path = tmp_path / "sys" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
 
@@ -40,6 +40,14 @@ def test_a_processor_kept_slow_because_it_is_hot(tmp_path, write, kind, state, c
 def test_text_where_a_number_belongs_is_left_out(tmp_path, write):
     write("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "<unknown>")
     assert read_sensors(tmp_path).kilohertz == 0
+
+
+def test_periods_that_a_quota_ended_are_counted(tmp_path, write):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    (tmp_path / "proc/self/mountinfo").write_text("26 23 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+    write("fs/cgroup/cpu.stat", "usage_usec 9\nnr_periods 40\nnr_throttled 12\nthrottled_usec 5")
+    assert read_sensors(tmp_path) == Reading(stops=12)
 
 
 def test_this_machine_can_be_read():

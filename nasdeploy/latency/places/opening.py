@@ -1,5 +1,6 @@
 """From a device to the place that it names."""
 
+from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.places.local import LocalPlace
 from nasdeploy.latency.places.place import Place, Say
 from nasdeploy.latency.places.ssh import SshPlace
@@ -9,8 +10,31 @@ from nasdeploy.runtimes.device import Device
 
 def open_place(device: Device, say: Say = lambda text: None) -> Place:
     """The place that `device` names; raises `UserError` if it cannot be used. `say` hears of losses and retries."""
+    place = _opened(device, say)
+    if (line := crowding(device, place.fingerprint)) is not None:
+        say(line)
+    return place
+
+
+def _opened(device: Device, say: Say) -> Place:
     if device.is_local:
         return LocalPlace(device)
     if len(device.boards) == 1:
         return SshPlace(device, device.boards[0], say)
     return Team.of(device, say)
+
+
+def crowding(device: Device, machine: Fingerprint) -> str | None:
+    """What to say of a device with more threads than there are processors for them; None if there are enough."""
+    quota = machine.cpu_quota
+    usable = machine.cores if quota is None else min(machine.cores, quota)
+    if device.threads <= usable:
+        return None
+    limit = "" if quota is None else f", of which a quota leaves {quota:g}"
+    what = (
+        f"they wait for each other, which threads: {int(usable)} would not"
+        if usable >= 1
+        else "calls stand still whenever it is used up"
+    )
+    plural = "" if device.threads == 1 else "s"
+    return f"device {device.name}: {device.threads} thread{plural} for {machine.cores} cores{limit}: {what}"

@@ -1,0 +1,111 @@
+"""Processors that this process may use: those that it is bound to, and the time that quotas leave it on them.
+
+A container's quota is one of its control group: so much time of processors in each period, after which all of its
+processes stand still until the next one. See "CFS Bandwidth Control" in the kernel's documentation, and `cpu.max` in
+that of control groups, version 2. The standard library only: this also runs on a small board.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")
+
+
+def bound_cpus() -> int:
+    """Processors that this process is bound to: a scheduler may allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """Processors' worth of time that the tightest quota leaves, of this process's control group and all above it.
+
+    None where there is no quota, or none that can be seen from here.
+    """
+    return min((quota for group in _groups(root) if (quota := _quota(group)) is not None), default=None)
+
+
+def usable_cpus(root: Path = _ROOT) -> float:
+    """Processors' worth of time for this process, by what it is bound to and by its quota."""
+    return min(float(bound_cpus()), cpu_quota(root) or float("inf"))
+
+
+def parallelism(root: Path = _ROOT) -> int:
+    """Threads or processes that may work at the same time without waiting for each other; at least one."""
+    return max(1, int(usable_cpus(root)))
+
+
+def stopped_periods(root: Path = _ROOT) -> int:
+    """Periods in which a quota of this process's control groups was used up, since these were made."""
+    found = (re.search(r"^nr_throttled (\d+)$", _read(group / "cpu.stat"), re.MULTILINE) for group in _groups(root))
+    return sum(int(match[1]) for match in found if match)
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """A hierarchy of control groups as it is seen here."""
+
+    controller: str
+    """`cpu` of version 1, or the empty name of version 2."""
+    top: PurePosixPath
+    """The group that is mounted: in a container without a namespace of its own, the container's."""
+    place: Path
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Directories of this process's control groups that may have quotas, each before those above it."""
+    names = _memberships(_read(root / "proc/self/cgroup"))
+    mounts = [mount for mount in _mounts(_read(root / "proc/self/mountinfo"), root) if mount.controller in names]
+    for controller in {mount.controller for mount in mounts}:
+        # A part of the hierarchy may be mounted elsewhere once more.
+        mount = min((one for one in mounts if one.controller == controller), key=lambda one: len(one.top.parts))
+        parts = _inside(names[controller], mount)
+        yield from (mount.place.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
+
+
+def _memberships(text: str) -> dict[str, PurePosixPath]:
+    """Groups by controller, from lines like `4:cpu,cpuacct:/docker/1f` and `0::/user.slice`."""
+    lines = (line.split(":", 2) for line in text.splitlines())
+    return {name: PurePosixPath(line[2]) for line in lines if len(line) == 3 for name in line[1].split(",")}
+
+
+def _mounts(text: str, root: Path) -> Iterator[_Mount]:
+    """From lines like `32 31 0:29 /docker/1f /sys/fs/cgroup/cpu ro shared:9 - cgroup cgroup rw,cpu,cpuacct`."""
+    for line in text.splitlines():
+        mount, _, system = (part.split() for part in line.partition(" - "))
+        if len(mount) < 5 or len(system) < 3:
+            continue
+        version_1 = system[0] == "cgroup" and "cpu" in system[2].split(",")
+        if version_1 or system[0] == "cgroup2":
+            top, place = (_unescaped(path) for path in mount[3:5])
+            yield _Mount("cpu" if version_1 else "", PurePosixPath(top), root / place.lstrip("/"))
+
+
+def _inside(group: PurePosixPath, mount: _Mount) -> tuple[str, ...]:
+    """Steps from the mounted group down to `group`; none where that is the name of it in another namespace."""
+    below = group.relative_to(mount.top).parts if group.is_relative_to(mount.top) else ()
+    return () if ".." in below else below
+
+
+def _quota(group: Path) -> float | None:
+    """Of one group, by version 2 (`50000 100000`, `max 100000`) or version 1 (-1 is none)."""
+    found = _read(group / "cpu.max").split() or [
+        _read(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    ]
+    if len(found) != 2 or not all(number.isdigit() and int(number) > 0 for number in found):
+        return None
+    return int(found[0]) / int(found[1])
+
+
+def _unescaped(path: str) -> str:
+    """The kernel writes blanks in names as `\\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
