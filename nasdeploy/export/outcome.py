@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from nasdeploy.errors import CheckFailed
 from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.bundle.triton import write_repository
-from nasdeploy.export.bundle.write import complete, require_replaceable
+from nasdeploy.export.bundle.write import complete, keep_hidden, require_replaceable
 from nasdeploy.export.manifest import Artefact, Embedded, ExportManifest, FileFacts
 from nasdeploy.store.directories import replacing_directory
 from nasdeploy.store.files import PARTIAL, disk_full_named, remove_partial_of, writable, write_bytes, write_json
@@ -49,6 +49,7 @@ def install(
         if triton:
             write_repository(folder, manifest)
         complete(folder, manifest, sample)
+        keep_hidden(out, folder)
     return manifest
 
 

@@ -38,7 +38,8 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 def _sync_all(directory: Path) -> None:
     for each in (*directory.rglob("*"), directory):
-        sync(each)
+        if not each.is_symlink():
+            sync(each)
 
 
 def _take_place(partial: Path, path: Path) -> None:

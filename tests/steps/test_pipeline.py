@@ -105,6 +105,7 @@ def test_everything_is_where_scripts_look_for_it(finished):
         "sample.npz",
         "README.md",
         "SHA256SUMS",
+        ".gitattributes",
     }
     assert len(list((directory / "profiles/tables").glob("cpu-tiny-*-10.json"))) == 1
 

@@ -29,6 +29,12 @@ SUMS, MANIFEST, SAMPLE = "SHA256SUMS", "manifest.json", "sample.npz"
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*)")
+_APART = re.compile(
+    r"\..*|~\$.*|.*\.rejected.*|(?:thumbs|ehthumbs|ehthumbs_vista)\.db|desktop\.ini|icon\r|\$recycle\.bin|__macosx|"
+    r"system volume information|network trash folder|temporary items|[@#](?:eadir|recycle|snapshot)|lost\+found|"
+    r"__pycache__",
+    re.IGNORECASE | re.DOTALL,
+)
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
@@ -47,14 +53,16 @@ class Refused(Exception):
 def check_sums(folder: Path) -> dict[str, str]:
     """Checksums by name, after making sure that the folder holds exactly these files, as they were written.
 
-    Hidden and rejected files are left alone. Raises `Refused`.
+    Hidden and rejected files are left alone, and so is what file managers, archivers and network storage leave in any
+    folder. Raises `Refused`.
     """
     expected = _listed(folder / SUMS)
     for name, checksum in expected.items():
         if sha256(folder / name) != checksum:
-            raise Refused(f"{folder / name}: damaged, its SHA-256 is not that in {SUMS}; copy the bundle again")
+            raise Refused(f"{folder / name}: {_cause(folder / name, checksum)}")
+    known = {name.lower() for name in expected}  # Some file systems keep no case.
     for name in files_of(folder):
-        if name not in expected:
+        if name.lower() not in known:
             raise Refused(
                 f"{folder / name}: not in {SUMS}, so no part of the bundle; remove it or copy the bundle again"
             )
@@ -64,11 +72,22 @@ def check_sums(folder: Path) -> dict[str, str]:
 def files_of(folder: Path) -> list[str]:
     """Names of the files that the sums cover, with `/` between their parts; sorted."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return sorted(path.as_posix() for path in found if path.as_posix() != SUMS and not any(map(_apart, path.parts)))
+    names = sorted(path.as_posix() for path in found if not any(map(_APART.fullmatch, path.parts)))
+    return [name for name in names if name.upper() != SUMS]
 
 
-def _apart(part: str) -> bool:
-    return part.startswith(".") or part == "__pycache__" or ".rejected" in part
+def _cause(path: Path, checksum: str) -> str:
+    """What became of a file that has not this checksum, as far as that shows, and what to do."""
+    content = path.read_bytes()
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a pointer of Git LFS in place of the file; run 'git lfs pull' in its repository"
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == checksum:
+        git, attributes = f"git -C '{path.parent}'", path.with_name(".gitattributes")
+        return (
+            "its line ends were changed, as git with core.autocrlf does; copy the bundle again as binary files, or "
+            f"write '* -text' into {attributes} and run: {git} rm -rq --cached . && {git} checkout HEAD -- ."
+        )
+    return f"damaged, its SHA-256 is not that in {SUMS}; copy the bundle again"
 
 
 def _listed(path: Path) -> dict[str, str]:

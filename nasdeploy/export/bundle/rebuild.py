@@ -64,10 +64,12 @@ def choose(trt: Any, config: Any, capabilities: Sequence[str], onnx: Path) -> No
 
 
 def check(file: Path) -> None:
-    """Raise `Refused` if the file is not as SHA256SUMS says."""
-    sums = (HERE / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    wanted = dict(line.split("  ", 1)[::-1] for line in sums)
-    if wanted.get(file.name) != hashlib.sha256(file.read_bytes()).hexdigest():
+    """Raise `Refused` if the file is not as SHA256SUMS says, or `OSError` if it cannot be read."""
+    sums = (HERE / "SHA256SUMS").read_bytes().splitlines()
+    content = file.read_bytes()
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise Refused(f"{file.name}: a pointer of Git LFS in place of the file; run 'git lfs pull' in its repository")
+    if f"{hashlib.sha256(content).hexdigest()}  {file.name}".encode() not in sums:
         raise Refused(f"{file.name}: not as it was exported (SHA256SUMS); get the folder again")
 
 

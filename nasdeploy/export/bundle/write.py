@@ -12,7 +12,10 @@ from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.manifest import ExportManifest, load_export
 from nasdeploy.store.files import write_json, write_text
 
-PROGRAM, REBUILD, README = "predict.py", "rebuild.py", "README.md"
+PROGRAM, REBUILD, README, ATTRIBUTES = "predict.py", "rebuild.py", "README.md", ".gitattributes"
+
+_KEPT_BY_GIT = "# SHA256SUMS is of bytes: git is not to change line ends here.\n* -text\n"
+"""Not covered by the sums, as nothing hidden is: copies and archives that leave it out are whole bundles too."""
 
 
 def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
@@ -24,6 +27,7 @@ def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
         with as_file(files("nasdeploy.export.bundle") / name) as program:
             shutil.copyfile(program, folder / name)
     write_text(folder / README, readme(manifest))
+    write_text(folder / ATTRIBUTES, _KEPT_BY_GIT)
     write_sums(folder)
 
 
@@ -63,3 +67,18 @@ def require_replaceable(folder: Path) -> None:
             f"{folder}: holds {foreign[0]}, which no export wrote and a new one would remove; "
             "move it, or choose another directory"
         )
+
+
+def keep_hidden(earlier: Path, folder: Path) -> None:
+    """Copy what is hidden in an earlier bundle, as git's history is, into the one in `folder` that takes its place."""
+    for path in earlier.glob(".*"):
+        if path.is_symlink() or path.is_file():
+            shutil.copy2(path, folder / path.name, follow_symlinks=False)
+        elif path.is_dir():
+            shutil.copytree(path, folder / path.name, symlinks=True, ignore=_sockets)
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Those, pipes and devices, which have no content to be copied."""
+    paths = {name: Path(folder, name) for name in names}
+    return [name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())]

@@ -63,7 +63,7 @@ def damage(bundle: Path, other: Path, number: int) -> str:
     """
     rng = np.random.default_rng(number)
     kind = list(DAMAGE)[number % len(DAMAGE)]
-    names = sorted(path.name for path in bundle.iterdir())
+    names = sorted(path.name for path in bundle.glob("[!.]*"))
     name = "manifest.json" if kind == "swap" and number % 3 else str(rng.choice(names))
     before = (bundle / name).read_bytes()
     DAMAGE[kind](bundle / name, other, rng)

@@ -65,7 +65,7 @@ def alone(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_sha256sum_finds_every_file_right(bundle: Path) -> None:
-    assert sorted(path.name for path in bundle.iterdir()) == FILES
+    assert sorted(path.name for path in bundle.iterdir()) == [".gitattributes", *FILES]
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=bundle, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{name}: OK" for name in FILES if name != "SHA256SUMS"]
 
