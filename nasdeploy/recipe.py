@@ -66,6 +66,9 @@ def load_recipe(name: str, assignments: Sequence[str] = (), data: str | None = N
 def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | None) -> dict[str, Any]:
     """A copy of plain values with assignments and the folder of `--data` on top, and with absolute paths."""
     changed = override(content, assignments)
+    also = [assignment for assignment in assignments if assignment.startswith("data.path=")]
+    if data is not None and also:
+        raise UserError(f"--data {data} and --set {also[0]} both say where the images are; leave one of them out")
     if data is not None and isinstance(changed.get("data"), dict):
         changed["data"]["path"] = data
     _make_paths_absolute(changed)

@@ -1,17 +1,16 @@
 """Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.registry import suggestion
+from nasdeploy.yaml.document import read_document, read_value
 
 
 class Settings(BaseModel):
@@ -36,65 +35,67 @@ def refuse_unused(settings: Settings, choice: str, users: Mapping[str, Sequence[
 S = TypeVar("S", bound=Settings)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that also reads `1e-3` as a number, as YAML 1.2 does; in 1.1 it is a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
-def _yaml(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
     try:
-        data = _yaml(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct it") from None
+    return settings_in(content, str(path))
+
+
+def settings_in(content: bytes, source: str) -> dict[str, Any]:
+    """The mapping in the content of a YAML file called `source`; raises `UserError` if it is none."""
+    data = read_document(content, source)
     if not isinstance(data, dict):
-        raise UserError(f"{path}: holds no settings; write one 'key: value' a line")
+        raise UserError(f"{source}: holds no settings; write one 'key: value' a line")
     return data
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML."""
+    """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML.
+
+    Raises `UserError` for what is no assignment, and if one takes back what another one sets.
+    """
     changed = deepcopy(data)
+    given: dict[str, Any] = {}
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
-        if not separator or not path:
-            raise UserError(f"--set {assignment}: write it as key.key=value")
-        *parents, last = path.split(".")
-        target = changed
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UserError(f"--set {assignment}: {parent} holds a value, not settings")
-        try:
-            target[last] = _yaml(text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise UserError(f"--set {assignment}: '{text}' is not a valid YAML value") from None
+        source = f"--set {one_line(assignment)}"
+        if not separator or not all(path.split(".")):
+            raise UserError(f"{source}: write it as key.key=value")
+        value = read_value(text, source)
+        _require_kept(given, path, value, source)
+        given[path] = value
+        _assign(changed, path.split("."), value, source)
     return changed
+
+
+def _require_kept(given: Mapping[str, Any], path: str, value: Any, source: str) -> None:
+    """Raise `UserError` if setting `path` to `value` would undo an earlier assignment, to it or to what is inside."""
+    for before, kept in given.items():
+        if (before == path and kept != value) or before.startswith(f"{path}."):
+            raise UserError(f"{source}: {before} was set by an earlier --set; leave one of them out")
+
+
+def _assign(target: dict[str, Any], path: Sequence[str], value: Any, source: str) -> None:
+    *parents, last = path
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UserError(f"{source}: {parent} holds a value, not settings")
+    target[last] = value
 
 
 def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
     """`data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
     try:
         # By way of JSON, where strict mode still takes a list for a tuple.
-        return model.model_validate_json(json.dumps(data, default=str))
+        return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         raise UserError(f"{source}: {_first(model, data, error)}") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{source}: {one_line(error)}") from None
 
 
 def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> str:
@@ -114,11 +115,34 @@ def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationErr
     if found["type"] == "missing":
         return f"{where} is missing"
     message = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "json_invalid":
+        return _not_unicode(data)
     if not where:
         return message
     value = json.dumps(found["input"], default=str)
     shown = value if len(value) <= 60 else value[:57] + "..."
     return f"{where} is {shown}: {message[0].lower() + message[1:]}"
+
+
+def _not_unicode(data: Any) -> str:
+    """About the first text that holds bytes of no character, as the names of old archives do: JSON cannot hold it."""
+    texts = (
+        text for text in _texts("", data) if not text[1].isascii() and any("\ud800" <= c <= "\udfff" for c in text[1])
+    )
+    key, text = next(texts, ("", ""))
+    return f"{key} is {text!a}, a name that is not in Unicode (UTF-8); rename what it names"
+
+
+def _texts(key: str, data: Any) -> Iterator[tuple[str, str]]:
+    """Texts inside plain values, by dotted key."""
+    if isinstance(data, str):
+        yield key, data
+    elif isinstance(data, Mapping):
+        for name, value in data.items():
+            yield from _texts(f"{key}.{name}".removeprefix("."), value)
+    elif isinstance(data, Sequence):
+        for number, value in enumerate(data):
+            yield from _texts(f"{key}.{number}".removeprefix("."), value)
 
 
 def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:

@@ -127,8 +127,23 @@ def test_data_paths_become_absolute(file: Path, tmp_path: Path, monkeypatch: pyt
     assert load_recipe("mine.yaml").data.path == str(tmp_path / "images")
     assert load_recipe("mine.yaml", ["data.path=other/x"]).data.path == str(tmp_path / "other/x")
     assert load_recipe("mine.yaml", data="given").data.path == str(tmp_path / "given")
-    assert load_recipe("mine.yaml", ["data.path=other"], data="/given").data.path == "/given"
     assert load_recipe("mine.yaml", data="~/photos").data.path == "/home/anna/photos"
+
+
+def test_images_lie_in_one_place(file: Path) -> None:
+    assert refusal("data.path=other", data="given") == (
+        "--data given and --set data.path=other both say where the images are; leave one of them out"
+    )
+
+
+def test_a_section_is_written_once(file: Path) -> None:
+    file.write_text("name: x\nspace: digits\ntrain: {epochs: 9}\ndata: {kind: digits, size: 8}\ntrain: {}\n")
+    assert refusal() == "mine.yaml: line 5: train: already written in line 3; write it once"
+
+
+def test_what_older_rules_read_otherwise_is_refused(file: Path) -> None:
+    file.write_text("name: x\nspace: digits\ndata: {kind: folder, path: 2024-05-01, size: 8}\n")
+    assert refusal().startswith("mine.yaml: line 3: data.path: 2024-05-01 is a date in YAML 1.1")
 
 
 def test_a_folder_is_no_place_for_digits(file: Path) -> None:

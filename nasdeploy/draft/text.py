@@ -1,14 +1,13 @@
 """A first recipe as commented YAML."""
 
-import json
 import shlex
-
-import yaml
 
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.draft.choices import Draft
 from nasdeploy.progress import duration
 from nasdeploy.recipe import Recipe, parse_recipe
+from nasdeploy.settings import settings_in
+from nasdeploy.yaml.document import quoted
 
 
 def recipe_text(draft: Draft, file: str) -> str:
@@ -18,7 +17,7 @@ def recipe_text(draft: Draft, file: str) -> str:
 
 def check(text: str, file: str) -> Recipe:
     """The recipe that a reader of `text` will see."""
-    return parse_recipe(yaml.safe_load(text), file)
+    return parse_recipe(settings_in(text.encode(errors="surrogateescape"), file), file)
 
 
 def _head(draft: Draft, file: str) -> str:
@@ -31,7 +30,7 @@ shorter side {smallest} to {largest} pixels, median {median}.
 # Written by nasdeploy init for {draft.machine}; change what you like. In one go, or step by step:
 #     nasdeploy run {shlex.quote(_plain(file))}
 #     nasdeploy train {shlex.quote(_plain(file))}; nasdeploy profile; nasdeploy search --latency 40%; nasdeploy export
-name: {json.dumps(draft.name)}
+name: {quoted(draft.name)}
 {_noted("seed: 0", "of the split, weights, order and augmentation of images, and search")}
 
 {_noted(f"space: {draft.shape.space}", f"the networks to choose from; see nasdeploy space show {draft.shape.space}")}
@@ -44,7 +43,7 @@ def _data(draft: Draft) -> str:
     lines = [
         "data:",
         f"  kind: {folder.kind}",
-        f"  path: {json.dumps(str(folder.path.absolute()), ensure_ascii=False)}",
+        f"  path: {quoted(str(folder.path.absolute()))}",
         _noted(f"  size: {shape.size}", "side of the images in pixels; a network rescales them to its resolution"),
         _noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),
         "  augment:",

@@ -35,7 +35,26 @@ def test_every_recipe_says_what_was_chosen(
     assert recipe.recalibration.search_batches == found.search.batches
 
 
-@pytest.mark.parametrize("name", ["my photos", "a: b", "#1", "été", 'quo"te', "-x-", "..", "图", "x" * 200])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my photos",
+        "a: b",
+        "#1",
+        "été",
+        'quo"te',
+        "-x-",
+        "..",
+        "图",
+        "x" * 200,
+        "2024-05-01",
+        "no",
+        "010",
+        "a'b",
+        "a\nb",
+        "\x85",
+    ],
+)
 def test_any_folder_name_will_do(name: str) -> None:
     recipe = check(recipe_text(draft(summary(name=name)), f"{name}.yaml"), "recipe.yaml")
     assert recipe.data.path == f"/images/{name}"
