@@ -13,8 +13,9 @@ from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.train.onnx_teacher import onnx_teacher
 from nasdeploy.train.precision import layout_of
-from nasdeploy.train.teacher import Teacher, onnx_teacher, require_fit, torchvision_teacher, without_gradient
+from nasdeploy.train.teacher import Teacher, require_fit, torchvision_teacher, without_gradient
 
 
 def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: torch.device) -> Teacher | None:
@@ -33,7 +34,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
         weights = Path(settings.teacher_weights or "")
         teacher = without_gradient(torchvision_teacher(name, weights, len(classes)).to(device))
     else:
-        teacher = onnx_teacher(Path(name), batch, recipe.train.threads)
+        teacher = onnx_teacher(Path(name), batch, recipe.train.threads, len(classes))
     side = recipe.data.size
     require_fit(teacher, settings.teacher, torch.zeros(batch, 3, side, side, device=device), len(classes))
     return teacher

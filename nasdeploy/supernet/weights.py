@@ -16,11 +16,13 @@ from torch import Tensor
 from nasdeploy.errors import UserError
 from nasdeploy.space import SearchSpace
 from nasdeploy.store.files import replacing
+from nasdeploy.supernet.sound import unsound
 from nasdeploy.supernet.supernet import Supernet
 
 _SCHEMA = 1
 _HEAD = "weights.head.classifier."
 _OTHER_WEIGHTS = "give --init another run or file"
+_OTHER_CHECKPOINT = "delete it to go on from the one before"
 _ARCHIVES = (".pt", ".pth")
 _SAFE = ".safetensors"
 FORMATS = (*_ARCHIVES, _SAFE)
@@ -36,7 +38,7 @@ def save(path: Path, supernet: Supernet, **more: Any) -> None:
         torch.save(content, file)
 
 
-def read(path: Path, remedy: str = "delete it to go on from the one before") -> dict[str, Any]:
+def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
     """The content of a weights file; raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
@@ -80,14 +82,17 @@ def _are_tensors(weights: Any) -> bool:
 
 
 def load_supernet(path: Path, space: SearchSpace) -> Supernet:
-    """The supernet of `space` with the weights in a file; raises `UserError` if they are of another space."""
+    """The supernet of `space` with the weights in a file.
+
+    Raises `UserError` if they are of another space, or nothing that a network can compute with.
+    """
     supernet = Supernet(space)
     restore(supernet, read(path), path)
     return supernet
 
 
-def restore(supernet: Supernet, content: Mapping[str, Any], path: Path) -> None:
-    """Load the content of `path` into a supernet of the same space."""
+def restore(supernet: Supernet, content: Mapping[str, Any], path: Path, remedy: str = _OTHER_CHECKPOINT) -> None:
+    """Load the content of `path` into a supernet of the same space; `remedy` says what to do with weights of NaN."""
     if content["space"] != supernet.space.digest:
         raise UserError(
             f"{path}: weights of another search space ({content['space']}, not {supernet.space.digest} as "
@@ -97,13 +102,16 @@ def restore(supernet: Supernet, content: Mapping[str, Any], path: Path) -> None:
         supernet.load_state_dict(content["weights"])
     except RuntimeError:
         raise UserError(f"{path}: damaged, its tensors do not fit the space; restore it or train again") from None
+    if (defect := unsound(content["weights"])) is not None:
+        raise UserError(f"{path}: no weights to compute with: {defect}; {remedy}")
 
 
 def initialise(supernet: Supernet, path: Path) -> None:
     """Start from the weights in a file: everything but the classifier, which stays as it is.
 
     The file is a checkpoint, or a supernet's state dict (names and tensors alone) of PyTorch or safetensors. Raises
-    `UserError` if it cannot be read, or if its space differs in more than the number of classes.
+    `UserError` if it cannot be read, if its space differs in more than the number of classes, or if it holds NaN or
+    whatever else nothing can be learned from.
     """
     supernet.load_state_dict(_without_head(supernet, path), strict=False)
 
@@ -130,6 +138,8 @@ def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
             f"--init {path}: weights of another search space ({named}); it must be the same but for the number of "
             "classes"
         )
+    if (defect := unsound(weights)) is not None:
+        raise UserError(f"--init {path}: no weights to start from: {defect}; {_OTHER_WEIGHTS}")
     return weights
 
 

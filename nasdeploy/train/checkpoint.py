@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,11 @@ class Checkpoints:
             return Position()
         path = self.latest()
         content = weights.read(path, self._remedy())
-        weights.restore(averaged_supernet(supernet, average), content, path)
+        weights.restore(averaged_supernet(supernet, average), content, path, self._remedy())
         try:
             if average is not None:
                 average.from_plain(content, supernet)
+                _require_finite(supernet.state_dict().values())
             optimizer.load_state_dict(content["optimizer"])
             _require_fit(optimizer)
             if scaler is not None:
@@ -129,11 +130,17 @@ class Checkpoints:
 
 
 def _require_fit(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError for a state of other shapes than its parameters'."""
+    """Raise ValueError for a state of other shapes than its parameters', or one that would make them NaN."""
     for parameter, state in optimizer.state.items():
+        _require_finite(value for value in state.values() if isinstance(value, torch.Tensor))
         for value in state.values():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"a state of shape {list(value.shape)} for a parameter of {list(parameter.shape)}")
+
+
+def _require_finite(values: Iterable[torch.Tensor]) -> None:
+    if not all(bool(value.isfinite().all()) for value in values):
+        raise ValueError("a number that is not finite")
 
 
 def _position(content: Mapping[str, Any]) -> Position:

@@ -5,7 +5,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from safetensors import SafetensorError
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
-from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.onnxruntime import OnnxRuntime, onnxruntime_errors
+from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
+from nasdeploy.supernet.sound import uncomputable
 
 Teacher = Callable[[Tensor], Tensor]
 """From images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a gradient."""
@@ -54,6 +53,8 @@ def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
         raise UserError(
             f"{weights}: no weights of torchvision's {name} ({differing[0]} does not fit); name its own file"
         )
+    if (defect := uncomputable(state)) is not None:
+        raise UserError(f"{weights}: no weights of a teacher: {defect}; name another file")
     network.load_state_dict(state)
     return network.requires_grad_(False).eval()
 
@@ -88,28 +89,6 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: damaged, or no state dict (names and tensors alone); save it with model.state_dict()")
     return state
-
-
-def onnx_teacher(path: Path, batch: int, threads: int | None) -> Teacher:
-    """The first output of an ONNX model with one input, on ONNX Runtime's CPU, for `batch` images a step.
-
-    `threads` is as many as PyTorch uses if None.
-
-    Raises `UserError` for a file that is missing or cannot be loaded.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name the teacher's in train.distillation.teacher")
-    device = Device(name="teacher", runtime="onnxruntime", batch=batch, threads=threads or torch.get_num_threads())
-    session = OnnxRuntime().open(path, device)
-    if len(session.inputs) != 1:
-        raise UserError(f"{path}: a teacher has one input, the images; this has {', '.join(session.inputs) or 'none'}")
-    (name,) = session.inputs
-
-    def teach(images: Tensor) -> Tensor:
-        pixels = np.ascontiguousarray(images.detach().float().cpu().numpy())
-        return torch.from_numpy(session.run({name: pixels})[0]).to(images.device)
-
-    return teach
 
 
 def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> None:

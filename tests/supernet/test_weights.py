@@ -268,3 +268,33 @@ def test_initialise_runs_no_code_and_reads_no_other_format(tmp_path: Path, monke
     assert initialisation(Path("w.onnx")) == (
         "--init w.onnx: not a file of weights (.pt, .pth, .safetensors); give --init another run or file"
     )
+
+
+@pytest.mark.parametrize("write", [as_checkpoint, as_state_dict, as_safetensors])
+def test_weights_of_no_number_are_neither_loaded_nor_started_from(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = supernet()
+    name = next(name for name in broken.state_dict() if name.endswith("running_var"))
+    broken.state_dict()[name][0] = float("nan")
+    monkeypatch.setattr(f"{__name__}.supernet", lambda *given: broken)
+    path = tmp_path / ("w.safetensors" if write is as_safetensors else "w.pt")
+    write(path)
+    monkeypatch.undo()
+    found = f"{name} holds NaN in 1 of {len(broken.state_dict()[name])} numbers"
+    assert initialisation(path) == f"--init {path}: no weights to start from: {found}; give --init another run or file"
+    if write is as_checkpoint:
+        assert refusal(path) == (f"{path}: no weights to compute with: {found}; delete it to go on from the one before")
+
+
+def test_zeros_are_nothing_to_start_from(tmp_path: Path) -> None:
+    state = {name: torch.zeros_like(value) for name, value in supernet().state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    assert "is zero everywhere, and it is a variance" in initialisation(tmp_path / "w.pt")
+
+
+def test_a_classifier_that_is_not_taken_may_hold_anything(tmp_path: Path) -> None:
+    state = dict(supernet().state_dict())
+    state[CLASSIFIER[0]] = torch.zeros_like(state[CLASSIFIER[0]])
+    torch.save(state, tmp_path / "w.pt")
+    require_initialises(tiny_space(), tmp_path / "w.pt")

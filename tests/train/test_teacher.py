@@ -15,8 +15,9 @@ from nasdeploy.errors import UserError
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.losses import kl_divergence
+from nasdeploy.train.onnx_teacher import onnx_teacher
 from nasdeploy.train.sandwich import SandwichStep, draw
-from nasdeploy.train.teacher import onnx_teacher, require_fit, torchvision_teacher, without_gradient
+from nasdeploy.train.teacher import require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
 
@@ -94,6 +95,15 @@ def test_weights_of_another_model(weights: Path) -> None:
     assert said.startswith(f"{weights}: no weights of torchvision's squeezenet1_0 (features.0.weight does not fit)")
 
 
+def test_weights_of_no_number_teach_nothing(network: nn.Module, tmp_path: Path) -> None:
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    state["features.0.bias"][3] = float("inf")
+    torch.save(state, tmp_path / "w.pth")
+    said = refusal(lambda: torchvision_teacher(NAME, tmp_path / "w.pth", 3))
+    found = "features.0.bias holds infinity in 1 of 64 numbers"
+    assert said == f"{tmp_path}/w.pth: no weights of a teacher: {found}; name another file"
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("content", [b"", b"not a state dict", b"PK\x03\x04" + b"\0" * 64])
 def test_a_file_that_is_no_state_dict(content: bytes, suffix: str, tmp_path: Path) -> None:
@@ -132,7 +142,7 @@ def side_of(network: nn.Module) -> int:
 def test_an_onnx_file_gives_its_first_output(onnx: tuple[Path, nn.Module]) -> None:
     path, network = onnx
     given = images(4, side_of(network)).to(memory_format=torch.channels_last)
-    found = onnx_teacher(path, 4, threads=1)(given)
+    found = onnx_teacher(path, 4, threads=1, classes=3)(given)
     with torch.no_grad():
         torch.testing.assert_close(found, network(given), rtol=1e-4, atol=1e-5)
     assert (found.dtype, found.requires_grad) == (torch.float32, False)
@@ -140,9 +150,9 @@ def test_an_onnx_file_gives_its_first_output(onnx: tuple[Path, nn.Module]) -> No
 
 def test_an_onnx_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    assert refusal(lambda: onnx_teacher(path, 2, None)).startswith(f"{path}: no such file")
+    assert refusal(lambda: onnx_teacher(path, 2, None, 3)).startswith(f"{path}: no such file")
     path.write_bytes(b"not ONNX")
-    assert refusal(lambda: onnx_teacher(path, 2, None)).startswith(f"{path}: ONNX Runtime cannot load it")
+    assert refusal(lambda: onnx_teacher(path, 2, None, 3)).startswith(f"{path}: ONNX Runtime cannot load it")
 
 
 # -- what fits the data
@@ -151,23 +161,17 @@ def test_an_onnx_file_that_is_missing_or_damaged(tmp_path: Path) -> None:
 def test_a_teacher_that_fits(onnx: tuple[Path, nn.Module], weights: Path) -> None:
     path, network = onnx
     for teacher, batch in (
-        (onnx_teacher(path, 4, 1), images(4, side_of(network))),
+        (onnx_teacher(path, 4, 1, 3), images(4, side_of(network))),
         (without_gradient(torchvision_teacher(NAME, weights, 3)), images()),
     ):
         require_fit(teacher, "x", batch, 3)
         assert teacher(batch).shape == (len(batch), 3)
 
 
-def test_a_batch_of_another_size(onnx: tuple[Path, nn.Module]) -> None:
-    path, network = onnx
-    said = refusal(lambda: require_fit(onnx_teacher(path, 5, 1), "onnx:x", images(5, side_of(network)), 3))
-    assert said.startswith("teacher onnx:x: refuses batches of shape 5x3x")
-
-
 def test_images_of_another_size(onnx: tuple[Path, nn.Module], weights: Path) -> None:
     path, network = onnx
     side = side_of(network) + 4
-    said = refusal(lambda: require_fit(onnx_teacher(path, 4, 1), "onnx:x", images(4, side), 3))
+    said = refusal(lambda: require_fit(onnx_teacher(path, 4, 1, 3), "onnx:x", images(4, side), 3))
     assert said.startswith(f"teacher onnx:x: refuses batches of shape 4x3x{side}x{side} (")
     assert said.endswith("choose data.size and train.batch_size for it, or another teacher")
     small = without_gradient(torchvision_teacher(NAME, weights, 3))
@@ -176,7 +180,7 @@ def test_images_of_another_size(onnx: tuple[Path, nn.Module], weights: Path) -> 
 
 def test_another_number_of_classes(onnx: tuple[Path, nn.Module]) -> None:
     path, network = onnx
-    said = refusal(lambda: require_fit(onnx_teacher(path, 4, 1), "onnx:x", images(4, side_of(network)), 7))
+    said = refusal(lambda: require_fit(onnx_teacher(path, 4, 1, 3), "onnx:x", images(4, side_of(network)), 7))
     assert said == "teacher onnx:x: 3 classes, and the data have 7; choose another teacher"
 
 

@@ -335,6 +335,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
         {"epoch": None},
         {"epoch": -1},
         {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}}},
+        {"optimizer": {"state": {1: {"momentum_buffer": torch.full((8,), float("nan"))}}}},
     ],
 )
 def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any]) -> None:
