@@ -10,8 +10,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nasdeploy.errors import UserError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
-
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.folder import list_folder
+from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DatasetKind
 from nasdeploy.data.shard_images import ShardImages
 from nasdeploy.data.shards import holds_shards, list_shards

@@ -1,5 +1,6 @@
 """Indices of shards are remembered: making one reads the headers of millions of members."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from nasdeploy.data.cache import Arrays, cache_file, load_arrays, store_arrays, 
 from nasdeploy.data.shard_index import ShardIndex, index_of
 from nasdeploy.errors import UserError
 
-_VERSION = 1
+_VERSION = 2
 _WORTH_KEEPING = 20_000
 """Samples; fewer are found in a second or two."""
 
@@ -46,6 +47,7 @@ def _index(stored: Arrays, shards: tuple[Path, ...]) -> ShardIndex:
         name=stored["name"],
         text=stored["text"],
         texts=tuple(str(text) for text in stored["texts"]),
+        passed=json.loads(str(stored["passed"])),
     )
 
 
@@ -58,4 +60,5 @@ def _arrays(index: ShardIndex, state: str) -> Arrays:
         "name": index.name,
         "text": index.text,
         "texts": np.array(index.texts),
+        "passed": np.array(json.dumps(index.passed)),
     }

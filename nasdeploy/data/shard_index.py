@@ -8,7 +8,8 @@ label that in `.cls` (a number or the name of a class) or under `label` in `.jso
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.data.decode import SUFFIXES
+from nasdeploy.data.files import SUFFIXES, grouped, is_hidden
 from nasdeploy.data.images import Indices
 from nasdeploy.errors import UserError
 
@@ -33,6 +34,8 @@ _LONGEST_LABEL = 200
 
 Members = dict[str, tarfile.TarInfo]
 """Of a sample, by extension in lower case."""
+_Named = tuple[str, str, tarfile.TarInfo]
+"""Key, extension and member."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class ShardIndex:
     """The samples of some shards in order, as arrays `[N]`.
 
     `shard`: number of the sample's shard. `offset` and `size`: of its image in that shard, in bytes. `name`: of the
-    image's member, encoded. `text`: number of its label in `texts`, which are sorted.
+    image's member, encoded. `text`: number of its label in `texts`, which are sorted. `passed`: members that are
+    hidden, a tool's, or of no sample, counted by name.
     """
 
     shards: tuple[Path, ...]
@@ -50,6 +54,7 @@ class ShardIndex:
     name: npt.NDArray[np.bytes_]
     text: Indices
     texts: tuple[str, ...]
+    passed: Mapping[str, int]
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -74,6 +79,7 @@ class _Samples(NamedTuple):
     size: Indices
     name: npt.NDArray[np.bytes_]
     label: npt.NDArray[np.str_]
+    passed: Counter[str]
 
 
 def index_of(shards: tuple[Path, ...]) -> ShardIndex:
@@ -81,16 +87,25 @@ def index_of(shards: tuple[Path, ...]) -> ShardIndex:
     # Threads, because a cold or networked disk answers many requests at once.
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(_samples_in, shards))
-    offset, size, name, label = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    offset, size, name, label = (np.concatenate(arrays) for arrays in zip(*(part[:4] for part in found), strict=True))
     texts, text = np.unique(label, return_inverse=True)
-    numbers = np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.offset) for part in found])
-    return ShardIndex(shards, numbers, offset, size, name, text.astype(np.int64), tuple(str(label) for label in texts))
+    return ShardIndex(
+        shards,
+        shard=np.repeat(np.arange(len(shards), dtype=np.int32), [len(part.offset) for part in found]),
+        offset=offset,
+        size=size,
+        name=name,
+        text=text.astype(np.int64),
+        texts=tuple(str(label) for label in texts),
+        passed=sum((part.passed for part in found), Counter[str]()),
+    )
 
 
 def _samples_in(shard: Path) -> _Samples:
+    passed: Counter[str] = Counter()
     try:
         with tarfile.open(shard, "r:") as archive:
-            groups = list(_grouped(shard, archive))
+            groups = list(_grouped(shard, _named(archive, passed)))
             # Before samples are judged: the last one of a shard that was cut off lacks something.
             _require_end(archive)
             samples = [_sample(shard, archive, key, members) for key, members in groups]
@@ -102,11 +117,12 @@ def _samples_in(shard: Path) -> _Samples:
     if not samples:
         raise UserError(f"{shard}: holds no samples; {LAYOUT}, or remove this shard")
     offset, size, name, label = zip(*samples, strict=True)
-    return _Samples(np.array(offset, dtype=np.int64), np.array(size, dtype=np.int64), np.array(name), np.array(label))
+    places, sizes = np.array(offset, dtype=np.int64), np.array(size, dtype=np.int64)
+    return _Samples(places, sizes, np.array(name), np.array(label), passed)
 
 
-def _grouped(shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Members]]:
-    for key, group in groupby(_named(archive), itemgetter(0)):
+def _grouped(shard: Path, named: Iterable[_Named]) -> Iterator[tuple[str, Members]]:
+    for key, group in groupby(named, itemgetter(0)):
         members: Members = {}
         for _, extension, member in group:
             if extension in members:
@@ -117,18 +133,25 @@ def _grouped(shard: Path, archive: tarfile.TarFile) -> Iterator[tuple[str, Membe
         yield key, members
 
 
-def _named(archive: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, extension and member of everything that belongs to a sample."""
+def _named(archive: tarfile.TarFile, passed: Counter[str]) -> Iterator[_Named]:
+    """Everything that belongs to a sample; what does not is counted."""
     last = -1
     for member in archive:
         if member.size < 0 or member.offset_data <= last:
             raise tarfile.ReadError("a member lies before the one that it follows")
         last = member.offset_data
+        if member.isdir() or _OF_WEBDATASET.match(member.name):
+            continue
         folder, slash, file = member.name.rpartition("/")
         stem, point, extension = file.partition(".")
-        # A sparse member is not stored as it is. A file without a stem is a hidden one.
-        if member.isreg() and not member.issparse() and stem and point and not _OF_WEBDATASET.match(member.name):
+        hidden = next((part for part in member.name.split("/") if part.strip(".") and is_hidden(part)), None)
+        if hidden is not None:
+            passed[grouped(hidden, is_folder=hidden != file)] += 1
+        # A sparse member is not stored as it is.
+        elif member.isreg() and not member.issparse() and stem and point:
             yield folder + slash + stem, extension.lower(), member
+        else:
+            passed[file] += 1
 
 
 def _require_end(archive: tarfile.TarFile) -> None:

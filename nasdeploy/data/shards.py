@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nasdeploy.data.folder import lacking
+from nasdeploy.data.files import is_hidden
 from nasdeploy.data.images import Images, ImageSets, Indices
+from nasdeploy.data.listing import lacking
+from nasdeploy.data.passed_over import hidden_line
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.shard_cache import remembered_index
 from nasdeploy.data.shard_images import WINDOW, ShardImages
@@ -31,7 +33,7 @@ class ShardListing:
 
 def holds_shards(path: Path) -> bool:
     """Whether the training part of a folder is tar shards."""
-    return any((path / "train").glob("*.tar"))
+    return any(not is_hidden(shard.name) for shard in (path / "train").glob("*.tar"))
 
 
 def list_shards(path: Path) -> ShardListing:
@@ -47,6 +49,8 @@ def list_shards(path: Path) -> ShardListing:
         for part, folder in parts.items()
         for note in lacking(folder, _without_images(images[part], classes) if part != "train" else [])
     ]
+    for part, folder in parts.items():
+        notes += hidden_line(folder, found[part].passed, "hidden, of tools or of no sample")
     if images["train"].is_sorted:
         notes.append(
             f"{parts['train']}: shards hold few classes each, and only the samples of {WINDOW} shards at a time are "
@@ -56,7 +60,7 @@ def list_shards(path: Path) -> ShardListing:
 
 
 def _shards_in(folder: Path) -> tuple[Path, ...]:
-    shards = tuple(sorted(path for path in folder.glob("*.tar") if not path.name.startswith(".")))
+    shards = tuple(sorted(path for path in folder.glob("*.tar") if not is_hidden(path.name)))
     if shards:
         return shards
     packed = sorted(path.name for pattern in ("*.tar.*", "*.tgz") for path in folder.glob(pattern))

@@ -57,9 +57,11 @@ def predict(
     model = first_runnable(bundle, manifest, device)
     progress.say(f"predict: {model.path} on device {model.device.name}")
     try:
-        files = list(image_files(images))
+        files, notes = image_files(images)
     except Refused as refusal:
         raise UserError(str(refusal)) from None
+    for note in notes:
+        progress.say(f"predict: {note}")
     outcomes: list[Prediction | str] = []
     with model.opened() as session, progress.task("images", len(files)) as task:
         for each in _each(files, session, manifest, top):

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL.Image import Image
 
 from nasdeploy.data.datasets import open_data
-from nasdeploy.data.decode import SUFFIXES, UnreadableImage
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.files import SUFFIXES
 from nasdeploy.data.images import FileImages, Images
 from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export.bundle.opening import Runnable, runnable

@@ -43,7 +43,7 @@ def test_notes_about_the_folder_are_shown_unless_quiet(
     (photos / "train/a/notes.txt").write_text("x")
     init(photos, tmp_path / "1.yaml")
     shown = capsys.readouterr()
-    assert "1 files that are no images ignored" in shown.err
+    assert "a: 1 of 13 are .txt, which are no images" in shown.err
     assert shown.out.startswith(f"wrote {tmp_path}/1.yaml: space digits, 360 epochs")
     init(photos, tmp_path / "2.yaml", quiet=True)
     assert capsys.readouterr().err == ""

@@ -23,3 +23,24 @@ def write_folder(root: Path, parts: Mapping[str, Mapping[str, int]], side: int =
                 noise(side, side, seed).save(folder / f"{number}{suffix}")
                 seed += 1
     return root
+
+
+def write_odd_part(part: Path) -> None:
+    """Two classes, cat and dog, of two images each, among everything that is passed over or comes by a link."""
+    elsewhere = part.parent / "elsewhere"
+    for name in (
+        *("cat/a.jpg", "cat/deep/b.JFIF", "dog/a.png"),
+        *("cat/.ipynb_checkpoints/a.jpg", "cat/@eaDir/a.jpg", "cat/deep/.AppleDouble/a.jpg", "dog/#snapshot/x/a.jpg"),
+        *("@eaDir/a.jpg", "__MACOSX/dog/._a.png", "cat/._a.jpg", "dog/Thumbs.db", ".DS_Store"),
+        *("cat/c.heic", "dog/deep/d.HEIC", "dog/README"),
+    ):
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        (part / name).write_bytes(b"")
+    (elsewhere / "more").mkdir(parents=True)
+    (elsewhere / "more/b.jpg").write_bytes(b"")
+    for link, target in (
+        *(("dog/linked", elsewhere), ("dog/again", elsewhere / "more"), ("dog/up", part)),
+        *(("dog/gone.jpg", part / "nowhere"), ("cat/round", part / "cat/round")),
+        ("cat/.hidden", elsewhere),
+    ):
+        (part / link).symlink_to(target)

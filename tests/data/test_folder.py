@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nasdeploy.data.datasets import open_data
-from nasdeploy.data.folder import list_folder
 from nasdeploy.data.images import ImageSets
+from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
 from tests.data.pictures import noise, write_folder
@@ -50,20 +50,6 @@ def test_labels_follow_the_folders(tmp_path: Path) -> None:
     for part in ("train", "search", "test"):
         names = [path.parent.name for path in files(sets, part)]
         assert names == [sets.classes[label] for label in getattr(sets, part).labels]
-
-
-def test_other_files_are_counted(tmp_path: Path) -> None:
-    root = write_folder(tmp_path, {**TRAIN, "test": {"cat": 2}})
-    for name in ("train/cat/.DS_Store", "train/cat/notes.txt", "train/dog/a.csv", "train/readme.md", "train/loose.png"):
-        (root / name).write_text("x")
-    (root / "train/.cache").mkdir()
-    assert opened(root).notes == (
-        f"{root}: 1 files outside the class folders ignored",
-        f"{root}: 3 files that are no images ignored",
-        f"{root}: 1 hidden files ignored",
-        f"{root / 'test'}: no images of dog, so that its accuracy says nothing about that; add some, or remove "
-        f"{root / 'test'} to have training images set apart instead",
-    )
 
 
 def test_classes_that_validation_lacks_are_named_with_the_ways_out(tmp_path: Path) -> None:

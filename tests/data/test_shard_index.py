@@ -298,3 +298,16 @@ def test_a_shard_that_is_gone_is_named(shard: Path) -> None:
     with pytest.raises(UserError) as caught:
         remembered_index(shard.parent, (shard,))
     assert str(caught.value) == f"{shard}: cannot be read (No such file or directory); check the file"
+
+
+# -- what is no data
+
+
+def test_members_that_are_hidden_or_of_tools_are_no_samples(tmp_path: Path) -> None:
+    hidden = ["d/@eaDir/a.jpg", "d/.ipynb_checkpoints/a.cls", "#recycle/x/a.png", "d/._a.cls", "Thumbs.db", ".x.jpg"]
+    path = write_members(tmp_path / "0.tar", ["d/a.jpg", *hidden, "d/a.cls", "README", "./b.jpg", "./b.cls"])
+    found = index_of((path,))
+    assert images(found) == [("7", b"0"), ("10", b"9")]
+    assert found.passed == dict.fromkeys(
+        ("@eaDir/", ".ipynb_checkpoints/", "#recycle/", "._*", "Thumbs.db", ".x.jpg", "README"), 1
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.data.folder import list_folder
+from nasdeploy.data.listing import list_folder
 from nasdeploy.data.shards import list_shards
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import load_recipe

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,25 @@ except ImportError as error:
     sys.exit(f"predict.py: {error.name} is not installed; run: pip install numpy pillow onnxruntime")
 
 SUMS, MANIFEST, SAMPLE = "SHA256SUMS", "manifest.json", "sample.npz"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"})
+SUFFIXES = frozenset(
+    # JPEG, also under its older names.
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".mpo"}
+    | {".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".qoi"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
+)
+"""Of images that Pillow reads without further packages, in lower case."""
+
+OF_TOOLS = frozenset(
+    {
+        *("@eadir", "@tmp", "@synoresource", "#recycle", "#snapshot"),  # Synology
+        *("@recycle", "@recently-snapshot", "~snapshot"),  # QNAP, NetApp
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "resource.frk"),  # macOS
+        *("$recycle.bin", "system volume information", "found.000"),  # Windows
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini"),
+        *("lost+found", "lost.dir", "__pycache__"),
+    }
+)
+"""Names, in lower case, of what systems and tools keep for themselves without hiding it."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*)")
 _APART = re.compile(
@@ -307,18 +326,79 @@ def probabilities(logits: Array) -> Array:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def image_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files given, and the images in the folders given, sorted; raises `Refused` for what is not there."""
+def image_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The files given and the images in the folders given, sorted, and a line for each folder of what was passed over.
+
+    Links are followed; a folder that several ways lead to is read once. Raises `Refused` for what is not there.
+    """
+    files: list[Path] = []
+    notes: list[str] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+            found, passed = _images_below(path)
+            most = sorted(passed.items(), key=lambda each: (-each[1], each[0]))
+            others = ", ".join(f"{count} {kind}" for kind, count in most[:5])
             if not found:
-                raise Refused(f"{path}: holds no images")
-            yield from found
+                raise Refused(f"{path}: holds no images{f' ({others})' if others else ''}")
+            files += sorted(found)
+            notes += [f"{path}: passed over: {others}"] if others else []
         elif path.exists():
-            yield path
+            files.append(path)
         else:
             raise Refused(f"{path}: no such file or folder")
+    return files, notes
+
+
+def _images_below(root: Path) -> tuple[list[Path], Counter[str]]:
+    """Images at any depth, and how many other files and folders there are, by kind."""
+    found: list[Path] = []
+    passed: Counter[str] = Counter()
+    seen = {str(folder) for folder in Path(os.path.realpath(root)).parents}
+    links = [str(root)]
+    while links:
+        for parent, folders, names in os.walk(links.pop(0), onerror=_unreadable):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            shown = sorted(name for name in folders if not is_hidden(name))
+            passed["hidden folders or of tools"] += len(folders) - len(shown)
+            linked = [name for name in shown if os.path.islink(os.path.join(parent, name))]
+            links += [os.path.join(parent, name) for name in linked]
+            folders[:] = [name for name in shown if name not in linked]
+            for name in names:
+                kind = _kind(parent, name)
+                if kind:
+                    passed[kind] += 1
+                else:
+                    found.append(Path(parent, name))
+    return found, +passed
+
+
+def _unreadable(error: OSError) -> None:
+    raise Refused(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or move it elsewhere")
+
+
+def _kind(parent: str, name: str) -> str:
+    """What a file is that is passed over; empty for an image."""
+    if is_hidden(name):
+        return "hidden files or of tools"
+    if not os.path.isfile(os.path.join(parent, name)):
+        return "links that lead nowhere, or no files"
+    suffix = suffix_of(name)
+    return "" if suffix in SUFFIXES else ascii(suffix)[1:-1] or "without a suffix"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden or a tool's own: no data, whatever it holds and however deep it lies."""
+    return name.startswith(".") or name.casefold() in OF_TOOLS
+
+
+def suffix_of(name: str) -> str:
+    """What a file's name ends in, from its last point on, in lower case; empty if it has none."""
+    stem, point, suffix = name.rpartition(".")
+    return point + suffix.lower() if stem else ""
 
 
 # -- the command
@@ -337,9 +417,11 @@ def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).p
         sums = check_sums(folder)
         manifest = read_manifest(folder)
         model = open_model(folder, manifest, sums, given.model)
-        files = list(image_files(given.images))
+        files, notes = image_files(given.images)
     except Refused as refusal:
         return _complain(refusal)
+    for note in notes:
+        print(f"predict.py: {note}", file=sys.stderr)
     return max(_classify(file, model, manifest, given.top) for file in files)
 
 

@@ -1,5 +1,6 @@
 """What travels in a bundle does to images exactly what nasdeploy does, and runs without it."""
 
+import inspect
 import io
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasdeploy.data import decode
+from nasdeploy.data import decode, files
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.transforms import prepare
+from nasdeploy.data.walk import read_part
 from nasdeploy.export.bundle import predict
 from nasdeploy.nn.rescale import rescale
+from tests.data.pictures import write_odd_part
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AS_WRITTEN = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
@@ -93,7 +96,39 @@ def test_files_of_any_kind_are_read_as_nasdeploy_reads_them(kinds: dict[str, Pat
         found, expected = predict.read_rgb(path), decode.read_rgb(path)
         assert (found.mode, found.size) == ("RGB", expected.size), kind
         assert found.tobytes() == expected.tobytes(), kind
-    assert predict.SUFFIXES == decode.SUFFIXES
+
+
+def test_what_counts_as_data_is_what_does_for_nasdeploy() -> None:
+    assert predict.SUFFIXES == files.SUFFIXES
+    assert predict.OF_TOOLS == files.OF_TOOLS
+    for function in ("is_hidden", "suffix_of"):
+        assert inspect.getsource(getattr(predict, function)) == inspect.getsource(getattr(files, function))
+
+
+def test_files_of_a_tree_are_those_of_nasdeploy(tmp_path: Path) -> None:
+    write_odd_part(tmp_path / "part")
+    part = read_part(tmp_path / "part")
+    found, (note,) = predict.image_files([tmp_path / "part"])
+    assert found == sorted(path for images in part.images.values() for path in images)
+    assert note == (
+        f"{tmp_path / 'part'}: passed over: 7 hidden folders or of tools, 3 hidden files or of tools, "
+        "2 .heic, 2 links that lead nowhere, or no files, 1 without a suffix"
+    )
+
+
+def test_a_file_that_was_named_is_read_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "@eaDir").mkdir()
+    hidden = tmp_path / "@eaDir/.x.heic"
+    hidden.write_bytes(b"")
+    assert predict.image_files([hidden]) == ([hidden], [])
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    for name in ("a.heic", "b.heic", ".c.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(predict.Refused) as caught:
+        predict.image_files([tmp_path])
+    assert str(caught.value) == f"{tmp_path}: holds no images (2 .heic, 1 hidden files or of tools)"
 
 
 def damaged_images() -> dict[str, bytes]:
