@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 # a process of their own: after they were loaded, test processes have died now and then; mypy runs beside it. Tests that
 # measure time run alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
-	tests/conformance/test_formats.py tests/conformance/test_exported.py
+	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py
 
 test: style
 	$(MAKE) --no-print-directory ordinary

@@ -4,6 +4,7 @@ Options of a device are OpenVINO's properties, and may replace those that are se
 """
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,18 @@ from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, T
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
+
+
+@cache
+def the_core() -> Any:
+    """The one `openvino.Core` of this process, which is kept until it ends.
+
+    Each sets up a stack for signal handlers and gives back the one before when it is closed. Of two that are closed in
+    the order in which they were opened, the memory of the first stays the stack, and the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVino:
@@ -40,10 +53,8 @@ class OpenVino:
 
     def open(self, model: Model, device: Target) -> Session:
         """A compiled model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
-        import openvino
-
         name, content = _file_or_bytes(model)
-        core = openvino.Core()
+        core = the_core()
         try:
             graph = core.read_model(content)
         except RuntimeError as error:

@@ -37,9 +37,7 @@ def test_what_is_hidden_or_of_a_tool_is_no_data_at_any_depth(name: str, tmp_path
     assert read_part(tmp_path).hidden.total() == 3
 
 
-@pytest.mark.parametrize(
-    "name", ["@home", "#1", "$100", "lost", "recycle", "thumbs", "x.git", "snapshot", "…"]
-)
+@pytest.mark.parametrize("name", ["@home", "#1", "$100", "lost", "recycle", "thumbs", "x.git", "snapshot", "…"])
 def test_other_names_are_classes(name: str, tmp_path: Path) -> None:
     assert not is_hidden(name)
     assert images(write(tmp_path, f"{name}/a.jpg")) == {name: [f"{name}/a.jpg"]}

@@ -16,6 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -309,11 +310,17 @@ def _onnxruntime(path: Path) -> Model:
     return lambda inputs: session.run(None, {name: inputs})[0]
 
 
-def _openvino(path: Path) -> Model:
+@cache
+def _core() -> Any:
+    """One for all models: of two that are closed a signal may end the process."""
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(path: Path) -> Model:
     # Without the hint some processors compute in bfloat16.
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = _core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: next(iter(compiled(inputs).values()))
 
 

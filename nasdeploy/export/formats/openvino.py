@@ -9,6 +9,7 @@ from nasdeploy.export.formats.format import Interchange, Source, mismatch
 from nasdeploy.export.formats.sdk import lacking
 from nasdeploy.export.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.openvino import the_core
 from nasdeploy.runtimes.runtime import Precision
 
 _TYPES = {"float32": "f32"}
@@ -40,7 +41,7 @@ class OpenVinoFormat(Interchange):
         # compute in fp16 where the processor cannot.
         onnx = source.onnx("fp32" if source.precision == "fp16" else source.precision)
         try:
-            model = openvino.Core().read_model(onnx)
+            model = the_core().read_model(onnx)
             openvino.save_model(model, path, compress_to_fp16=source.precision == "fp16")
         except RuntimeError as error:
             raise UserError(
@@ -49,10 +50,8 @@ class OpenVinoFormat(Interchange):
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What OpenVINO's reader finds; and inputs and outputs that are not as they should be."""
-        import openvino
-
         try:
-            model = openvino.Core().read_model(path, path.with_suffix(".bin"))
+            model = the_core().read_model(path, path.with_suffix(".bin"))
         except RuntimeError as error:
             return [f"OpenVINO: {one_line(error)}"]
         return [*_ports("input", model.inputs, inputs), *_ports("output", model.outputs, outputs)]
