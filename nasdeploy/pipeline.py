@@ -16,6 +16,7 @@ from nasdeploy.steps import train as train_step
 from nasdeploy.steps.choice import ExportRequest, request_export
 from nasdeploy.steps.profile import ensure_table
 from nasdeploy.steps.request import Bounds, SearchRequest, latency_devices, request_search
+from nasdeploy.steps.resume import has_its_weights
 from nasdeploy.store.run import Run
 
 
@@ -44,7 +45,7 @@ def run_all(
 
 def _trained(recipe: Recipe, directory: Path, progress: Progress, restart: bool) -> Run:
     run = None if restart else train_step.begun(recipe, directory)
-    if run is None or not run.is_finished("train"):
+    if run is None or not run.is_finished("train") or not has_its_weights(run):
         trained = train_step.train(recipe, directory, progress, restart=restart)
         if trained is None:
             raise _alone()
@@ -57,8 +58,10 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     """The run's search result if it is of this request, else that of a search now."""
     run = request.run
     if run.is_finished("search") and run.facts("search") == search_step.facts(request):
-        progress.say(f"search: {run.search_result} is there")
-        return load_result(run.search_result)
+        found = load_result(run.search_result)
+        if found.weights in (None, request.weights.facts):
+            progress.say(f"search: {run.search_result} is there")
+            return found
     result = search_step.search(request, progress)
     if result is None:
         raise _alone()
@@ -81,7 +84,9 @@ def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportM
         except UserError as error:
             progress.say(f"export: {error}")
         else:
-            same = manifest.device == request.device and manifest.origin.budget == request.budget
+            origin = manifest.origin
+            same = manifest.device == request.device and origin.budget == request.budget
+            same = same and origin.weights in (None, request.weights.facts)
             if same and isinstance(manifest.recalibration, Recalibration):
                 progress.say(f"export: {directory} is there")
                 return directory, manifest

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.recipe import Recipe
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+OptionalRecipeArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="A recipe file, or the name of a shipped one [default: the run's own]."),
+]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of images, over the recipe's.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. --set train.epochs=5.")
@@ -23,7 +28,7 @@ RestartFlag = Annotated[bool, typer.Option("--restart", help="Discard the run in
 
 
 def train(
-    recipe: RecipeArgument,
+    recipe: OptionalRecipeArgument = None,
     data: DataOption = None,
     run_directory: DirectoryOption = None,
     assignments: SetOption = None,
@@ -41,12 +46,12 @@ def train(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a supernet with in-place distillation; the same command resumes."""
+    """Train a supernet with in-place distillation; the same command resumes, and so does --run without a recipe."""
     from nasdeploy.train.reporting import FailedElsewhere, first_of_host, reported_once
 
     try:
         with reported_once(first_of_host):
-            loaded = _loaded(recipe, assignments or (), data, alone)
+            loaded = _loaded(recipe, run_directory, assignments or (), data, alone)
 
         from nasdeploy.progress import Progress
         from nasdeploy.steps import train as step
@@ -61,10 +66,19 @@ def train(
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
 
 
-def _loaded(recipe: str, assignments: Sequence[str], data: str | None, alone: str | None) -> "Recipe":
-    from nasdeploy.recipe import load_recipe
+def _loaded(
+    recipe: str | None, run: Path | None, assignments: Sequence[str], data: str | None, alone: str | None
+) -> "Recipe":
+    """The recipe that is given, or that of the run in a directory."""
+    from nasdeploy.recipe import load_recipe, recipe_of
+    from nasdeploy.store.run import Run
 
-    loaded = load_recipe(recipe, assignments, data)
+    if recipe is not None:
+        loaded = load_recipe(recipe, assignments, data)
+    elif run is not None:
+        loaded = recipe_of(Run.open(run), assignments, data)
+    else:
+        raise UserError("no recipe given; name one, or with --run DIR a run to go on with")
     if alone is not None:
         from nasdeploy.steps.alone import train_alone
 

@@ -15,6 +15,7 @@ from nasdeploy.plan import Plan
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.settings import Settings
+from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.records import read_record
 
 MANIFEST = "manifest.json"
@@ -72,6 +73,8 @@ class Origin(Settings):
     recipe: dict[str, Any]
     budget: dict[str, float]
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
+    weights: WeightsFacts | None = None
+    """Of the supernet; None in exports of earlier versions."""
 
 
 class Quantisation(Settings):

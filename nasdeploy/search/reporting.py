@@ -15,6 +15,7 @@ from nasdeploy.search.problem import Problem
 from nasdeploy.search.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
 from nasdeploy.search.search import Outcome, Timings
 from nasdeploy.search.settings import SearchSettings
+from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluation
 
 
@@ -26,6 +27,7 @@ def result_of(
     *,
     id: str,
     supernet: str,
+    weights: WeightsFacts,
     settings: SearchSettings,
     finished: str,
 ) -> SearchResult:
@@ -47,6 +49,7 @@ def result_of(
         finished=finished,
         strategy=settings.strategy,
         supernet=supernet,
+        weights=weights,
         space=problem.space.digest,
         devices=devices,
         precision=problem.precision,

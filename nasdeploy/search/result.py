@@ -9,6 +9,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.search.budget import UNITS, Budget, LatencyLimit, Range
 from nasdeploy.settings import Settings
+from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.records import read_object, read_record
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -142,6 +143,8 @@ class SearchResult(Settings):
     strategy: str
     supernet: str
     """Digest of the weights and of how they were evaluated."""
+    weights: WeightsFacts | None = None
+    """Those that were searched on; None in results of earlier versions."""
     space: str
     devices: tuple[str, ...]
     """Of the latency budget; the first is that of the front. Empty for a search without latency."""

@@ -13,6 +13,7 @@ from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.search.result import SearchResult, load_result
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.evaluations import known_architectures
 from nasdeploy.store.run import Run
 
@@ -31,6 +32,7 @@ class ExportRequest:
     device: Device
     table: LatencyTable | None
     budget: dict[str, float]
+    weights: Weights
 
 
 def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
@@ -41,7 +43,7 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
     Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
     """
     space = space_of(run)
-    run.facts("train")
+    weights = trained_weights(run)
     budget: dict[str, float] = {}
     if text is not None:
         arch = resolve_arch(text, space, known_architectures(run.search_database, space))
@@ -52,18 +54,23 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
         target = load_device(device or recipe.device)
     else:
         result = load_result(run.search_result)
-        arch = _winner(result, space, run.search_result)
+        arch = _winner(result, space, weights, run.search_result)
         progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
         target = _device(device, recipe, result)
         budget = _bounds(result, target)
     table = find_table(space, target) if table_path(space, target).exists() else None
-    return ExportRequest(run, recipe, space, arch, target, table, budget)
+    return ExportRequest(run, recipe, space, arch, target, table, budget, weights)
 
 
-def _winner(result: SearchResult, space: SearchSpace, path: Path) -> Arch:
-    """The search's winner; raises `UserError` if the result in `path` is of another space."""
+def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Path) -> Arch:
+    """The search's winner; raises `UserError` if the result in `path` is of another space or other weights."""
     if result.space != space.digest:
         raise UserError(f"{path}: of another search space ({result.space}, not {space.digest}); search again")
+    if result.weights not in (None, weights.facts):
+        raise UserError(
+            f"{path}: searched on other weights ({result.weights}) than {weights.path} holds ({weights.facts}); search "
+            "again with 'nasdeploy search', or name a network with --arch"
+        )
     try:
         return space.arch(result.winner.arch)
     except UserError as error:

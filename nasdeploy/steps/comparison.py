@@ -11,6 +11,7 @@ from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.search.regimes import regime_edges, sample_regimes
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.run import Run
 
 
@@ -22,6 +23,7 @@ class Contender:
     recipe: Recipe
     space: SearchSpace
     regimes: tuple[tuple[Arch, ...], ...]
+    weights: Weights
 
     @property
     def networks(self) -> int:
@@ -51,7 +53,7 @@ def request_comparison(paths: Sequence[Path], sample: int, regimes: int) -> Comp
     edges = regime_edges(spaces, regimes)
     drawn = [sample_regimes(space, edges, sample, generator(0, "evaluate")) for space in spaces]
     contenders = [
-        Contender(run, recipe_of(run), space, tuple(map(tuple, archs)))
+        Contender(run, recipe_of(run), space, tuple(map(tuple, archs)), trained_weights(run))
         for run, space, archs in zip(runs, spaces, drawn, strict=True)
     ]
     return Comparison(tuple(contenders), edges)

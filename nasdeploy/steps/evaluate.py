@@ -16,7 +16,6 @@ from nasdeploy.steps.comparison import Comparison, Contender
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
-from nasdeploy.train.checkpoint import Checkpoints
 
 PICTURE, RESULT = "evaluate.png", "evaluate.json"
 
@@ -50,11 +49,11 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
 
 def _evaluations(contender: Contender, progress: Progress) -> Regimes:
     run, recipe = contender.run, contender.recipe
-    weights = Checkpoints(run.checkpoints).latest()
-    with run.lock(), Evaluations(run.search_database, supernet_id(recipe, weights)) as kept:
+    weights = contender.weights
+    with run.lock(), Evaluations(run.search_database, supernet_id(recipe, weights.facts)) as kept:
         known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
-        progress.say(f"evaluate: {run.path}, {weights.name}, {contender.networks} networks, {known} known already")
-        evaluator = open_evaluator(run, recipe, contender.space, weights)
+        progress.say(f"evaluate: {run.path}, {weights.path.name}, {contender.networks} networks, {known} known already")
+        evaluator = open_evaluator(run, recipe, contender.space, weights.path)
         with progress.task("evaluate", contender.networks) as task:
 
             def one(arch: Arch) -> Evaluation:
@@ -71,6 +70,7 @@ def _entry(contender: Contender, regimes: Regimes) -> dict[str, Any]:
     return {
         "run": str(contender.run.path),
         "space": contender.space.digest,
+        "weights": contender.weights.facts.model_dump(),
         "regimes": [asdict(box) if box else None for box in boxes],
         "networks": [
             _network(contender.space, arch, evaluation)

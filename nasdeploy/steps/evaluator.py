@@ -1,7 +1,7 @@
 """How the accuracy of a run's architectures is measured, the same in every step, and what it depends on."""
 
 import json
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 
 from nasdeploy.data.batches import calibration_batches
@@ -14,6 +14,7 @@ from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.same_data import require_same_data
+from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
 
@@ -44,12 +45,10 @@ def _drawn(images: Images, recipe: Recipe) -> Images:
     return images.subset(generator(recipe.seed, "held-out order").permutation(len(images)).tolist())
 
 
-def supernet_id(recipe: Recipe, weights: Path) -> str:
+def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:
     """Changes with the weights and with everything else that an accuracy depends on."""
-    with weights.open("rb") as file:
-        content = file_digest(file, "sha256").hexdigest()
     conditions = [
-        content,
+        weights.sha256,
         recipe.seed,
         # Where images lie and how many processes read them changes nothing, and an export's batches only the export.
         # Defaults are left out, so that a setting that is new in some version does not make earlier evaluations those

@@ -20,7 +20,6 @@ from nasdeploy.steps.choice import ExportRequest
 from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.train.checkpoint import Checkpoints
 
 _NONE = Extras()
 
@@ -43,13 +42,15 @@ def export(
     directory = out or run.exports / request.arch.digest
     with run.lock():
         exporter = Exporter(
-            supernet=load_supernet(Checkpoints(run.checkpoints).latest(), request.space).to(compute_device()),
+            supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
             sets=_sets(run, recipe),
             data=recipe.data,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
             target=_target(request, max_drop),
-            origin=Origin(run=str(run.path), recipe=recipe.to_json(), budget=request.budget),
+            origin=Origin(
+                run=str(run.path), recipe=recipe.to_json(), budget=request.budget, weights=request.weights.facts
+            ),
             progress=progress,
         )
         manifest = exporter.export(request.arch, directory, jobs, extras)

@@ -14,6 +14,7 @@ from nasdeploy.search.budget import Budget, LatencyLimit, Range
 from nasdeploy.search.feasible import require_feasible
 from nasdeploy.search.problem import Problem
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.run import Run
 
 
@@ -43,6 +44,7 @@ class SearchRequest:
     tables: tuple[LatencyTable, ...]
     """Of the devices, in their order."""
     budget: Budget
+    weights: Weights
 
 
 def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progress: Progress) -> SearchRequest:
@@ -70,8 +72,9 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
         parse_amount("--memory-mb", bounds.memory_mb, 1e6),
     )
     require_feasible(Problem(space, budget, *tables.values()))
-    run.facts("train")
-    return SearchRequest(run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget)
+    return SearchRequest(
+        run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
+    )
 
 
 def latency_devices(recipe: Recipe, bounds: Bounds) -> list[Device]:

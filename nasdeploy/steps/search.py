@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,7 +31,6 @@ from nasdeploy.steps.means import means_of
 from nasdeploy.steps.request import SearchRequest
 from nasdeploy.steps.searches import keep, next_id
 from nasdeploy.store.evaluations import Evaluations
-from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.ranks import met
 from nasdeploy.train.reporting import FailedElsewhere
 
@@ -47,24 +45,21 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
     return None, or raise `FailedElsewhere` where it failed.
     """
     with met() as meeting:
-        weights = Checkpoints(request.run.checkpoints).latest()
-        supernet = supernet_id(request.recipe, weights)
+        supernet = supernet_id(request.recipe, request.weights.facts)
         if meeting.store is None:
-            return _search(request, weights, supernet, progress, InTurn)
+            return _search(request, supernet, progress, InTurn)
         if meeting.rank > 0:
-            _help_out(request, weights, supernet, meeting.store, meeting.rank)
+            _help_out(request, supernet, meeting.store, meeting.rank)
             return None
         with leading(meeting.store, meeting.world, supernet) as store:
             scoring = partial(
                 Pulled, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
             )
-            return _search(request, weights, supernet, progress, scoring)
+            return _search(request, supernet, progress, scoring)
 
 
-def _search(
-    request: SearchRequest, weights: Path, supernet: str, progress: Progress, scoring: Callable[..., Scoring]
-) -> SearchResult:
-    run, recipe = request.run, request.recipe
+def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: Callable[..., Scoring]) -> SearchResult:
+    run, recipe, weights = request.run, request.recipe, request.weights.path
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights)
@@ -86,11 +81,11 @@ def _search(
             return _written(request, supernet, outcome)
 
 
-def _help_out(request: SearchRequest, weights: Path, supernet: str, store: Store, rank: int) -> None:
+def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:
     """Evaluate what the first process asks for, until it ends."""
 
     def open_score() -> Callable[[Job], Score]:
-        return _score_of(open_evaluator(request.run, request.recipe, request.space, weights))
+        return _score_of(open_evaluator(request.run, request.recipe, request.space, request.weights.path))
 
     code = help_out(store, rank, request.space, open_score, supernet)
     if code:
@@ -124,6 +119,7 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome) -> SearchR
         request.tables,
         id=next_id(run),
         supernet=supernet,
+        weights=request.weights.facts,
         settings=request.recipe.search,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -8,11 +8,11 @@ import torch
 from nasdeploy.errors import UserError
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.onnx_teacher import onnx_teacher
 from nasdeploy.train.precision import layout_of
 from nasdeploy.train.teacher import Teacher, require_fit, torchvision_teacher, without_gradient
@@ -43,7 +43,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
 def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device: torch.device) -> Teacher:
     """The largest network of a run whose training is finished, normalising by batch statistics (once-for-all)."""
     run = Run.open(directory)
-    run.facts("train")
+    weights = trained_weights(run)
     if run.manifest.classes != tuple(classes):
         learned, found = ", ".join(run.manifest.classes), ", ".join(classes)
         raise UserError(f"teacher run:{directory}: it learned the classes {learned}, and the data have {found}")
@@ -54,7 +54,7 @@ def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device
             f"{list(theirs.std)}; set data.mean and data.std to that"
         )
     space = space_of(run)
-    supernet = load_supernet(Checkpoints(run.checkpoints).latest(), space)
+    supernet = load_supernet(weights.path, space)
     network = extract(supernet, space.largest()).to(device).to(memory_format=layout_of(recipe.train, device)).train()
     network.requires_grad_(False)
     side = input_side(network.plan)

@@ -12,8 +12,10 @@ from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe, learned_differences, recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
+from nasdeploy.steps.resume import has_its_weights, leave_out_damaged, trained_facts
 from nasdeploy.steps.same_data import require_same_data
 from nasdeploy.steps.teacher import load_teacher
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
 from nasdeploy.train.checkpoint import Checkpoints
@@ -29,8 +31,9 @@ def train(
 ) -> Run | None:
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
-    `init` is a file of weights to start from, or the directory of a run. Raises `UserError` for a run that is finished
-    or of another recipe, unless `restart` discards it; that happens only when everything else was found to be right.
+    `init` is a file of weights to start from, or the directory of a run. A finished run whose last checkpoint is lost
+    or damaged goes on from the last whole one. Raises `UserError` for a run that is finished or of another recipe,
+    unless `restart` discards it; that happens only when everything else was found to be right.
     Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None;
     where several find the same mistake, one raises it and the others `FailedElsewhere`.
     """
@@ -68,7 +71,7 @@ def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, in
         )
         metrics = trainer.run(prepared.weights)
         if ranks.first:
-            run.finish("train", metrics)
+            run.finish("train", trained_facts(run, metrics, progress))
     return run
 
 
@@ -106,6 +109,9 @@ def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progr
     if restart:
         Run.discard(directory)
     sets, space = prepared.sets, prepared.origin.space
+    if prepared.begun is not None:
+        with prepared.begun.lock():
+            leave_out_damaged(prepared.begun, progress)
     _announce(prepared.begun or _create(recipe, directory, sets, space), sets, space, progress)
 
 
@@ -132,7 +138,7 @@ def _origin(recipe: Recipe, space: SearchSpace) -> Origin:
 def _unfinished(recipe: Recipe, directory: Path) -> Run | None:
     """The run to go on with, None if it was not begun; raises `UserError` if there is nothing left to train."""
     run = begun(recipe, directory)
-    if run is not None and run.is_finished("train"):
+    if run is not None and run.is_finished("train") and has_its_weights(run):
         raise UserError(
             f"{directory}: training is finished; go on with 'nasdeploy search', give another directory with --run, or "
             "train anew with --restart"
@@ -180,7 +186,8 @@ def _weights_of(init: Path, replaced: Path | None) -> Path:
         )
     if init.is_file() or (init.suffix in FORMATS and not init.is_dir()):
         return init
-    return Checkpoints(Run.open(init).checkpoints).latest()
+    run = Run.open(init)
+    return trained_weights(run).path if run.is_finished("train") else Checkpoints(run.checkpoints).latest()
 
 
 def default_directory(recipe: Recipe) -> Path:

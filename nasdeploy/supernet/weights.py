@@ -1,12 +1,9 @@
 """Supernet weights in files: written whole, read without pickle, and only into the space that they belong to."""
 
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +12,7 @@ from torch import Tensor
 
 from nasdeploy.errors import UserError
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.checkpoints import is_whole
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet.sound import unsound
 from nasdeploy.supernet.supernet import Supernet
@@ -42,7 +40,7 @@ def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
     """The content of a weights file; raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
-    if not _intact(path):
+    if not is_whole(path):
         raise UserError(f"{path}: damaged, or no weights of nasdeploy; {remedy}")
     content = _unpickled(path)
     if not _is_ours(content):
@@ -57,15 +55,6 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
         return None
-
-
-def _intact(path: Path) -> bool:
-    """Whether the archive's checksums are right: torch does not look at them, and would load flipped bits."""
-    try:
-        with ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (BadZipFile, OSError, EOFError, ValueError, LookupError, RuntimeError, struct.error, zlib.error):
-        return False
 
 
 def _is_ours(content: Any) -> bool:
@@ -161,7 +150,7 @@ def _initial(path: Path) -> Mapping[str, Tensor]:
     content: Any
     if path.suffix == _SAFE:
         content = _read_safe(path)
-    elif _intact(path):
+    elif is_whole(path):
         content = _unpickled(path)
     else:
         raise UserError(f"--init {path}: damaged, or no weights of nasdeploy; {_OTHER_WEIGHTS}")

@@ -1,7 +1,6 @@
 """Checkpoints of a training run, after each epoch and in between; the last few are kept."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,12 @@ import torch
 from torch.amp import GradScaler
 
 from nasdeploy.errors import UserError
+from nasdeploy.store.checkpoints import BEST, checkpoint_files, checkpoint_name
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.average import MovingAverage, averaged_supernet
 from nasdeploy.train.totals import Totals
-
-BEST = "best.pt"
-_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.pt")
 
 
 @dataclass
@@ -42,8 +39,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Checkpoint files, oldest first."""
-        found = [(match, path) for path in self.directory.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2] or 0)))]
+        return checkpoint_files(self.directory)
 
     def latest(self) -> Path:
         """The newest file; raises `UserError` if there is none."""
@@ -78,13 +74,17 @@ class Checkpoints:
 
     def mark_best(self, position: Position) -> None:
         """Let `best.pt` be the same file as the checkpoint at a position, which may be removed later."""
-        path = self._path(position)
-        with replacing(self.directory / BEST) as mark:
-            try:
-                os.link(path, mark)
-            except OSError:
-                # Not every file system has links.
-                shutil.copyfile(path, mark)
+        _same_file(self._path(position), self.directory / BEST)
+
+    def restore_best(self) -> Path:
+        """Let the best epoch's checkpoint, which was kept as `best.pt`, be there under its own name again; its path."""
+        best = self.directory / BEST
+        try:
+            position = _position(weights.read(best))
+        except (KeyError, ValueError, TypeError):
+            raise UserError(f"{best}: damaged; start anew with --restart") from None
+        _same_file(best, self._path(position))
+        return self._path(position)
 
     def resume(
         self,
@@ -117,16 +117,22 @@ class Checkpoints:
 
     def _remedy(self) -> str:
         """What to do if the newest file is damaged."""
-        if len(self.all()) > 1:
+        if len(self.all()) > 1 or (self.directory / BEST).exists():
             return "delete it to go on from the one before"
-        best = self.directory / BEST
-        if best.exists():
-            return f"delete it and rename {best} to epoch-E.pt, E being its epoch in 6 digits, to go on from there"
         return "it is the only one: start anew with --restart"
 
     def _path(self, position: Position) -> Path:
-        step = f"-step-{position.step:06d}" if position.step else ""
-        return self.directory / f"epoch-{position.epoch:06d}{step}.pt"
+        return self.directory / checkpoint_name(position.epoch, position.step)
+
+
+def _same_file(path: Path, other: Path) -> None:
+    """Let `other` be the same file as `path`."""
+    with replacing(other) as mark:
+        try:
+            os.link(path, mark)
+        except OSError:
+            # Not every file system has links.
+            shutil.copyfile(path, mark)
 
 
 def _require_fit(optimizer: torch.optim.Optimizer) -> None:

@@ -28,9 +28,9 @@ from nasdeploy.search.problem import Problem
 from nasdeploy.space import Codes, SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.run import Run
-from nasdeploy.train.checkpoint import Checkpoints
 
 
 def main() -> None:
@@ -79,12 +79,12 @@ def _trained(path: Path) -> Run:
 
 def _evaluated(run: Run, space: SearchSpace, count: int) -> tuple[Codes, list[Evaluation]]:
     """Codes `[count, choices]` drawn uniformly, each network once, and their accuracies."""
-    recipe, weights = recipe_of(run), Checkpoints(run.checkpoints).latest()
+    recipe, weights = recipe_of(run), trained_weights(run)
     drawn = space.decode(space.sample_codes(2 * count, generator(0, "accuracy predictor")))
     archs = list(dict.fromkeys(drawn))[:count]
-    evaluator = open_evaluator(run, recipe, space, weights)
+    evaluator = open_evaluator(run, recipe, space, weights.path)
     with (
-        Evaluations(run.path / "predictor-bench.sqlite", supernet_id(recipe, weights)) as known,
+        Evaluations(run.path / "predictor-bench.sqlite", supernet_id(recipe, weights.facts)) as known,
         Progress().task("evaluating", count) as task,
     ):
         found = []

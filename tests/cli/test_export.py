@@ -20,6 +20,7 @@ from nasdeploy.latency.files import table_path
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe, recipe_of
 from nasdeploy.steps.choice import request_export
+from nasdeploy.store.checkpoints import WeightsFacts, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
@@ -40,9 +41,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return trained_run(tmp_path)
 
 
-def searched(run: Run, arch: Arch = WINNER, latency_ms: float = 1e6, device: str = "cpu") -> None:
+def searched(
+    run: Run,
+    arch: Arch = WINNER,
+    latency_ms: float = 1e6,
+    device: str = "cpu",
+    weights: WeightsFacts | None = None,
+) -> None:
+    """As an earlier version left it, without `weights`."""
     found = results.found(arch.digest, arch.to_json())
-    result = results.result(found, results.at_most(latency_ms, device), space=SPACE.digest)
+    result = results.result(found, results.at_most(latency_ms, device), space=SPACE.digest, weights=weights)
     write_json(run.search_result, result.model_dump(mode="json"))
 
 
@@ -180,6 +188,21 @@ def test_a_search_result_that_does_not_fit_the_run_is_named(run: Run, changes: d
     write_json(run.search_result, result)
     with pytest.raises(UserError, match=message):
         export()
+
+
+def test_a_winner_is_that_of_the_weights_that_were_searched(run: Run) -> None:
+    weights = trained_weights(run).facts
+    searched(run, weights=weights)
+    export(no_recalibrate=True, quiet=True)
+    assert load_export(run.exports / WINNER.digest).origin.weights == weights
+    text = (run.exports / WINNER.digest / "README.md").read_text()
+    assert f"a supernet after epoch 1 (checkpoint, sha256 {weights.sha256})" in text
+    for others in (weights.model_copy(update={"epoch": 2}), weights.model_copy(update={"sha256": "0" * 64})):
+        searched(run, weights=others)
+        for options in ({}, {"all_pareto": True}):
+            with pytest.raises(UserError, match=r"search\.json: searched on other weights \(.*\); search again with"):
+                export(**options, quiet=True)  # type: ignore[arg-type]
+    export(arch="t0", no_recalibrate=True, quiet=True)
 
 
 def test_a_budget_is_that_of_its_device(run: Run, tmp_path: Path) -> None:

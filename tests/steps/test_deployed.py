@@ -20,7 +20,6 @@ from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.steps.request import Bounds, SearchRequest, request_search
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import input_side
-from nasdeploy.train.checkpoint import Checkpoints
 from tests.export.converted import converted_once  # noqa: F401
 from tests.steps.runs import SPACE, table_of, trained_run
 
@@ -38,8 +37,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def asked(run: Run, device: str) -> tuple[SearchRequest, Evaluator, str]:
     request = request_search(run, recipe_of(run), Bounds(latency=(f"{device}=90%",)), False, QUIET)
-    weights = Checkpoints(run.checkpoints).latest()
-    return request, open_evaluator(run, request.recipe, SPACE, weights), supernet_id(request.recipe, weights)
+    evaluator = open_evaluator(run, request.recipe, SPACE, request.weights.path)
+    return request, evaluator, supernet_id(request.recipe, request.weights.facts)
 
 
 def test_a_score_is_that_of_the_quantised_file(run: Run) -> None:

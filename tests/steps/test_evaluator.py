@@ -1,11 +1,12 @@
 """What makes evaluations those of another supernet, and what does not."""
 
-from pathlib import Path
-
 import pytest
 
 from nasdeploy.recipe import load_recipe
 from nasdeploy.steps.evaluator import supernet_id
+from nasdeploy.store.checkpoints import WeightsFacts
+
+WEIGHTS = WeightsFacts(epoch=1, sha256="a" * 64)
 
 
 @pytest.mark.parametrize(
@@ -22,23 +23,18 @@ from nasdeploy.steps.evaluator import supernet_id
         ("seed=1", False),
     ],
 )
-def test_evaluations_stay_valid_unless_accuracy_depends_on_the_change(tmp_path: Path, change: str, kept: bool) -> None:
-    weights = tmp_path / "weights.pt"
-    weights.write_bytes(b"weights")
-    before = supernet_id(load_recipe("digits"), weights)
-    assert (supernet_id(load_recipe("digits", [change]), weights) == before) is kept
+def test_evaluations_stay_valid_unless_accuracy_depends_on_the_change(change: str, kept: bool) -> None:
+    before = supernet_id(load_recipe("digits"), WEIGHTS)
+    assert (supernet_id(load_recipe("digits", [change]), WEIGHTS) == before) is kept
 
 
-def test_other_weights_are_another_supernet(tmp_path: Path) -> None:
-    for name in ("a.pt", "b.pt"):
-        (tmp_path / name).write_text(name)
+def test_other_weights_are_another_supernet() -> None:
     recipe = load_recipe("digits")
-    assert supernet_id(recipe, tmp_path / "a.pt") != supernet_id(recipe, tmp_path / "b.pt")
+    assert supernet_id(recipe, WEIGHTS) != supernet_id(recipe, WeightsFacts(epoch=1, sha256="b" * 64))
 
 
-def test_moved_images_are_the_same_images(tmp_path: Path) -> None:
-    weights, before = tmp_path / "weights.pt", load_recipe("digits", ["data={kind: cifar10, size: 8, path: here}"])
-    weights.write_bytes(b"weights")
-    assert supernet_id(load_recipe("digits", ["data={kind: cifar10, size: 8, path: there}"]), weights) == supernet_id(
-        before, weights
+def test_moved_images_are_the_same_images() -> None:
+    before = load_recipe("digits", ["data={kind: cifar10, size: 8, path: here}"])
+    assert supernet_id(load_recipe("digits", ["data={kind: cifar10, size: 8, path: there}"]), WEIGHTS) == supernet_id(
+        before, WEIGHTS
     )

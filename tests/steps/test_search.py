@@ -19,6 +19,7 @@ from nasdeploy.search.reporting import found_of
 from nasdeploy.search.result import load_result
 from nasdeploy.steps.request import Bounds, request_search
 from nasdeploy.steps.search import search
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import read_json, write_json
 from nasdeploy.store.run import Run
@@ -79,6 +80,7 @@ def searched(run: Run, *latency: str):
 def test_a_search_for_two_devices_has_the_figures_of_both(run: Run, machine: Machine) -> None:
     result = searched(run, "cpu=90%", "board.yaml=1")
     assert result == load_result(run.search_result) == load_result(run.path / "searches/1.json")
+    assert result.weights == trained_weights(run).facts
     assert result.devices == ("cpu", "board") == tuple(result.winner.latency)
     for one in result.winner.latency.values():
         assert one.predicted_ms == pytest.approx(one.measured_ms)

@@ -93,5 +93,5 @@ def test_a_checkpoint_with_a_damaged_average_is_named(change: dict[str, Any]) ->
         train(tiny_recipe("train.ema=0.9"), Interrupting(6))
     path = Checkpoints(Path("runs/tiny/checkpoints")).latest()
     torch.save({**torch.load(path, weights_only=True), **change}, path)
-    with pytest.raises(UserError, match=r"damaged; delete it and rename \S+/best.pt to epoch-E.pt"):
+    with pytest.raises(UserError, match="damaged; delete it to go on from the one before"):
         train(tiny_recipe("train.ema=0.9"))

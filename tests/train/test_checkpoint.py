@@ -105,7 +105,9 @@ def test_how_often_and_how_many_checkpoints_may_change() -> None:
 # -- the only checkpoint, damaged
 
 
-def test_without_another_checkpoint_the_best_one_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_another_checkpoint_the_best_one_serves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     validated_as(monkeypatch, 0.5, 0.4, 0.3, 0.2)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "finish", killed)
@@ -113,24 +115,20 @@ def test_without_another_checkpoint_the_best_one_serves(monkeypatch: pytest.Monk
             train(tiny_recipe("train.kept_checkpoints=1"))
     (only,) = Checkpoints(Path("runs/tiny/checkpoints")).all()
     only.write_bytes(only.read_bytes()[:1000])
-    with pytest.raises(UserError) as caught:
-        train(tiny_recipe("train.kept_checkpoints=1"))
-    best = only.with_name("best.pt")
-    assert str(caught.value) == (
-        f"{only}: damaged, or no weights of nasdeploy; delete it and rename {best} to epoch-E.pt, E being its epoch in "
-        "6 digits, to go on from there"
-    )
-    only.unlink()
-    best.rename(only.with_name("epoch-000001.pt"))
     validated_as(monkeypatch, 0.4, 0.3)
-    assert [json.loads(line)["epoch"] for line in train(tiny_recipe()).metrics.read_text().splitlines()] == [1, 2, 3]
-    assert torch.load(best, weights_only=True)["epoch"] == 1
+    again = train(tiny_recipe(), Progress())
+    assert [json.loads(line)["epoch"] for line in again.metrics.read_text().splitlines()] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert f"train: {only} is damaged, and lies aside as {only.name}.damaged" in said
+    assert "train: runs/tiny/checkpoints/best.pt serves instead, as epoch-000001.pt" in said
+    assert "train: resumed after epoch 1 of 3" in said
+    assert torch.load(only.with_name("best.pt"), weights_only=True)["epoch"] == 1
 
 
 def test_without_any_other_checkpoint_training_starts_anew() -> None:
     only = Checkpoints(interrupted_after_two_epochs("train.kept_checkpoints=1").checkpoints).latest()
     only.write_bytes(b"")
     with pytest.raises(
-        UserError, match=r"epoch-000002\.pt: damaged, .*; it is the only one: start anew with --restart"
+        UserError, match=r"epoch-000002\.pt: damaged, and no whole checkpoint is left; .*, or start anew with --restart"
     ):
         train(tiny_recipe("train.kept_checkpoints=1"))

@@ -26,6 +26,7 @@ def _title(manifest: ExportManifest) -> str:
             f"# Network {manifest.digest}\n",
             f"An image classifier, exported by nasdeploy on {manifest.created[:10]}: {manifest.macs / 1e6:.4g} M "
             f"multiply-accumulates, {manifest.params / 1e6:.4g} M parameters.",
+            *_weights(manifest),
             f"Its {len(manifest.labels)} classes: {shown}{f' and {more} more' if more > 0 else ''} (`labels` in "
             "manifest.json has all, in the order of the logits).\n",
             "| file | format | precision | size | for |",
@@ -34,6 +35,13 @@ def _title(manifest: ExportManifest) -> str:
             *_embedded(manifest),
         ]
     )
+
+
+def _weights(manifest: ExportManifest) -> list[str]:
+    weights = manifest.origin.weights
+    if weights is None:
+        return []
+    return [f"Its weights are those of a supernet after epoch {weights.epoch} (checkpoint, sha256 {weights.sha256})."]
 
 
 def _embedded(manifest: ExportManifest) -> list[str]:
