@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from nasdeploy.escaping import escaped
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -45,7 +47,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line for the user."""
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(escaped(text), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:

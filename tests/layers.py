@@ -7,7 +7,7 @@ import nasdeploy
 PACKAGE = Path(nasdeploy.__file__).parent
 
 LAYERS = (
-    "errors registry randomness arch plan space costs extremes counting settings progress resources cpus yaml",
+    "errors registry randomness arch plan space costs extremes counting settings progress resources cpus yaml escaping",
     "blocks",
     "spaces",
     "store",

@@ -1,11 +1,14 @@
 """The command `nasdeploy`: every error as one line on stderr, and its exit code."""
 
+import errno
+import io
 import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from nasdeploy.errors import Interrupted, NasdeployError, UserError
+from nasdeploy.errors import Interrupted, NasdeployError, UserError, one_line
+from nasdeploy.escaping import escaped
 
 if TYPE_CHECKING:
     import typer
@@ -17,6 +20,9 @@ def main() -> None:
     # seven times as fast where another process wants a core too. It has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     warnings.showwarning = _warn
+    # What a terminal, a pipe or a code page lacks is escaped; nothing dies of it. On stderr Python does so itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run()
     except NasdeployError as error:
@@ -25,11 +31,25 @@ def main() -> None:
         _stop(Interrupted("stopped; what was finished is kept, and the same command resumes"))
     except BrokenPipeError:
         # Whoever read the output has had enough, as `head` has.
+        _forget_output()
         raise SystemExit(1) from None
+    except MemoryError as error:
+        _stop(UserError(f"not enough memory ({one_line(error)}); use smaller batches or images, or another machine"))
     except OSError as error:
-        if error.strerror is None:
+        if error.strerror is None or error.errno in _FAULTS_OF_OURS:
             raise
-        _stop(NasdeployError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror))
+        _forget_output()
+        _stop(UserError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror))
+
+
+_FAULTS_OF_OURS = frozenset({errno.EBADF, errno.ECHILD, errno.EFAULT, errno.EINVAL, errno.ENOTTY, errno.ESPIPE})
+"""All other errors of the system tell of a path, a disk, a limit or a network, which the user can see to."""
+
+
+def _forget_output() -> None:
+    """Keep Python from writing once more, when it ends, what the output refused, and from complaining then."""
+    if sys.__stdout__ is not None and sys.stdout is sys.__stdout__:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
 
 
 def _run() -> None:
@@ -68,14 +88,9 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """A library's warning in one line; which line of which file it comes from tells a user nothing."""
-    print(f"nasdeploy: warning: {_one_line(message)}", file=sys.stderr)
+    print(f"nasdeploy: warning: {escaped(message)}", file=sys.stderr)
 
 
 def _stop(error: NasdeployError) -> NoReturn:
-    print(f"nasdeploy: {_one_line(error)}", file=sys.stderr)
+    print(f"nasdeploy: {escaped(error)}", file=sys.stderr)
     raise SystemExit(error.exit_code)
-
-
-def _one_line(message: object) -> str:
-    """Line breaks, as in the name of a file, are shown as such."""
-    return "\\n".join(str(message).splitlines())

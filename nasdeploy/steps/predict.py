@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nasdeploy.errors import UserError
+from nasdeploy.escaping import cell
 from nasdeploy.export.bundle.opening import first_runnable
 from nasdeploy.export.bundle.predict import Refused, image_files, prepare, probabilities, read_rgb
 from nasdeploy.export.bundle.write import load_bundle
@@ -35,14 +36,19 @@ class Predictions:
     """One line each."""
 
     def table(self) -> str:
-        """CSV: file, class, probability, and for each further class that was asked for two more columns."""
+        r"""CSV: file, class, probability, and for each further class that was asked for two more columns.
+
+        Names are escaped: a newline is `\n`, a byte that is not UTF-8 `\xfc`, and what spreadsheets would take for a
+        formula stands behind an apostrophe.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         top = max((len(each.classes) for each in self.found), default=1)
         further = [name for place in range(2, top + 1) for name in (f"class_{place}", f"probability_{place}")]
         writer.writerow(["file", "class", "probability", *further])
         for each in self.found:
-            writer.writerow([each.file, *(cell for name, share in each.classes for cell in (name, f"{share:.6f}"))])
+            classes = (text for name, share in each.classes for text in (cell(name), f"{share:.6f}"))
+            writer.writerow([cell(each.file), *classes])
         return text.getvalue()
 
 

@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 from typing import Any, BinaryIO
 
 from nasdeploy.errors import UserError
+from nasdeploy.escaping import as_json, not_utf8
 
 PARTIAL = ".partial"
 """How hidden directories end in which files are written before they take their place."""
@@ -137,13 +138,20 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 text file, whole or not at all; raises `UserError` for text that UTF-8 cannot hold."""
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: cannot hold {not_utf8(error)}, which is not UTF-8; rename it") from None
+    write_bytes(path, content)
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON, whole or not at all; raises `ValueError` for numbers that are not finite."""
-    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+    """Write indented JSON, whole or not at all; raises `ValueError` for numbers that are not finite.
+
+    Names that are not UTF-8 are escaped, as `in_utf8` does.
+    """
+    write_text(path, json.dumps(as_json(data), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
@@ -161,7 +169,7 @@ def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
 
     The line survives a kill of this process, not a power cut. One process at a time may append.
     """
-    text = json.dumps(line, allow_nan=False) + "\n"
+    text = json.dumps(as_json(line), allow_nan=False) + "\n"
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")

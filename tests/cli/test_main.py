@@ -67,8 +67,21 @@ def test_each_kind_of_error_has_its_exit_code(
 def test_system_errors_are_one_line(
     error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_raising(error, monkeypatch) == 1
+    assert run_raising(error, monkeypatch) == 2
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("error", [OSError(9, "Bad file descriptor"), OSError(22, "Invalid argument"), OSError("what")])
+def test_errors_of_the_system_that_no_user_can_mend_are_not_hidden(
+    error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OSError, match=r"Bad|Invalid|what"):
+        run_raising(error, monkeypatch)
+
+
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_raising(MemoryError("Unable to allocate 7.28 TiB"), monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("nasdeploy: not enough memory (Unable to allocate 7.28 TiB); use smaller")
 
 
 def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +155,7 @@ def test_help_where_there_is_nothing_to_do(
 
 def test_warnings_and_errors_of_the_system_are_one_line_each() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM, "warn"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "nasdeploy: warning: two\\nlines\nnasdeploy: a\\nb: Not there\n"
 
 
@@ -167,3 +180,25 @@ def test_a_reader_that_has_had_enough() -> None:
     command = f'set -o pipefail; "{sys.executable}" -c "{script}" space show alphanet | true'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_an_output_that_is_full_is_one_line() -> None:
+    command = [sys.executable, "-c", "from nasdeploy.cli.main import main; main()", "space", "show", "digits"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "nasdeploy: No space left on device\n")
+
+
+def test_what_an_output_lacks_is_escaped() -> None:
+    """Also that of a reader of stderr: a path in Latin-1, and a character of another script."""
+    command = [
+        sys.executable,
+        "-c",
+        "from nasdeploy.cli.main import main; main()",
+        "devices",
+        b"M\xfcller \xe2\x82\xac\n.yaml",
+    ]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"nasdeploy: ") and b"M\\xfcller \\u20ac\\n.yaml" in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -14,7 +14,8 @@ from onnx import ModelProto, numpy_helper, parser
 
 from nasdeploy.convert import OPSET
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.export.bundle.predict import rescale_weights
+from nasdeploy.export.bundle.predict import cubic_taps
+from nasdeploy.runtimes.runtime import Array
 
 IMAGE = "image"
 """Name of the input: uint8 `[batch, height, width, 3]`, RGB."""
@@ -170,7 +171,7 @@ def _preprocessing(steps: Preprocessing) -> ModelProto:
 
 def _constants(steps: Preprocessing) -> Sequence[onnx.TensorProto]:
     channels = (1, 3, 1, 1)
-    weights = rescale_weights(steps.crop, steps.resolution)
+    weights = _rescale_weights(steps.crop, steps.resolution)
     values = {
         "places": np.arange(steps.crop, dtype=np.float64)[:, np.newaxis],
         "last": np.array([1]),
@@ -185,6 +186,15 @@ def _constants(steps: Preprocessing) -> Sequence[onnx.TensorProto]:
     if steps.crop != steps.resolution:
         values |= {"rescale": weights, "rescale_across": np.ascontiguousarray(weights.T)}
     return [numpy_helper.from_array(value, name) for name, value in values.items()]
+
+
+def _rescale_weights(size: int, side: int) -> Array:
+    """The matrix `[side, size]` of `predict.rescale` along one axis."""
+    places, weights = cubic_taps(size, side)
+    matrix = np.zeros((side, size), np.float32)
+    for place, weight in zip(places, weights, strict=True):
+        np.add.at(matrix, (np.arange(side), place), weight)
+    return matrix
 
 
 _CUBIC = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import os
 import re
@@ -49,12 +50,7 @@ OF_TOOLS = frozenset(
 """Names, in lower case, of what systems and tools keep for themselves without hiding it."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*)")
-_APART = re.compile(
-    r"\..*|~\$.*|.*\.rejected.*|(?:thumbs|ehthumbs|ehthumbs_vista)\.db|desktop\.ini|icon\r|\$recycle\.bin|__macosx|"
-    r"system volume information|network trash folder|temporary items|[@#](?:eadir|recycle|snapshot)|lost\+found|"
-    r"__pycache__",
-    re.IGNORECASE | re.DOTALL,
-)
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
@@ -92,8 +88,12 @@ def check_sums(folder: Path) -> dict[str, str]:
 def files_of(folder: Path) -> list[str]:
     """Names of the files that the sums cover, with `/` between their parts; sorted."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    names = sorted(path.as_posix() for path in found if not any(map(_APART.fullmatch, path.parts)))
+    names = sorted(path.as_posix() for path in found if not any(map(_is_apart, path.parts)))
     return [name for name in names if name.upper() != SUMS]
+
+
+def _is_apart(part: str) -> bool:
+    return is_hidden(part) or part.startswith("~$") or ".rejected" in part
 
 
 def _cause(path: Path, checksum: str) -> str:
@@ -143,7 +143,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         _ = [manifest["preprocessing"][step] for step in ("resize", "crop", "scale", "mean", "std", "resolution")]
         _ = [(made["format"], made["precision"], file["name"], file["sha256"]) for made, file in _files(manifest)]
-        manifest["labels"][0], manifest["artefacts"][0]["files"][0]
+        _ = [label + "" for label in manifest["labels"]], manifest["labels"][0], manifest["artefacts"][0]["files"][0]
     except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
         raise Refused(f"{path}: no manifest of an exported model ({type(error).__name__}: {error})") from None
     checked: dict[str, Any] = manifest
@@ -210,21 +210,12 @@ def rescale(x: Array, side: int) -> Array:
     """
     if x.shape[-1] == side:
         return np.ascontiguousarray(x)
-    places, weights = _cubic(x.shape[-1], side)
+    places, weights = cubic_taps(x.shape[-1], side)
     rows = _weighed([x[..., place] for place in places], weights)
     return _weighed([rows[:, :, place, :] for place in places], weights[:, :, np.newaxis])
 
 
-def rescale_weights(size: int, side: int) -> Array:
-    """The matrix `[side, size]` of `rescale` along one axis."""
-    places, weights = _cubic(size, side)
-    matrix = np.zeros((side, size), np.float32)
-    for place, weight in zip(places, weights, strict=True):
-        np.add.at(matrix, (np.arange(side), place), weight)
-    return matrix
-
-
-def _cubic(size: int, side: int) -> tuple[Array, Array]:
+def cubic_taps(size: int, side: int) -> tuple[Array, Array]:
     """For each of `side` places the four neighbours among `size`, and their weights: both `[4, side]`."""
     one = np.float32(1)
     centres = np.arange(side, dtype=np.float32) + np.float32(0.5)
@@ -425,43 +416,60 @@ def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).p
         manifest = read_manifest(folder)
         model = open_model(folder, manifest, sums, given.model)
         files, notes = image_files(given.images)
-    except Refused as refusal:
+    except (OSError, Refused) as refusal:
         return _complain(refusal)
     for note in notes:
-        print(f"predict.py: {note}", file=sys.stderr)
+        _complain(note)
     return max(_classify(file, model, manifest, given.top) for file in files)
 
 
 def _classify(file: Path, model: Model, manifest: Mapping[str, Any], top: int) -> int:
+    labels = manifest["labels"]
     try:
         inputs = prepare(read_rgb(file), manifest["preprocessing"])
+        logits = model(inputs)
     except Refused as refusal:
         return _complain(refusal)
-    logits = model(inputs)
-    if logits.shape != (1, len(manifest["labels"])):
-        return _complain(Refused(f"{MANIFEST}: {len(manifest['labels'])} labels for an output of {list(logits.shape)}"))
+    # Of a manifest that was edited, or of a runtime: each has errors of its own.
+    except Exception as error:
+        return _complain(f"{file}: cannot be classified ({' '.join(str(error).split())[:300]}); export the model again")
+    if logits.shape != (1, len(labels)):
+        return _complain(f"{MANIFEST}: {len(labels)} labels for an output of {list(logits.shape)}; export again")
+    if not np.isfinite(logits).all():
+        return _complain(f"{file}: the model's answer is no numbers; try another runtime or model")
     (shares,) = probabilities(logits)
     for index in np.argsort(-shares, kind="stable")[: max(1, top)]:
-        print(f"{file}\t{manifest['labels'][index]}\t{shares[index]:.4f}")
+        print(f"{_shown(file)}\t{_shown(labels[index])}\t{shares[index]:.4f}")
     return 0
 
 
-def _complain(refusal: Refused) -> int:
-    print(f"predict.py: {refusal}", file=sys.stderr)
+def _complain(what: object) -> int:
+    print(f"predict.py: {_shown(what)}", file=sys.stderr)
     return 2
 
 
-def _piped() -> int:
-    """`main`, where whoever reads its output may stop reading, as `head` does."""
+def _shown(text: object) -> str:
+    r"""In one line: a newline in a name is `\n`, a byte that is not UTF-8 is `\xfc`."""
+    return _UNSHOWN.sub(
+        lambda found: found[0].encode("unicode_escape").decode("ascii").replace(r"\udc", r"\x"), str(text)
+    )
+
+
+def _run() -> int:
+    """`main`, where its output may not be read to the end, as by `head`, and may lack characters of a name."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Python flushes once more when it ends, and would complain then.
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        # Python writes once more when it ends, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if isinstance(error, BrokenPipeError) else _complain(error)
 
 
 if __name__ == "__main__":
-    sys.exit(_piped())
+    sys.exit(_run())

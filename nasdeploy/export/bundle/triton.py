@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasdeploy.escaping import escaped
 from nasdeploy.export.manifest import Artefact, ExportManifest, TensorFacts
 from nasdeploy.store.files import write_text
 
@@ -57,7 +58,7 @@ def _write_model(folder: Path, artefact: Artefact, manifest: ExportManifest) -> 
     for suffix, name in backend.files.items():
         (file,) = (file for file in artefact.files if file.name.endswith(suffix))
         shutil.copyfile(folder / file.name, place / "1" / name)
-    write_text(place / _LABELS, "".join(f"{label}\n" for label in manifest.labels))
+    write_text(place / _LABELS, "".join(f"{escaped(label)}\n" for label in manifest.labels))
     write_text(place / "config.pbtxt", _configuration(artefact, manifest))
 
 
