@@ -143,6 +143,7 @@ _TEACHES_NOTHING = (
     "data.path",
     "data.workers",
     "data.on_unreadable",
+    "data.max_pixels",
     "train.threads",
     "train.channels_last",
     "train.tensorboard",

@@ -1,16 +1,21 @@
 """Image files of any kind as 8-bit RGB pictures, and a quick look for damaged ones."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nasdeploy.data.pillow import COLOUR, FLOATING, GREY, Header, header_of, opened
+from nasdeploy.data.settings import MOST_PIXELS, Bounds, Decoding
 from nasdeploy.errors import UserError
 
-_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -26,34 +31,89 @@ class UnreadableImage(UserError):
         self.path, self.reason = path, reason
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright by its EXIF orientation.
 
-    Transparent pixels are blended with white; grey is repeated in the three channels; of 16 bits the upper 8 stay; CMYK
-    and the rest are converted by Pillow. Raises ValueError for floating-point images, which have no known range.
+    Transparent pixels are blended with white; grey is repeated in the three channels; grey of more than 8 bits is
+    brought to 8 by `decoding`; CMYK and the rest are converted by Pillow. Raises ValueError for floating-point pixels
+    without a range, and for colours of 16 bits with one, of which Pillow decodes the upper 8 alone.
     """
+    depth = header_of(image).depth
+    problem = undecodable(depth, decoding)
+    if problem:
+        raise ValueError(problem)
     upright = ImageOps.exif_transpose(image)
+    if depth in (GREY, FLOATING):
+        assert decoding.range != "measured"
+        return Image.fromarray(to_levels(np.asarray(upright), decoding.range)).convert("RGB")
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright
-    if upright.mode in _SIXTEEN_BIT:
-        levels = np.clip(np.asarray(upright), 0, 65535) >> 8
-        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
-        raise ValueError("floating-point pixels: save it with 8 or 16 bits")
     if upright.mode in _WITH_ALPHA or "transparency" in upright.info:
         coloured = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
     return upright.convert("RGB")
 
 
-def read_rgb(path: Path, content: bytes | None = None) -> Image.Image:
+def undecodable(depth: int, decoding: Decoding) -> str | None:
+    """Why a picture of that depth cannot be decoded so; None if it can."""
+    if depth == FLOATING and decoding.range is None:
+        return "floating-point pixels: set data.range to the values of black and white, or save it with 8 or 16 bits"
+    if depth == COLOUR and decoding.range is not None:
+        return (
+            "16-bit colours, of which Pillow decodes the upper 8 bits alone: save it with 8 bits, or without data.range"
+        )
+    return None
+
+
+def to_levels(values: npt.NDArray[Any], bounds: Bounds | None) -> npt.NDArray[np.uint8]:
+    """Values of pixels as levels of 8 bits: those between the bounds spread over 0 to 255, or the upper 8 of 16 bits.
+
+    What is no number becomes black.
+    """
+    if bounds is None:
+        levels = np.clip(values, 0, 65535).astype(np.int64) >> 8
+    else:
+        low, high = bounds
+        levels = np.rint(np.clip(np.nan_to_num((values.astype(np.float64) - low) * (255 / (high - low))), 0, 255))
+    found: npt.NDArray[np.uint8] = levels.astype(np.uint8)
+    return found
+
+
+def read_rgb(path: Path, content: bytes | None = None, decoding: Decoding = Decoding()) -> Image.Image:
     """The image in a file (its first frame) as RGB, or in `content`, with `path` as its name in errors.
 
     Raises `UnreadableImage`.
     """
+    with _named(path), opened(_file(path, content), decoding.max_pixels) as image:
+        rgb = to_rgb(image, decoding)
+        rgb.load()
+        return rgb
+
+
+def read_values(path: Path, content: bytes | None = None) -> npt.NDArray[Any] | None:
+    """Values of the pixels `[height, width]` of a grey picture of more than 8 bits; None for any other.
+
+    Raises `UnreadableImage`.
+    """
+    with _named(path), opened(_file(path, content), sys.maxsize) as image:
+        return np.asarray(image) if header_of(image).depth in (GREY, FLOATING) else None
+
+
+def read_header(path: Path, content: bytes | None = None) -> Header:
+    """What the header of an image file says; raises `UnreadableImage`."""
+    with _named(path), opened(_file(path, content), sys.maxsize) as image:
+        return header_of(image)
+
+
+def _file(path: Path, content: bytes | None) -> Path | BytesIO:
+    return path if content is None else BytesIO(content)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with an image file as `UnreadableImage`."""
     try:
-        with Image.open(path if content is None else BytesIO(content)) as image:
-            return to_rgb(image)
+        yield
     except UnidentifiedImageError:
         raise UnreadableImage(path, "no known format") from None
     # Pillow's decoders meet damaged files with nearly every kind of exception.
@@ -75,16 +135,14 @@ def looks_whole(file: IO[bytes]) -> bool:
     return (head.startswith(_JPEG) and tail.endswith(_JPEG_END)) or (head == _PNG and tail == _PNG_END)
 
 
-def defect(path: Path) -> UnreadableImage | None:
-    """What is wrong with an image file, or None; whatever does not look whole is decoded to be sure."""
-    try:
-        with path.open("rb") as file:
-            if looks_whole(file):
-                return None
-    except OSError as error:
-        return UnreadableImage(path, error.strerror or str(error))
-    try:
-        read_rgb(path)
-    except UnreadableImage as error:
-        return error
-    return None
+def examined(path: Path, is_whole: bool) -> Header:
+    """What the header of an image file says; one that does not look whole is decoded to be sure that it is.
+
+    Raises `UnreadableImage` for what no setting could make readable.
+    """
+    header = read_header(path)
+    # What is larger no recipe may want: then it shows itself when it is decoded.
+    if not is_whole and header.width * header.height <= MOST_PIXELS:
+        with _named(path), opened(path) as image:
+            image.load()
+    return header

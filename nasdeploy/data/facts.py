@@ -9,8 +9,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.data.decode import defect, looks_whole
+from nasdeploy.data.decode import UnreadableImage, examined, looks_whole, undecodable
 from nasdeploy.data.images import Indices
+from nasdeploy.data.pillow import EIGHT_BITS, Header, too_large
+from nasdeploy.data.settings import Decoding
 
 DIGEST_BYTES = 16
 """Of SHA-256, the first: enough to tell any number of images apart."""
@@ -19,7 +21,7 @@ _READ_AT_ONCE = 1 << 20
 Digests = npt.NDArray[np.uint8]
 Records = npt.NDArray[np.void]
 
-RECORD = np.dtype([("read", "?"), ("digest", "u1", DIGEST_BYTES)])
+RECORD = np.dtype([("read", "?"), ("digest", "u1", DIGEST_BYTES), ("width", "i8"), ("height", "i8"), ("depth", "u1")])
 """Facts of one image as they are kept; one more is a field more here and in `Look`. `read`: the digest is known."""
 
 
@@ -32,6 +34,8 @@ class Look(NamedTuple):
     """Why it cannot be read as an image; empty if nothing speaks against it."""
     lasts: bool = True
     """Whether the file would say the same again; not if the disk failed."""
+    header: Header = Header(0, 0, EIGHT_BITS)
+    """What its header says; of nothing where it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,29 @@ class Facts:
         found = self.records[places]
         return found["digest"] if found["read"].all() else None
 
+    def unreadable(self, decoding: Decoding) -> Mapping[int, str]:
+        """Why images cannot be read, by place: their defects, and what `decoding` does not allow."""
+        found = dict(self.defects)
+        large = self.records["width"] * self.records["height"] > decoding.max_pixels
+        for place in np.flatnonzero(large | (self.records["depth"] != EIGHT_BITS)).tolist():
+            width, height, depth = (int(self.records[name][place]) for name in Header._fields)
+            problem = too_large(width, height, decoding.max_pixels) or undecodable(depth, decoding)
+            if problem:
+                found.setdefault(place, problem)
+        return dict(sorted(found.items()))
+
 
 def look_at(path: Path, read: bool) -> Look:
     """What a file says about itself; its whole content is only read if `read`."""
     try:
         with path.open("rb", buffering=0) as file:
-            digest = _digest(file) if read else b""
-            if looks_whole(file):
-                return Look(digest)
+            digest, is_whole = _digest(file) if read else b"", looks_whole(file)
     except OSError as error:
         return Look(b"", error.strerror or str(error), lasts=False)
-    found = defect(path)
-    return Look(digest, found.reason if found else "")
+    try:
+        return Look(digest, header=examined(path, is_whole))
+    except UnreadableImage as error:
+        return Look(digest, error.reason)
 
 
 def _digest(file: IO[bytes]) -> bytes:
@@ -74,4 +89,6 @@ def records_of(looks: Sequence[Look]) -> Records:
     records["read"] = [bool(look.digest) for look in looks]
     digests = b"".join(look.digest or bytes(DIGEST_BYTES) for look in looks)
     records["digest"] = np.frombuffer(digests, dtype=np.uint8).reshape(len(looks), DIGEST_BYTES)
+    for number, name in enumerate(Header._fields):
+        records[name] = [look.header[number] for look in looks]
     return records

@@ -7,7 +7,7 @@ from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.file_facts import facts_of
 from nasdeploy.data.images import FileImages, ImageSets
 from nasdeploy.data.listing import list_folder
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 
@@ -19,11 +19,13 @@ def open_folder(settings: DataSettings, seed: int) -> ImageSets:
     listing = list_folder(root)
     files = [path for part in listing.parts.values() for images in part.values() for path in images]
     facts = facts_of(root, files)
-    damaged = {files[place]: UnreadableImage(files[place], reason) for place, reason in facts.defects.items()}
+    unreadable = facts.unreadable(settings.decoding)
+    damaged = {files[place]: UnreadableImage(files[place], reason) for place, reason in unreadable.items()}
     if damaged and settings.on_unreadable == "stop":
         raise _stop(list(damaged.values()))
     notes = [*listing.notes, *(f"{path}: skipped ({error.reason})" for path, error in damaged.items())]
-    parts = {name: _images(part, listing.classes, damaged.keys()) for name, part in listing.parts.items()}
+    decoding = settings.decoding
+    parts = {name: _images(part, listing.classes, damaged.keys(), decoding) for name, part in listing.parts.items()}
     return image_sets(
         listing.classes, parts["train"], settings, seed, val=parts.get("val"), test=parts.get("test"), notes=notes
     )
@@ -34,7 +36,9 @@ def _stop(damaged: Sequence[UnreadableImage]) -> UserError:
     return UserError(f"{first}" + (f" ({others} more like it)" if others else ""))
 
 
-def _images(part: dict[str, list[Path]], classes: Sequence[str], damaged: Iterable[Path]) -> FileImages:
+def _images(
+    part: dict[str, list[Path]], classes: Sequence[str], damaged: Iterable[Path], decoding: Decoding
+) -> FileImages:
     left_out = set(damaged)
     pairs = [(path, label) for label, name in enumerate(classes) for path in part.get(name, []) if path not in left_out]
-    return FileImages([path for path, _ in pairs], [label for _, label in pairs])
+    return FileImages([path for path, _ in pairs], [label for _, label in pairs], decoding)

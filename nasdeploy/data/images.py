@@ -5,12 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nasdeploy.data.decode import read_rgb
+from nasdeploy.data.decode import read_rgb, read_values
+from nasdeploy.data.settings import Decoding
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -50,6 +52,13 @@ class Images(ABC):
         """The file of one picture; None where it has none of its own."""
         return None
 
+    def values(self, index: int) -> npt.NDArray[Any] | None:
+        """Values `[height, width]` of a grey picture of more than 8 bits; None for others.
+
+        Raises `UnreadableImage`.
+        """
+        return None
+
     def names(self) -> bytes:
         """What tells these images from others with the same labels, wherever they lie; empty if nothing does."""
         return b""
@@ -62,13 +71,17 @@ class Images(ABC):
 class FileImages(Images):
     """Images in files, decoded each time that they are asked for."""
 
-    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | Indices) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Sequence[int] | Indices, decoding: Decoding = Decoding()) -> None:
         super().__init__(labels)
-        self._paths = tuple(paths)
+        self._paths, self._decoding = tuple(paths), decoding
 
     def image(self, index: int) -> Image.Image:
         """One picture; see `Images.image`."""
-        return read_rgb(self._paths[index])
+        return read_rgb(self._paths[index], decoding=self._decoding)
+
+    def values(self, index: int) -> npt.NDArray[Any] | None:
+        """Values of one picture; see `Images.values`."""
+        return read_values(self._paths[index])
 
     def path(self, index: int) -> Path:
         """The file of one picture."""
@@ -83,7 +96,7 @@ class FileImages(Images):
 
     def subset(self, indices: Sequence[int]) -> "FileImages":
         """The images at `indices`, in that order."""
-        return FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)])
+        return FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)], self._decoding)
 
 
 class ArrayImages(Images):

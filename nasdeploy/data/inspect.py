@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.decode import UnreadableImage, read_header
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DatasetKind
 from nasdeploy.data.shard_images import ShardImages
@@ -101,15 +99,15 @@ def _spread(path: Path, looked_at: Sequence[int | None], first: str) -> tuple[in
 
 def _side_in(images: ShardImages, index: int) -> int | None:
     try:
-        return _shorter_side(BytesIO(images.content(index)))
+        return _shorter_side(images.path(index), images.content(index))
     except UnreadableImage:
         return None
 
 
-def _shorter_side(file: Path | BytesIO) -> int | None:
+def _shorter_side(path: Path, content: bytes | None = None) -> int | None:
     """From the header alone; None for an unreadable file, which is for `open_data` to complain about."""
     try:
-        with Image.open(file) as image:
-            return min(image.size)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        header = read_header(path, content)
+    except UnreadableImage:
         return None
+    return min(header.width, header.height)

@@ -4,14 +4,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from nasdeploy.data.settings import DataSettings, Deviation, Mean
+from nasdeploy.data.settings import MOST_PIXELS, DataSettings, Decoding, Deviation, Mean, ValueRange
 from nasdeploy.settings import Settings
 
 
 class Preprocessing(Settings):
     """The steps in order, from an image file to the model's input; part of an exported model's manifest.
 
-    1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit `color`.
+    1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit `color`. Grey
+       of more than 8 bits becomes 8 bits: `range` is spread over 0 to 255, rounded, and what lies outside is cut off;
+       without it the upper 8 of 16 bits stay. Pictures of more than `max_pixels` are refused.
     2. Resize: the shorter side becomes `resize` and the longer one int(resize * longer / shorter), by `resize_filter`,
        Pillow's antialiased bicubic.
     3. Crop the centre, `crop` x `crop`; its left edge is at round((width - crop) / 2), ties to even; top likewise.
@@ -25,6 +27,8 @@ class Preprocessing(Settings):
     color: Literal["RGB"] = "RGB"
     orientation: Literal["EXIF"] = "EXIF"
     transparency: Literal["white"] = "white"
+    range: ValueRange | None = None
+    max_pixels: int = Field(default=MOST_PIXELS, ge=1)
     resize: int = Field(ge=1)
     resize_filter: Literal["bicubic-antialiased"] = "bicubic-antialiased"
     crop: int = Field(ge=1)
@@ -38,5 +42,20 @@ class Preprocessing(Settings):
 
     @classmethod
     def from_settings(cls, data: DataSettings, resolution: int) -> "Preprocessing":
-        """What evaluation does to images of `data` before a network of `resolution` sees them."""
-        return cls(resize=data.shorter_side, crop=data.size, mean=data.mean, std=data.std, resolution=resolution)
+        """What evaluation does to images of `data`, of known range, before a network of `resolution` sees them."""
+        bounds, max_pixels = data.decoding
+        assert bounds != "measured"
+        return cls(
+            range=bounds,
+            max_pixels=max_pixels,
+            resize=data.shorter_side,
+            crop=data.size,
+            mean=data.mean,
+            std=data.std,
+            resolution=resolution,
+        )
+
+    @property
+    def decoding(self) -> Decoding:
+        """How pictures are decoded."""
+        return Decoding(self.range, self.max_pixels)

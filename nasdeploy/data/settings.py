@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from nasdeploy.settings import Settings, refuse_unused
 
@@ -24,6 +24,34 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DOWNLOADS = "~/.cache/nasdeploy"
 
 _TIMM_POLICY = re.compile(r"(original|originalr|v0|v0r|3a|rand|augmix)(-[a-z]+[0-9.]+)*")
+
+
+MOST_PIXELS = 178_956_970
+"""Of a picture unless the recipe allows more: where Pillow takes it for an attack on the memory."""
+
+
+Bounds = tuple[float, float]
+
+
+class Decoding(NamedTuple):
+    """How pictures are decoded.
+
+    `range`: values of black and white of pictures with more than 8 bits, known before any is decoded; None for the
+    upper 8 bits. `max_pixels`: most pixels of one.
+    """
+
+    range: Bounds | Literal["measured"] | None = None
+    max_pixels: int = MOST_PIXELS
+
+
+def _black_and_white(bounds: Bounds) -> Bounds:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("the first number, that of black, must be below the second, that of white")
+    return bounds
+
+
+ValueRange = Annotated[Bounds, AfterValidator(_black_and_white)]
+"""Values of pixels that become black and white."""
 
 
 class AugmentSettings(Settings):
@@ -73,6 +101,9 @@ class DataSettings(Settings):
     small classes come several times an epoch; `loss` weighs the label loss by the inverse of the class's size, with a
     mean of 1 over the training images (distillation is not weighed); `none`, each image counts as much.
     `workers`: processes that read images; as many as the machine and the data call for if left out.
+    `range`: of pictures with more than 8 bits, the values that become black and white; `measured`, those of the
+    training images when a run is begun, which the run keeps; if left out, the upper 8 bits are taken. `max_pixels`: of
+    one picture, so that a damaged or hostile file cannot fill the memory.
     """
 
     kind: DatasetKind
@@ -88,6 +119,13 @@ class DataSettings(Settings):
     balance: Literal["none", "sampling", "loss"] = "none"
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int | None = Field(default=None, ge=0, le=256)
+    range: ValueRange | Literal["measured"] | None = None
+    max_pixels: int = Field(default=MOST_PIXELS, ge=1, le=1 << 40)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How its pictures are decoded."""
+        return Decoding(self.range, self.max_pixels)
 
     @property
     def shorter_side(self) -> int:
@@ -103,4 +141,5 @@ class DataSettings(Settings):
             raise ValueError("digits come with scikit-learn: leave path out, or set kind: folder to use your images")
         if self.shorter_side < self.size:
             raise ValueError(f"resize is {self.resize}, less than size {self.size}: nothing would be left to crop")
+        refuse_unused(self, "kind", dict.fromkeys(("range", "max_pixels"), ("folder", "shards")))
         return self

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from nasdeploy.data.decode import UnreadableImage, read_rgb
+from nasdeploy.data.decode import UnreadableImage, read_rgb, read_values
 from nasdeploy.data.images import Images, Indices, as_indices
+from nasdeploy.data.settings import Decoding
 from nasdeploy.data.shard_index import ShardIndex
 
 WINDOW = 8
@@ -49,18 +51,25 @@ class ShardImages(Images):
     `chosen` are places in the index, which all subsets share.
     """
 
-    def __init__(self, index: ShardIndex, labels: Indices, chosen: Indices, files: _OpenFiles) -> None:
+    def __init__(
+        self, index: ShardIndex, labels: Indices, chosen: Indices, files: _OpenFiles, decoding: Decoding
+    ) -> None:
         super().__init__(labels[chosen])
+        self._decoding = decoding
         self._index, self._all_labels, self._chosen, self._files = index, labels, chosen, files
 
     @classmethod
-    def of(cls, index: ShardIndex, labels: Indices) -> "ShardImages":
+    def of(cls, index: ShardIndex, labels: Indices, decoding: Decoding = Decoding()) -> "ShardImages":
         """All images of an index with their labels `[N]`."""
-        return cls(index, labels, np.arange(len(index), dtype=np.int64), _OpenFiles(index.shards))
+        return cls(index, labels, np.arange(len(index), dtype=np.int64), _OpenFiles(index.shards), decoding)
 
     def image(self, index: int) -> Image.Image:
         """One picture; see `Images.image`."""
-        return read_rgb(self.path(index), self.content(index))
+        return read_rgb(self.path(index), self.content(index), self._decoding)
+
+    def values(self, index: int) -> npt.NDArray[Any] | None:
+        """Values of one picture; see `Images.values`."""
+        return read_values(self.path(index), self.content(index))
 
     def content(self, index: int) -> bytes:
         """The file of one picture; raises `UnreadableImage` if its shard is damaged or gone."""
@@ -103,4 +112,6 @@ class ShardImages(Images):
 
     def subset(self, indices: Sequence[int]) -> "ShardImages":
         """The images at `indices`, in that order."""
-        return ShardImages(self._index, self._all_labels, self._chosen[as_indices(indices)], self._files)
+        return ShardImages(
+            self._index, self._all_labels, self._chosen[as_indices(indices)], self._files, self._decoding
+        )

@@ -13,7 +13,7 @@ from nasdeploy.data.files import is_hidden
 from nasdeploy.data.images import Images, ImageSets, Indices
 from nasdeploy.data.listing import lacking
 from nasdeploy.data.passed_over import hidden_line
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.shard_cache import remembered_index
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shard_index import ShardIndex, is_number
@@ -36,14 +36,14 @@ def holds_shards(path: Path) -> bool:
     return any(not is_hidden(shard.name) for shard in (path / "train").glob("*.tar"))
 
 
-def list_shards(path: Path) -> ShardListing:
+def list_shards(path: Path, decoding: Decoding = Decoding()) -> ShardListing:
     """What the shards below `path` hold; raises `UserError` if it has not the form train/*.tar, or for bad samples."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give the one that holds train/*.tar, with data.path or --data DIR")
     parts = {part: path / part for part in ("train", "val", "test") if part == "train" or (path / part).is_dir()}
     found = {part: remembered_index(folder, _shards_in(folder)) for part, folder in parts.items()}
     classes = _named_classes(path / "classes.txt") or _classes_of(found["train"])
-    images = {part: ShardImages.of(index, _labels(index, classes, path)) for part, index in found.items()}
+    images = {part: ShardImages.of(index, _labels(index, classes, path), decoding) for part, index in found.items()}
     notes = [
         note
         for part, folder in parts.items()
@@ -122,7 +122,7 @@ def open_shards(settings: DataSettings, seed: int) -> ImageSets:
     are found when they are decoded.
     """
     assert settings.path is not None  # DataSettings sees to it
-    found = list_shards(Path(settings.path).expanduser())
+    found = list_shards(Path(settings.path).expanduser(), settings.decoding)
     parts = found.parts
     return image_sets(
         found.classes, parts["train"], settings, seed, val=parts.get("val"), test=parts.get("test"), notes=found.notes

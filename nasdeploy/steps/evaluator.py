@@ -50,10 +50,10 @@ def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:
     conditions = [
         weights.sha256,
         recipe.seed,
-        # Where images lie and how many processes read them changes nothing, and an export's batches only the export.
-        # Defaults are left out, so that a setting that is new in some version does not make earlier evaluations those
-        # of another supernet.
-        recipe.data.model_dump(mode="json", exclude={"path", "workers"}, exclude_defaults=True),
+        # Where images lie, how many processes read them and how large they may be changes nothing, and an export's
+        # batches only the export. Defaults are left out, so that a setting that is new in some version does not make
+        # earlier evaluations those of another supernet.
+        recipe.data.model_dump(mode="json", exclude={"path", "workers", "max_pixels"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
     ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]

@@ -85,7 +85,7 @@ def _each(files: Sequence[Path], session: Session, manifest: ExportManifest, top
     steps = manifest.preprocessing.model_dump()
     for file in files:
         try:
-            inputs = prepare(read_rgb(file), steps)
+            inputs = prepare(read_rgb(file, steps), steps)
         except Refused as refusal:
             yield str(refusal)
             continue

@@ -185,7 +185,8 @@ def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
     ]
     if not found:
         raise UserError(f"{root}: holds no images in folders called {_some(manifest)}; name them after the classes")
-    return FileImages([path for path, _ in found], [label for _, label in found])
+    decoding = manifest.preprocessing.decoding
+    return FileImages([path for path, _ in found], [label for _, label in found], decoding)
 
 
 def _some(manifest: ExportManifest) -> str:

@@ -1,5 +1,7 @@
 """Small image folders for tests."""
 
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +12,17 @@ from PIL import Image
 def noise(height: int, width: int, seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def write_png(path: Path, width: int, height: int, bits: int = 8, row: bytes = b"") -> Path:
+    """Write a PNG file of colours as Pillow cannot: of 16 bits, or with a header alone that claims a huge picture."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + row) * height if row else b"")
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+    return path
 
 
 def write_folder(root: Path, parts: Mapping[str, Mapping[str, int]], side: int = 10, suffix: str = ".png") -> Path:

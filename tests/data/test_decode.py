@@ -1,4 +1,5 @@
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,25 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasdeploy.data.decode import UnreadableImage, defect, read_rgb
-from tests.data.pictures import noise
+from nasdeploy.data.decode import UnreadableImage, examined, looks_whole, read_header, read_rgb, read_values
+from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY, opened
+from nasdeploy.data.settings import Decoding
+from tests.data.pictures import noise, write_png
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> Path:
     image.save(path, **options)
     return path
+
+
+def defect(path: Path) -> UnreadableImage | None:
+    with path.open("rb") as file:
+        is_whole = looks_whole(file)
+    try:
+        examined(path, is_whole)
+    except UnreadableImage as error:
+        return error
+    return None
 
 
 def pixel(path: Path) -> tuple[int, int, int]:
@@ -76,9 +89,90 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
         read_rgb(path)
 
 
-def test_missing_file_and_floating_point(tmp_path: Path) -> None:
-    assert "No such file" in str(defect(tmp_path / "none.png"))
-    assert "8 or 16 bits" in str(defect(saved(tmp_path / "x.tif", Image.new("F", (4, 4), 0.5))))
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match="No such file"):
+        read_rgb(tmp_path / "none.png")
+
+
+DEEP = {
+    "I;16": np.array([[0, 1000, 2000, 3000, 4000]], dtype=np.uint16),
+    "I;16B": np.array([[0, 1000, 2000, 3000, 4000]], dtype=">u2"),
+    "I": np.array([[-70_000, 1000, 2000, 3000, 70_000]], dtype=np.int32),
+    "F": np.array([[np.nan, 1000, 2000, 3000, np.inf]], dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("mode", DEEP)
+def test_a_range_is_spread_over_the_levels(mode: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.tif", Image.fromarray(DEEP[mode]))
+    assert defect(path) is None
+    assert read_header(path) == (5, 1, FLOATING if mode == "F" else GREY)
+    image = read_rgb(path, decoding=Decoding(range=(1000, 3000)))
+    # 2000 lies at 127.5, which is rounded to an even number.
+    assert np.asarray(image)[0].tolist() == [[level] * 3 for level in (0, 0, 128, 255, 255)]
+    values = read_values(path)
+    assert values is not None and np.array_equal(values, DEEP[mode], equal_nan=True)
+
+
+def test_floating_point_needs_a_range(tmp_path: Path) -> None:
+    with pytest.raises(
+        UnreadableImage, match=r"floating-point pixels: set data\.range to the values of black and white"
+    ):
+        read_rgb(saved(tmp_path / "x.tif", Image.fromarray(DEEP["F"])))
+
+
+def test_a_range_says_nothing_of_colours(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "x.png", 4, 4, bits=16, row=b"\x12\x34" * 12)
+    assert read_header(path).depth == COLOUR
+    assert pixel(path) == (0x12, 0x12, 0x12)
+    with pytest.raises(UnreadableImage, match="16-bit colours, of which Pillow decodes the upper 8 bits alone"):
+        read_rgb(path, decoding=Decoding(range=(0, 4095)))
+    eight = saved(tmp_path / "y.png", noise(4, 4))
+    assert read_header(eight) == (4, 4, EIGHT_BITS)
+    assert read_rgb(eight, decoding=Decoding(range=(0, 4095))).tobytes() == noise(4, 4).tobytes()
+    assert read_values(eight) is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp", "gif", "bmp"])
+def test_too_many_pixels_are_told_by_the_header(suffix: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / f"x.{suffix}", noise(30, 40))
+    with pytest.raises(UnreadableImage, match=r"40 x 30 pixels, 1200 in all, and data\.max_pixels allows 1199"):
+        read_rgb(path, decoding=Decoding(max_pixels=1199))
+    assert read_rgb(path, decoding=Decoding(max_pixels=1200)).size == (40, 30)
+
+
+def test_pillows_limit_is_neither_in_the_way_nor_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "x.png", noise(30, 40))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_rgb(path).size == (40, 30)
+        with opened(path), opened(path) as image:
+            assert image.size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+
+
+def odd_exif(path: Path) -> Path:
+    """A JPEG file whose EXIF data end in the middle."""
+    return saved(path, noise(8, 8), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12")
+
+
+def test_nothing_of_pillow_is_warned_of(tmp_path: Path) -> None:
+    palette = noise(8, 8).convert("P")
+    paths = [
+        odd_exif(tmp_path / "x.jpg"),
+        saved(tmp_path / "y.png", palette, transparency=bytes(range(200))),
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for path in paths:
+            assert read_rgb(path).size == (8, 8)
+            assert defect(path) is None
+    assert caught == []
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(paths[0]) as image:
+        image.getexif()
 
 
 def encoded(format_name: str) -> bytes:

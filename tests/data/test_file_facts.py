@@ -56,6 +56,7 @@ def test_files_are_read_once(root: Path, read: list[str]) -> None:
     assert first.sizes.tolist() == [file.stat().st_size for file in files_in(root)]
     again = facts_of(root, files_in(root))
     assert (len(read), digests(again)) == (6, expected(root))
+    assert again.records["width"].tolist() == again.records["height"].tolist() == [10] * 6
 
 
 def replaced(root: Path) -> None:

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import noise, write_folder, write_png
 
 TRAIN = {"train": {"cat": 10, "dog": 10}}
 
@@ -135,3 +136,56 @@ def test_a_fingerprint_is_of_the_training_images_and_not_of_where_they_lie(tmp_p
     assert len({fingerprint("first"), fingerprint("second/deeper")}) == 2
     (tmp_path / "first/train/cat/0.png").write_bytes(b"")
     assert fingerprint("first", on_unreadable="skip").startswith("17 images, ")
+
+
+def test_a_huge_picture_is_found_when_the_data_is_opened(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN)
+    huge = write_png(root / "train/cat/huge.png", 20_000, 10_000)
+    with pytest.raises(UserError) as caught:
+        opened(root)
+    assert str(caught.value) == (
+        f"{huge}: cannot be read as an image (20000 x 10000 pixels, 200000000 in all, and data.max_pixels allows "
+        "178956970); remove or replace it, or set data.on_unreadable to skip"
+    )
+    assert huge in files(opened(root, max_pixels=200_000_000), "train")
+    assert f"{huge}: skipped (20000 x 10000 pixels, " in "\n".join(opened(root, on_unreadable="skip").notes)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".gif"])
+def test_what_counts_as_huge_is_a_setting(suffix: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path, TRAIN, suffix=suffix)
+    noise(12, 30).save(root / f"train/dog/x{suffix}")
+    with pytest.raises(UserError, match=rf"dog/x{suffix}: cannot be read as an image \(30 x 12 pixels, 360 in all"):
+        opened(root, max_pixels=359)
+    assert len(files(opened(root, max_pixels=360), "train"))
+
+
+def deep_folder(root: Path, dtype: str = "u2") -> Path:
+    """Two classes of pictures `[3, 3]` whose values are 1000 and 3000."""
+    for label, value in (("cat", 1000), ("dog", 3000)):
+        (root / "train" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(np.full((3, 3), value, dtype)).save(root / "train" / label / f"{number}.tif")
+    return root
+
+
+def test_a_range_reaches_the_pictures(tmp_path: Path) -> None:
+    sets = opened(deep_folder(tmp_path), range=(0, 4000))
+    assert {(label, image.getpixel((0, 0))) for image, label in sets.test} == {(0, (64,) * 3), (1, (191,) * 3)}
+
+
+def test_floating_point_is_refused_unless_there_is_a_range(tmp_path: Path) -> None:
+    root = deep_folder(tmp_path, "f4")
+    with pytest.raises(UserError, match=r"0\.tif: cannot be read as an image \(floating-point pixels: set data\.range"):
+        opened(root)
+    assert len(files(opened(root, range=(0, 4000)), "train")) == 14
+
+
+def test_a_range_is_refused_with_colours_of_which_eight_bits_are_read(tmp_path: Path) -> None:
+    root = deep_folder(tmp_path)
+    write_png(root / "train/cat/x.png", 3, 3, bits=16, row=bytes(18))
+    assert len(files(opened(root), "train"))
+    with pytest.raises(
+        UserError, match=r"x\.png: cannot be read as an image \(16-bit colours, of which Pillow decodes"
+    ):
+        opened(root, range=(0, 4000))

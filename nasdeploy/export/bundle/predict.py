@@ -15,8 +15,10 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +53,10 @@ OF_TOOLS = frozenset(
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*)")
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+MOST_PIXELS = 178_956_970
+"""Of a picture unless the manifest allows more."""
+
+_DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 
 Array = Any
@@ -157,11 +162,14 @@ def _files(manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Map
 # -- from an image file to the model's input
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """The picture in a file (its first frame) as 8-bit RGB, upright; transparent pixels are blended with white."""
+def read_rgb(path: Path, steps: Mapping[str, Any]) -> Image.Image:
+    """The picture in a file (its first frame) as 8-bit RGB, by the manifest's `preprocessing`, upright.
+
+    Transparent pixels are blended with white; grey of more than 8 bits is brought to 8. Raises `Refused`.
+    """
     try:
-        with Image.open(path) as image:
-            return _to_rgb(image)
+        with _pillow_alone(), Image.open(path) as image:
+            return _to_rgb(image, steps.get("range"), steps.get("max_pixels", MOST_PIXELS))
     except UnidentifiedImageError:
         raise Refused(f"{path}: cannot be read as an image (no known format); remove or replace it") from None
     # Pillow's decoders meet damaged files with nearly every kind of exception.
@@ -170,19 +178,52 @@ def read_rgb(path: Path) -> Image.Image:
         raise Refused(f"{path}: cannot be read as an image ({reason}); remove or replace it") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+@contextmanager
+def _pillow_alone() -> Iterator[None]:
+    """Without Pillow's warnings and its limit of pixels, for which the manifest has one of its own."""
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image, bounds: Sequence[float] | None, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{width} x {height} pixels, {width * height} in all, and max_pixels in {MANIFEST} is {max_pixels}"
+        )
+    if (
+        bounds
+        and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())[:1])
+        and image.mode not in _DEEP_GREY
+    ):
+        raise ValueError("16-bit colours, of which Pillow decodes the upper 8 bits alone: save it with 8 bits")
     upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP_GREY:
+        return Image.fromarray(_to_levels(np.asarray(upright), bounds)).convert("RGB")
     if upright.mode == "RGB" and "transparency" not in upright.info:
         upright.load()
         return upright
-    if upright.mode in _SIXTEEN_BIT:
-        return Image.fromarray((np.clip(np.asarray(upright), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
-        raise ValueError("floating-point pixels: save it with 8 or 16 bits")
     if upright.mode in _WITH_ALPHA or "transparency" in upright.info:
         coloured = upright.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
     return upright.convert("RGB")
+
+
+def _to_levels(values: Array, bounds: Sequence[float] | None) -> Array:
+    """Values of pixels as levels: those between the bounds spread over 0 to 255, or the upper 8 of 16 bits."""
+    if bounds is None:
+        if values.dtype.kind == "f":
+            raise ValueError("floating-point pixels: save it with 8 or 16 bits")
+        return (np.clip(values, 0, 65535).astype(np.int64) >> 8).astype(np.uint8)
+    low, high = bounds
+    levels = (values.astype(np.float64) - low) * (255 / (high - low))
+    return np.rint(np.clip(np.nan_to_num(levels, nan=0.0), 0, 255)).astype(np.uint8)
 
 
 def prepare(picture: Image.Image, steps: Mapping[str, Any]) -> Array:
@@ -426,7 +467,7 @@ def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).p
 def _classify(file: Path, model: Model, manifest: Mapping[str, Any], top: int) -> int:
     labels = manifest["labels"]
     try:
-        inputs = prepare(read_rgb(file), manifest["preprocessing"])
+        inputs = prepare(read_rgb(file, manifest["preprocessing"]), manifest["preprocessing"])
         logits = model(inputs)
     except Refused as refusal:
         return _complain(refusal)

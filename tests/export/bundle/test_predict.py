@@ -13,11 +13,12 @@ from PIL import Image
 
 from nasdeploy.data import decode, files
 from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import MOST_PIXELS, Decoding
 from nasdeploy.data.transforms import prepare
 from nasdeploy.data.walk import read_part
 from nasdeploy.export.bundle import predict
 from nasdeploy.nn.rescale import rescale
-from tests.data.pictures import write_odd_part
+from tests.data.pictures import write_odd_part, write_png
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AS_WRITTEN = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
@@ -93,9 +94,39 @@ def kinds(tmp_path: Path) -> dict[str, Path]:
 
 def test_files_of_any_kind_are_read_as_nasdeploy_reads_them(kinds: dict[str, Path]) -> None:
     for kind, path in kinds.items():
-        found, expected = predict.read_rgb(path), decode.read_rgb(path)
+        found, expected = predict.read_rgb(path, {}), decode.read_rgb(path)
         assert (found.mode, found.size) == ("RGB", expected.size), kind
         assert found.tobytes() == expected.tobytes(), kind
+
+
+@pytest.mark.parametrize("dtype", ["u2", ">u2", "i4", "f4"])
+@pytest.mark.parametrize("bounds", [(0.0, 4095.0), (-50.5, 1000.25), (3000.0, 3001.0)])
+def test_pictures_of_many_bits_are_read_as_nasdeploy_reads_them(
+    dtype: str, bounds: tuple[float, float], tmp_path: Path
+) -> None:
+    values = np.arange(-300 if dtype in ("i4", "f4") else 0, 3700).reshape(-1, 20).astype(dtype)
+    path = saved(Image.fromarray(values), tmp_path / "deep.tif")
+    steps = Preprocessing(range=bounds, resize=9, crop=8, mean=MEAN, std=STD, resolution=8)
+    found, expected = predict.read_rgb(path, steps.model_dump()), decode.read_rgb(path, decoding=steps.decoding)
+    assert found.tobytes() == expected.tobytes()
+    assert len(set(np.asarray(found).flat)) > 1
+
+
+def test_pictures_are_refused_for_the_reasons_that_nasdeploy_gives(tmp_path: Path) -> None:
+    floats = saved(Image.fromarray(np.zeros((3, 3), np.float32)), tmp_path / "floats.tif")
+    colours = write_png(tmp_path / "colours.png", 3, 3, bits=16, row=bytes(18))
+    huge = write_png(tmp_path / "huge.png", 20_000, 10_000)
+    for path, steps, reason in (
+        (floats, {}, "floating-point pixels"),
+        (colours, {"range": (0, 4095)}, "16-bit colours, of which Pillow decodes the upper 8 bits alone"),
+        (huge, {}, "20000 x 10000 pixels, 200000000 in all"),
+        (huge, {"max_pixels": 199_999_999}, "20000 x 10000 pixels, 200000000 in all"),
+    ):
+        with pytest.raises(predict.Refused, match=reason):
+            predict.read_rgb(path, steps)
+        with pytest.raises(decode.UnreadableImage, match=reason):
+            decode.read_rgb(path, decoding=Decoding(**steps))
+    assert predict.MOST_PIXELS == MOST_PIXELS
 
 
 def test_what_counts_as_data_is_what_does_for_nasdeploy() -> None:
@@ -143,7 +174,7 @@ def test_a_damaged_image_is_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     path.write_bytes(damaged_images()[kind])
     with pytest.raises(predict.Refused) as caught:
-        predict.read_rgb(path)
+        predict.read_rgb(path, {})
     assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
     assert "\n" not in str(caught.value)
 
