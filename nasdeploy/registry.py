@@ -7,6 +7,8 @@ from typing import TypeVar
 from nasdeploy.errors import UserError
 
 T = TypeVar("T")
+_LISTED = 20
+"""Names in a list; the others are counted."""
 
 
 def listed(texts: Iterable[str]) -> list[str]:
@@ -14,13 +16,19 @@ def listed(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may be a misspelling of."""
+    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` for the known name nearest to `name`, else `; known: A, B, C`."""
+    """`; did you mean 'X'?` for the known name nearest to `name`, else `; known: A, B, C` (the first of very many)."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(names)}" if names else ""
+    close = nearest(name, names)
+    if close is not None:
+        return f"; did you mean '{close}'?"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; known: {', '.join(names[:_LISTED])}{more}" if names else ""
 
 
 def lookup(kind: str, entries: Mapping[str, T], name: str) -> T:

@@ -26,3 +26,9 @@ def test_offers_the_nearest_name_or_all(name: str, said: str) -> None:
 
 def test_has_nothing_to_offer_where_nothing_is_known() -> None:
     assert suggestion("x", []) == ""
+
+
+def test_a_list_of_very_many_is_short() -> None:
+    said = suggestion("x", [f"class {number:03d}" for number in range(1000)])
+    assert said.startswith("; known: class 000, class 001, ")
+    assert said.endswith(", class 019 and 980 more")

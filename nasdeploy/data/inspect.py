@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from nasdeploy.data.decode import UnreadableImage, read_header
+from nasdeploy.data.layout import require_utf8
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DatasetKind
 from nasdeploy.data.shard_images import ShardImages
@@ -47,6 +48,7 @@ def inspect_folder(path: Path) -> FolderSummary:
 
     Raises `UserError` if it has neither the form train/CLASS/* nor train/*.tar, or too few images.
     """
+    require_utf8(path.absolute())
     return _inspect_shards(path) if holds_shards(path) else _inspect_images(path)
 
 

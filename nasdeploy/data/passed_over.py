@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nasdeploy.data.files import SUFFIXES, suffix_of
 from nasdeploy.data.walk import Part
+from nasdeploy.escaping import escaped
 
 _SHOWN = 3
 """Names in a list; the others are counted."""
@@ -52,22 +53,8 @@ def held(suffixes: Mapping[str, int]) -> str:
 
 def some(names: Sequence[str], more: str = "more") -> str:
     """The first of some names, and how many others there are."""
-    first = ", ".join(map(plain, names[:_SHOWN]))
+    first = ", ".join(map(escaped, names[:_SHOWN]))
     return first + (f" and {len(names) - _SHOWN} {more}" if len(names) > _SHOWN else "")
-
-
-def plain(name: str) -> str:
-    """A name as it goes into a line: characters that would change the line are escaped, and bytes that are none."""
-    return "".join(map(_escaped, name)) if not name.isprintable() else name
-
-
-def _escaped(letter: str) -> str:
-    if letter.isprintable():
-        return letter
-    # How Python decodes a byte that is no UTF-8.
-    if "\udc80" <= letter <= "\udcff":
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    return ascii(letter)[1:-1]
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -75,7 +62,7 @@ def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
 
 
 def _kind(suffix: str) -> str:
-    return plain(suffix) or "without a suffix"
+    return escaped(suffix) or "without a suffix"
 
 
 def _other_files(part: Part) -> Iterator[str]:

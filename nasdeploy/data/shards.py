@@ -11,6 +11,7 @@ import numpy as np
 
 from nasdeploy.data.files import is_hidden
 from nasdeploy.data.images import Images, ImageSets, Indices
+from nasdeploy.data.layout import PARTS, beside, require_folder
 from nasdeploy.data.listing import lacking
 from nasdeploy.data.passed_over import hidden_line
 from nasdeploy.data.settings import DataSettings, Decoding
@@ -20,6 +21,9 @@ from nasdeploy.data.shard_index import ShardIndex, is_number
 from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
+
+CLASSES = "classes.txt"
+"""A file that may name the classes."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,12 @@ def holds_shards(path: Path) -> bool:
 
 def list_shards(path: Path, decoding: Decoding = Decoding()) -> ShardListing:
     """What the shards below `path` hold; raises `UserError` if it has not the form train/*.tar, or for bad samples."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; give the one that holds train/*.tar, with data.path or --data DIR")
-    parts = {part: path / part for part in ("train", "val", "test") if part == "train" or (path / part).is_dir()}
+    require_folder(path, "train/*.tar")
+    parts = {part: path / part for part in PARTS if (path / part).is_dir()}
     found = {part: remembered_index(folder, _shards_in(folder)) for part, folder in parts.items()}
-    classes = _named_classes(path / "classes.txt") or _classes_of(found["train"])
+    classes = _named_classes(path / CLASSES) or _classes_of(found["train"])
     images = {part: ShardImages.of(index, _labels(index, classes, path), decoding) for part, index in found.items()}
-    notes = [
+    notes = beside(path, {CLASSES}) + [
         note
         for part, folder in parts.items()
         for note in lacking(folder, _without_images(images[part], classes) if part != "train" else [])
@@ -99,7 +102,7 @@ def _classes_of(index: ShardIndex) -> tuple[str, ...]:
 def _labels(index: ShardIndex, classes: Sequence[str], path: Path) -> Indices:
     """Labels `[N]` for the texts of an index: names of classes or, with classes.txt, numbers of its lines from 0."""
     numbers = {name: number for number, name in enumerate(classes)}
-    named = path / "classes.txt"
+    named = path / CLASSES
     if named.exists():
         numbers = {str(number): number for number in range(len(classes))} | numbers
     for place, text in enumerate(index.texts):

@@ -77,9 +77,9 @@ def test_wrong_forms_are_named(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "no such folder" in message(tmp_path / "nowhere")
-    assert "no folders at all" in message(tmp_path)
+    assert "has no train folder (it is empty)" in message(tmp_path)
     write_folder(tmp_path / "a", {"cat": {"x": 1}})
-    assert "has no train folder (it holds cat)" in message(tmp_path / "a")
+    assert "has no train folder (it holds cat/)" in message(tmp_path / "a")
     (tmp_path / "b/train").mkdir(parents=True)
     assert "b/train: holds no class folders" in message(tmp_path / "b")
     write_folder(tmp_path / "c", {"train": {"cat": 3, "dog": 0}})

@@ -268,7 +268,9 @@ def test_wrong_forms_are_named(tmp_path: Path) -> None:
     assert message(tmp_path / "none") == (
         f"{tmp_path / 'none'}: no such folder; give the one that holds train/*.tar, with data.path or --data DIR"
     )
-    assert message(tmp_path) == f"{tmp_path / 'train'}: holds no *.tar; put the shards there"
+    assert message(tmp_path) == (
+        f"{tmp_path}: has no train folder (it is empty); put the data into {tmp_path}/train/*.tar"
+    )
     (tmp_path / "train").mkdir()
     (tmp_path / "train/0.tar.gz").write_bytes(gzip.compress(b""))
     assert message(tmp_path) == (

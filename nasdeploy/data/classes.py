@@ -1,0 +1,85 @@
+"""Names of classes: compared and kept in composed form (NFC), whole lines of any list, and different at a glance."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from unicodedata import category, name, normalize
+
+from nasdeploy.errors import UserError
+
+_JOINERS = "\u200c\u200d"
+"""Zero-width characters that words of some scripts need, and emoji."""
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_SHOWN = 4
+
+
+def class_names(written: Iterable[str], where: object) -> dict[str, str]:
+    """The name of a class for each name as it is written in one place: the same, in NFC.
+
+    Raises `UserError` for a name with a fault, and for names that are equal but for their form in Unicode, case or
+    blanks; `where` is where they are written.
+    """
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for each in written:
+        fault = fault_of(each)
+        if fault:
+            raise UserError(f"{where}: the class {quoted(each)} {fault}; rename it")
+        alike[_likeness(each)].append(each)
+    confused = [names for names in alike.values() if len(names) > 1]
+    if confused:
+        raise UserError(f"{where}: {_difference(confused)}; make them one, or give them names that differ")
+    return {each: composed(each) for names in alike.values() for each in names}
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form, NFC, whatever the file system made of it."""
+    return normalize("NFC", name)
+
+
+def likest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that equals `name` but for form, case or blanks."""
+    likeness = _likeness(name)
+    return next((each for each in known if _likeness(each) == likeness), None)
+
+
+def fault_of(name: str) -> str:
+    """Why `name` cannot be that of a class, as the end of a sentence; empty if it can."""
+    # Nearly all names, of which there may be millions in shards.
+    if name.isascii() and name.isprintable() and name.strip():
+        return ""
+    if not _likeness(name):
+        return "has a blank name"
+    for letter in name:
+        kind = category(letter)
+        if kind == "Cs":
+            return "is not named in UTF-8"
+        if kind in ("Cc", "Zl", "Zp") or (kind == "Cf" and letter not in _JOINERS):
+            return f"has {_called(letter)} in its name, which lists of classes cannot hold"
+    return ""
+
+
+def quoted(name: str) -> str:
+    """A name in quotes, with all that is not ASCII as escapes: what looks the same does not read the same."""
+    return re.sub(r"\\udc([89a-f])", r"\\x\1", ascii(name))
+
+
+def _called(letter: str) -> str:
+    said = name(letter, "")
+    return f"U+{ord(letter):04X} ({said.lower()})" if said else f"U+{ord(letter):04X}"
+
+
+def _likeness(name: str) -> str:
+    """Equal for names that are equal but for form, case, blanks and characters that are not seen."""
+    folded = normalize("NFKC", normalize("NFKC", name).casefold())
+    seen = "".join(letter for letter in _INVISIBLE.sub("", folded) if category(letter) != "Cf")
+    return " ".join(seen.split())
+
+
+def _difference(confused: list[list[str]]) -> str:
+    first, *others = confused
+    names = [quoted(each) for each in sorted(first)]
+    listed = ", ".join(names[: min(_SHOWN, len(names) - 1)])
+    rest = len(names) - _SHOWN
+    last = f"{rest} more" if rest > 1 else names[-1]
+    more = f" (and {len(others)} other groups)" if others else ""
+    return f"the classes {listed} and {last} are equal but for case, blanks or their form in Unicode{more}"
