@@ -1,5 +1,6 @@
 """All four steps in a row: train, profile, search, export; what is finished already is not done again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,14 @@ from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.search.result import SearchResult, load_result
+from nasdeploy.space import SearchSpace
 from nasdeploy.steps import export as export_step
 from nasdeploy.steps import search as search_step
 from nasdeploy.steps import train as train_step
+from nasdeploy.steps.ahead import export_device, require_whole_way
 from nasdeploy.steps.choice import ExportRequest, request_export
 from nasdeploy.steps.profile import ensure_table
-from nasdeploy.steps.request import Bounds, SearchRequest, latency_devices, request_search
+from nasdeploy.steps.request import Bounds, SearchRequest, foresee_search, latency_devices, request_search
 from nasdeploy.steps.resume import has_its_weights
 from nasdeploy.store.run import Run
 
@@ -34,21 +37,25 @@ def run_all(
     recipe: Recipe, directory: Path, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
 ) -> Product:
     """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
-    run = _trained(recipe, directory, progress, restart)
+    require_whole_way(recipe, bounds)
+    run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, bounds, space, strict))
     for device in latency_devices(recipe, bounds):
         ensure_table(run, device, progress)
     request = request_search(run, recipe, bounds, strict, progress)
     result = _searched(request, progress)
-    directory, manifest = _exported(request_export(run, recipe, None, None, progress), progress)
+    directory, manifest = _exported(
+        request_export(run, recipe, None, export_device(recipe, bounds), progress), progress
+    )
     return Product(run, result, directory, manifest)
 
 
-def _trained(recipe: Recipe, directory: Path, progress: Progress, restart: bool) -> Run:
+def _trained(
+    recipe: Recipe, directory: Path, progress: Progress, restart: bool, require: Callable[[SearchSpace], None]
+) -> Run:
     run = None if restart else train_step.begun(recipe, directory)
     if run is None or not run.is_finished("train") or not has_its_weights(run):
-        trained = train_step.train(recipe, directory, progress, restart=restart)
-        if trained is None:
-            raise _alone()
+        trained = train_step.train(recipe, directory, progress, restart=restart, require=require)
+        assert trained is not None  # This is the only process.
         return trained
     progress.say(f"train: {run.path} is finished")
     return run
@@ -63,16 +70,8 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
             progress.say(f"search: {run.search_result} is there")
             return found
     result = search_step.search(request, progress)
-    if result is None:
-        raise _alone()
+    assert result is not None  # This is the only process.
     return result
-
-
-def _alone() -> UserError:
-    return UserError(
-        "torchrun: only 'nasdeploy train' and 'nasdeploy search' use several processes; do these first, then go on "
-        "without it"
-    )
 
 
 def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:

@@ -24,11 +24,14 @@ def init(
     if out.exists() and not force:
         raise UserError(f"{out}: exists already; pass --force to replace it, or --out FILE for another name")
 
+    from nasdeploy.store.files import require_writable, write_text
+
+    require_writable(out)
+
     from nasdeploy.data.inspect import inspect_folder
     from nasdeploy.draft.choices import draft_for
     from nasdeploy.draft.text import check, recipe_text
     from nasdeploy.progress import Progress, duration
-    from nasdeploy.store.files import write_text
 
     progress = Progress(quiet)
     folder = inspect_folder(data.expanduser())

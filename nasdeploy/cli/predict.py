@@ -24,8 +24,10 @@ def predict(
     from nasdeploy.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.steps import predict as step
-    from nasdeploy.store.files import write_text
+    from nasdeploy.store.files import require_writable, write_text
 
+    if csv:
+        require_writable(csv)
     target = load_device(device) if device else None
     progress = Progress(quiet)
     predictions = step.predict(bundle, images, progress, top=top, device=target)

@@ -15,7 +15,7 @@ from nasdeploy.space import SearchSpace
 from nasdeploy.steps.comparison import Comparison, Contender
 from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.store.evaluations import Evaluation, Evaluations
-from nasdeploy.store.files import write_json
+from nasdeploy.store.files import require_writable, write_json
 
 PICTURE, RESULT = "evaluate.png", "evaluate.json"
 
@@ -29,6 +29,8 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
     knows is not evaluated again.
     """
     contenders, edges = comparison.contenders, comparison.edges
+    directory = contenders[0].run.path if out is None else out
+    require_writable(directory / RESULT)
     if len({_images_of(contender) for contender in contenders}) > 1:
         progress.say("evaluate: the runs hold out different images (their seeds or data differ)")
     found = [_evaluations(contender, progress) for contender in contenders]
@@ -39,9 +41,7 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
         "edges_macs_m": [edge / 1e6 for edge in edges],
         "runs": entries,
     }
-    first = contenders[0].run
-    directory = first.path if out is None else out
-    with first.lock():
+    with contenders[0].run.lock():
         write_json(directory / RESULT, result)
         _draw(contenders, found, edges, directory / PICTURE)
     return result

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nasdeploy.errors import UserError
-from nasdeploy.latency.files import find_table
+from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe, space_of
@@ -60,10 +60,41 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
             "'nasdeploy export'"
         )
     bounds = bounds_or_recipes(bounds, recipe)
-    if bounds == Bounds():
-        raise UserError("no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X")
+    require_any(bounds)
     devices = _devices(recipe, bounds)
     tables = {name: _table(space, device, strict, progress) for name, device in devices.items()}
+    budget = _feasible(recipe, bounds, space, tables)
+    return SearchRequest(
+        run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
+    )
+
+
+def foresee_search(recipe: Recipe, bounds: Bounds, space: SearchSpace, strict: bool) -> None:
+    """Raise what `request_search` will raise, as far as that can be known before anything is trained or profiled.
+
+    Of a latency on a device without a table only the form is known.
+    """
+    bounds = bounds_or_recipes(bounds, recipe)
+    require_any(bounds)
+    tables = {
+        name: _table(space, device, strict, Progress(quiet=True))
+        for name, device in _devices(recipe, bounds).items()
+        if table_path(space, device).exists()
+    }
+    _feasible(recipe, bounds, space, tables)
+
+
+def require_any(bounds: Bounds) -> None:
+    """Raise `UserError` unless something is bounded."""
+    if bounds == Bounds():
+        raise UserError(
+            "no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X, or set search.latency in "
+            "the recipe"
+        )
+
+
+def _feasible(recipe: Recipe, bounds: Bounds, space: SearchSpace, tables: dict[str, LatencyTable]) -> Budget:
+    """The budget that the bounds come to by the tables, by name; raises `InfeasibleBudget`."""
     budget = Budget(
         _limits(recipe, bounds, space, tables),
         parse_amount("--macs-m", bounds.macs_m, 1e6),
@@ -72,9 +103,7 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
         parse_amount("--memory-mb", bounds.memory_mb, 1e6),
     )
     require_feasible(Problem(space, budget, *tables.values()))
-    return SearchRequest(
-        run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
-    )
+    return budget
 
 
 def latency_devices(recipe: Recipe, bounds: Bounds) -> list[Device]:
@@ -126,7 +155,7 @@ def _ranges(
             raise UserError(
                 f"device {name} has two latency budgets; use one of them, or name another device as in DEVICE=BOUND"
             )
-        ratio = tables[name].p95_ratio if p95 else 1.0
-        low, high = tables[name].range(space)
+        low, high = tables[name].range(space) if name in tables else (0.0, 0.0)
+        ratio = tables[name].p95_ratio if p95 and name in tables else 1.0
         found[name] = parse_latency(bound, (ratio * low, ratio * high))
     return found

@@ -1,5 +1,6 @@
 """Training a run, taking up where it was stopped."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,24 +28,41 @@ from nasdeploy.train.trainer import Trainer
 
 
 def train(
-    recipe: Recipe, directory: Path, progress: Progress, *, init: Path | None = None, restart: bool = False
+    recipe: Recipe,
+    directory: Path,
+    progress: Progress,
+    *,
+    init: Path | None = None,
+    restart: bool = False,
+    require: Callable[[SearchSpace], None] = lambda space: None,
 ) -> Run | None:
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
-    `init` is a file of weights to start from, or the directory of a run. A finished run whose last checkpoint is lost
-    or damaged goes on from the last whole one. Raises `UserError` for a run that is finished or of another recipe,
-    unless `restart` discards it; that happens only when everything else was found to be right.
+    `init` is a file of weights to start from, or the directory of a run; `require` raises what else has to be right of
+    the space. A finished run whose last checkpoint is lost or damaged goes on from the last whole one. Raises
+    `UserError` for a run that is finished or of another recipe, unless `restart` discards it; that happens only when
+    everything else was found to be right.
     Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None;
     where several find the same mistake, one raises it and the others `FailedElsewhere`.
     """
     with joined() as ranks:
-        run = _train(recipe, directory, progress if ranks.first else Progress(quiet=True), ranks, init, restart)
+        run = _train(
+            recipe, directory, progress if ranks.first else Progress(quiet=True), ranks, init, restart, require
+        )
         return run if ranks.first else None
 
 
-def _train(recipe: Recipe, directory: Path, progress: Progress, ranks: Ranks, init: Path | None, restart: bool) -> Run:
+def _train(
+    recipe: Recipe,
+    directory: Path,
+    progress: Progress,
+    ranks: Ranks,
+    init: Path | None,
+    restart: bool,
+    require: Callable[[SearchSpace], None],
+) -> Run:
     with ranks.agreed():
-        prepared = _prepare(recipe, directory, ranks, init, restart)
+        prepared = _prepare(recipe, directory, ranks, init, restart, require)
     with ranks.agreed():
         if ranks.first:
             _begin(recipe, directory, prepared, progress, restart)
@@ -88,7 +106,14 @@ class _Prepared:
     """The run to go on with; only the first process looks for it."""
 
 
-def _prepare(recipe: Recipe, directory: Path, ranks: Ranks, init: Path | None, restart: bool) -> _Prepared:
+def _prepare(
+    recipe: Recipe,
+    directory: Path,
+    ranks: Ranks,
+    init: Path | None,
+    restart: bool,
+    require: Callable[[SearchSpace], None],
+) -> _Prepared:
     """Check everything before the run is begun; raises `UserError` for whatever is wrong."""
     _require_share(recipe, ranks)
     require_tensorboard(recipe.train)
@@ -96,6 +121,7 @@ def _prepare(recipe: Recipe, directory: Path, ranks: Ranks, init: Path | None, r
     begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
     sets = open_data(recipe.data, recipe.seed)
     space = recipe.load_space(len(sets.classes))
+    require(space)
     if weights is not None:
         require_initialises(space, weights)
     origin = _origin(recipe, space)

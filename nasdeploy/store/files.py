@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, BinaryIO
 
 from nasdeploy.errors import UserError
@@ -35,6 +35,15 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(partial)
         os.replace(partial, path)
         sync(path.parent)
+
+
+def require_writable(path: Path) -> None:
+    """Raise `UserError` if a file could not be written at `path`: before the work of which it is the result."""
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    with writable(path), TemporaryDirectory(prefix=f".{path.name}.", suffix=PARTIAL, dir=parent):
+        pass
 
 
 @contextmanager

@@ -153,6 +153,7 @@ def change(**values: Any) -> None:
         (["runs/none"], {}, "runs/none: no run there"),
         (["runs/tiny", "--sample", "4"], {}, "--sample 4: give 5 or more"),
         (["runs/tiny", "--sample", "-1", "--bins", "1"], {}, "--sample -1: give 2 or more"),
+        (["runs/tiny", "--out", "runs/tiny/manifest.json"], {}, "manifest.json/evaluate.json: cannot be written"),
     ],
 )
 def test_a_mistake_ends_in_one_line_before_anything_is_evaluated(

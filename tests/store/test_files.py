@@ -22,6 +22,7 @@ from nasdeploy.store.files import (
     remove_partial,
     remove_partial_of,
     replacing,
+    require_writable,
     writable,
     write_bytes,
     write_json,
@@ -281,3 +282,15 @@ def test_a_damaged_line_in_the_middle_is_named(line: bytes, said: str, tmp_path:
 
 def test_no_lines_where_nothing_was_appended(tmp_path: Path) -> None:
     assert read_json_lines(tmp_path / "m.jsonl") == []
+
+
+def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> None:
+    require_writable(tmp_path / "deep/er/out.csv")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for place, said in (
+        (tmp_path, "there is a directory of that name"),
+        (tmp_path / "file/out.csv", "Not a directory"),
+    ):
+        with pytest.raises(UserError, match=f"{place}: cannot be written.*{said}"):
+            require_writable(place)
