@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nasdeploy.export.figures import Accuracy, Agreement, Footprint, Latency
+    from nasdeploy.export.figures import Accuracy, Agreement, Footprint, HalfPrecision, Latency
     from nasdeploy.export.manifest import Artefact, ExportManifest, Quantisation
 
 
@@ -15,6 +15,10 @@ def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[
         yield "int8", _quantisation(artefact.quantisation)
     if artefact.not_run:
         yield "", f"{artefact.not_run}; what follows is of the ONNX model that it was built from"
+    if proof.computed_in and proof.computed_in != artefact.precision:
+        yield "computed", f"in {proof.computed_in} by this machine, which does not compute in {artefact.precision}"
+    if proof.half:
+        yield "fp16", _half(proof.half)
     if proof.agreement:
         yield "agreement", _agreement(proof.agreement)
     if proof.accuracy:
@@ -33,6 +37,14 @@ def _quantisation(found: "Quantisation") -> str:
         "only weights" if found.ranges == "none" else f"ranges ({found.ranges}) from {found.images} training images"
     )
     return f"{ranges}; {kept}; top-1 {-found.drop:+.2f} points on held-out images (allowed -{found.max_drop:g})"
+
+
+def _half(found: "HalfPrecision") -> str:
+    kept = f"; {len(found.kept)} operators kept in fp32" if found.kept else ""
+    return (
+        f"each result rounded to it: top-1 {100 * found.accuracy.top1:.2f} %, logits within "
+        f"{found.accuracy.difference:.1e} of their spread; activations reach {found.largest:.4g} of 65504{kept}"
+    )
 
 
 def _agreement(found: "Agreement") -> str:

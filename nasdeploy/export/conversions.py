@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx
 
 from nasdeploy.convert import to_onnx
+from nasdeploy.convert.half import Unfit, unfit
 from nasdeploy.convert.precision import to_fp16
 from nasdeploy.convert.processor import saturates
 from nasdeploy.convert.quantise import RANGES, RECIPES, Quantiser, Recipe, layers_of
@@ -24,7 +26,7 @@ MAX_DROP = 0.5
 
 @dataclass(frozen=True)
 class Examples:
-    """Training images for int8, prepared as for the network."""
+    """Training images for int8 and fp16, prepared as for the network."""
 
     calibration: Callable[[], Iterable[Array]]
     """Starts a pass over images `[N, 3, side, side]` that ranges are found on."""
@@ -40,7 +42,7 @@ class Conversions:
 
     network: Network
     examples: Examples | None = None
-    """None where nothing is asked for in int8."""
+    """None where nothing is asked for in int8, and fp16 is not looked at."""
     max_drop: float = MAX_DROP
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     _made: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
@@ -54,8 +56,20 @@ class Conversions:
         if precision == "fp32":
             return self._once("fp32", lambda: to_onnx(self.network))
         if precision == "fp16":
-            return self._once("fp16", lambda: to_fp16(self.onnx("fp32", recipe)))
+            return self._once("fp16", lambda: to_fp16(self.onnx("fp32", recipe), kept=self.unfit.operators))
         return self._once(f"int8 {recipe}", lambda: self._int8(recipe))
+
+    @cached_property
+    def unfit(self) -> Unfit:
+        """What stays in fp32 where fp16 is asked for, by the calibration images; nothing where there are none."""
+        if self.calibration == 0:
+            return Unfit()
+        return unfit(self.onnx("fp32", ""), _some(self.examples).calibration())
+
+    @property
+    def calibration(self) -> int:
+        """How many images are calibrated on."""
+        return self.examples.images if self.examples else 0
 
     def quantisation(self, recipe: str) -> Quantisation:
         """How the model in int8 of that recipe was made; it has been."""

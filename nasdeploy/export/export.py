@@ -20,10 +20,11 @@ from nasdeploy.export.bundle.embedding import embed_models
 from nasdeploy.export.bundle.extras import Extras
 from nasdeploy.export.bundle.sample import Sample, make_sample
 from nasdeploy.export.conversions import Conversions
-from nasdeploy.export.difference import logits_of
+from nasdeploy.export.difference import Disagreement, logits_of
 from nasdeploy.export.examples import examples_of
 from nasdeploy.export.figures import Proof
 from nasdeploy.export.formats.format import Source, file_name, files_of
+from nasdeploy.export.half import prove_half, require_half
 from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import (
     OWN_STATISTICS,
@@ -137,6 +138,7 @@ class Exporter:
             job.device,
             job.capabilities,
         )
+        require_half(job, conversions)
         self.progress.say(f"export: converting to {job.name} in {job.precision}, then proving the file")
         job.form.write(source, path)
         quantised = job.precision == "int8"
@@ -149,11 +151,21 @@ class Exporter:
             not_run=job.not_run,
             fingerprint=None if job.not_run else fingerprint(job.device),
             quantisation=conversions.quantisation(recipe) if quantised else None,
-            proof=self._proof(path, job, source, reference),
+            proof=self._proof(path, job, source, reference, conversions),
         )
 
-    def _proof(self, path: Path, job: Job, source: Source, reference: Reference) -> Proof:
-        """Findings about a model; what is beside it only to be compared with lies in a directory of its own."""
+    def _proof(self, path: Path, job: Job, source: Source, reference: Reference, conversions: Conversions) -> Proof:
+        """Findings about a model, in fp16 first whether fp16 holds it, which the runtime here may not compute in."""
+        half = None
+        if job.precision == "fp16":
+            try:
+                half = prove_half(conversions, job, reference, self.progress)
+            except Disagreement as disagreement:
+                return Proof(problems=(f"in fp16 {disagreement}",))
+        return self._proof_by_running(path, job, source, reference).model_copy(update={"half": half})
+
+    def _proof_by_running(self, path: Path, job: Job, source: Source, reference: Reference) -> Proof:
+        """Findings of the runtime; what is beside it only to be compared with lies in a directory of its own."""
         with TemporaryDirectory(dir=path.parent) as folder:
             if job.not_run is not None:
                 onnx = Path(folder, path.name).with_suffix(".onnx")

@@ -115,12 +115,34 @@ class Footprint(Settings):
     """Most memory that the process had (resident)."""
 
 
+class HalfPrecision(Settings):
+    """What fp16 does to the network on the test images, whatever precision the runtime computed in.
+
+    Found by a model that computes in fp32 and rounds each operator's result to fp16 before it is handed on.
+    """
+
+    calibration: Tally
+    """Training images by which it was decided what stays in fp32."""
+    kept: tuple[str, ...] = ()
+    """Operators that stay in fp32, because fp16 does not hold what they give, take or weigh with."""
+    largest: Difference
+    """Magnitude that an operator's result in fp16 reaches on the test images; fp16 ends at 65504."""
+    operator: str
+    """The operator."""
+    accuracy: Accuracy
+    """Of the model that rounds; it is the file's where fp16 is really computed."""
+
+
 class Proof(Settings):
     """The findings, as far as the model got: a stage is None if one before it found a problem, or if it cannot run."""
 
     problems: tuple[str, ...] = ()
     """One line each; a model that passed has none."""
+    computed_in: Precision | None = None
+    """The precision that the runtime computed in on the machine of the proof; None if it was not run, or not asked."""
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
     latency: Latency | None = None
     footprint: Footprint | None = None
+    half: HalfPrecision | None = None
+    """None unless the model is in fp16."""

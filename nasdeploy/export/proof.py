@@ -25,7 +25,7 @@ from nasdeploy.latency.measure import REFERENCE, Protocol, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
-from nasdeploy.runtimes import runtime_of
+from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model, Session
 
@@ -82,7 +82,9 @@ def _compared(proof: Proof, path: Path, job: Job, reference: Reference, target: 
     try:
         yardstick = Yardstick.of(job.precision, reference.logits(reference.sample()))
         with _opened(path, job) as session:
-            proof = proof.model_copy(update={"agreement": compare_batches(session, reference, yardstick)})
+            computed_in = RUNTIMES[job.device.runtime].computes(job.precision)
+            agreement = compare_batches(session, reference, yardstick)
+            proof = proof.model_copy(update={"computed_in": computed_in, "agreement": agreement})
             accuracy = compare_test_set(session, reference, yardstick, progress)
     except Disagreement as disagreement:
         return proof.model_copy(update={"problems": (str(disagreement),)})

@@ -51,6 +51,10 @@ class ExecuTorch:
         """Version of the package."""
         return version("executorch")
 
+    def computes(self, precision: Precision) -> Precision:
+        """As it is stored."""
+        return precision
+
     def open(self, model: Model, device: Target) -> "ExecuTorchSession":
         """The program; raises `UserError` for what is none, is damaged, or takes no batch as large as the device's."""
         name, content = _content(model)

@@ -7,6 +7,7 @@ with TF32.
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nasdeploy.runtimes.options import wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
 
 _ERRORS_ONLY = 3
+_X86 = ("x86_64", "AMD64", "i686")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 
@@ -53,6 +55,10 @@ class OnnxRuntime:
 
         return str(onnxruntime.__version__)
 
+    def computes(self, precision: Precision) -> Precision:
+        """Processors of the x86 family have no kernels for fp16."""
+        return "fp32" if precision == "fp16" and machine() in _X86 else precision
+
     def open(self, model: Model, device: Target) -> Session:
         """A session with the device's threads and options; raises `UserError` for a model that cannot be loaded."""
         return _OnnxSession(_load(model, device, device.options, [_CPU]), device.batch, "cpu")
@@ -80,6 +86,10 @@ class OnnxRuntimeCuda:
         import onnxruntime
 
         return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version} on {gpu()}"
+
+    def computes(self, precision: Precision) -> Precision:
+        """As it is stored."""
+        return precision
 
     def open(self, model: Model, device: Target) -> Session:
         """A session on the first GPU; raises `UserError` for a model, or a CUDA, that cannot be loaded."""

@@ -51,6 +51,11 @@ class OpenVino:
 
         return str(openvino.__version__)
 
+    def computes(self, precision: Precision) -> Precision:
+        """Few processors compute in fp16."""
+        able = the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return precision if precision.upper() in able else "fp32"
+
     def open(self, model: Model, device: Target) -> Session:
         """A compiled model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
         name, content = _file_or_bytes(model)

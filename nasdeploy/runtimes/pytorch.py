@@ -33,6 +33,10 @@ class PyTorch:
         """Version of the package."""
         return version("torch")
 
+    def computes(self, precision: Precision) -> Precision:
+        """As it is stored."""
+        return precision
+
     def open(self, model: Model, device: Target) -> Session:
         """The module, called once; raises `UserError` if that fails, or for a file."""
         if not isinstance(model, TorchModel):

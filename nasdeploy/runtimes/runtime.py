@@ -128,6 +128,9 @@ class Runtime(Protocol):
     def version(self) -> str:
         """Version of the runtime, and whatever else of it moves latencies, such as the GPU; where it can run."""
 
+    def computes(self, precision: Precision) -> Precision:
+        """The precision that this machine computes in where a model is stored in `precision`; where it can run."""
+
     def open(self, model: Model, device: Target) -> Session:
         """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""
 

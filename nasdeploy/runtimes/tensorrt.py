@@ -50,6 +50,10 @@ class TensorRt:
         """Version of the package, and the GPU."""
         return f"{import_module(self._module).__version__} on {gpu()}"
 
+    def computes(self, precision: Precision) -> Precision:
+        """As it is stored; in int8 TensorRT for RTX has weights only, which it expands."""
+        return "fp32" if precision == "int8" and self._module == "tensorrt_rtx" else precision
+
     def open(self, model: Model, device: Target) -> Session:
         """An engine on the first GPU; raises `UserError` for a model that it refuses."""
         name, _ = content_of(model)

@@ -200,6 +200,13 @@ def test_version_is_a_version(device):
     assert runtime_of(device).version()[0].isdigit()
 
 
+def test_it_says_what_it_computes_in(device):
+    """On processors of the x86 family in fp32, mostly, whatever the file is in."""
+    runtime = runtime_of(device)
+    assert runtime.computes("fp32") == "fp32"
+    assert all(runtime.computes(precision) in ("fp32", precision) for precision in runtime.precisions)
+
+
 def test_an_option_that_the_runtime_refuses_is_named(device):
     refusing = device.model_copy(update={"options": {"": "1"}})
     with pytest.raises(UserError, match=r"device here: option '' is (refused|unknown)"):

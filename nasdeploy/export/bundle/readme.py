@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nasdeploy.export.figures import HalfPrecision
 from nasdeploy.export.manifest import Artefact, ExportManifest
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
@@ -124,6 +125,10 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
             f"{100 * accuracy.top1:.2f} % (95 %: {low:.2f} to {high:.2f}); of the PyTorch network that it was made "
             f"from {100 * accuracy.top1_pytorch:.2f} %",
         )
+    if made.proof.computed_in:
+        yield "computed in", f"{made.proof.computed_in}{_not_as_stored(made)}"
+    if made.proof.half:
+        yield from _half(made.proof.half)
     if agreement:
         parts = " of their spread" if agreement.tolerance.scale == "spread" else ""
         yield "largest difference of logits from PyTorch's", f"{agreement.difference:.1e}{parts}"
@@ -133,6 +138,27 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
             f"latency on {made.device.name}, batch {latency.batch}",
             f"median {latency.median_ms:.4g} ms (p10 {latency.p10_ms:.4g}, p90 {latency.p90_ms:.4g}, "
             f"p95 {latency.p95_ms:.4g}){noisy}",
+        )
+
+
+def _not_as_stored(made: Artefact) -> str:
+    if made.proof.computed_in == made.precision:
+        return ""
+    return f" by the machine of these figures, which does not compute in {made.precision}"
+
+
+def _half(found: HalfPrecision) -> Iterator[tuple[str, str]]:
+    accuracy = found.accuracy
+    yield (
+        "each result rounded to fp16",
+        f"top-1 {100 * accuracy.top1:.2f} % on {accuracy.images} test images, logits differ by up to "
+        f"{accuracy.difference:.1e} of their spread; activations reach {found.largest:.4g} of 65504 ({found.operator})",
+    )
+    if found.kept:
+        yield (
+            "kept in fp32",
+            f"{len(found.kept)} operators that {found.calibration} training images take beyond fp16: "
+            f"{', '.join(found.kept)}",
         )
 
 

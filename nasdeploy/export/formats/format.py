@@ -44,6 +44,10 @@ class Format(Protocol):
         """What it can hold, for a runtime that can run it."""
 
     @property
+    def mixes(self) -> bool:
+        """Whether operators of a file in fp16 may stay in fp32."""
+
+    @property
     def ahead_of_time(self) -> bool:
         """Whether it can be made for GPUs that are not here."""
 
@@ -93,6 +97,7 @@ def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[s
 class Interchange:
     """What formats have in common that every machine can write and run."""
 
+    mixes = False
     ahead_of_time = False
 
     def open(self, path: Path, device: Device) -> Session:

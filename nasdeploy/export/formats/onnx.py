@@ -22,6 +22,7 @@ class OnnxFormat(Interchange):
 
     suffixes = (".onnx",)
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    mixes = True
 
     def runtime(self, device: Device) -> str:
         """The device's, if that opens ONNX files."""

@@ -26,6 +26,7 @@ class TensorRtFormat:
 
     suffixes: tuple[str, ...] = (".tensorrt.engine", ".tensorrt.onnx")
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    mixes = True
     ahead_of_time = False
     _name: str = "tensorrt"
     _sdk = ("tensorrt", "tensorrt", "10")
