@@ -5,23 +5,24 @@ point after its folder, and what follows is the extension. The image is the memb
 label that in `.cls` (a number or the name of a class) or under `label` in `.json`.
 """
 
-import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.data.files import SUFFIXES, grouped, is_hidden
+from nasdeploy.data.files import SUFFIXES, grouped, is_hidden, suffix_of
 from nasdeploy.data.images import Indices
+from nasdeploy.data.label_text import NoLabel, label_in
+from nasdeploy.data.passed_over import some
 from nasdeploy.errors import UserError
 
 LAYOUT = "write shards with KEY.jpg (or another image) and KEY.cls for each sample"
@@ -29,8 +30,11 @@ LAYOUT = "write shards with KEY.jpg (or another image) and KEY.cls for each samp
 _THREADS = 8
 _OF_WEBDATASET = re.compile(r"__[^/]*__($|/)")
 """Names of what is about a shard, and no sample of it."""
+_LABELS = ("cls", "json")
+"""Extensions of labels, the one that counts first."""
 _MOST_LABEL_BYTES = 1 << 20
-_LONGEST_LABEL = 200
+_LONGEST_NAME = 80
+"""Characters of a name in a message."""
 
 Members = dict[str, tarfile.TarInfo]
 """Of a sample, by extension in lower case."""
@@ -127,7 +131,8 @@ def _grouped(shard: Path, named: Iterable[_Named]) -> Iterator[tuple[str, Member
         for _, extension, member in group:
             if extension in members:
                 raise UserError(
-                    f"{shard}: sample {key!r} has two members .{extension}; give each sample a key of its own"
+                    f"{shard}: sample {_short(key)} has two members .{_cut(extension)}; give each sample a key of its "
+                    "own"
                 )
             members[extension] = member
         yield key, members
@@ -164,51 +169,51 @@ def _require_end(archive: tarfile.TarFile) -> None:
 
 def _sample(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -> _Sample:
     images = [extension for extension in members if f".{extension}" in SUFFIXES]
-    held = ", ".join(f".{extension}" for extension in members)
     if len(images) != 1:
-        raise UserError(
-            f"{shard}: sample {key!r} has {'several images' if images else 'no image'} (it holds {held}); {LAYOUT}"
-        )
+        lacks = "several images" if images else "no image"
+        raise UserError(f"{shard}: sample {_short(key)} has {lacks} ({_held(key, members, SUFFIXES)}); {LAYOUT}")
     image = members[images[0]]
     label = _label(shard, archive, key, members)
     if label is None:
-        raise UserError(f"{shard}: sample {key!r} has no label (it holds {held}); {LAYOUT}, or KEY.json with a label")
+        held = _held(key, members, {f".{extension}" for extension in _LABELS})
+        raise UserError(f"{shard}: sample {_short(key)} has no label ({held}); {LAYOUT}, or KEY.json with a label")
     return _Sample(image.offset_data, image.size, image.name.encode(errors="surrogateescape"), label)
 
 
+def _held(key: str, members: Members, wanted: Collection[str]) -> str:
+    """What a sample holds; where points in names hide what is wanted, the rule that they break."""
+    hidden = next((extension for extension in members if "." in extension and suffix_of(extension) in wanted), None)
+    if hidden is None:
+        return f"it holds {some([f'.{_cut(extension)}' for extension in members])}"
+    file = f"{key.rpartition('/')[2]}.{hidden}"
+    better = file.replace(".", "_", file.count(".") - 1)
+    return (
+        f"a key ends at the first point of a name, so that {_short(file)} is its member {_short('.' + hidden)}: write "
+        f"names with no point but that before the suffix, such as {_short(better)}"
+    )
+
+
+def _short(name: str) -> str:
+    """A name in quotes that fits into a message."""
+    return repr(_cut(name))
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}...{name[-_LONGEST_NAME // 2 :]}"
+
+
 def _label(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -> str | None:
-    """The label as text, a number without zeros before it; None if there is none."""
-    extension = "cls" if "cls" in members else "json"
-    if extension not in members:
+    """The label as text; None if there is none."""
+    extension = next((extension for extension in _LABELS if extension in members), None)
+    if extension is None:
         return None
-    content = _content(archive, members[extension])
-    try:
-        text = content.decode() if extension == "cls" else _label_in(json.loads(content))
-    except (ValueError, RecursionError):
-        text = ""
-    if text is None:
-        return None
-    text = text.strip()
-    if not (text.isprintable() and 0 < len(text) <= _LONGEST_LABEL):
-        raise UserError(
-            f"{shard}: sample {key!r} has no valid label in .{extension}; write a number or the name of a class there"
-        )
-    return str(int(text)) if is_number(text) else text
-
-
-def is_number(label: str) -> bool:
-    """Whether a label is a whole number."""
-    return label.isascii() and label.isdigit()
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
+    file = archive.extractfile(members[extension])
     # More than that is no label, and is refused as one that is cut off.
-    return b"" if file is None or member.size > _MOST_LABEL_BYTES else file.read()
-
-
-def _label_in(data: Any) -> str | None:
-    label = data.get("label") if isinstance(data, dict) else None
-    if label is None:
-        return None
-    return str(label) if isinstance(label, str | int) and not isinstance(label, bool) else ""
+    content = b"" if file is None else file.read(_MOST_LABEL_BYTES)
+    try:
+        return label_in(extension, content)
+    except NoLabel as reason:
+        raise UserError(
+            f"{shard}: sample {_short(key)} has no valid label in .{extension} ({reason}); write a number or the name "
+            "of a class there, in UTF-8"
+        ) from None

@@ -10,20 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from nasdeploy.data.files import is_hidden
-from nasdeploy.data.images import Images, ImageSets, Indices
+from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.layout import PARTS, beside, require_folder
 from nasdeploy.data.listing import lacking
 from nasdeploy.data.passed_over import hidden_line
 from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.shard_cache import remembered_index
+from nasdeploy.data.shard_classes import NAMES, classes_of, labels_of
 from nasdeploy.data.shard_images import WINDOW, ShardImages
-from nasdeploy.data.shard_index import ShardIndex, is_number
+from nasdeploy.data.shard_index import ShardIndex
 from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
-
-CLASSES = "classes.txt"
-"""A file that may name the classes."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,12 @@ def list_shards(path: Path, decoding: Decoding = Decoding()) -> ShardListing:
     require_folder(path, "train/*.tar")
     parts = {part: path / part for part in PARTS if (path / part).is_dir()}
     found = {part: remembered_index(folder, _shards_in(folder)) for part, folder in parts.items()}
-    classes = _named_classes(path / CLASSES) or _classes_of(found["train"])
-    images = {part: ShardImages.of(index, _labels(index, classes, path), decoding) for part, index in found.items()}
-    notes = beside(path, {CLASSES}) + [
-        note
-        for part, folder in parts.items()
-        for note in lacking(folder, _without_images(images[part], classes) if part != "train" else [])
-    ]
+    classes = classes_of(path, found)
+    images = {part: ShardImages.of(index, labels_of(index, classes, path), decoding) for part, index in found.items()}
+    notes = beside(path, {NAMES})
     for part, folder in parts.items():
-        notes += hidden_line(folder, found[part].passed, "hidden, of tools or of no sample")
+        notes += _passed_over(folder, found[part])
+        notes += lacking(folder, _without_images(images[part], classes) if part != "train" else [])
     if images["train"].is_sorted:
         notes.append(
             f"{parts['train']}: shards hold few classes each, and only the samples of {WINDOW} shards at a time are "
@@ -76,41 +70,14 @@ def _shards_in(folder: Path) -> tuple[Path, ...]:
     raise UserError(f"{folder}: holds no *.tar; put the shards there")
 
 
-def _named_classes(file: Path) -> tuple[str, ...]:
-    """Names in a file, one a line; none if there is no such file."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); write the name of a class on each line") from None
-    classes = tuple(line.strip() for line in lines)
-    for number, name in enumerate(classes):
-        if not name.isprintable() or not name or name in classes[:number]:
-            raise UserError(f"{file}: line {number + 1} is {name!r}; write the name of another class on each line")
-        if is_number(name) and int(name) != number:
-            raise UserError(
-                f"{file}: line {number + 1} is {name!r}, which as a label means line {int(name) + 1}; write names that "
-                "are no numbers"
-            )
-    return classes
-
-
-def _classes_of(index: ShardIndex) -> tuple[str, ...]:
-    """Labels as the names of classes: numbers in their order before names."""
-    return tuple(sorted(index.texts, key=lambda text: (not is_number(text), int(text) if is_number(text) else 0, text)))
-
-
-def _labels(index: ShardIndex, classes: Sequence[str], path: Path) -> Indices:
-    """Labels `[N]` for the texts of an index: names of classes or, with classes.txt, numbers of its lines from 0."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    named = path / CLASSES
-    if named.exists():
-        numbers = {str(number): number for number in range(len(classes))} | numbers
-    for place, text in enumerate(index.texts):
-        if text not in numbers:
-            where = index.path(int(np.argmax(index.text == place)))
-            known = f"{named} names no such class" if named.exists() else f"{path / 'train'} has no such class"
-            raise UserError(f"{where}: label {text!r}, and {known}{suggestion(text, classes)}; correct one of them")
-    return np.array([numbers[text] for text in index.texts], dtype=np.int64)[index.text]
+def _passed_over(folder: Path, index: ShardIndex) -> list[str]:
+    """Lines about what lies beside the shards, and about members that belong to no sample."""
+    shards = {shard.name for shard in index.shards}
+    others = [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir() if path.name not in shards]
+    return [
+        *hidden_line(folder, dict.fromkeys(others, 1), "no shards"),
+        *hidden_line(folder, index.passed, "members that are hidden, of tools or of no sample"),
+    ]
 
 
 def _without_images(images: Images, classes: Sequence[str]) -> list[str]:

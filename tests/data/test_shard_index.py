@@ -102,6 +102,10 @@ def test_what_belongs_to_no_sample_is_passed_over(tmp_path: Path) -> None:
         ({"cls": b"7"}, "7"),
         ({"cls": b" 007\n"}, "7"),
         ({"cls": "große Katze".encode()}, "große Katze"),
+        ({"cls": b"\xef\xbb\xbfcat\r\n"}, "cat"),
+        ({"cls": b"\xef\xbb\xbf03"}, "3"),
+        ({"json": b'\xef\xbb\xbf{"label": "cat"}'}, "cat"),
+        ({"json": '{"label": "cat"}'.encode("utf-16")}, "cat"),
         ({"json": b'{"label": 12, "width": 3}'}, "12"),
         ({"json": b'{"label": "cat"}'}, "cat"),
         ({"cls": b"3", "json": b'{"label": 4}'}, "3"),
@@ -135,25 +139,80 @@ def test_incomplete_samples_are_named(tmp_path: Path, sample: dict[str, object],
 
 
 @pytest.mark.parametrize(
-    "label",
+    ("label", "reason"),
     [
-        {"cls": b""},
-        {"cls": b"\xff"},
-        {"cls": b"a\nb"},
-        {"cls": b"x" * 201},
-        {"cls": b"1" * (1 << 21)},
-        {"json": b"{"},
-        {"json": b"[" * 100_000},
-        {"json": b'{"label": 1.5}'},
-        {"json": b'{"label": true}'},
-        {"json": b'{"label": ""}'},
+        ({"cls": b""}, "it is empty"),
+        ({"cls": b"\xef\xbb\xbf\n"}, "it is empty"),
+        ({"cls": b"M\xfcller"}, "it is not in UTF-8, by byte 0xfc"),
+        ({"cls": "cat".encode("utf-16")}, "it is in UTF-16, not in UTF-8"),
+        ({"cls": "cat".encode("utf-16-le")}, "it is in UTF-16, not in UTF-8"),
+        ({"cls": b"a\nb"}, "it has U+000A in its name, which lists of classes cannot hold"),
+        ({"cls": "a\u202eb".encode()}, "it has U+202E (right-to-left override) in its name, which lists of classes"),
+        ({"cls": b"-1"}, "it is -1, and numbers of classes begin at 0"),
+        ({"json": b'{"label": -7}'}, "it is -7, and numbers of classes begin at 0"),
+        ({"cls": b"x" * 201}, "it is longer than 200 characters"),
+        ({"cls": b"1" * (1 << 21)}, "it is longer than 200 characters"),
+        ({"json": b"{"}, "it is no JSON"),
+        ({"json": b"[" * 100_000}, "it is no JSON"),
+        ({"json": b'{"label": 1.5}'}, "it is neither a whole number nor a text"),
+        ({"json": b'{"label": true}'}, "it is neither a whole number nor a text"),
+        ({"json": b'{"label": ""}'}, "it is empty"),
+        ({"json": b'{"label": "a\\u0085b"}'}, "it has U+0085 in its name"),
     ],
 )
-def test_labels_that_are_none_are_named(tmp_path: Path, label: dict[str, bytes]) -> None:
+def test_labels_that_are_none_are_named(tmp_path: Path, label: dict[str, bytes], reason: str) -> None:
     (extension,) = label
-    assert message(tmp_path, GOOD, {"__key__": "k", "jpg": b"x", **label}) == (
-        f"sample 'k' has no valid label in .{extension}; write a number or the name of a class there"
+    said = message(tmp_path, GOOD, {"__key__": "k", "jpg": b"x", **label})
+    assert said.startswith(f"sample 'k' has no valid label in .{extension} ({reason}")
+    assert said.endswith("); write a number or the name of a class there, in UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["22.000.jpg", "22.000.cls"],
+            "no image (a key ends at the first point of a name, so that '22.000.jpg' is",
+        ),
+        (
+            ["v1.5_a.PNG", "v1.5_a.cls"],
+            "no image (a key ends at the first point of a name, so that 'v1.5_a.png' is",
+        ),
+        (["d.x/a.b.c.jpg", "d.x/a.b.c.cls"], "no image (a key ends at the first point of a name, so that 'a.b.c.jpg'"),
+        (["a.jpg", "a.0.cls"], "no label (a key ends at the first point of a name, so that 'a.0.cls' is its member"),
+        (["a.jpg", "a.meta.json"], "no label (a key ends at the first point of a name, so that 'a.meta.json' is its"),
+        (["a.jpg", "a.seg.png"], "no label (it holds .jpg, .seg.png)"),
+    ],
+)
+def test_keys_with_points_get_the_rule(names: list[str], said: str, tmp_path: Path) -> None:
+    path = write_members(tmp_path / "0.tar", names)
+    with pytest.raises(UserError) as caught:
+        index_of((path,))
+    assert f" has {said}" in str(caught.value)
+
+
+def test_keys_with_points_are_told_how_to_be_written(tmp_path: Path) -> None:
+    path = write_members(tmp_path / "0.tar", [f"22.{i:03d}.{suffix}" for i in range(900) for suffix in ("jpg", "cls")])
+    with pytest.raises(UserError) as caught:
+        index_of((path,))
+    assert str(caught.value) == (
+        f"{path}: sample '22' has no image (a key ends at the first point of a name, so that '22.000.jpg' is its "
+        f"member '.000.jpg': write names with no point but that before the suffix, such as '22_000.jpg'); {LAYOUT}"
     )
+
+
+def test_messages_about_samples_are_short(tmp_path: Path) -> None:
+    for names in (
+        [f"a.{i}" for i in range(900)],
+        ["x" * 5000 + ".cls"],
+        ["a." + "x" * 5000, "a.cls"],
+        ["a." + "x" * 5000 + ".jpg", "a.cls"],
+        ["a." + "x" * 5000] * 2,
+    ):
+        path = write_members(tmp_path / "0.tar", names, tarfile.PAX_FORMAT)
+        with pytest.raises(UserError) as caught:
+            index_of((path,))
+        assert len(str(caught.value)) < 700 + len(str(path))
 
 
 def test_two_samples_of_one_key_are_named(tmp_path: Path) -> None:

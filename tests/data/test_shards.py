@@ -219,12 +219,94 @@ def test_a_file_names_and_orders_the_classes(tmp_path: Path, labels: list[str]) 
         ("cat\ncat\n", "line 2 is 'cat'; write the name of another class on each line"),
         ("cat\n\ndog\n", "line 2 is ''; write the name of another class on each line"),
         ("1\n0\n", "line 1 is '1', which as a label means line 2; write names that are no numbers"),
+        ("", "is empty; write the name of a class on each line, or remove it"),
+        (
+            "cat\ndog\u2028puppy\n",
+            r"the class 'dog\u2028puppy' has U+2028 (line separator) in its name, which lists of classes cannot hold; "
+            "rename it",
+        ),
+        (
+            "cat\nCat\n",
+            "the classes 'Cat' and 'cat' are equal but for case, blanks or their form in Unicode; make them one, or "
+            "give them names that differ",
+        ),
     ],
 )
 def test_a_bad_file_of_classes_is_named(tmp_path: Path, content: str, said: str) -> None:
     write_shards(tmp_path, TRAIN)
-    (tmp_path / "classes.txt").write_text(content)
+    (tmp_path / "classes.txt").write_text(content, encoding="utf-8")
     assert message(tmp_path) == f"{tmp_path / 'classes.txt'}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-16", "cannot be read (it is in UTF-16, not in UTF-8); write a name on each line, in UTF-8"),
+        ("utf-16-be", "cannot be read (it is in UTF-16, not in UTF-8); write a name on each line, in UTF-8"),
+        ("latin-1", "cannot be read (it is not in UTF-8, by byte 0xf6); write a name on each line, in UTF-8"),
+    ],
+)
+def test_a_file_of_classes_in_another_encoding_is_named(tmp_path: Path, encoding: str, said: str) -> None:
+    write_shards(tmp_path, TRAIN)
+    (tmp_path / "classes.txt").write_bytes("cat\nL\u00f6we\n".encode(encoding))
+    assert message(tmp_path) == f"{tmp_path / 'classes.txt'}: {said}"
+
+
+@pytest.mark.parametrize("content", ["\ufeffcat\ndog\n", "cat\r\ndog\r\n", "cat\rdog", "\ufeffcat\r\ndog"])
+def test_byte_order_marks_and_line_ends_of_other_systems_are_read(tmp_path: Path, content: str) -> None:
+    write_shards(tmp_path, TRAIN)
+    (tmp_path / "classes.txt").write_bytes(content.encode())
+    assert opened(tmp_path).classes == ("cat", "dog")
+
+
+def labelled(root: Path, labels: list[str], part: str = "train") -> Path:
+    write_tar(root / part / "0.tar", [sample(f"{i}", png=png(i), cls=x.encode()) for i, x in enumerate(labels)])
+    return root
+
+
+def test_one_class_in_two_forms_of_unicode_is_one_class(tmp_path: Path) -> None:
+    nfc, nfd = "M\u00fcller", "Mu\u0308ller"
+    labelled(tmp_path, [nfd, "Mz"] * 2), labelled(tmp_path, [nfc, "Mz"], "test")
+    listing = list_shards(tmp_path)
+    assert listing.classes == ("Mz", nfc)
+    assert [listing.parts[part].labels.tolist() for part in ("train", "test")] == [[1, 0] * 2, [1, 0]]
+    (tmp_path / "classes.txt").write_text(f"{nfd}\nMz\n", encoding="utf-8")
+    listing = list_shards(tmp_path)
+    assert (listing.classes, listing.parts["test"].labels.tolist()) == ((nfc, "Mz"), [0, 1])
+
+
+@pytest.mark.parametrize("alike", [("M\u00fcller", "Mu\u0308ller"), ("cat", "CAT"), ("1", "\uff11")])
+def test_labels_that_look_alike_are_refused(tmp_path: Path, alike: tuple[str, str]) -> None:
+    said = message(labelled(tmp_path, [*alike, "dog"] * 4))
+    assert said.startswith(f"{tmp_path / 'train'}: the classes {min(alike)!a} and {max(alike)!a} are equal")
+
+
+def test_a_label_written_otherwise_in_test_is_named(tmp_path: Path) -> None:
+    labelled(tmp_path, ["cat", "dog"] * 4), labelled(tmp_path, ["Cat", "dog"], "test")
+    assert message(tmp_path) == (
+        f"{tmp_path}/test/0.tar/0.png: label 'Cat', and {tmp_path}/train has no such class; it is written 'cat' there; "
+        "correct one of them"
+    )
+
+
+def test_a_number_beyond_the_classes_is_named(tmp_path: Path) -> None:
+    labelled(tmp_path, ["0", "1", "2"] * 4)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    said = f"label 2, and {tmp_path}/classes.txt names 2 classes, 0 to 1; correct one of them"
+    assert message(tmp_path) == f"{tmp_path}/train/0.tar/2.png: {said}"
+
+
+def test_whatever_lies_beside_shards_is_named(tmp_path: Path) -> None:
+    root = write_shards(tmp_path, {"train": {"cat": 12, "dog": 12}}, per_shard=24)
+    (root / "classes.txt").write_text("cat\ndog\n")
+    for name in ("train/1.tar.gz", "train/._0000.tar", "train/more/2.tar", "valid/0.tar", "notes.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"")
+    assert [note.partition(";")[0] for note in list_shards(root).notes] == [
+        f"{root}: valid/ is passed over",
+        f"{root}: passed over beside train/: notes.txt",
+        f"{root}/train: no shards, and passed over: ._0000.tar, 1.tar.gz, more/",
+    ]
 
 
 def test_a_label_that_training_lacks_is_named(tmp_path: Path) -> None:
