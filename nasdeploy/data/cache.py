@@ -1,6 +1,6 @@
 """Arrays that are kept between commands, below the user's cache folder: they only save time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -51,3 +51,16 @@ def store_arrays(place: Path | None, arrays: Arrays) -> None:
     # A home that cannot be written only costs the time of the next start.
     except UserError:
         return
+
+
+def texts_as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Texts without NUL one after the other, which takes less than an array of texts as long as the longest."""
+    return np.frombuffer("\0".join(texts).encode(errors="surrogateescape"), dtype=np.uint8)
+
+
+def texts_from_bytes(stored: npt.NDArray[np.uint8], count: int) -> list[str]:
+    """The texts that `texts_as_bytes` was given; raises ValueError if they are not so many."""
+    texts = stored.tobytes().decode(errors="surrogateescape").split("\0") if count else []
+    if len(texts) != count:
+        raise ValueError(f"{len(texts)} texts, not {count}")
+    return texts

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nasdeploy.data.images import ArrayImages, ImageSets
+from nasdeploy.data.images import ArrayImages
+from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DOWNLOADS, DataSettings
-from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 
 
-def open_cifar10(settings: DataSettings, seed: int) -> ImageSets:
+def open_cifar10(settings: DataSettings) -> OpenedData:
     """CIFAR-10 below `settings.path`; raises `UserError` that says how to get it if it is not there or damaged.
 
     The files are pickles; torchvision opens them only if their MD5 sums are those of the published ones.
@@ -26,5 +26,6 @@ def open_cifar10(settings: DataSettings, seed: int) -> ImageSets:
             f"\"from torchvision.datasets import CIFAR10; CIFAR10('{root}', download=True)\", or name the folder that "
             "holds it with data.path or --data DIR (for JPEG files in train/CLASS/ set kind: folder)"
         ) from None
-    images = [ArrayImages(np.asarray(part.data), part.targets) for part in (train, test)]
-    return image_sets(train.classes, images[0], settings, seed, test=images[1])
+    parts = {"train": train, "test": test}
+    images = {name: ArrayImages(np.asarray(part.data), part.targets) for name, part in parts.items()}
+    return OpenedData.of_arrays(tuple(train.classes), images)

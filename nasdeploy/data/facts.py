@@ -40,8 +40,10 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of image files: `sizes` `[N]` in bytes, `records` `[N]` of `RECORD`, and defects by place."""
+    """Facts of N image files: `names` below the folder of the data, `sizes` `[N]` in bytes, `records` `[N]` of
+    `RECORD`, and defects by place."""
 
+    names: Sequence[str]
     sizes: Indices
     records: Records
     defects: Mapping[int, str]

@@ -9,15 +9,15 @@ from tempfile import NamedTemporaryFile
 
 from torch import Tensor
 
-from nasdeploy.data.images import ArrayImages, ImageSets
+from nasdeploy.data.images import ArrayImages
+from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DOWNLOADS, DataSettings
-from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 
 
-def open_fashion_mnist(settings: DataSettings, seed: int) -> ImageSets:
+def open_fashion_mnist(settings: DataSettings) -> OpenedData:
     """Fashion-MNIST below `settings.path`, or as torchvision or Debian's package dataset-fashion-mnist installs it.
 
     Raises `UserError` that says how to get it if it is not there, or which file is damaged.
@@ -25,8 +25,8 @@ def open_fashion_mnist(settings: DataSettings, seed: int) -> ImageSets:
     from torchvision.datasets import FashionMNIST
 
     folder = _folder([settings.path] if settings.path else [DOWNLOADS, DEBIAN])
-    train, test = _read_part(folder, "train"), _read_part(folder, "t10k")
-    return image_sets(FashionMNIST.classes, train, settings, seed, test=test)
+    parts = {"train": _read_part(folder, "train"), "test": _read_part(folder, "t10k")}
+    return OpenedData.of_arrays(tuple(FashionMNIST.classes), parts)
 
 
 def _folder(roots: list[str]) -> Path:

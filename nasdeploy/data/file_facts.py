@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.data.cache import Arrays, cache_file, load_arrays, store_arrays
+from nasdeploy.data.cache import Arrays, cache_file, load_arrays, store_arrays, texts_as_bytes, texts_from_bytes
 from nasdeploy.data.facts import RECORD, Facts, Look, Records, look_at, records_of
 from nasdeploy.data.images import Indices
 
@@ -24,11 +24,12 @@ _THREADS = 8
 _CHUNK = 512
 _FEWEST_FILES, _FEWEST_BYTES = 1000, 16 << 20
 """Less is read again in a moment, and not kept."""
-_TOO_NEW_NS = 2_000_000_000
+TOO_NEW_NS = 2_000_000_000
 """A file may change again within the resolution of its time; so what was just written is looked at once more."""
 
 States = npt.NDArray[np.int64]
 """`[N, 4]`: size, times of content and of the file's other properties in ns, number on the disk; -1 where unknown."""
+State = tuple[int, int, int, int]
 T = TypeVar("T")
 
 
@@ -37,24 +38,24 @@ def facts_of(root: Path, files: Sequence[Path]) -> Facts:
 
     Files that cannot be read have a defect. Where the cache cannot be written, it does without.
     """
-    states = np.array(_in_threads(_state, files), dtype=np.int64).reshape(-1, 4)
+    states = np.array(in_threads(state_of, files), dtype=np.int64).reshape(-1, 4)
     read = int(states[:, 0].sum()) <= MOST_READ_BYTES
     place, names = cache_file("images", root), _names(root, files)
     kept = _Kept.load(place) or _Kept.nothing()
     records, defects, known = kept.of(names, states, read)
     unknown = np.flatnonzero(~known).tolist()
     began = time_ns()
-    looks = _in_threads(lambda file: look_at(file, read), [files[place] for place in unknown])
+    looks = in_threads(lambda file: look_at(file, read), [files[place] for place in unknown])
     records[unknown] = records_of(looks)
     defects |= {place: look.defect for place, look in zip(unknown, looks, strict=True) if look.defect}
-    facts = Facts(np.maximum(states[:, 0], 0), records, dict(sorted(defects.items())))
+    facts = Facts(names, np.maximum(states[:, 0], 0), records, dict(sorted(defects.items())))
     if len(unknown) and (len(files) >= _FEWEST_FILES or states[:, 0].sum() >= _FEWEST_BYTES):
         _forget(states, unknown, looks, began)
         store_arrays(place, _Kept(names, states, records, defects).arrays())
     return facts
 
 
-def _in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
+def in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
     """`look` at each file, in threads: a cold or networked disk answers many requests at once."""
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -62,7 +63,7 @@ def _in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
         return [each for chunk in found for each in chunk]
 
 
-def _state(file: Path) -> tuple[int, int, int, int]:
+def state_of(file: Path) -> State:
     """What changes when a file does, also where it is replaced by another of its size and time."""
     try:
         found = os.stat(file)
@@ -71,16 +72,16 @@ def _state(file: Path) -> tuple[int, int, int, int]:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & ((1 << 63) - 1))
 
 
-def _names(root: Path, files: Sequence[Path]) -> bytes:
-    """Names of the files below `root`, one after the other."""
+def _names(root: Path, files: Sequence[Path]) -> list[str]:
+    """Paths of files relative to the folder `root`, in which they lie."""
     start = len(str(root / "x")) - 1
-    return "\0".join(str(file)[start:] for file in files).encode(errors="surrogateescape")
+    return [str(file)[start:] for file in files]
 
 
 def _forget(states: States, places: Sequence[int], looks: Sequence[Look], began: int) -> None:
     """Mark those whose look may not hold the next time as unknown."""
     failed = np.array([not look.lasts for look in looks])
-    new = np.abs(states[places, 1] - began) < _TOO_NEW_NS
+    new = np.abs(states[places, 1] - began) < TOO_NEW_NS
     states[np.array(places)[failed | new]] = -1
 
 
@@ -88,14 +89,14 @@ def _forget(states: States, places: Sequence[int], looks: Sequence[Look], began:
 class _Kept:
     """What is remembered of some files: their names, states, facts, and defects by place."""
 
-    names: bytes
+    names: Sequence[str]
     states: States
     records: Records
     defects: dict[int, str]
 
     @classmethod
     def nothing(cls) -> "_Kept":
-        return cls(b"", np.empty((0, 4), np.int64), np.empty(0, RECORD), {})
+        return cls([], np.empty((0, 4), np.int64), np.empty(0, RECORD), {})
 
     @classmethod
     def load(cls, place: Path | None) -> "_Kept | None":
@@ -106,22 +107,25 @@ class _Kept:
         if stored["records"].dtype != RECORD:
             return None
         at, reasons = stored["defect_at"].tolist(), stored["defect"].tolist()
-        return cls(stored["names"].tobytes(), stored["states"], stored["records"], dict(zip(at, reasons, strict=True)))
+        names = texts_from_bytes(stored["names"], len(stored["states"]))
+        return cls(names, stored["states"], stored["records"], dict(zip(at, reasons, strict=True)))
 
     def arrays(self) -> Arrays:
         """For a file that `load` reads."""
         return {
             "version": np.array(_VERSION),
-            "names": np.frombuffer(self.names, dtype=np.uint8),
+            "names": texts_as_bytes(self.names),
             "states": self.states,
             "records": self.records,
             "defect_at": np.array(list(self.defects), dtype=np.int64),
             "defect": np.array(list(self.defects.values()), dtype=np.str_),
         }
 
-    def of(self, names: bytes, states: States, read: bool) -> tuple[Records, dict[int, str], npt.NDArray[np.bool_]]:
+    def of(
+        self, names: Sequence[str], states: States, read: bool
+    ) -> tuple[Records, dict[int, str], npt.NDArray[np.bool_]]:
         """Records and defects of the files of such names and states, and which of them are known `[N]`."""
-        at = self._places(names, len(states))
+        at = self._places(names)
         known = at >= 0
         known[known] = (self.states[at[known]] == states[known]).all(axis=1) & (states[known, 0] >= 0)
         if read:
@@ -131,9 +135,9 @@ class _Kept:
         damaged = np.flatnonzero(known & np.isin(at, list(self.defects)))
         return records, {int(place): self.defects[int(at[place])] for place in damaged}, known
 
-    def _places(self, names: bytes, count: int) -> Indices:
+    def _places(self, names: Sequence[str]) -> Indices:
         """Where each name stands here `[N]`, -1 where it does not."""
-        if names == self.names or not count:
-            return np.arange(count, dtype=np.int64)
-        places = {name: place for place, name in enumerate(self.names.split(b"\0"))} if len(self.states) else {}
-        return np.array([places.get(name, -1) for name in names.split(b"\0")], dtype=np.int64)
+        if names == self.names:
+            return np.arange(len(names), dtype=np.int64)
+        places = {name: place for place, name in enumerate(self.names)}
+        return np.array([places.get(name, -1) for name in names], dtype=np.int64)

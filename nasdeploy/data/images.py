@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,9 @@ from PIL import Image
 
 from nasdeploy.data.decode import read_rgb, read_values
 from nasdeploy.data.settings import Decoding
+
+if TYPE_CHECKING:
+    from nasdeploy.data.split import Split
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -122,8 +125,9 @@ class ImageSets:
 
     `train`: what the supernet learns from. `search`: taken from the training images, for the search's accuracy; never
     trained on. `val`: for the curves during training. `test`: for the final figures only. `fingerprint`: equal for
-    training images of the same names and classes, before they were split. `notes`: one line each for what a user should
-    know about the data, e.g. files that were left out.
+    training images of the same names and classes, before they were split; runs of earlier versions know no more.
+    `split`: what each image of the data is for. `notes`: one line each for what a user should know about the data, e.g.
+    files that were left out.
     """
 
     classes: tuple[str, ...]
@@ -132,4 +136,5 @@ class ImageSets:
     val: Images
     test: Images
     fingerprint: str
+    split: "Split"
     notes: tuple[str, ...] = ()

@@ -63,6 +63,11 @@ class ShardImages(Images):
         """All images of an index with their labels `[N]`."""
         return cls(index, labels, np.arange(len(index), dtype=np.int64), _OpenFiles(index.shards), decoding)
 
+    @property
+    def index(self) -> ShardIndex:
+        """Where these images lie, and perhaps others."""
+        return self._index
+
     def image(self, index: int) -> Image.Image:
         """One picture; see `Images.image`."""
         return read_rgb(self.path(index), self.content(index), self._decoding)

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.data.file_facts import MOST_READ_BYTES
 from nasdeploy.data.files import is_hidden
-from nasdeploy.data.images import Images, ImageSets
+from nasdeploy.data.images import Images
 from nasdeploy.data.layout import PARTS, beside, require_folder
 from nasdeploy.data.listing import lacking
+from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.passed_over import hidden_line
 from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.shard_cache import remembered_index
 from nasdeploy.data.shard_classes import NAMES, classes_of, labels_of
+from nasdeploy.data.shard_facts import shard_identities
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shard_index import ShardIndex
-from nasdeploy.data.split import image_sets
 from nasdeploy.errors import UserError
 
 
@@ -85,15 +87,14 @@ def _without_images(images: Images, classes: Sequence[str]) -> list[str]:
     return [name for name, count in zip(classes, counts, strict=True) if not count]
 
 
-def open_shards(settings: DataSettings, seed: int) -> ImageSets:
+def open_shards(settings: DataSettings) -> OpenedData:
     """The images in the shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples.
 
-    Unlike files in folders, images are not looked at here, which would mean to read all shards: those that are damaged
-    are found when they are decoded.
+    Unlike files in folders, images are only summed here: those that are damaged are found when they are decoded.
     """
     assert settings.path is not None  # DataSettings sees to it
-    found = list_shards(Path(settings.path).expanduser(), settings.decoding)
-    parts = found.parts
-    return image_sets(
-        found.classes, parts["train"], settings, seed, val=parts.get("val"), test=parts.get("test"), notes=found.notes
-    )
+    root = Path(settings.path).expanduser()
+    found = list_shards(root, settings.decoding)
+    read = sum(int(images.index.size.sum()) for images in found.parts.values()) <= MOST_READ_BYTES
+    identities = {name: shard_identities(root / name, images.index, read) for name, images in found.parts.items()}
+    return OpenedData(found.classes, found.parts, identities, found.notes)

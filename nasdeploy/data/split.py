@@ -5,14 +5,22 @@ training of a resumed run.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
+import numpy.typing as npt
 
 from nasdeploy.data.images import Images, ImageSets, Indices
+from nasdeploy.data.inventory import Identities, Inventory
+from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
 from nasdeploy.randomness import generator
+from nasdeploy.store.data_facts import ComparedBy, DataFacts
+
+USES = ("train", "search", "val", "test", "unused")
+TRAIN, SEARCH, VAL, TEST, UNUSED = range(len(USES))
 
 
 def stratified(
@@ -43,34 +51,105 @@ def _shuffled_classes(labels: Sequence[int] | Indices, seed: int, purpose: str) 
     ]
 
 
-def image_sets(
-    classes: Sequence[str],
-    training: Images,
-    settings: DataSettings,
-    seed: int,
-    *,
-    val: Images | None = None,
-    test: Images | None = None,
-    notes: Sequence[str] = (),
-) -> ImageSets:
-    """The sets of a run from the training images and, where the data has them, validation and test images.
+@dataclass(frozen=True)
+class Split:
+    """What each image of some data is for: `uses` `[N]` are indices into `USES`, in the order of the inventory."""
+
+    inventory: Inventory
+    uses: npt.NDArray[np.uint8]
+
+    @property
+    def facts(self) -> DataFacts:
+        """The split in a few figures."""
+        known, found = self.inventory, self.inventory.identities
+        counts = np.bincount(self.uses, minlength=len(USES)).tolist()
+        compared_by: ComparedBy = "names and sizes" if found.digests is None else "contents"
+        return DataFacts(
+            images=dict(zip(USES, counts, strict=True)),
+            compared_by=compared_by,
+            digest=_digest_of(known, self.uses),
+            test_digest=self.test_digest(compared_by),
+        )
+
+    def test_digest(self, compared_by: ComparedBy) -> str:
+        """The `set_digest` of the test images."""
+        test = np.flatnonzero(self.uses == TEST)
+        return set_digest(self.inventory.labels[test], self.inventory.identities.subset(test), compared_by)
+
+
+def split(data: OpenedData, settings: DataSettings, seed: int) -> Split:
+    """Which image is trained on, held out for the search, validated with, and tested on.
 
     Raises `UserError` if there are fewer than two classes or too few images of one.
     """
-    counts = np.bincount(training.labels, minlength=len(classes)).tolist()
-    require_enough(dict(zip(classes, counts, strict=True)), has_test=test is not None)
-    for name, given in (("val", val), ("test", test)):
-        if given is not None and not len(given):
-            raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
-    fingerprint = fingerprint_of(training)
-    if test is None:
-        rest, part = stratified(training.labels, settings.test, seed, "test")
-        training, test = training.subset(rest), training.subset(part)
+    labels = data.parts["train"].labels
+    counts = np.bincount(labels, minlength=len(data.classes)).tolist()
+    require_enough(dict(zip(data.classes, counts, strict=True)), has_test="test" in data.parts)
+    uses = np.full(len(data.inventory), UNUSED, dtype=np.uint8)
+    for name, use in (("val", VAL), ("test", TEST)):
+        if name in data.parts:
+            count, first = len(data.parts[name]), data.first(name)
+            if not count:
+                raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
+            uses[first : first + count] = use
+    left = np.arange(len(labels), dtype=np.int64)
+    if "test" not in data.parts:
+        rest, part = stratified(labels, settings.test, seed, "test")
+        left, uses[part] = left[rest], TEST
     if settings.images_per_class is not None:
-        training = training.subset(some_of_each(training.labels, settings.images_per_class, seed))
-    rest, part = stratified(training.labels, settings.holdout, seed, "search")
-    train, search = training.subset(rest), training.subset(part)
-    return ImageSets(tuple(classes), train, search, search if val is None else val, test, fingerprint, tuple(notes))
+        left = left[some_of_each(labels[left], settings.images_per_class, seed)]
+    rest, part = stratified(labels[left], settings.holdout, seed, "search")
+    uses[left[rest]], uses[left[part]] = TRAIN, SEARCH
+    return Split(data.inventory, uses)
+
+
+def sets_of(data: OpenedData, made: Split) -> ImageSets:
+    """The images of opened data in the order and for the uses of a split, which has to be of the same images."""
+    places = made.inventory.places_in(data.inventory)
+    assert places is not None
+
+    def images_for(use: int) -> Images | None:
+        """Those of one part: no use is shared by two."""
+        for name, images in data.parts.items():
+            first = data.first(name)
+            chosen = places[(made.uses == use) & (places >= first) & (places < first + len(images))] - first
+            if len(chosen):
+                whole = np.array_equal(chosen, np.arange(len(images)))
+                return images if whole else images.subset(chosen.tolist())
+        return None
+
+    train, search, val, test = (images_for(use) for use in (TRAIN, SEARCH, VAL, TEST))
+    assert train is not None and search is not None and test is not None
+    fingerprint = fingerprint_of(data.parts["train"])
+    return ImageSets(data.classes, train, search, search if val is None else val, test, fingerprint, made, data.notes)
+
+
+def set_digest(labels: Indices, found: Identities, compared_by: ComparedBy) -> str:
+    """Equal for sets of the same images with the same labels `[N]`, in any order and wherever they lie.
+
+    The same are those of the same bytes or, if these were not read or are not compared, of one name and size.
+    """
+    if found.digests is None or compared_by == "names and sizes":
+        sizes = found.sizes.astype("<i8")
+        named = zip(sizes, (path.rpartition("/")[2] for path in found.paths), strict=True)
+        contents = [size.tobytes() + name.encode(errors="surrogateescape") for size, name in named]
+    else:
+        contents = [digest.tobytes() for digest in found.digests]
+    rows = zip(labels.astype("<i4"), contents, strict=True)
+    return _short(b"\0".join(sorted(label.tobytes() + content for label, content in rows)))
+
+
+def _digest_of(inventory: Inventory, uses: npt.NDArray[np.uint8]) -> str:
+    found = inventory.identities
+    texts = ("\0".join(inventory.classes), "\0".join(found.paths))
+    arrays = (inventory.labels.astype("<i8"), found.sizes.astype("<i8"), uses)
+    summed = b"\0\0".join(text.encode(errors="surrogateescape") for text in texts)
+    digests = b"" if found.digests is None else found.digests.tobytes()
+    return _short(summed + b"".join(array.tobytes() for array in arrays) + digests)
+
+
+def _short(content: bytes) -> str:
+    return sha256(content).hexdigest()[:32]
 
 
 def fingerprint_of(images: Images) -> str:

@@ -211,6 +211,7 @@ class Exporter:
                 recalibration=recalibration,
                 device=self.target.device,
                 origin=self.origin,
+                data=self.sets.split.facts,
                 versions=installed_versions(),
             )
 

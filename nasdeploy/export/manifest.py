@@ -16,6 +16,7 @@ from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.settings import Settings
 from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.records import read_record
 
 MANIFEST = "manifest.json"
@@ -165,6 +166,8 @@ class ExportManifest(Settings):
     device: Device
     """That the export was for; artefacts of formats that its runtime does not open have devices of their own."""
     origin: Origin
+    data: DataFacts | None = None
+    """The run's images; None in bundles of earlier versions."""
     versions: dict[str, str]
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from nasdeploy.arch import Arch
-from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.errors import UserError
 from nasdeploy.evaluate import Evaluator, Score
@@ -22,6 +21,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.search.evaluation import Evaluating, InTurn
 from nasdeploy.search.search import Deploy
 from nasdeploy.steps.request import SearchRequest
+from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.supernet.supernet import input_side
 
@@ -36,7 +36,7 @@ def deploy_for(request: SearchRequest, evaluator: Evaluator, supernet: str, prog
     runtime, path = request.devices[0].runtime, request.run.path
 
     def deploy(archs: Sequence[Arch]) -> Mapping[Arch, Evaluation]:
-        sets = open_data(request.recipe.data, request.recipe.seed)
+        sets = open_data_of(request.run, request.recipe)
         scoring = InTurn(lambda job: _score(job.arch, request, evaluator, sets, runtime))
         with (
             Evaluations(path / f"search.int8.{runtime}.sqlite", supernet) as kept,

@@ -5,7 +5,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from nasdeploy.data.batches import calibration_batches
-from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images
 from nasdeploy.data.prepared import HeldOutImages, Memory, PreparedBatches
 from nasdeploy.evaluate import Evaluator
@@ -13,7 +12,7 @@ from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe
 from nasdeploy.space import SearchSpace
-from nasdeploy.steps.same_data import require_same_data
+from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet
@@ -22,11 +21,10 @@ from nasdeploy.supernet.weights import load_supernet
 def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) -> Evaluator:
     """Scores architectures of a run's supernet on the training images that are held out for the search.
 
-    Raises `UserError` for damaged weights, and for data that is missing or has other classes.
+    Raises `UserError` for damaged weights, and for data that is missing or not that of the run.
     """
     set_threads(recipe.train.threads)
-    sets = open_data(recipe.data, recipe.seed)
-    require_same_data(run, sets)
+    sets = open_data_of(run, recipe)
     settings, device = recipe.recalibration, compute_device()
     calibration = calibration_batches(
         sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed

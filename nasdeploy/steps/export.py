@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nasdeploy.data.datasets import open_data
-from nasdeploy.data.images import ImageSets
 from nasdeploy.export.bundle.extras import Extras
 from nasdeploy.export.conversions import MAX_DROP
 from nasdeploy.export.export import Exporter
@@ -15,10 +13,8 @@ from nasdeploy.export.proof import Target
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.device import compute_device
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe
 from nasdeploy.steps.choice import ExportRequest
-from nasdeploy.steps.same_data import require_same_data
-from nasdeploy.store.run import Run
+from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.supernet.weights import load_supernet
 
 _NONE = Extras()
@@ -43,7 +39,7 @@ def export(
     with run.lock():
         exporter = Exporter(
             supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
-            sets=_sets(run, recipe),
+            sets=open_data_of(run, recipe),
             data=recipe.data,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
@@ -61,12 +57,6 @@ def export(
 def _target(request: ExportRequest, max_drop: float) -> Target:
     graph = partial(reference_model, request.space, request.device)
     return Target(request.device, request.table, reference_graph=graph, max_drop=max_drop)
-
-
-def _sets(run: Run, recipe: Recipe) -> ImageSets:
-    sets = open_data(recipe.data, recipe.seed)
-    require_same_data(run, sets)
-    return sets
 
 
 def _facts(directory: Path, manifest: ExportManifest) -> dict[str, object]:

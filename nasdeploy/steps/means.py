@@ -6,13 +6,12 @@ from pathlib import Path
 from torch import Tensor
 
 from nasdeploy.data.batches import train_batches
-from nasdeploy.data.datasets import open_data
 from nasdeploy.nn.device import compute_device
 from nasdeploy.search.predictors.files import load_predictor, save_predictor
 from nasdeploy.search.predictors.predictor import Fitted
 from nasdeploy.search.strategies.means import Means, Trained
 from nasdeploy.steps.request import SearchRequest
-from nasdeploy.steps.same_data import require_same_data
+from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.supernet.weights import load_supernet
 
 PREDICTOR = "predictor.npz"
@@ -35,8 +34,7 @@ def means_of(request: SearchRequest, weights: Path, supernet: str) -> Means:
 def _trained(request: SearchRequest, weights: Path) -> Trained:
     """The supernet, and batches of the images that it was trained on, which are not those held out for the search."""
     recipe, device = request.recipe, compute_device()
-    sets = open_data(recipe.data, recipe.seed)
-    require_same_data(request.run, sets)
+    sets = open_data_of(request.run, recipe)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         return train_batches(sets.train, recipe.data, recipe.train.batch_size, recipe.seed, epoch, device=device)

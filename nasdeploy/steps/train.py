@@ -5,8 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasdeploy.data.datasets import open_data
+from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
+from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.recorded_split import split_content
+from nasdeploy.data.split import sets_of, split
 from nasdeploy.errors import UserError
 from nasdeploy.latency.files import find_table
 from nasdeploy.progress import Progress
@@ -14,7 +17,7 @@ from nasdeploy.recipe import Recipe, learned_differences, recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.resume import has_its_weights, leave_out_damaged, trained_facts
-from nasdeploy.steps.same_data import require_same_data
+from nasdeploy.steps.same_data import sets_of_run
 from nasdeploy.steps.teacher import load_teacher
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
@@ -69,11 +72,12 @@ def _train(
     with ExitStack() as held:
         with ranks.agreed():
             run = _run_of_all(directory, ranks)
+            sets = sets_of_run(run, recipe, prepared.data)
             if ranks.first:
                 held.enter_context(run.lock())
         trainer = Trainer(
             space=prepared.origin.space,
-            sets=prepared.sets,
+            sets=sets,
             data=recipe.data,
             settings=recipe.train,
             recalibration=recipe.recalibration,
@@ -97,6 +101,7 @@ def _train(
 class _Prepared:
     """What training needs and was found to be right."""
 
+    data: OpenedData
     sets: ImageSets
     origin: Origin
     sampler: Sampler
@@ -119,7 +124,11 @@ def _prepare(
     require_tensorboard(recipe.train)
     weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
     begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
-    sets = open_data(recipe.data, recipe.seed)
+    data = read_data(recipe.data)
+    if begun_before is None:
+        sets = sets_of(data, split(data, recipe.data, recipe.seed))
+    else:
+        sets = sets_of_run(begun_before, recipe, data)
     space = recipe.load_space(len(sets.classes))
     require(space)
     if weights is not None:
@@ -128,7 +137,7 @@ def _prepare(
     sampler = sampler_from(origin)
     batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
     teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
-    return _Prepared(sets, origin, sampler, teacher, weights, begun_before)
+    return _Prepared(data, sets, origin, sampler, teacher, weights, begun_before)
 
 
 def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progress, restart: bool) -> None:
@@ -138,7 +147,13 @@ def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progr
     if prepared.begun is not None:
         with prepared.begun.lock():
             leave_out_damaged(prepared.begun, progress)
-    _announce(prepared.begun or _create(recipe, directory, sets, space), sets, space, progress)
+    run = prepared.begun or _create(recipe, directory, sets, space)
+    for note in sets.notes:
+        progress.say(f"data: {note}")
+    progress.say(
+        f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
+        f"space {space.name} with {space.size:.3g} architectures"
+    )
 
 
 def _run_of_all(directory: Path, ranks: Ranks) -> Run:
@@ -180,18 +195,8 @@ def _create(recipe: Recipe, directory: Path, sets: ImageSets, space: SearchSpace
         space=space.digest,
         classes=sets.classes,
         images=sets.fingerprint,
+        data=(sets.split.facts, split_content(sets.split)),
         seed=recipe.seed,
-    )
-
-
-def _announce(run: Run, sets: ImageSets, space: SearchSpace, progress: Progress) -> None:
-    """Say what will be trained on what; raises `UserError` if the data has changed."""
-    require_same_data(run, sets)
-    for note in sets.notes:
-        progress.say(f"data: {note}")
-    progress.say(
-        f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
-        f"space {space.name} with {space.size:.3g} architectures"
     )
 
 

@@ -4,12 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from PIL.Image import Image
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.files import SUFFIXES
+from nasdeploy.data.file_facts import facts_of
 from nasdeploy.data.images import FileImages, Images
+from nasdeploy.data.inventory import Identities
+from nasdeploy.data.split import set_digest
+from nasdeploy.data.walk import read_part
 from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export.bundle.opening import Runnable, runnable
 from nasdeploy.export.bundle.sample import Sample
@@ -28,6 +32,7 @@ from nasdeploy.latency.measure import Protocol, measure
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
+from nasdeploy.store.data_facts import ComparedBy
 
 _DEFAULT = Protocol()
 
@@ -152,7 +157,8 @@ def _median_ms(model: Runnable, protocol: Protocol) -> float:
 def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple[Images | None, str]:
     """Test images and where they are from; without `folder`, None and the reason if the run's are not here."""
     if folder is not None:
-        images = _classes(Path(folder), manifest) or _test_set(manifest, bundle, folder)
+        classes = _classes(Path(folder), manifest)
+        images = _test_set(manifest, bundle, folder) if classes is None else classes
         return images, f"the test images in {folder}"
     try:
         return _test_set(manifest, bundle), f"the test images of {manifest.origin.run}"
@@ -167,7 +173,21 @@ def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None)
     sets = open_data(data, recipe.seed)
     if sets.classes != manifest.labels:
         raise UserError(f"{data.path}: its classes are not those of the model; give images of {_some(manifest)}")
+    _require_same(manifest, str(data.path or data.kind), sets.split.test_digest(_compared_by(manifest)), len(sets.test))
     return sets.test
+
+
+def _compared_by(manifest: ExportManifest) -> ComparedBy:
+    return manifest.data.compared_by if manifest.data else "contents"
+
+
+def _require_same(manifest: ExportManifest, place: str, digest: str, count: int) -> None:
+    """Raise `UserError` unless images in `place` are those that the bundle's accuracy is of, if it says which."""
+    if manifest.data is not None and digest != manifest.data.test_digest:
+        raise UserError(
+            f"{place}: its {count} test images, or their classes, are not the {manifest.data.images['test']} that the "
+            "models were tested on when they were exported; give those"
+        )
 
 
 def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
@@ -177,16 +197,15 @@ def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds CLASS/*.jpg, or test/CLASS/*.jpg")
     root = folder / "test" if (folder / "test").is_dir() else folder
-    found = [
-        (path, label)
-        for label, name in enumerate(manifest.labels)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
+    part = read_part(root)
+    found = [(path, label) for label, name in enumerate(manifest.labels) for path in part.images.get(name, ())]
     if not found:
         raise UserError(f"{root}: holds no images in folders called {_some(manifest)}; name them after the classes")
-    decoding = manifest.preprocessing.decoding
-    return FileImages([path for path, _ in found], [label for _, label in found], decoding)
+    files = [path for path, _ in found]
+    images = FileImages(files, [label for _, label in found], manifest.preprocessing.decoding)
+    identities = Identities.of(facts_of(root, files), np.arange(len(files)))
+    _require_same(manifest, str(folder), set_digest(images.labels, identities, _compared_by(manifest)), len(images))
+    return images
 
 
 def _some(manifest: ExportManifest) -> str:

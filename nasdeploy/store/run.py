@@ -14,7 +14,8 @@ from pydantic import Field
 
 from nasdeploy.errors import UserError
 from nasdeploy.settings import Settings
-from nasdeploy.store.files import locked, remove_partial, writable, write_json
+from nasdeploy.store.data_facts import DataFacts
+from nasdeploy.store.files import locked, remove_partial, writable, write_bytes, write_json
 from nasdeploy.store.records import read_record
 from nasdeploy.store.versions import installed_versions
 
@@ -24,6 +25,7 @@ Facts = dict[str, Any]
 RUNS = Path("runs")
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_SPLIT = "data.npz"
 
 
 class Manifest(Settings):
@@ -36,6 +38,8 @@ class Manifest(Settings):
     classes: tuple[str, ...]
     images: str | None = None
     """Fingerprint of the training images; None in runs of earlier versions."""
+    data: DataFacts | None = None
+    """Of the images that stand in data.npz; None in runs of earlier versions, which have no such file."""
     seed: int
     versions: dict[str, str]
     created: str
@@ -60,11 +64,13 @@ class Run:
         space: str,
         classes: Sequence[str],
         images: str | None = None,
+        data: tuple[DataFacts, bytes] | None = None,
         seed: int,
     ) -> "Run":
         """A new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
 
-        Raises `UserError` if there is one of that name.
+        `data`: all images in figures, and the content of the file that says what each is for. Raises `UserError` if
+        there is one of that name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(
@@ -77,6 +83,7 @@ class Run:
             space=space,
             classes=tuple(classes),
             images=images,
+            data=data[0] if data else None,
             seed=seed,
             versions=installed_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,6 +93,9 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         with run.lock():
             run._refuse_to_mix()
+            # Before the manifest, with which the run begins: killed between the two, the same command begins it anew.
+            if data:
+                write_bytes(run.split, data[1])
             run._save()
         return run
 
@@ -116,6 +126,11 @@ class Run:
     def manifest(self) -> Manifest:
         """What the run is, as last read or written by this process."""
         return self._manifest
+
+    @property
+    def split(self) -> Path:
+        """File that says what each image is for; see `nasdeploy.data.recorded_split`."""
+        return self.path / _SPLIT
 
     @property
     def metrics(self) -> Path:
@@ -202,7 +217,7 @@ class Run:
             raise UserError(
                 f"{self.path}: there is a run already; give another directory with --run, or --restart to replace it"
             )
-        if any(entry.name != _LOCK for entry in self.path.iterdir()):
+        if any(entry.name not in (_LOCK, _SPLIT) for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: holds files but no run; give another directory, or empty that one")
 
     def _save(self) -> None:

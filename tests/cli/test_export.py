@@ -158,7 +158,7 @@ def test_images_are_those_of_the_training_wherever_they_lie(run: Run, tmp_path: 
     export(arch="t0", data="moved", quiet=True)
     (gone, *_) = sorted((tmp_path / "moved/train/bee").iterdir())
     gone.unlink()
-    with pytest.raises(UserError, match="the training images are not those that runs/x was begun with"):
+    with pytest.raises(UserError, match=r"runs/x was begun with, 1 missing \(.*; the first is train/bee/0\.png\)"):
         export(arch="t0", data="moved", quiet=True)
 
 

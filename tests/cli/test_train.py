@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 from nasdeploy.cli.main import main
+from nasdeploy.train.trainer import Trainer
 from tests.data.pictures import write_folder
 from tests.train.recipes import CONTENT
 
@@ -80,6 +81,8 @@ def test_data_folder_and_weights_of_another_run(
     assert run(monkeypatch, "train", "photos.yaml", *arguments) == 0
     manifest = json.loads(Path("runs/photos/manifest.json").read_text())
     assert manifest["classes"] == ["ant", "bee"]
+    assert manifest["data"]["images"] == {"train": 18, "search": 2, "val": 0, "test": 4, "unused": 0}
+    assert Path("runs/photos/data.npz").is_file()
     assert manifest["recipe"]["data"]["path"] == str(Path("pictures").absolute())
     assert "of 2 classes" in capsys.readouterr().err
 
@@ -147,6 +150,30 @@ def test_a_finished_run_is_refused_and_restart_replaces_it(
     assert "runs/tiny: begun with another recipe (seed differs)" in capsys.readouterr().err
     assert run(monkeypatch, *command, "--set", "seed=1", "--restart") == 0
     assert json.loads(Path("runs/tiny/manifest.json").read_text())["seed"] == 1
+
+
+def test_a_run_is_not_resumed_on_other_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(Path("photos"), {"train": {"ant": 12, "bee": 12}, "test": {"ant": 3, "bee": 3}}, side=8)
+    data = {"kind": "folder", "path": "photos", "size": 8, "workers": 0}
+    write("photos.yaml", name="photos", data=data, train={"epochs": 1, "batch_size": 8, "warmup_epochs": 0})
+
+    def stopped(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", stopped)
+        assert run(patch, "train", "photos.yaml") == 130
+    Path("photos/test").rename("elsewhere")
+    capsys.readouterr()
+    assert run(monkeypatch, "train", "photos.yaml") == 2
+    assert capsys.readouterr().err == (
+        "nasdeploy: data: these are not the images that runs/photos was begun with, 6 missing (for testing; the first "
+        "is test/ant/0.png); restore them, give the folder that holds them with --data, or train another run\n"
+    )
+    Path("elsewhere").rename("photos/test")
+    assert run(monkeypatch, "train", "photos.yaml", "--quiet") == 0
 
 
 def test_a_wrong_recipe_is_refused_before_torch_is_imported() -> None:

@@ -5,8 +5,10 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from nasdeploy.data.images import ArrayImages, ImageSets
+from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import image_sets, some_of_each, stratified
+from nasdeploy.data.split import sets_of, some_of_each, split, stratified
 from nasdeploy.errors import UserError
 from tests.data.arrays import noise_images
 
@@ -51,9 +53,13 @@ def test_some_of_each_class(counts: list[int], wanted: int) -> None:
 SETTINGS = DataSettings(kind="digits", size=8, holdout=0.25, test=0.2)
 
 
+def image_sets(classes: list[str], settings: DataSettings = SETTINGS, **parts: ArrayImages) -> ImageSets:
+    data = OpenedData.of_arrays(tuple(classes), parts)
+    return sets_of(data, split(data, settings, seed=0))
+
+
 def test_sets_are_disjoint_and_complete() -> None:
-    images = noise_images([20, 40])
-    sets = image_sets(["a", "b"], images, SETTINGS, seed=0)
+    sets = image_sets(["a", "b"], train=noise_images([20, 40]))
     parts = [sets.train, sets.search, sets.test]
     seen = [part.image(i).tobytes() for part in parts for i in range(len(part))]
     assert len(set(seen)) == len(seen) == 60
@@ -64,7 +70,7 @@ def test_sets_are_disjoint_and_complete() -> None:
 def test_given_parts_are_kept_and_few_images_can_be_asked_for() -> None:
     val, test = noise_images([1, 1]), noise_images([2, 1])
     settings = SETTINGS.model_copy(update={"images_per_class": 8})
-    sets = image_sets(["a", "b"], noise_images([20, 40]), settings, seed=0, val=val, test=test)
+    sets = image_sets(["a", "b"], settings, train=noise_images([20, 40]), val=val, test=test)
     assert (sets.val, sets.test) == (val, test)
     assert (len(sets.train), len(sets.search)) == (12, 4)
 
@@ -80,9 +86,9 @@ def test_given_parts_are_kept_and_few_images_can_be_asked_for() -> None:
 )
 def test_too_few(counts: list[int], classes: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        image_sets(classes, noise_images(counts), SETTINGS, seed=0)
+        image_sets(classes, train=noise_images(counts))
 
 
 def test_an_empty_test_part_is_refused() -> None:
     with pytest.raises(UserError, match="no readable images in the test part"):
-        image_sets(["a", "b"], noise_images([5, 5]), SETTINGS, seed=0, test=noise_images([0, 0]))
+        image_sets(["a", "b"], train=noise_images([5, 5]), test=noise_images([0, 0]))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nasdeploy.data.recorded_split import split_content
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
@@ -34,6 +35,7 @@ def trained_run(root: Path, supernet: Supernet | None = None) -> Run:
         space=SPACE.digest,
         classes=sets.classes,
         images=sets.fingerprint,
+        data=(sets.split.facts, split_content(sets.split)),
         seed=recipe.seed,
     )
     weights.save(made.checkpoints / "epoch-000001.pt", supernet or supernet_of(SPACE))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nasdeploy.errors import UserError
+from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.run import Run
 
 RECIPE = {"name": "cats", "train": {"epochs": 3, "rate": 0.1}, "widths": [1, 2]}
@@ -45,6 +46,15 @@ def test_a_name_is_given_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is a run already; give another directory with --run"):
         create(tmp_path, "cats", seed=2)
     assert Run.open(tmp_path / "cats").manifest.seed == 1
+
+
+def test_a_run_that_was_killed_while_it_began_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "data.npz").write_bytes(b"of the first attempt")
+    facts = DataFacts(images={"train": 2}, compared_by="contents", digest="0" * 32, test_digest="1" * 32)
+    run = create(tmp_path, "cats", data=(facts, b"of the second"))
+    assert run.split.read_bytes() == b"of the second"
+    assert Run.open(run.path).manifest.data == facts
 
 
 def test_files_that_are_no_run_are_not_mixed_with_one(tmp_path: Path) -> None:
@@ -139,6 +149,7 @@ def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.run import Run
 with Run.open(Path(sys.argv[1])).lock():
     print("held", flush=True)

@@ -9,6 +9,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.steps import train as step
+from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.store.run import Run
 from nasdeploy.train.sandwich import SandwichStep
 from tests.data.shards import write_shards
@@ -63,5 +64,5 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(balance: str, monkeypatch
 def test_other_shards_are_refused() -> None:
     run = train(recipe("run", "none"))
     Path("shards/train/0000.tar").rename("shards/train/zzzz.tar")
-    with pytest.raises(UserError, match="the training images are not those"):
-        step.require_same_data(run, step.open_data(recipe("run", "none").data, 0))
+    with pytest.raises(UserError, match=r"begun with, 5 renamed .*; the first is train/0000\.tar/"):
+        open_data_of(run, recipe("run", "none"))

@@ -302,13 +302,22 @@ def test_verification_on_test_images_finds_the_exports_accuracy(bundle: Path, pi
 
 
 def test_verification_notices_another_accuracy(bundle: Path, exported: Path, tmp_path: Path) -> None:
-    """All pictures in the folder of a class that the network, which is not trained, gives to none of them."""
+    """All pictures in the folder of a class that the network, which is not trained, gives to none of them.
+
+    A bundle of an earlier version does not know which images it was tested on; others do not try them.
+    """
     wrong = next(row.classes for row in predict(bundle, [exported / "images/test"], QUIET, top=3).found)[-1][0]
     for name in ("ant", "bee", "cat"):
         for path in (exported / "images/test" / name).iterdir():
             target = tmp_path / "data" / wrong / f"{name}-{path.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"data: its 75 test images, or their classes, are not the 75 that the models"):
+        verify(bundle, QUIET, data=str(tmp_path / "data"), protocol=QUICK)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["data"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_sums(bundle)
     found = verify(bundle, QUIET, data=str(tmp_path / "data"), protocol=QUICK)
     assert found.problems[0].startswith("model.onnx: top-1 0.00 % on 75 images, when it was exported 33.33 %, allowed ")
 
