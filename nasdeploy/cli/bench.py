@@ -12,33 +12,56 @@ def bench(
         list[str], typer.Argument(metavar="MODEL...", help="ONNX files, bundles, torchvision:NAME or timm:NAME.")
     ],
     device: Annotated[str, typer.Option("--device", metavar="NAME|FILE", help="Where to measure.")] = "cpu",
+    gap_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--gap-ms",
+            min=0.0,
+            max=10_000.0,
+            help="Calls after doing nothing for so long, too [default: the device's].",
+        ),
+    ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure the latency of finished models, in turn, on a device here or elsewhere."""
+    """Measure the latency of finished models, in turn and in several processes, on a device here or elsewhere."""
     from nasdeploy.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.steps import bench as step
 
     target = load_device(device)
-    result = step.as_json(step.bench(models, target, Progress(quiet)), target)
+    result = step.as_json(step.bench(models, target, Progress(quiet), gap_ms=gap_ms), target)
     emit(result, as_json, lambda: _text(result))
 
 
 def _text(result: dict[str, Any]) -> str:
+    from nasdeploy.cli.found import aligned
+
     rows = result["models"]
-    width = max(len("model"), *(len(row["model"]) for row in rows))
-    heading = f"{'model':<{width}} {'MB':>8} {'median':>9} {'p10':>9} {'p90':>9} {'p95':>9} {'images/s':>9}"
+    gaps = [f"after {rows[0]['after_gaps']['gap_ms']:g} ms", "p95"] if rows[0]["after_gaps"] else []
+    heading = ["model", "MB", "median", "p10", "p90", "p95", "processes", "images/s", *gaps]
     lines = [
         f"device {result['device']} ({result['runtime']}), batch {result['batch']}, threads {result['threads']}; "
         "latency in ms",
-        heading,
+        *aligned([heading, *map(_row, rows)]),
+        *(f"{row['model']}: not to be trusted: {row['noise']}" for row in rows if row["noise"]),
+        *(f"{row['model']}: within the processes' spread of {', '.join(row['ties'])}" for row in rows if row["ties"]),
     ]
-    return "\n".join([*lines, *(_row(row, width) for row in rows)])
+    if rows[0]["throughput_s"]:
+        seconds = max(row["throughput_s"] for row in rows)
+        lines.append(f"images/s: done back to back in {seconds:.2g} s, batch {result['batch']}")
+    return "\n".join(lines)
 
 
-def _row(row: dict[str, Any], width: int) -> str:
-    figures = (row[f"{name}_ms"] for name in ("median", "p10", "p90", "p95"))
-    cells = [f"{row['megabytes']:>8.3g}", *(f"{figure:>9.4g}" for figure in figures), f"{row['images_per_s']:>9.4g}"]
-    doubt = f"  not to be trusted: {row['noise']}" if row["noise"] else ""
-    return f"{row['model']:<{width}} {' '.join(cells)}{doubt}"
+def _row(row: dict[str, Any]) -> list[str]:
+    figures = [row[f"{name}_ms"] for name in ("median", "p10", "p90", "p95")]
+    processes, gaps = row["processes_ms"], row["after_gaps"]
+    after = [gaps["median_ms"], gaps["p95_ms"]] if gaps else []
+    return [
+        row["model"],
+        f"{row['megabytes']:.3g}",
+        *(f"{figure:.4g}" for figure in figures),
+        f"{processes[0]:.4g}..{processes[-1]:.4g}" if processes else "one",
+        "-" if row["images_per_s"] is None else f"{row['images_per_s']:.4g}",
+        *(f"{figure:.4g}" for figure in after),
+    ]

@@ -28,7 +28,9 @@ def describe(result: "SearchResult") -> str:
         lines.insert(place, name)
     if result.ties:
         lines.append(f"within one standard error of it: {', '.join(result.ties)}")
-    return "\n".join([_summary(result), *lines, *_fidelities(result)])
+    if result.as_fast:
+        lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
+    return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
 
 
 def forecast_text(expected: "Forecast") -> str:
@@ -175,6 +177,19 @@ def _summary(result: "SearchResult") -> str:
         f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
         f"within it after {rounds}"
     )
+
+
+def _spreads(result: "SearchResult") -> list[str]:
+    """How far processes were apart that measured the same networks."""
+    lines = []
+    for name in result.devices:
+        found = [one.latency[name].measured_spread for one in result.finalists]
+        known = [spread for spread in found if spread is not None]
+        if known:
+            lines.append(
+                f"latency on {name}, of one network in several processes: medians up to {max(known):.2f} times apart"
+            )
+    return lines
 
 
 def _fidelities(result: "SearchResult") -> list[str]:

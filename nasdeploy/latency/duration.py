@@ -76,7 +76,8 @@ class Pace:
         measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum())
         references = 1 / max(rounds.group - 1, 1)
         shortest = p.shortest_group_s * len(seconds) * references
-        return max(measuring * (1 + references + 1 / REFERENCE_EVERY), shortest) + opening * len(seconds) * (
+        idle = rounds.idle_s * rounds.visits * p.kept * len(seconds)
+        return max(measuring * (1 + references + 1 / REFERENCE_EVERY) + idle, shortest) + opening * len(seconds) * (
             1 + references
         )
 

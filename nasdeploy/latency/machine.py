@@ -33,6 +33,8 @@ class Fingerprint:
     options: str
     cpu_quota: float | None = None
     """Processors' worth of time that the control groups leave, as containers have it; None for no limit."""
+    idle_ms: float = 0.0
+    """Milliseconds of doing nothing before each call of a whole network."""
 
 
 def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
@@ -50,6 +52,7 @@ def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
         threads=device.threads,
         options=", ".join(f"{key}={value}" for key, value in sorted(device.options.items())),
         cpu_quota=cpu_quota(),
+        idle_ms=device.idle_ms,
     )
 
 
@@ -57,10 +60,14 @@ def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:
     """One readable line for each thing that differs, e.g. `threads: measured with 1, here 2`."""
     pairs = [(field.name, getattr(measured, field.name), getattr(here, field.name)) for field in fields(Fingerprint)]
     return [
-        f"{name.replace('_', ' ')}: measured with {before or 'none known'}, here {now or 'none known'}"
+        f"{name.replace('_', ' ')}: measured with {_shown(before)}, here {_shown(now)}"
         for name, before, now in pairs
         if before != now
     ]
+
+
+def _shown(value: object) -> str:
+    return "none known" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cpu(cpuinfo: str, board: str) -> str:

@@ -7,7 +7,7 @@ import gc
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from math import isfinite
@@ -34,10 +34,13 @@ class Rounds:
 
     group: int
     visits: int
+    idle_s: float = 0.0
+    """Seconds of doing nothing before each call that is timed, as an application with a camera has them: caches and
+    clocks are then what it finds. 0: calls are timed back to back."""
 
     def __post_init__(self) -> None:
-        if min(self.group, self.visits) < 1:
-            raise ValueError(f"a measurement needs a group and a visit at least; found {self}")
+        if min(self.group, self.visits) < 1 or not 0 <= self.idle_s < float("inf"):
+            raise ValueError(f"a measurement needs a group and a visit at least, no pause below 0; found {self}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Protocol:
     """p90/p50 above which a result is measured again, and flagged if that does not help."""
     drift_above: float = 1.05
     """The same for how much faster or slower than usual the reference graph was meanwhile."""
+    sustained_s: float = 0.0
+    """Seconds of calls back to back by which throughput is measured, besides; 0: it is not."""
     retries: int = 3
     wait_s: float = 1.0
     """Pause before measuring again."""
@@ -78,8 +83,41 @@ class Protocol:
             raise ValueError(f"a protocol needs runs to warm up, runs to keep, and networks; found {self}")
         if self.shortest_run_s <= 0 or min(self.noisy_above, self.drift_above) <= 1:
             raise ValueError(f"a protocol has shortest_run_s > 0, noisy_above and drift_above > 1; found {self}")
-        if min(self.discarded, self.retries, self.wait_s, self.shortest_group_s, self.held_out_networks) < 0:
+        others = (self.retries, self.wait_s, self.shortest_group_s, self.sustained_s, self.held_out_networks)
+        if min(self.discarded, *others) < 0:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
+
+    def with_idle(self, idle_ms: float) -> "Protocol":
+        """The same for a device with gaps of so many milliseconds: whole networks are measured after them.
+
+        Blocks are not, since their calls are parts of one; how networks differ from their sum, calibration finds out.
+        """
+        return replace(self, networks=replace(self.networks, idle_s=idle_ms / 1e3))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Calls that were done back to back within so many seconds of the clock, whatever stopped them meanwhile.
+
+    One over the median call is no throughput: where a quota lets processors work half of the time, it is twice that.
+    Raises `ValueError` if nothing was done.
+    """
+
+    calls: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.calls < 1 or not 0 < self.seconds < float("inf"):
+            raise ValueError(f"a throughput is of calls that take time; found {self}")
+
+    @property
+    def per_s(self) -> float:
+        """Calls a second."""
+        return self.calls / self.seconds
+
+
+BETWEEN_PROCESSES = 0.03
+"""Two measurements of one thing in two processes differ by so much on a quiet machine, or more."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +136,19 @@ class Timing:
     noise: Noise = ""
     reference: float | None = None
     """Undisturbed seconds of the reference graph meanwhile, if there was one."""
+    throughput: Throughput | None = None
+    """None where it was not measured."""
+    processes: tuple[float, ...] = ()
+    """Medians of the processes that it was measured in, ascending; each has its own place in memory, and its own speed.
+    Empty where it was only one. The percentiles are then the medians of the processes'."""
 
     def __post_init__(self) -> None:
         if not (0 < self.p10 <= self.median <= self.p90 <= self.p95 and isfinite(self.p95) and self.n >= 1):
             raise ValueError(f"a timing has 0 < p10 <= median <= p90 <= p95 and n >= 1; found {self}")
         if self.reference is not None and not 0 < self.reference < float("inf"):
             raise ValueError(f"a timing's reference takes time; found {self}")
+        if list(self.processes) != sorted(self.processes) or min(self.processes, default=1.0) <= 0:
+            raise ValueError(f"a timing's processes have ascending medians; found {self}")
         if datetime.fromisoformat(self.at).tzinfo is None:
             raise ValueError(f"a timing's time has a time zone; found {self}")
 
@@ -124,6 +169,23 @@ class Timing:
     def spread(self) -> float:
         """p90/p50."""
         return self.p90 / self.median
+
+    @property
+    def process_spread(self) -> float | None:
+        """Largest by smallest median of its processes; None where it was one."""
+        return self.processes[-1] / self.processes[0] if self.processes else None
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Seconds between which medians of other processes are to be expected."""
+        if not self.processes:
+            return self.median * (1 - BETWEEN_PROCESSES), self.median * (1 + BETWEEN_PROCESSES)
+        middle = float(np.median(self.processes))
+        return self.median * self.processes[0] / middle, self.median * self.processes[-1] / middle
+
+    def ties(self, other: "Timing") -> bool:
+        """Whether the two cannot be told apart, because another process may well find their medians the other way."""
+        return self.band[0] <= other.band[1] and other.band[0] <= self.band[1]
 
 
 def utc_now() -> str:
@@ -163,7 +225,7 @@ def measure(
     time. Raises `UserError` if the clock stands still or runs backwards again and again.
     """
     for group in in_groups(openers, rounds.group):
-        yield _Group(group, rounds.visits, protocol, clock, sense).measure(on_visit, pause)
+        yield _Group(group, rounds, protocol, clock, pause, sense).measure(on_visit)
 
 
 def in_groups(models: Mapping[str, M], size: int) -> Iterator[dict[str, M]]:
@@ -179,23 +241,25 @@ class _Group:
     def __init__(
         self,
         openers: Mapping[str, Opener],
-        visits: int,
+        rounds: Rounds,
         protocol: Protocol,
         clock: Clock,
+        pause: Callable[[float], None],
         sense: Callable[[], Reading],
     ) -> None:
-        self._openers, self._visits, self._protocol = openers, visits, protocol
-        self._clock, self._sense = clock, sense
+        self._openers, self._rounds, self._protocol = openers, rounds, protocol
+        self._clock, self._pause, self._sense = clock, pause, sense
         self._sessions: dict[str, Timed] = {}
         self._calls: dict[str, int] = {}
 
-    def measure(self, on_visit: Callable[[], None], pause: Callable[[float], None]) -> dict[str, Timing]:
+    def measure(self, on_visit: Callable[[], None]) -> dict[str, Timing]:
         try:
             for key, opener in self._openers.items():
                 self._sessions[key] = opener()
                 self._calls[key] = self._warm_up(self._sessions[key])
             timings = self._visit_all(self._sessions, on_visit)
-            return self._retry_noisy(timings, pause)
+            timings = self._retry_noisy(timings)
+            return {key: self._with_throughput(key, timing) for key, timing in timings.items()}
         finally:
             for session in self._sessions.values():
                 session.close()
@@ -207,12 +271,12 @@ class _Group:
             calls = max(1, round(self._protocol.shortest_run_s / self._run(session, calls)))
         return calls
 
-    def _retry_noisy(self, timings: dict[str, Timing], pause: Callable[[float], None]) -> dict[str, Timing]:
+    def _retry_noisy(self, timings: dict[str, Timing]) -> dict[str, Timing]:
         for _ in range(self._protocol.retries):
             noisy = [key for key, timing in timings.items() if timing.noisy and not _is_reference(key)]
             if not noisy:
                 break
-            pause(self._protocol.wait_s)
+            self._pause(self._protocol.wait_s)
             found = self._visit_all(noisy, lambda: None)
             for key in noisy:
                 timings[key] = min(timings[key], found[key], key=lambda either: (either.noisy, either.spread))
@@ -224,7 +288,7 @@ class _Group:
         runs: dict[str, list[float]] = {key: [] for key in visited}
         readings = [self._sense()]
         with _no_garbage_collection():
-            for _ in range(self._visits):
+            for _ in range(self._rounds.visits):
                 self._visit_each(runs, on_visit)
                 readings.append(self._sense())
             while self._seconds(runs) < self._protocol.shortest_group_s:
@@ -236,23 +300,50 @@ class _Group:
         return {key: self._summary(times, noise, reference) for key, times in runs.items()}
 
     def _seconds(self, runs: Mapping[str, list[float]]) -> float:
-        """That runs took; by the clock of the machine it might be for ever, if that jumps."""
-        return sum(self._calls[key] * sum(times) for key, times in runs.items())
+        """That runs and their pauses took; by the clock of the machine it might be for ever, if that jumps."""
+        return sum(self._calls_of(key) * sum(times) + self._idle_of(key) * len(times) for key, times in runs.items())
+
+    def _idle_of(self, key: str) -> float:
+        """Seconds before a run. The reference tells how fast the machine is, for blocks and networks alike: without."""
+        return 0.0 if _is_reference(key) else self._rounds.idle_s
+
+    def _calls_of(self, key: str) -> int:
+        """Calls of a run: after a pause it is the first one that counts."""
+        return 1 if self._idle_of(key) else self._calls[key]
 
     def _visit_each(self, runs: Mapping[str, list[float]], on_visit: Callable[[], None]) -> None:
         for place, (key, times) in enumerate(runs.items()):
             if place and place % REFERENCE_EVERY == 0:
                 self._visit_references(runs)
-            times.extend(self._visit(self._sessions[key], self._calls[key]))
+            times.extend(self._visit(key))
             on_visit()
 
     def _visit_references(self, runs: Mapping[str, list[float]]) -> None:
         for key in filter(_is_reference, runs):
-            runs[key].extend(self._visit(self._sessions[key], self._calls[key]))
+            runs[key].extend(self._visit(key))
 
-    def _visit(self, session: Timed, calls: int) -> list[float]:
-        runs = [self._run(session, calls) for _ in range(self._protocol.discarded + self._protocol.kept)]
-        return runs[self._protocol.discarded :]
+    def _visit(self, key: str) -> list[float]:
+        session, calls, idle = self._sessions[key], self._calls_of(key), self._idle_of(key)
+        # After a pause caches are cold in any case.
+        discarded = 0 if idle else self._protocol.discarded
+        runs = []
+        for _ in range(discarded + self._protocol.kept):
+            if idle:
+                self._pause(idle)
+            runs.append(self._run(session, calls))
+        return runs[discarded:]
+
+    def _with_throughput(self, key: str, timing: Timing) -> Timing:
+        """A timing with the calls that are done in the protocol's time, in runs, so that the clock is read seldom."""
+        if not self._protocol.sustained_s or _is_reference(key):
+            return timing
+        done, taken, call = 0, 0, self._sessions[key].call
+        start = self._clock()
+        while taken < self._protocol.sustained_s * 1e9:
+            for _ in range(self._calls[key]):
+                call()
+            done, taken = done + self._calls[key], self._clock() - start
+        return replace(timing, throughput=Throughput(done, taken * 1e-9))
 
     def _run(self, session: Timed, calls: int) -> float:
         """Mean seconds of that many calls; made again where the clock says that they took none."""

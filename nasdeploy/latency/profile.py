@@ -57,6 +57,7 @@ def profile(
     much of `protocol` as fits. Raises `UserError` if the space has been measured already, if another process is
     measuring it, or if the budget is too small.
     """
+    protocol = protocol.with_idle(device.idle_ms)
     ends = inf if budget_s is None else perf_counter() + budget_s
     with locked(path.with_name(f".{path.name}.lock"), path):
         remove_partial_of(path)

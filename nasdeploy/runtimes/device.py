@@ -35,6 +35,9 @@ class Device(Settings):
     precision: Precision = "fp32"
     batch: int = Field(default=1, ge=1, le=65536)
     threads: int = Field(default=1, ge=1, le=1024)
+    idle_ms: float = Field(default=0.0, ge=0, le=10_000)
+    """Milliseconds that the application does nothing for before each call, e.g. until a camera's next picture. Whole
+    networks are measured after as much; 0: back to back."""
     options: dict[str, str] = Field(default_factory=dict)
     """Passed on to the runtime; each runtime's file says what it takes."""
 

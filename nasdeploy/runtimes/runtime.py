@@ -64,6 +64,10 @@ class Target(Protocol):
         """Threads inside an operator."""
 
     @property
+    def idle_ms(self) -> float:
+        """Milliseconds of doing nothing before each call; sessions know nothing of it."""
+
+    @property
     def options(self) -> Mapping[str, str]:
         """Whatever else the runtime can be told."""
 
@@ -82,11 +86,20 @@ class Execution:
     batch: int = 1
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
+    idle_ms: float = 0.0
 
     @classmethod
     def of(cls, target: Target) -> "Execution":
         """What runs on the machine that `target` names, whichever that is."""
-        return cls(target.name, target.runtime, target.precision, target.batch, target.threads, dict(target.options))
+        return cls(
+            target.name,
+            target.runtime,
+            target.precision,
+            target.batch,
+            target.threads,
+            dict(target.options),
+            target.idle_ms,
+        )
 
     @property
     def is_local(self) -> bool:

@@ -8,7 +8,7 @@ from nasdeploy.convert import model_for
 from nasdeploy.errors import UserError
 from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.measure import Protocol, Timing
-from nasdeploy.latency.places.opening import open_place
+from nasdeploy.latency.places.processes import open_processes
 from nasdeploy.latency.places.work import Refusal
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.network import Network
@@ -27,17 +27,18 @@ def measure_networks(
 ) -> dict[Arch, Timing]:
     """Latencies of whole networks on `device` by the protocol for them, beside the reference graph of their space.
 
-    `network_of` gives them ready for inference.
+    They are those of several processes, after the gaps that the device file says. `network_of` gives the networks ready
+    for inference.
 
     Raises `UserError` if the device cannot be used or its runtime refuses one.
     """
-    protocol = Protocol()
+    protocol = Protocol().with_idle(device.idle_ms)
     by_text = {arch.text: arch for arch in archs}
     models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
     wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
     timings: dict[Arch, Timing] = {}
     visits = len(wanted) * protocol.networks.visits
-    with open_place(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
+    with open_processes(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
         for outcomes in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for text, outcome in outcomes.items():
                 if text not in by_text:

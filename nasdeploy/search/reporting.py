@@ -60,6 +60,7 @@ def result_of(
         images=winner.evaluation.images,
         winner=found(winner),
         ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
+        as_fast=_as_fast(winner, outcome, devices),
         finalists=tuple(found(candidate) for candidate in outcome.finalists),
         front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis)),
         latency_fidelity={
@@ -72,6 +73,14 @@ def result_of(
 def _ties(winner: Candidate, other: Candidate, deployed: Mapping[Arch, Evaluation]) -> bool:
     best, next_best = (deployed.get(one.arch, one.evaluation) for one in (winner, other))
     return best.top1 - next_best.top1 <= best.top1_error
+
+
+def _as_fast(winner: Candidate, outcome: Outcome, devices: Sequence[str]) -> tuple[str, ...]:
+    timings = outcome.timings.get(devices[0], {}) if devices else {}
+    if winner.arch not in timings:
+        return ()
+    others = [candidate.arch for candidate in outcome.finalists if candidate.arch != winner.arch]
+    return tuple(arch.digest for arch in others if arch in timings and timings[winner.arch].ties(timings[arch]))
 
 
 def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timing]) -> Fidelity:
@@ -123,4 +132,5 @@ def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> Late
         measured_p10_ms=1e3 * timing.p10 if timing else None,
         measured_p90_ms=1e3 * timing.p90 if timing else None,
         measured_p95_ms=1e3 * timing.p95 if timing else None,
+        measured_spread=timing.process_spread if timing else None,
     )

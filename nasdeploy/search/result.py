@@ -27,6 +27,8 @@ class Latency(Settings):
     measured_p10_ms: float | None = None
     measured_p90_ms: float | None = None
     measured_p95_ms: float | None = None
+    measured_spread: float | None = None
+    """Largest by smallest median of the processes that it was measured in."""
 
 
 class Found(Settings):
@@ -162,6 +164,8 @@ class SearchResult(Settings):
     winner: Found
     ties: tuple[str, ...]
     """Digests of finalists that meet the budget and are within one standard error of the winner."""
+    as_fast: tuple[str, ...] = ()
+    """Digests of finalists whose latency on the first device is not told from the winner's by several processes."""
     finalists: tuple[Found, ...]
     front: tuple[Found, ...]
     """Pareto front of accuracy over predicted latency (or MACs), by rising cost."""

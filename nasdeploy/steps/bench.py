@@ -1,7 +1,7 @@
 """Latency of finished models side by side: ONNX files, bundles, and models of torchvision and timm by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from nasdeploy.errors import UserError
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.latency.measure import Protocol, Rounds, Timing
-from nasdeploy.latency.places.opening import open_place
-from nasdeploy.latency.places.work import Outcome, Refusal
+from nasdeploy.latency.places.place import Place
+from nasdeploy.latency.places.processes import open_processes
+from nasdeploy.latency.places.work import Refusal
 from nasdeploy.progress import Progress
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes import described_runtime
@@ -20,7 +21,7 @@ from nasdeploy.runtimes.runtime import Model
 if TYPE_CHECKING:
     from torch import nn
 
-_DEFAULT = Protocol()
+_DEFAULT = Protocol(sustained_s=1.0)
 _SIDE = 224
 
 
@@ -34,8 +35,21 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class AfterGaps:
+    """Calls that came after the device had done nothing for `gap_ms`."""
+
+    gap_ms: float
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    p95_ms: float
+    processes_ms: tuple[float, ...]
+    noise: str
+
+
+@dataclass(frozen=True)
 class Result:
-    """What was found out about a model."""
+    """What was found out about a model. Latencies are of calls back to back, in the median of the processes."""
 
     model: str
     megabytes: float
@@ -43,43 +57,95 @@ class Result:
     p10_ms: float
     p90_ms: float
     p95_ms: float
-    images_per_s: float
+    processes_ms: tuple[float, ...]
+    """Medians of the processes, ascending; empty where it was one."""
     noise: str
     """Why the figures are not to be trusted; empty if they are."""
+    images_per_s: float | None
+    """Images that were done within `throughput_s` of the clock, by that; None where it was not measured."""
+    throughput_s: float | None
+    after_gaps: AfterGaps | None
+    """None where no gaps were asked for."""
+    ties: tuple[str, ...]
+    """Other models whose medians the processes do not tell from this one's."""
 
 
 def bench(
-    models: Sequence[str], device: Device, progress: Progress, *, protocol: Protocol = _DEFAULT
+    models: Sequence[str],
+    device: Device,
+    progress: Progress,
+    *,
+    gap_ms: float | None = None,
+    protocol: Protocol = _DEFAULT,
 ) -> tuple[Result, ...]:
     """Measure models in turn on `device`, on this machine or on its board, in the order given.
 
-    Raises `UserError` for a model that is not there, damaged, or refused by the device's runtime.
+    Each is measured in several processes, started anew: back to back, and after gaps of `gap_ms`, by default those of
+    the device. Raises `UserError` for a model that is not there, damaged, or refused by the device's runtime.
     """
     contenders = {name: contender(name, device) for name in dict.fromkeys(models)}
+    gap_ms = device.idle_ms if gap_ms is None else gap_ms
     rounds = Rounds(group=len(contenders), visits=protocol.networks.visits)
+    with open_processes(device, progress.say) as place:
+        timings = _measured(place, contenders, rounds, protocol, device, progress)
+        after = {}
+        if gap_ms:
+            paused, once = replace(rounds, idle_s=gap_ms / 1e3), replace(protocol, sustained_s=0.0)
+            after = _measured(place, contenders, paused, once, device, progress)
+    return tuple(_result(name, each, timings, after.get(name), device, gap_ms) for name, each in contenders.items())
+
+
+def _measured(
+    place: Place,
+    contenders: Mapping[str, Contender],
+    rounds: Rounds,
+    protocol: Protocol,
+    device: Device,
+    progress: Progress,
+) -> dict[str, Timing]:
+    found: dict[str, Timing] = {}
     makers = {name: each.make for name, each in contenders.items()}
-    outcomes: dict[str, Outcome] = {}
-    with (
-        open_place(device, progress.say) as place,
-        progress.task("measuring, visits", len(contenders) * rounds.visits) as task,
-    ):
-        for found in place.measure(makers, rounds, protocol, on_visits=task.advance):
-            outcomes |= found
-    return tuple(_result(name, each, outcomes[name], device) for name, each in contenders.items())
+    how = f"after gaps of {1e3 * rounds.idle_s:g} ms" if rounds.idle_s else "back to back"
+    with progress.task(f"measuring {how}, visits", len(contenders) * rounds.visits) as task:
+        for outcomes in place.measure(makers, rounds, protocol, on_visits=task.advance):
+            for name, outcome in outcomes.items():
+                if isinstance(outcome, Refusal):
+                    raise UserError(f"{name}: device {device.name} cannot run it: {outcome.reason}")
+                found[name] = outcome
+    return found
 
 
-def _result(name: str, contender: Contender, outcome: Outcome, device: Device) -> Result:
-    if isinstance(outcome, Refusal):
-        raise UserError(f"{name}: device {device.name} cannot run it: {outcome.reason}")
-    return Result(name, contender.bytes / 1e6, **_milliseconds(outcome), **_speed(outcome, device), noise=outcome.noise)
+def _result(
+    name: str,
+    contender: Contender,
+    timings: Mapping[str, Timing],
+    after: Timing | None,
+    device: Device,
+    gap_ms: float,
+) -> Result:
+    timing = timings[name]
+    throughput = timing.throughput
+    return Result(
+        name,
+        contender.bytes / 1e6,
+        **_milliseconds(timing),
+        processes_ms=_processes_ms(timing),
+        noise=timing.noise,
+        images_per_s=device.batch * throughput.per_s if throughput else None,
+        throughput_s=throughput.seconds if throughput else None,
+        after_gaps=AfterGaps(gap_ms, **_milliseconds(after), processes_ms=_processes_ms(after), noise=after.noise)
+        if after
+        else None,
+        ties=tuple(other for other in timings if other != name and timing.ties(timings[other])),
+    )
 
 
 def _milliseconds(timing: Timing) -> dict[str, float]:
     return {f"{name}_ms": 1e3 * getattr(timing, name) for name in ("median", "p10", "p90", "p95")}
 
 
-def _speed(timing: Timing, device: Device) -> dict[str, float]:
-    return {"images_per_s": device.batch / timing.median}
+def _processes_ms(timing: Timing) -> tuple[float, ...]:
+    return tuple(1e3 * seconds for seconds in timing.processes)
 
 
 def contender(text: str, device: Device) -> Contender:

@@ -7,6 +7,7 @@ from typing import Any
 from nasdeploy.latency.measure import Protocol
 from nasdeploy.progress import Progress
 from nasdeploy.randomness import generator
+from nasdeploy.runtimes.device import Device
 from nasdeploy.search.candidates import Candidates
 from nasdeploy.search.feasible import reachable_range
 from nasdeploy.search.problem import Problem
@@ -68,7 +69,7 @@ def forecast(request: SearchRequest, progress: Progress) -> Forecast:
         evaluations=STRATEGIES[settings.strategy].planned(settings),
         known=len(seconds),
         seconds_each=fmean(seconds),
-        measuring=len(request.tables) * settings.finalists * _seconds_to_measure(problem),
+        measuring=sum(settings.finalists * _seconds_to_measure(problem, device) for device in request.devices),
     )
 
 
@@ -109,9 +110,11 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
             return [evaluation.seconds for evaluation in evaluate(archs)]
 
 
-def _seconds_to_measure(problem: Problem) -> float:
-    """Of one network on one device: runs by the protocol, and about a second to make and open it."""
-    protocol = Protocol()
-    runs = protocol.warmup + protocol.networks.visits * (protocol.discarded + protocol.kept)
+def _seconds_to_measure(problem: Problem, device: Device) -> float:
+    """Of one network on a device: runs and gaps by the protocol, and about a second to make and open it."""
+    protocol = Protocol().with_idle(device.idle_ms)
+    visits = protocol.networks.visits
+    runs = protocol.warmup + visits * (protocol.discarded + protocol.kept)
     slowest = max((bound for bound in problem.upper[: len(problem.tables)] if bound < float("inf")), default=0.0)
-    return 1.0 + runs * max(float(slowest), protocol.shortest_run_s)
+    gaps = visits * protocol.kept * protocol.networks.idle_s
+    return 1.0 + runs * max(float(slowest), protocol.shortest_run_s) + gaps

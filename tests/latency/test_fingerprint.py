@@ -67,5 +67,6 @@ def test_every_field_counts(field):
     before = getattr(FINGERPRINT, field)
     other = replace(FINGERPRINT, **{field: 7 if isinstance(before, int) else "other"})
     now = getattr(other, field)
-    expected = f"{field.replace('_', ' ')}: measured with {before or 'none known'}, here {now}"
+    known = "none known" if before in ("", None) else 0 if before == 0.0 else before
+    expected = f"{field.replace('_', ' ')}: measured with {known}, here {now}"
     assert differences(FINGERPRINT, other) == [expected]

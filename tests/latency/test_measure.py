@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Protocol, Rounds, Timing, measure
+from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, Throughput, Timing, measure
 from nasdeploy.latency.sensors import Reading
 
 MS = 1_000_000
@@ -194,6 +194,78 @@ def test_a_run_during_which_the_clock_jumped_back_is_made_again():
     assert (found["a"].median, found["a"].n, found["a"].noise) == (pytest.approx(2e-3), 6, "")
 
 
+def test_after_gaps_each_call_counts_alone_and_the_reference_has_none():
+    world = World()
+    openers = {f"{REFERENCE} 0": world.opener("reference", MS // 4), "a": world.opener("a", MS // 10)}
+    found = world.measure(openers, Rounds(2, 2, idle_s=0.1), PLAIN)
+    # Three runs that count in each of two visits: nothing is discarded, and no run is of several calls.
+    assert world.pauses == [0.1] * 6
+    assert (found["a"].n, found["a"].median) == (6, pytest.approx(1e-4))
+    assert runs(world.log)[-4:] == [("reference", 4 * 4), ("a", 3), ("reference", 4 * 4), ("a", 3)]
+
+
+def test_gaps_count_for_the_shortest_time_of_a_group():
+    world = World()
+    longer = replace(PLAIN, shortest_group_s=1.0)
+    found = world.measure({"a": world.opener("a", MS // 10)}, Rounds(1, 1, idle_s=0.1), longer)
+    assert found["a"].n == 12
+
+
+def test_throughput_is_what_was_done_by_the_clock_whatever_calls_take():
+    world = World()
+
+    class Stopped(Session):
+        """Half of the time it stands still, between calls: no call is slow, and half as many are done."""
+
+        def call(self):
+            super().call()
+            if self.calls % 50 == 0:
+                self.world.log.append("stop")
+                self.world.stopped += 50 * MS
+
+    world.stopped = 0
+    clock = {"a": lambda: Stopped(world, "a", MS)}
+    (found,) = measure(
+        clock, Rounds(1, 2), replace(PLAIN, sustained_s=2.0), clock=lambda: world.now + world.stopped, sense=Reading
+    )
+    throughput = found["a"].throughput
+    assert throughput.per_s == pytest.approx(500, rel=0.03)
+    assert 2.0 <= throughput.seconds < 2.1
+    assert 1 / found["a"].p10 == pytest.approx(1000)
+
+
+def test_throughput_is_not_measured_unless_asked_for_nor_of_the_reference():
+    world = World()
+    openers = {f"{REFERENCE} 0": world.opener("reference", MS), "a": world.opener("a", MS)}
+    assert world.measure(openers, Rounds(2, 1), PLAIN)["a"].throughput is None
+    found = world.measure(openers, Rounds(2, 1), replace(PLAIN, sustained_s=0.01))
+    assert (found["a"].throughput, found[f"{REFERENCE} 0"].throughput) == (Throughput(10, 0.01), None)
+
+
+def of_processes(*medians, factor=1.0):
+    middle = factor * float(np.median(medians))
+    at = datetime.now(UTC).isoformat()
+    return Timing(middle, middle, middle, middle, 5, at, processes=tuple(sorted(medians)))
+
+
+def test_what_processes_do_not_tell_apart_is_a_tie():
+    wide, fast, slow = of_processes(0.9, 1.0, 1.5), of_processes(0.8, 0.85, 0.89), of_processes(1.4, 1.6, 1.7)
+    assert wide.process_spread == pytest.approx(1.5 / 0.9)
+    assert wide.ties(slow)
+    assert slow.ties(wide)
+    assert not wide.ties(fast)
+    # A correction of the median moves the band with it.
+    assert replace(slow, median=2.0, p90=2.0, p95=2.0).band == pytest.approx((1.75, 2.125))
+
+
+def test_of_one_process_a_tie_is_what_two_usually_differ_by():
+    at = datetime.now(UTC).isoformat()
+    one, near, far = (Timing(s, s, s, s, 5, at) for s in (1.0, 1.05, 1.08))
+    assert one.process_spread is None
+    assert one.ties(near)
+    assert not one.ties(far)
+
+
 @pytest.mark.parametrize("step", [0, -MS])
 def test_a_clock_that_does_not_go_forwards_is_one_line(step):
     world = World()
@@ -280,6 +352,7 @@ def test_impossible_timings_are_refused(wrong):
         {"noisy_above": 1.0},
         {"drift_above": 0.9},
         {"shortest_run_s": 0},
+        {"sustained_s": -1.0},
     ],
 )
 def test_impossible_protocols_are_refused(wrong):

@@ -33,7 +33,7 @@ class Place:
 
 
 def measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict:
-    monkeypatch.setattr(module, "open_place", lambda device, say: place)
+    monkeypatch.setattr(module, "open_processes", lambda device, say: place)
     return measure_networks(CHOSEN, lambda arch: None, SPACE, DEVICE, Progress(quiet=True))
 
 

@@ -1,6 +1,8 @@
 """Finished models side by side."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,29 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nasdeploy.cli import bench as command
 from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Protocol, Rounds
+from nasdeploy.latency.measure import Protocol, Rounds, Throughput
+from nasdeploy.latency.places.processes import open_processes
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.steps import bench as step
 from nasdeploy.steps.bench import bench, contender
+from tests.latency.tables import timing
 
 CPU = Device(name="cpu", runtime="onnxruntime", batch=2)
 HASTY = Protocol(
-    networks=Rounds(group=1, visits=2), warmup=1, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0
+    networks=Rounds(group=1, visits=2),
+    warmup=1,
+    kept=2,
+    shortest_run_s=1e-6,
+    shortest_group_s=0,
+    sustained_s=0.01,
+    retries=0,
 )
+
+
+@pytest.fixture(autouse=True)
+def _two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "open_processes", partial(open_processes, number=2))
 
 
 def written(path: Path, size: int = 4, operator: str = "Relu", kind: int = TensorProto.FLOAT) -> Path:
@@ -42,7 +57,41 @@ def test_models_are_measured_in_turn_and_given_in_order(tmp_path: Path) -> None:
     assert slow.median_ms > fast.median_ms
     for result in (slow, fast):
         assert result.p10_ms <= result.median_ms <= result.p90_ms <= result.p95_ms
-        assert result.images_per_s == pytest.approx(2e3 / result.median_ms)
+        assert result.throughput_s is not None and 2 * 0.01 <= result.throughput_s < 5
+        assert result.images_per_s is not None and result.images_per_s > 0
+        assert list(result.processes_ms) == sorted(result.processes_ms)
+        assert len(result.processes_ms) == 2
+        assert result.after_gaps is None
+
+
+def test_throughput_is_of_the_devices_batch_and_gaps_are_measured_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a place that plays calls of 1 ms, of which 600 a second are done, and of 3 ms after gaps."""
+    asked = []
+
+    class Played:
+        def __enter__(self) -> "Played":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def measure(self, models, rounds, protocol, *, on_visits):  # type: ignore[no-untyped-def]
+            asked.append((rounds.idle_s, protocol.sustained_s))
+            seconds = 3e-3 if rounds.idle_s else 1e-3
+            done = replace(timing(seconds), throughput=Throughput(1200, 2.0), processes=(0.9 * seconds, seconds))
+            yield dict.fromkeys(models, done)
+
+    monkeypatch.setattr(step, "open_processes", lambda device, say: Played())
+    path = str(written(tmp_path / "model.onnx"))
+    idle = CPU.model_copy(update={"idle_ms": 40.0})
+    for device, given, gap_ms in ((CPU, 100.0, 100.0), (idle, None, 40.0), (idle, 0.0, 0.0)):
+        (result,) = bench([path], device, Progress(quiet=True), gap_ms=given, protocol=HASTY)
+        assert (result.median_ms, result.images_per_s, result.throughput_s) == (1.0, 1200.0, 2.0)
+        after = result.after_gaps and (result.after_gaps.gap_ms, result.after_gaps.median_ms)
+        assert after == ((gap_ms, 3.0) if gap_ms else None)
+    assert asked == [(0, 0.01), (0.1, 0), (0, 0.01), (0.04, 0), (0, 0.01)]
 
 
 def test_models_by_name_have_their_libraries_size() -> None:
@@ -104,5 +153,8 @@ def test_the_command_prints_a_table_or_json(
     command.bench(names, quiet=True)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "device cpu (onnxruntime), batch 1, threads 1; latency in ms"
-    assert lines[1].split() == ["model", "MB", "median", "p10", "p90", "p95", "images/s"]
-    assert [line.split()[0] for line in lines[2:]] == names
+    assert lines[1].split() == ["model", "MB", "median", "p10", "p90", "p95", "processes", "images/s"]
+    assert [line.split()[0] for line in lines[2:4]] == names
+    assert lines[-1].startswith("images/s: done back to back in 0.0")
+    command.bench(names, gap_ms=1.0, quiet=True)
+    assert capsys.readouterr().out.splitlines()[1].split()[-5:] == ["images/s", "after", "1", "ms", "p95"]

@@ -133,7 +133,7 @@ def serve(receive: Callable[[], Frame], answer: Answer) -> None:
                 answer({"opened": True})
         else:
             visits = Visits(answer)
-            timings = measure_sessions(sessions, frame["visits"], _protocol(frame["protocol"]), visits.count)
+            timings = measure_sessions(sessions, Rounds(**frame["rounds"]), _protocol(frame["protocol"]), visits.count)
             sessions.clear()
             visits.tell()
             for key, timing in timings.items():

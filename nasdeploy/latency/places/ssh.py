@@ -87,18 +87,18 @@ class SshPlace:
     ) -> Iterator[dict[str, Outcome]]:
         """See `Place.measure`; outcomes come one by one."""
         for group in in_groups(models, rounds.group):
-            yield from self._group(group, rounds.visits, protocol, on_visits)
+            yield from self._group(group, rounds, protocol, on_visits)
 
     def _group(
-        self, group: dict[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
+        self, group: dict[str, Model], rounds: Rounds, protocol: Protocol, on_visits: Callable[[int], None]
     ) -> Iterator[dict[str, Outcome]]:
         """Outcomes of all models of a group, however often the connection is lost meanwhile."""
-        shown = _Shown(on_visits, len(group) * visits)
+        shown = _Shown(on_visits, len(group) * rounds.visits)
         missing = dict(group)
         while missing:
             shown.made = 0
             try:
-                for key, outcome in self._attempt(missing, visits, protocol, shown.count):
+                for key, outcome in self._attempt(missing, rounds, protocol, shown.count):
                     del missing[key]
                     yield {key: outcome}
             except Ended as end:
@@ -110,7 +110,7 @@ class SshPlace:
         shown.finish()
 
     def _attempt(
-        self, models: Mapping[str, Model], visits: int, protocol: Protocol, on_visits: Callable[[int], None]
+        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, on_visits: Callable[[int], None]
     ) -> Iterator[tuple[str, Outcome]]:
         """Outcomes of these models as long as the connection lasts."""
         accepted = set()
@@ -128,7 +128,7 @@ class SshPlace:
                 accepted.add(key)
             else:
                 raise self._rubbish("an answer to another question")
-        self._send({"do": "measure", "visits": visits, "protocol": asdict(protocol)})
+        self._send({"do": "measure", "rounds": asdict(rounds), "protocol": asdict(protocol)})
         while not (answer := self._answer()).done:
             on_visits(answer.visits)
             if answer.timing is not None:

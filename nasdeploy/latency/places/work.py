@@ -4,7 +4,7 @@ NumPy and the standard library only: this also runs on a small board.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.latency.measure import Protocol, Rounds, Timed, Timing, in_groups, measure
@@ -40,13 +40,13 @@ def opened(model: Model, open_model: Open) -> Timed | Refusal:
 
 
 def measure_sessions(
-    sessions: Mapping[str, Timed], visits: int, protocol: Protocol, on_visit: Callable[[], None]
+    sessions: Mapping[str, Timed], rounds: Rounds, protocol: Protocol, on_visit: Callable[[], None]
 ) -> dict[str, Timing]:
-    """Timings of open sessions, visited in turn; all of them are closed afterwards."""
+    """Timings of open sessions, which are one group of `rounds`, visited in turn; all of them are closed afterwards."""
     if not sessions:
         return {}
     openers = {key: _returning(session) for key, session in sessions.items()}
-    (timings,) = measure(openers, Rounds(len(sessions), visits), protocol, on_visit=on_visit)
+    (timings,) = measure(openers, replace(rounds, group=len(sessions)), protocol, on_visit=on_visit)
     return timings
 
 
@@ -66,4 +66,4 @@ def measure_models(
         tried = {key: opened(model(), open_model) for key, model in group.items()}
         refused = {key: session for key, session in tried.items() if isinstance(session, Refusal)}
         sessions = {key: session for key, session in tried.items() if not isinstance(session, Refusal)}
-        yield {**refused, **measure_sessions(sessions, rounds.visits, protocol, on_visit)}
+        yield {**refused, **measure_sessions(sessions, rounds, protocol, on_visit)}
