@@ -1,19 +1,22 @@
 """What an image folder, or one of tar shards, holds: from names, and from the headers of some of its images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 import numpy as np
 
+from nasdeploy.data.copies import each_once
 from nasdeploy.data.decode import UnreadableImage, read_header
+from nasdeploy.data.folder import read_folder, stop
 from nasdeploy.data.layout import require_utf8
 from nasdeploy.data.listing import list_folder
-from nasdeploy.data.settings import DatasetKind
+from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.settings import DatasetKind, Decoding
 from nasdeploy.data.shard_images import ShardImages
-from nasdeploy.data.shards import holds_shards, list_shards
+from nasdeploy.data.shards import holds_shards, list_shards, read_shards
 from nasdeploy.data.split import require_enough
 from nasdeploy.errors import UserError
 
@@ -25,8 +28,8 @@ T = TypeVar("T")
 class FolderSummary:
     """A folder of images or shards in numbers.
 
-    `images`: count by part. `per_class`: training images by class. `sides`: smallest, median and largest shorter side,
-    in pixels, of the images that were looked at.
+    `images`: count by part, without copies and damaged ones. `per_class`: the same of training images by class.
+    `sides`: smallest, median and largest shorter side, in pixels, of the images that were looked at.
     """
 
     path: Path
@@ -57,33 +60,37 @@ def _inspect_images(path: Path) -> FolderSummary:
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
     sides = _spread(path, [_shorter_side(file) for file in _some(files)], files[0].name)
-    per_class = {label: len(images) for label, images in train.items()}
-    require_enough(per_class, has_test="test" in listing.parts)
-    return FolderSummary(
-        path=path,
-        classes=listing.classes,
-        images={part: sum(map(len, classes.values())) for part, classes in listing.parts.items()},
-        per_class=per_class,
-        sides=sides,
-        notes=listing.notes,
-    )
+    data, damaged = read_folder(path, listing, Decoding())
+    summary = _summary(path, data, sides, "folder")
+    return replace(summary, notes=(*summary.notes, *([str(stop(damaged))] if damaged else [])))
 
 
 def _inspect_shards(path: Path) -> FolderSummary:
     listing = list_shards(path)
     train = listing.parts["train"]
     sides = _spread(path, [_side_in(train, index) for index in _some(range(len(train)))], train.path(0).name)
-    counts = np.bincount(train.labels, minlength=len(listing.classes)).tolist()
-    per_class = dict(zip(listing.classes, counts, strict=True))
-    require_enough(per_class, has_test="test" in listing.parts)
+    return _summary(path, read_shards(path, listing), sides, "shards")
+
+
+def _summary(path: Path, data: OpenedData, sides: tuple[int, int, int], kind: DatasetKind) -> FolderSummary:
+    """Counts are those of images that a recipe as `init` writes it uses: each picture once."""
+    usable, lines = each_once(data)
+    images = {}
+    for part, of_part in data.parts.items():
+        images[part] = int(usable[data.first(part) :][: len(of_part)].sum())
+    train = data.parts["train"].labels
+    counts = np.bincount(train[usable[: len(train)]], minlength=len(data.classes)).tolist()
+    per_class = dict(zip(data.classes, counts, strict=True))
+    given = {part: count for part, count in images.items() if count}
+    require_enough(per_class, has_test="test" in given)
     return FolderSummary(
         path=path,
-        classes=listing.classes,
-        images={part: len(images) for part, images in listing.parts.items()},
+        classes=data.classes,
+        images=given,
         per_class=per_class,
         sides=sides,
-        notes=listing.notes,
-        kind="shards",
+        notes=(*data.notes, *(f"{path}: {line}" for line in lines)),
+        kind=kind,
     )
 
 

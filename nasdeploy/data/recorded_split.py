@@ -46,7 +46,7 @@ def load_split(path: Path, classes: int, facts: DataFacts) -> Split:
             )
             names = tuple(texts_from_bytes(stored["classes"], classes))
             split = Split(Inventory(names, labels, found), stored["uses"])
-            whole = split.facts == facts
+            whole = split.digest == facts.digest
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from None
     except (ValueError, KeyError, EOFError, IndexError, BadZipFile, ZlibError):

@@ -100,6 +100,8 @@ class DataSettings(Settings):
     `balance`: for classes of unequal size, `sampling` draws each class as often, with replacement, so that images of
     small classes come several times an epoch; `loss` weighs the label loss by the inverse of the class's size, with a
     mean of 1 over the training images (distillation is not weighed); `none`, each image counts as much.
+    `duplicates`: of a picture that is there several times, byte for byte, `leave-out` uses one copy, a training image
+    if there is one, and none if they lie under several classes; `keep` uses all.
     `workers`: processes that read images; as many as the machine and the data call for if left out.
     `range`: of pictures with more than 8 bits, the values that become black and white; `measured`, those of the
     training images when a run is begun, which the run keeps; if left out, the upper 8 bits are taken. `max_pixels`: of
@@ -117,6 +119,7 @@ class DataSettings(Settings):
     test: Fraction = 0.2
     images_per_class: int | None = Field(default=None, ge=2)
     balance: Literal["none", "sampling", "loss"] = "none"
+    duplicates: Literal["keep", "leave-out"] = "keep"
     on_unreadable: Literal["stop", "skip"] = "stop"
     workers: int | None = Field(default=None, ge=0, le=256)
     range: ValueRange | Literal["measured"] | None = None

@@ -94,7 +94,11 @@ def open_shards(settings: DataSettings) -> OpenedData:
     """
     assert settings.path is not None  # DataSettings sees to it
     root = Path(settings.path).expanduser()
-    found = list_shards(root, settings.decoding)
+    return read_shards(root, list_shards(root, settings.decoding))
+
+
+def read_shards(root: Path, found: ShardListing) -> OpenedData:
+    """The images of a listing; raises `UserError` for a shard that cannot be read."""
     read = sum(int(images.index.size.sum()) for images in found.parts.values()) <= MOST_READ_BYTES
     identities = {name: shard_identities(root / name, images.index, read) for name, images in found.parts.items()}
     return OpenedData(found.classes, found.parts, identities, found.notes)

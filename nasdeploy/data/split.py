@@ -11,16 +11,18 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.data.copies import Copies, Mask, copies_in, each_once, lines_about
 from nasdeploy.data.images import Images, ImageSets, Indices
 from nasdeploy.data.inventory import Identities, Inventory
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
 from nasdeploy.randomness import generator
-from nasdeploy.store.data_facts import ComparedBy, DataFacts
+from nasdeploy.store.data_facts import ComparedBy, CopyFacts, DataFacts
 
 USES = ("train", "search", "val", "test", "unused")
 TRAIN, SEARCH, VAL, TEST, UNUSED = range(len(USES))
+_REMEDY = "remove the copies, or set data.duplicates to leave-out"
 
 
 def stratified(
@@ -53,22 +55,44 @@ def _shuffled_classes(labels: Sequence[int] | Indices, seed: int, purpose: str) 
 
 @dataclass(frozen=True)
 class Split:
-    """What each image of some data is for: `uses` `[N]` are indices into `USES`, in the order of the inventory."""
+    """What each image of some data is for: `uses` `[N]` are indices into `USES`, in the order of the inventory.
+
+    `notes`: one line each for what a user should know when the run is begun.
+    """
 
     inventory: Inventory
     uses: npt.NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of all images, their classes and what they are for."""
+        return _digest_of(self.inventory, self.uses)
 
     @property
     def facts(self) -> DataFacts:
         """The split in a few figures."""
-        known, found = self.inventory, self.inventory.identities
+        found = self.inventory.identities
         counts = np.bincount(self.uses, minlength=len(USES)).tolist()
         compared_by: ComparedBy = "names and sizes" if found.digests is None else "contents"
         return DataFacts(
             images=dict(zip(USES, counts, strict=True)),
             compared_by=compared_by,
-            digest=_digest_of(known, self.uses),
+            digest=self.digest,
             test_digest=self.test_digest(compared_by),
+            copies=self._copies(),
+        )
+
+    def _copies(self) -> CopyFacts | None:
+        used = np.flatnonzero(self.uses != UNUSED)
+        found = self.inventory.identities.digests
+        if found is None:
+            return None
+        copies, uses = Copies.among(self.inventory.labels[used], found[used]), self.uses[used]
+        learned = np.isin(copies.pictures, copies.pictures[(uses == TRAIN) | (uses == SEARCH)])
+        return CopyFacts(
+            test_in_training=int((learned & (uses == TEST)).sum()),
+            in_several_classes=len(np.unique(copies.pictures[copies.contradicted])),
         )
 
     def test_digest(self, compared_by: ComparedBy) -> str:
@@ -82,25 +106,39 @@ def split(data: OpenedData, settings: DataSettings, seed: int) -> Split:
 
     Raises `UserError` if there are fewer than two classes or too few images of one.
     """
-    labels = data.parts["train"].labels
-    counts = np.bincount(labels, minlength=len(data.classes)).tolist()
-    require_enough(dict(zip(data.classes, counts, strict=True)), has_test="test" in data.parts)
+    usable: Mask = np.ones(len(data.inventory), dtype=np.bool_)
+    notes: list[str] = []
+    if settings.duplicates == "leave-out":
+        usable, notes = each_once(data)
+    uses = _given(data, usable)
+    labels, has_test = data.parts["train"].labels, bool((uses == TEST).any())
+    left = np.flatnonzero(usable[: len(labels)])
+    counts = np.bincount(labels[left], minlength=len(data.classes)).tolist()
+    require_enough(dict(zip(data.classes, counts, strict=True)), has_test)
+    if not has_test:
+        # No own test images, or none that is no training image.
+        rest, part = stratified(labels[left], settings.test, seed, "test")
+        uses[left[part]], left = TEST, left[rest]
+    if settings.images_per_class is not None:
+        left = left[some_of_each(labels[left], settings.images_per_class, seed)]
+    rest, part = stratified(labels[left], settings.holdout, seed, "search")
+    uses[left[rest]], uses[left[part]] = TRAIN, SEARCH
+    if settings.duplicates == "keep":
+        copies = copies_in(data.inventory)
+        notes = lines_about(data.inventory, copies, uses, _REMEDY) if copies else []
+    return Split(data.inventory, uses, tuple(notes))
+
+
+def _given(data: OpenedData, usable: Mask) -> npt.NDArray[np.uint8]:
+    """Uses `[N]` of the images that the data itself brings for validation and test; none of the others yet."""
     uses = np.full(len(data.inventory), UNUSED, dtype=np.uint8)
     for name, use in (("val", VAL), ("test", TEST)):
         if name in data.parts:
             count, first = len(data.parts[name]), data.first(name)
             if not count:
                 raise UserError(f"data: no readable images in the {name} part; add some, or remove it")
-            uses[first : first + count] = use
-    left = np.arange(len(labels), dtype=np.int64)
-    if "test" not in data.parts:
-        rest, part = stratified(labels, settings.test, seed, "test")
-        left, uses[part] = left[rest], TEST
-    if settings.images_per_class is not None:
-        left = left[some_of_each(labels[left], settings.images_per_class, seed)]
-    rest, part = stratified(labels[left], settings.holdout, seed, "search")
-    uses[left[rest]], uses[left[part]] = TRAIN, SEARCH
-    return Split(data.inventory, uses)
+            uses[first : first + count][usable[first : first + count]] = use
+    return uses
 
 
 def sets_of(data: OpenedData, made: Split) -> ImageSets:
@@ -121,7 +159,8 @@ def sets_of(data: OpenedData, made: Split) -> ImageSets:
     train, search, val, test = (images_for(use) for use in (TRAIN, SEARCH, VAL, TEST))
     assert train is not None and search is not None and test is not None
     fingerprint = fingerprint_of(data.parts["train"])
-    return ImageSets(data.classes, train, search, search if val is None else val, test, fingerprint, made, data.notes)
+    notes = (*data.notes, *made.notes)
+    return ImageSets(data.classes, train, search, search if val is None else val, test, fingerprint, made, notes)
 
 
 def set_digest(labels: Indices, found: Identities, compared_by: ComparedBy) -> str:

@@ -55,8 +55,13 @@ def _data(draft: Draft) -> str:
             f"  holdout: {draft.training.holdout}",
             "of the training images, for the search's accuracy; never trained on",
         ),
-        *([] if folder.has_test else [_noted("  test: 0.2", "of the images, for the final figures: no test folder")]),
+        *(
+            []
+            if folder.has_test
+            else [_noted("  test: 0.2", "of the images, for the final figures: no test images are given")]
+        ),
         *_balance(folder),
+        _noted("  duplicates: leave-out", "pictures that are there several times are used once; or keep"),
         _noted("  on_unreadable: stop", "or skip"),
     ]
     return "\n".join(lines) + "\n"

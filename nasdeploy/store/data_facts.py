@@ -13,6 +13,15 @@ ComparedBy = Literal["contents", "names and sizes"]
 same names and sizes would pass for them."""
 
 
+class CopyFacts(Settings):
+    """Images of a run that are the same, byte for byte."""
+
+    test_in_training: Count
+    """Test images that are also trained on, or held out of the training images for the search."""
+    in_several_classes: Count
+    """Pictures that are used under several classes."""
+
+
 class DataFacts(Settings):
     """The images of a run in a few figures; each of them stands in the run's data.npz."""
 
@@ -23,3 +32,5 @@ class DataFacts(Settings):
     """Of all images, their classes and what they are for."""
     test_digest: Digest
     """Of the test images and their classes, in any order and wherever they lie."""
+    copies: CopyFacts | None = None
+    """None where the bytes were not read."""

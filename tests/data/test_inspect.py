@@ -14,10 +14,13 @@ def test_counts_and_sides(tmp_path: Path) -> None:
     (root / "train/b/bad.png").write_bytes(b"")
     found = inspect_folder(root)
     assert found.classes == ("a", "b")
-    assert found.images == {"train": 11, "test": 2}
-    assert found.per_class == {"a": 4, "b": 7}
+    assert found.images == {"train": 10, "test": 2}
+    assert found.per_class == {"a": 4, "b": 6}
     assert found.sides == (12, 20, 33)
-    assert [note.partition(",")[0] for note in found.notes] == [f"{root / 'test'}: no images of b"]
+    assert [note.partition(",")[0] for note in found.notes] == [
+        f"{root / 'test'}: no images of b",
+        f"{root / 'train/b/bad.png'}: cannot be read as an image (no known format); remove or replace it",
+    ]
 
 
 def test_looks_at_images_of_every_class_of_a_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,21 @@ def _figures(manifest: ExportManifest) -> str:
     rows = ["| file | what | figure |", "|---|---|---|"]
     for made in manifest.artefacts:
         rows += [f"| `{made.file.name}` | {what} | {figure} |" for what, figure in _found(made)]
-    return "## Figures\n\n" + "\n".join(rows)
+    return "\n\n".join(["## Figures", "\n".join(rows), *_copies(manifest)])
+
+
+def _copies(manifest: ExportManifest) -> Iterator[str]:
+    """What figures on images that were learned from are worth."""
+    data = manifest.data
+    if data is None or data.copies is None:
+        return
+    if data.copies.test_in_training:
+        yield (
+            f"**{data.copies.test_in_training} of the {data.images['test']} test images are also training images, byte "
+            "for byte: figures on these prove nothing.**"
+        )
+    if data.copies.in_several_classes:
+        yield f"**{data.copies.in_several_classes} pictures of the run's data lie under several classes.**"
 
 
 def _found(made: Artefact) -> Iterator[tuple[str, str]]:

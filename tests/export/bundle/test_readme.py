@@ -5,6 +5,7 @@ import pytest
 from nasdeploy.export.bundle.readme import readme
 from nasdeploy.export.figures import Proof
 from nasdeploy.runtimes.device import Device
+from nasdeploy.store.data_facts import CopyFacts, DataFacts
 from tests.export.test_manifest import artefact_of, manifest_of
 
 
@@ -26,3 +27,14 @@ def test_a_program_of_its_own_is_promised_for_what_it_runs_only() -> None:
 def test_the_most_images_in_a_call_are_told_where_there_is_a_most(batch: int, most: int) -> None:
     assert f"takes at most {most} images in a call." in of_format("executorch", batch)
     assert "takes at most" not in of_format("onnx", batch)
+
+
+@pytest.mark.parametrize(("learned", "several"), [(12, 0), (0, 6), (0, 0)])
+def test_figures_on_images_that_were_learned_from_are_said_to_prove_nothing(learned: int, several: int) -> None:
+    copies = CopyFacts(test_in_training=learned, in_several_classes=several)
+    digests = {"digest": "0" * 32, "test_digest": "1" * 32}
+    data = DataFacts(images={"train": 36, "test": 15}, compared_by="contents", copies=copies, **digests)
+    text = readme(manifest_of(Proof(), data=data))
+    said = "**12 of the 15 test images are also training images, byte for byte: figures on these prove nothing.**"
+    assert (said in text) == bool(learned)
+    assert ("**6 pictures of the run's data lie under several classes.**" in text) == bool(several)
