@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,10 +86,15 @@ def _loaded(
     return loaded
 
 
-def _text(path: Path, facts: dict[str, object]) -> str:
+def _text(path: Path, facts: dict[str, Any]) -> str:
+    from nasdeploy.train.skips import skipped_text
+
     lines = [f"trained {path}"]
     validation = facts.get("validation")
     if isinstance(validation, dict):
         for name, score in validation.items():
             lines.append(f"  {name:<22} top-1 {100 * score['top1']:.2f} % +- {100 * score['top1_error']:.2f}")
+    skipped = skipped_text(facts["skipped"], facts["steps"])
+    if skipped is not None:
+        lines.append(f"  {skipped}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Batches of images for training, evaluation and recalibration, float32 and normalised."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count as counted
 from itertools import islice
 
@@ -10,9 +10,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from nasdeploy.data.balance import balanced_draws
+from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.fetched import fetched
 from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.loader import load
+from nasdeploy.data.sample import name_of
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
 from nasdeploy.randomness import generator, seed_for
@@ -74,6 +76,34 @@ def _augmented(
         [seeds[first:end][place::parts] for first, end in ends],
         pinned=device.type == "cuda",
     )
+
+
+def batch_names(
+    images: Images,
+    settings: DataSettings,
+    classes: Sequence[str],
+    batch_size: int,
+    seed: int,
+    position: tuple[int, int],
+    part: tuple[int, int] = (0, 1),
+) -> list[str]:
+    """What the images of a batch of `train_batches` are called in messages; `position` is its epoch and step.
+
+    Where unreadable images are skipped, all are read to find out which these are.
+    """
+    epoch, step = position
+    place, parts = part
+    indices = epoch_order(images, settings, seed, epoch)[step * batch_size : (step + 1) * batch_size][place::parts]
+    skipping = settings.on_unreadable == "skip"
+    return [name_of(images, index, classes) for index in indices.tolist() if not skipping or _readable(images, index)]
+
+
+def _readable(images: Images, index: int) -> bool:
+    try:
+        images.image(index)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def epoch_order(images: Images, settings: DataSettings, seed: int, epoch: int) -> Indices:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
@@ -18,7 +19,7 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.resume import has_its_weights, leave_out_damaged, trained_facts
 from nasdeploy.steps.same_data import sets_of_run
-from nasdeploy.steps.teacher import load_teacher
+from nasdeploy.steps.teacher import described, load_teacher, try_teacher
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
@@ -28,6 +29,7 @@ from nasdeploy.train.sampling.samplers import Origin, Sampler, sampler_from, val
 from nasdeploy.train.scalars import require_tensorboard
 from nasdeploy.train.teacher import Teacher
 from nasdeploy.train.trainer import Trainer
+from nasdeploy.train.trial import Trial
 
 
 def train(
@@ -93,7 +95,8 @@ def _train(
         )
         metrics = trainer.run(prepared.weights)
         if ranks.first:
-            run.finish("train", trained_facts(run, metrics, progress))
+            facts = {**metrics, **_teacher_facts(recipe, prepared.trial)}
+            run.finish("train", trained_facts(run, facts, progress))
     return run
 
 
@@ -106,6 +109,8 @@ class _Prepared:
     origin: Origin
     sampler: Sampler
     teacher: Teacher | None
+    trial: Trial | None
+    """Of the teacher; only the first process tries it."""
     weights: Path | None
     begun: Run | None
     """The run to go on with; only the first process looks for it."""
@@ -137,7 +142,8 @@ def _prepare(
     sampler = sampler_from(origin)
     batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
     teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
-    return _Prepared(data, sets, origin, sampler, teacher, weights, begun_before)
+    trial = try_teacher(teacher, recipe, sets, batch, ranks.device) if teacher is not None and ranks.first else None
+    return _Prepared(data, sets, origin, sampler, teacher, trial, weights, begun_before)
 
 
 def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progress, restart: bool) -> None:
@@ -154,6 +160,15 @@ def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progr
         f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
         f"space {space.name} with {space.size:.3g} architectures"
     )
+    if prepared.trial is not None:
+        progress.say(described(recipe, prepared.trial))
+
+
+def _teacher_facts(recipe: Recipe, trial: Trial | None) -> dict[str, Any]:
+    """What a finished training says of its teacher: its name, and its accuracy on some training images."""
+    if trial is None:
+        return {}
+    return {"teacher": {"name": recipe.train.distillation.teacher, "top1": trial.top1, "images": trial.images}}
 
 
 def _run_of_all(directory: Path, ranks: Ranks) -> Run:

@@ -16,6 +16,7 @@ from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.average import MovingAverage, averaged_supernet
+from nasdeploy.train.skips import Skips
 from nasdeploy.train.totals import Totals
 
 
@@ -28,6 +29,8 @@ class Position:
     totals: Totals = field(default_factory=Totals)
     processes: int | None = None
     """How many train it, or wrote the checkpoint; None in those of earlier versions."""
+    skips: Skips = field(default_factory=Skips)
+    """Of all epochs so far; none in checkpoints of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Checkpoints:
             step=position.step,
             totals=position.totals.to_plain(),
             processes=position.processes,
+            skips=position.skips.to_plain(),
             optimizer=optimizer.state_dict(),
             scaler={} if scaler is None else scaler.state_dict(),
             **({} if average is None else average.to_plain(supernet)),
@@ -155,5 +159,9 @@ def _position(content: Mapping[str, Any]) -> Position:
         raise ValueError(f"a position at epoch {epoch} and step {step}")
     processes = content.get("processes")
     return Position(
-        epoch, step, Totals.from_plain(content["totals"]), None if processes is None else max(1, int(processes))
+        epoch,
+        step,
+        Totals.from_plain(content["totals"]),
+        None if processes is None else max(1, int(processes)),
+        Skips.from_plain(content.get("skips", ())),
     )

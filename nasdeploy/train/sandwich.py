@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ class Losses:
     random: float | None
     smallest: float | None
 
+    @property
+    def finite(self) -> bool:
+        """Whether all of them are numbers that can be learned from."""
+        return all(isfinite(loss) for loss in (self.largest, self.random, self.smallest) if loss is not None)
+
 
 def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator) -> Sandwich:
     """The largest, `count` random and the smallest architecture of a space, or of what is allowed of one."""
@@ -70,7 +76,7 @@ class SandwichStep:
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
-        logits = self._logits(images, sandwich.largest, self.drop_rates)
+        logits = self.logits(images, sandwich.largest, self.drop_rates)
         if self.teacher is None:
             teacher, largest = logits.detach(), self._label_loss(logits, labels)
         else:
@@ -90,18 +96,24 @@ class SandwichStep:
     def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
         """Label losses of architectures on a batch without gradients, averaged over all processes of the run."""
         with torch.no_grad():
-            losses = torch.stack([self._label_loss(self._logits(images, arch), labels) for arch in archs])
+            losses = torch.stack([self._label_loss(self.logits(images, arch), labels) for arch in archs])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(losses)
             losses /= dist.get_world_size()
         return [float(loss) for loss in losses.cpu()]
 
     def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-        loss = self._student_loss(self._logits(images, arch), labels, teacher)
+        loss = self._student_loss(self.logits(images, arch), labels, teacher)
         torch.autograd.backward(self.scale(loss))
         return loss.detach()
 
-    def _logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
+    def loss_of(self, role: str) -> str:
+        """Which loss networks of a role (`largest`, `random`, `smallest`) learn by: `label` or `distillation`."""
+        own = self.distillation is None or (role == "largest" and self.teacher is None)
+        return "label" if own else "distillation"
+
+    def logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
+        """Logits `[N, classes]` of one network on images `[N, 3, S, S]`."""
         with self.precision():
             logits: Tensor = self.supernet(images, arch, drop_rates, self.statistics, self.forward_of)
         return logits

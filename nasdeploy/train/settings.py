@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from nasdeploy.data.settings import Deviation, Mean
 from nasdeploy.settings import Settings, refuse_unused
 from nasdeploy.train.sampling.settings import SamplingSettings
 
@@ -14,6 +15,9 @@ _OPTIMIZERS = {
     "epsilon": ("rmsprop", "adamw"),
 }
 """Optimizers that use a key."""
+
+
+_OF_OTHER_TEACHERS = ("teacher_classes", "teacher_outputs", "teacher_mean", "teacher_std")
 
 
 class DistillationSettings(Settings):
@@ -27,7 +31,10 @@ class DistillationSettings(Settings):
     `teacher`: `largest`, the largest network of the same step, which learns from the labels; or a model of its own,
     which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a finished
     run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights` (.safetensors, or PyTorch's);
-    `onnx:FILE`.
+    `onnx:FILE`. How such a model is to be read, where it differs from the data: `teacher_classes`, the order of its
+    classes, by name (`natural`: 1, 2, 10; `ignore-case`; `reversed`) or as the list of their names; `teacher_outputs`,
+    `probabilities` if it ends in a softmax or sigmoid, of which the logarithm is taken; `teacher_mean` and
+    `teacher_std`, what it expects images to be normalised by (0 and 1 for 0..1, 0 and 1/255 for 0..255).
     """
 
     kind: Literal["alpha", "kl", "none"] = "alpha"
@@ -38,6 +45,10 @@ class DistillationSettings(Settings):
     beta: float = Field(default=1.0, gt=0.0, le=1.0)
     teacher: str = "largest"
     teacher_weights: str | None = None
+    teacher_classes: Literal["natural", "ignore-case", "reversed"] | tuple[str, ...] | None = None
+    teacher_outputs: Literal["logits", "probabilities"] = "logits"
+    teacher_mean: tuple[Mean, Mean, Mean] | None = None
+    teacher_std: tuple[Deviation, Deviation, Deviation] | None = None
 
     @field_validator("teacher")
     @classmethod
@@ -52,6 +63,11 @@ class DistillationSettings(Settings):
         refuse_unused(self, "kind", {"temperature": ("kl",), "beta": ("alpha", "kl"), "teacher": ("alpha", "kl")})
         if self.teacher.startswith("torchvision:") != (self.teacher_weights is not None):
             raise ValueError("teacher: torchvision:NAME and teacher_weights: FILE go together")
+        if (self.teacher_mean is None) != (self.teacher_std is None):
+            raise ValueError("teacher_mean and teacher_std go together; write both")
+        own = [name for name in _OF_OTHER_TEACHERS if getattr(self, name) != type(self).model_fields[name].default]
+        if self.teacher == "largest" and own:
+            raise ValueError(f"{own[0]} has an effect only with a teacher of its own, and teacher is largest")
         return self
 
 
@@ -109,7 +125,8 @@ class TrainSettings(Settings):
     """Inside an epoch the last checkpoint is never older."""
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
     most_skipped: int = Field(default=10, ge=0)
-    """Steps in a row that may be skipped because a loss or the gradient is not finite, before training ends."""
+    """Steps in a row that may be skipped because a loss or the gradient is not finite, before training ends. In the
+    whole run it may be 3, or one in a hundred if that is more; a teacher that gives no number ends it at once."""
     sync_bn: bool = False
     """On several processes, normalise by the whole batch instead of each process's part of it."""
     world_size_change: Literal["allow", "refuse"] = "allow"

@@ -1,6 +1,7 @@
 """Teachers from outside the supernet: functions from images to logits that learn nothing (AlphaNet, appendix C)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +16,7 @@ from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
 from nasdeploy.supernet.sound import uncomputable
+from nasdeploy.train.trial import Classifier, Normalisation, Reading
 
 Teacher = Callable[[Tensor], Tensor]
 """From images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a gradient."""
@@ -30,6 +32,42 @@ def without_gradient(network: Callable[[Tensor], Tensor]) -> Teacher:
         return logits.clone()
 
     return teach
+
+
+@dataclass(frozen=True)
+class ReadTeacher:
+    """A `Teacher`: a classifier that may expect its images otherwise, or give its answers so, than training does."""
+
+    classifier: Classifier
+    given: Normalisation
+    """Of the images that it is called with."""
+    reading: Reading
+    columns: Sequence[int]
+    """Which of its outputs is that of each class."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `[N, classes]` of images `[N, 3, S, S]`."""
+        if self.reading.normalisation != self.given:
+            images = _renormalised(images, self.given, self.reading.normalisation)
+        logits = self.classifier(images)
+        if self.reading.probabilities:
+            # float32 holds no logarithm of less; a probability of 0 is one that was rounded.
+            logits = logits.float().clamp_min(_LEAST_PROBABILITY).log()
+        if list(self.columns) == list(range(logits.shape[-1])):
+            return logits
+        return logits[:, list(self.columns)]
+
+
+_LEAST_PROBABILITY = 1e-12
+_MOST_NAMED = 3
+
+
+def _renormalised(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
+    of_given, of_given_std, mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        for values in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return (images.float() * of_given_std + of_given - mean) / std
 
 
 def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
@@ -116,6 +154,17 @@ def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> No
         raise UserError(
             f"teacher {name}: {logits.shape[1]} classes, and the data have {classes}; choose another teacher"
         )
+
+
+def not_finite(teacher: str, images: Sequence[str], among: str, autocast: str) -> UserError:
+    """The refusal of a teacher that gives NaN or infinity for some `images`, by name, `among` others."""
+    more = len(images) - _MOST_NAMED
+    named = ", ".join(images[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+    wider = "" if autocast == "none" else f", set train.autocast=none in place of {autocast}"
+    return UserError(
+        f"teacher {teacher}: gives numbers that are not finite for {named} (of {among}); remove what is wrong with "
+        f"{'it' if len(images) == 1 else 'them'}{wider}, or choose another teacher"
+    )
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,14 +1,13 @@
 """Losses of an epoch as they add up: part of a checkpoint, so that an interrupted epoch reports all of its steps."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasdeploy.errors import UserError
 from nasdeploy.train.sandwich import Losses
 
 ROLES = ("largest", "random", "smallest")
@@ -64,15 +63,4 @@ def from_tensor(values: Tensor, losses: Losses) -> tuple[Losses, bool]:
     return (
         Losses(largest, None if losses.random is None else random, None if losses.smallest is None else smallest),
         stop > 0,
-    )
-
-
-def diverged(losses: Losses, gradient_norm: float, epoch: int, skipped: int) -> UserError:
-    """The end of a training whose losses are no numbers any more."""
-    bad = [(role, loss) for role, loss in asdict(losses).items() if loss is not None and not isfinite(loss)]
-    what, value = (f"the loss of the {bad[0][0]} network", bad[0][1]) if bad else ("the gradient's norm", gradient_norm)
-    lasting = "" if skipped == 1 else f" for {skipped} steps in a row"
-    return UserError(
-        f"training diverged in epoch {epoch + 1}: {what} is {value}{lasting}; lower train.learning_rate and start anew "
-        "with --restart"
     )

@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 
 from nasdeploy.arch import Arch
 from nasdeploy.data.balance import class_weights
-from nasdeploy.data.batches import steps_per_epoch, train_batches
+from nasdeploy.data.batches import batch_names, steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import NasdeployError, Terminated, UserError
@@ -30,21 +30,23 @@ from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
 from nasdeploy.train.average import MovingAverage, average_of, averaged_supernet
 from nasdeploy.train.checkpoint import Checkpoints, Position
+from nasdeploy.train.diagnosis import broken_rows, cause_of
 from nasdeploy.train.forecast import peak_memory
 from nasdeploy.train.interruption import termination
 from nasdeploy.train.losses import distillation_loss
 from nasdeploy.train.metrics import Metrics, MetricsFile
 from nasdeploy.train.monitor import Monitor, monitored
 from nasdeploy.train.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from nasdeploy.train.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
+from nasdeploy.train.precision import gradient_scaler, layout_of, mixed_precision, set_tf32
 from nasdeploy.train.processes import change_of_processes
 from nasdeploy.train.ranks import Ranks
 from nasdeploy.train.sampling.samplers import Sampler
-from nasdeploy.train.sandwich import Losses, SandwichStep
+from nasdeploy.train.sandwich import Losses, Sandwich, SandwichStep
 from nasdeploy.train.schedule import learning_rate
 from nasdeploy.train.settings import TrainSettings
-from nasdeploy.train.teacher import Teacher
-from nasdeploy.train.totals import Totals, diverged, from_tensor, to_tensor
+from nasdeploy.train.skips import Cause, StepGuard, skipped_text
+from nasdeploy.train.teacher import Teacher, not_finite
+from nasdeploy.train.totals import Totals, from_tensor, to_tensor
 from nasdeploy.train.validation import Validation, ValidationStopped
 
 
@@ -69,11 +71,12 @@ class Trainer:
     scalars: Path | None = None
     """Directory for TensorBoard's event files, if they are wanted."""
     _saved: float = field(default_factory=monotonic)
-    _skipped_in_a_row: int = 0
     _average: MovingAverage | None = None
 
     def run(self, init: Path | None = None) -> Metrics:
-        """Train to the last epoch, from the newest checkpoint if there is one; the last epoch's metrics.
+        """Train to the last epoch, from the newest checkpoint if there is one.
+
+        The result is the last epoch's metrics, with the number of all `steps` and those of them that were `skipped`.
 
         `init` is a weights file to start from, with a new classifier. Raises `Terminated` after a SIGTERM, when a
         checkpoint is written.
@@ -81,7 +84,7 @@ class Trainer:
         set_threads(self.settings.threads)
         set_tf32(self.settings)
         supernet, optimizer, position = self._prepare(init)
-        total = self.settings.epochs * self.steps_per_epoch
+        total = self._steps
         done = position.epoch * self.steps_per_epoch + position.step
         directory = self.scalars if self.ranks.first else None
         with (
@@ -92,7 +95,15 @@ class Trainer:
                 self._epoch(supernet, optimizer, position, monitor, asked_to_stop)
         # The first process has written the last line by then.
         self.ranks.wait()
-        return MetricsFile(self.metrics).of(position.epoch)
+        skipped = position.skips.to_plain()
+        if (told := skipped_text(skipped, total)) is not None:
+            self.progress.say(f"train: {told}")
+        return {**MetricsFile(self.metrics).of(position.epoch), "steps": total, "skipped": skipped}
+
+    @property
+    def _steps(self) -> int:
+        """Of the whole run."""
+        return self.settings.epochs * self.steps_per_epoch
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -161,6 +172,7 @@ class Trainer:
             "epoch": position.epoch + 1,
             "learning_rate": optimizer.param_groups[0]["lr"],
             **position.totals.metrics(),
+            "skipped": position.skips.of_epoch(position.epoch + 1),
             "images_per_s": images / (perf_counter() - began) if images else None,
             "peak_memory_gib": peak_memory(self.ranks.device) / 2**30,
         }
@@ -215,7 +227,9 @@ class Trainer:
         # After averaging: all processes then find the same overflow, and their scales stay equal.
         self._scaler.unscale_(optimizer)
         norm = clip_gradients(supernet.parameters(), self.settings)
-        if self._counts(position, losses, norm):
+        cause = partial(self._cause, train, sandwich, images, losses, position)
+        position.totals.add(losses, norm)
+        if self._guard.makes(losses, norm, position.epoch + 1, position.skips, cause):
             self._scaler.step(optimizer)
             if self._average is not None:
                 self._average.update(supernet)
@@ -223,15 +237,32 @@ class Trainer:
         monitor.step(losses, rate, norm, self._note(position))
         return stop
 
-    def _counts(self, position: Position, losses: Losses, gradient_norm: float) -> bool:
-        """Whether the step is to be made; raises `UserError` after too many in a row that are not."""
-        counts = position.totals.add(losses, gradient_norm)
-        if overflowed(self._scaler, gradient_norm):
-            return False
-        self._skipped_in_a_row = 0 if counts else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > self.settings.most_skipped:
-            raise diverged(losses, gradient_norm, position.epoch, self._skipped_in_a_row)
-        return counts
+    def _cause(
+        self, train: SandwichStep, sandwich: Sandwich, images: Tensor, losses: Losses, position: Position
+    ) -> Cause:
+        """Why a step is not finite; raises `UserError` if the teacher is not, on any of the processes."""
+        autocast = self.settings.autocast
+        with self.ranks.agreed():
+            rows = broken_rows(train, images)
+            if rows:
+                names = self._names(position)
+                among = f"the {len(images)} of step {position.step + 1} of epoch {position.epoch + 1}"
+                teacher = self.settings.distillation.teacher
+                raise not_finite(teacher, [names[row] for row in rows], among, autocast)
+        first = position.epoch == 0 and not position.totals.steps
+        return cause_of(train, sandwich, images, losses, first=first, autocast=autocast)
+
+    def _names(self, position: Position) -> list[str]:
+        """Of the images in this process's part of a batch."""
+        return batch_names(
+            self.sets.train,
+            self.data,
+            self.sets.classes,
+            self.settings.batch_size,
+            self.seed,
+            (position.epoch, position.step),
+            (self.ranks.rank, self.ranks.world),
+        )
 
     def _sandwich_step(self, supernet: Supernet) -> SandwichStep:
         settings = self.settings
@@ -266,7 +297,7 @@ class Trainer:
         due = every is not None and position.step % every == 0 and position.step < self.steps_per_epoch
         old = monotonic() - self._saved >= 60 * self.settings.checkpoint_minutes
         # While steps are skipped the weights may be lost: they must not push out checkpoints of better ones.
-        if (due or old) and not self._skipped_in_a_row:
+        if (due or old) and not self._guard.in_a_row:
             self._save(supernet, optimizer, position)
 
     def _save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> None:
@@ -323,6 +354,10 @@ class Trainer:
     @cached_property
     def _scaler(self) -> GradScaler:
         return gradient_scaler(self.settings, self.ranks.device)
+
+    @cached_property
+    def _guard(self) -> StepGuard:
+        return StepGuard(self._steps, self.settings.most_skipped, self._scaler)
 
     @cached_property
     def _validation(self) -> Validation:

@@ -16,7 +16,7 @@ from nasdeploy.train import forecast, scalars
 from nasdeploy.train.forecast import Forecast, peak_memory
 from nasdeploy.train.monitor import monitored
 from nasdeploy.train.sandwich import Losses
-from nasdeploy.train.totals import Totals, diverged
+from nasdeploy.train.totals import Totals
 from tests.train.recipes import tiny_recipe
 
 CPU = torch.device("cpu")
@@ -160,10 +160,3 @@ def test_a_step_with_a_gradient_that_is_not_finite_does_not_count() -> None:
     expected = {"loss_largest": 1.5, "loss_random": None, "loss_smallest": 3.0, "gradient_norm": 4.0}
     assert totals.metrics() == {**expected, "skipped_steps": 2}
     assert Totals.from_plain(totals.to_plain()) == totals
-
-
-def test_what_diverged_is_named() -> None:
-    assert "the gradient's norm is inf; lower" in str(diverged(Losses(1.0, None, 2.0), float("inf"), 0, 1))
-    assert "the loss of the smallest network is nan for 3 steps in a row; lower" in str(
-        diverged(Losses(1.0, None, float("nan")), float("nan"), 0, 3)
-    )

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from nasdeploy.progress import Progress, Task
 from nasdeploy.recipe import Recipe
 from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.train.checkpoint import Checkpoints
 from nasdeploy.train.sandwich import SandwichStep
 from nasdeploy.train.validation import Validation
@@ -404,33 +405,98 @@ def test_an_unfinished_line_of_metrics_is_written_anew(undisturbed: tuple[dict[s
     assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
 
 
-@pytest.mark.parametrize("network", ["largest", "random", "smallest"])
-def test_a_training_that_diverges_says_so(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = SandwichStep.__call__
-    monkeypatch.setattr(SandwichStep, "__call__", lambda *given: replace(step(*given), **{network: float("nan")}))
+def refusal(*assignments: str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
-        train(tiny_recipe("train.most_skipped=2"), QUIET)
-    assert str(caught.value) == (
-        f"training diverged in epoch 1: the loss of the {network} network is nan for 3 steps in a row; lower "
-        "train.learning_rate and start anew with --restart"
+        train(tiny_recipe(*assignments), QUIET, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_training_whose_weights_explode_blames_the_learning_rate() -> None:
+    said = refusal(
+        "train.learning_rate=100", "train.reference_batch=1", "train.warmup_epochs=0", "train.clip_value=null"
+    )
+    assert "outputs were not finite" in said or "(gradient)" in said
+    assert said.endswith("; lower train.learning_rate and start anew with --restart")
+
+
+def test_a_distillation_that_overflows_is_named_and_not_the_learning_rate() -> None:
+    said = refusal("train.distillation={kind: kl, temperature: 1.0e-40}", "train.most_skipped=2")
+    assert said == (
+        "training diverged in epoch 1: not finite for 3 steps in a row: distillation loss of the random networks, "
+        "though their outputs were finite; change train.distillation (kind, temperature, alpha_min, alpha_max, clip) "
+        "and start anew with --restart"
     )
     assert names(Run.open(Path("runs/tiny"))) == []
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_that_overflow_in_the_first_step_do_not_blame_the_learning_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def enormous(supernet: Supernet, path: Path) -> None:
+        supernet.load_state_dict({name: 1e30 * value for name, value in supernet.state_dict().items()})
+
+    monkeypatch.setattr("nasdeploy.train.trainer.initialise", enormous)
+    monkeypatch.setattr(step, "require_initialises", lambda *given: None)
+    Path("w.pt").touch()
+    said = refusal("train.most_skipped=0", init=Path("w.pt"))
+    assert said.startswith("training diverged in epoch 1: not finite: ")
+    assert "no step was made before, so that it lies in the weights: " in said
+    assert "start from others (--init)" in said
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, steps: Container[int], network: str = "random") -> None:
+    """Let the loss and all gradients of these steps of a process (the first is 1) be infinite."""
     step, calls = SandwichStep.__call__, []
 
-    def third_is_broken(*given: Any) -> Any:
+    def perhaps_broken(*given: Any) -> Any:
         calls.append(given)
         losses = step(*given)
-        if len(calls) != 3:
+        if len(calls) not in steps:
             return losses
         for parameter in given[0].supernet.parameters():
             if parameter.grad is not None:
                 parameter.grad.fill_(float("nan"))
-        return replace(losses, random=float("inf"))
+        return replace(losses, **{network: float("inf")})
 
-    monkeypatch.setattr(SandwichStep, "__call__", third_is_broken)
+    monkeypatch.setattr(SandwichStep, "__call__", perhaps_broken)
+
+
+def test_more_than_a_few_skipped_steps_end_a_training_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third of 20 steps, never two in a row."""
+    broken(monkeypatch, range(3, 100, 3), "largest")
+    said = refusal("train.epochs=5", "train.validate_every=5")
+    assert said.startswith(
+        "training diverged in epoch 3: 4 of 20 steps were skipped: 4 in epochs 1 to 3 (label loss of the largest "
+        "network), and at most 3 may be; lower train.learning_rate"
+    )
+
+
+def test_skipped_steps_are_counted_across_interruptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        broken(patch, (2, 4, 6))
+        interrupted(2 * STEPS_PER_EPOCH + 1)
+    broken(monkeypatch, (2,))
+    said = refusal()
+    assert "4 of 12 steps were skipped: 4 in epochs 1 to 3 (distillation loss of the random networks" in said
+
+
+def test_a_few_skipped_steps_are_told_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken(monkeypatch, (3, 6))
+    run = train(tiny_recipe(), Progress())
+    reason = "distillation loss of the random networks, though their outputs were finite"
+    told = f"train: 2 of 12 steps were skipped: 2 in epochs 1 to 2 ({reason})"
+    assert told in capfd.readouterr().err.splitlines()
+    facts = run.facts("train")
+    assert facts["steps"] == 12
+    assert facts["skipped"] == [{"epoch": epoch, "reason": reason, "steps": 1} for epoch in (1, 2)]
+    assert [line["skipped"] for line in lines_of(run)] == [{reason: 1}, {reason: 1}, {}]
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, (3,))
     run = train(tiny_recipe(), QUIET)
     assert [line["skipped_steps"] for line in lines_of(run)] == [1, 0, 0]
     content, _ = outcome(run)
