@@ -15,6 +15,13 @@ from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = 8
 Floats = npt.NDArray[np.float64]
+DARKNESS = (
+    ("Log", ("p",), "l"),
+    ("ReduceSum", ("l", "axes"), "s"),
+    ("Div", ("s", "s"), "one"),
+    ("Mul", ("y", "one"), "z"),
+)
+"""An ending that makes NaN of the logits of a black picture, if `axes` is [1], and leaves others."""
 
 
 def colour(label: int, classes: int) -> Floats:

@@ -10,16 +10,20 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from onnx import numpy_helper
+from PIL import Image
 from torch import nn
 
 from nasdeploy.errors import NasdeployError, Terminated, UserError
 from nasdeploy.train import ranks, reporting
 from nasdeploy.train.ranks import Ranks, joined
 from nasdeploy.train.reporting import FailedElsewhere, exit_code_of, reported_once
+from tests.train.colours import DARKNESS, write_colours, write_teacher
 from tests.train.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +122,32 @@ def test_a_mistake_that_each_or_all_or_only_the_first_process_sees_is_said_once(
     assert len(lines) == 1, lines
     assert lines[0].startswith(said)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_an_image_without_a_number_ends_both_processes_in_one_line(tmp_path: Path) -> None:
+    """It is in the part of one process only."""
+    write_colours(tmp_path / "colours", ("a", "b"), count=10)
+    black = tmp_path / "colours/train/b/04.png"
+    Image.new("RGB", (8, 8)).save(black)
+    teacher = write_teacher(
+        tmp_path / "t.onnx",
+        range(2),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        ending=DARKNESS,
+        outputs=("z",),
+        values=[numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    data = {"kind": "folder", "path": str(tmp_path / "colours"), "size": 8, "test": 0.01, "holdout": 0.01, "workers": 0}
+    distillation = {"teacher": f"onnx:{teacher}", "teacher_mean": [0, 0, 0], "teacher_std": [1, 1, 1]}
+    brief = {"epochs": 2, "batch_size": 4, "distillation": distillation, "threads": 1, "warmup_epochs": 0}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "data": data, "train": brief}))
+    start = (sys.executable, str(ROOT / "tests/train/untried.py"))
+    codes, lines = both(*start, "train", "tiny.yaml", "--quiet", cwd=tmp_path)
+    assert codes == [2, 2]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"nasdeploy: teacher onnx:{teacher}: gives numbers that are not finite for {black} (of ")
 
 
 @pytest.mark.slow
