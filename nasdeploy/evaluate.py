@@ -91,9 +91,15 @@ class Evaluator:
     statistics depend on it.
     """
 
-    def __init__(self, supernet: Supernet, calibration: Calibration, batches: Batches, images: int = 0) -> None:
-        """`images` is how many there are; 0 if it is not known, or they cannot be divided."""
+    def __init__(
+        self, supernet: Supernet, calibration: Calibration, batches: Batches, images: int = 0, unreadable: int = 0
+    ) -> None:
+        """`images` is how many there are; 0 if it is not known, or they cannot be divided.
+
+        `unreadable` is how many were left out beside them, because they cannot be read.
+        """
         self._supernet, self._calibration, self._batches, self.images = supernet, calibration, batches, images
+        self.unreadable = unreadable
         self._at_once: dict[int, int] = {}
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
 

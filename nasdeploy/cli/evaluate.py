@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.runs import ChangeOption, MovedDataOption
 
 
 def evaluate(
@@ -17,6 +18,8 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where picture and JSON go [default: the first run].")
     ] = None,
+    assignments: ChangeOption = None,
+    data: MovedDataOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -24,7 +27,7 @@ def evaluate(
     from nasdeploy.progress import Progress
     from nasdeploy.steps.comparison import request_comparison
 
-    comparison = request_comparison(runs or [], sample, bins)
+    comparison = request_comparison(runs or [], sample, bins, assignments or (), data)
 
     from nasdeploy.steps import evaluate as step
 
@@ -40,7 +43,8 @@ def _text(picture: Path, result: dict[str, Any]) -> str:
     )
     lines = []
     for entry in result["runs"]:
-        lines += [f"{entry['run']}: top-1 in % on {result['images']}", heading]
+        unreadable = f", {entry['unreadable']} unreadable left out" if entry["unreadable"] else ""
+        lines += [f"{entry['run']}: top-1 in % on {result['images']}{unreadable}", heading]
         rows = zip(edges, edges[1:], entry["regimes"], strict=False)
         lines += [_row(low, high, box) for low, high, box in rows if box is not None]
     return "\n".join([*lines, f"drawn in {picture}"])

@@ -7,7 +7,7 @@ import typer
 
 from nasdeploy.cli.family import emit_family
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.cli.runs import MovedDataOption, RunOption, chosen_run
+from nasdeploy.cli.runs import ChangeOption, MovedDataOption, RunOption, chosen_run
 from nasdeploy.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def export(
     no_recalibrate: OwnStatisticsFlag = False,
     layout: LayoutOption = None,
     embed: EmbedFlag = False,
+    assignments: ChangeOption = None,
     data: MovedDataOption = None,
     run_directory: RunOption = None,
     out: OutOption = None,
@@ -83,7 +84,7 @@ def export(
     progress.say(f"export: run {run.path}")
     if all_pareto and arch is not None:
         raise UserError("--all-pareto and --arch exclude each other: the front is the search's")
-    recipe = recipe_of(run, data=data)
+    recipe = recipe_of(run, assignments or (), data)
     requests = (
         request_family(run, recipe, device, progress)
         if all_pareto

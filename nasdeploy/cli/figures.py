@@ -55,9 +55,12 @@ def _agreement(found: "Agreement") -> str:
 
 
 def _accuracy(found: "Accuracy", labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    from nasdeploy.export.figures import counted
+
     yield (
         "test set",
-        f"top-1 of the file {_share(found.top1, found.interval)} on {found.images} images, "
+        f"top-1 of the file {_share(found.top1, found.interval)} on "
+        f"{counted(found.images, found.unreadable, 'images')}, "
         f"PyTorch {100 * found.top1_pytorch:.2f} %; other class for {found.changed}",
     )
     if found.top5 is not None and found.top5_interval and found.top5_pytorch is not None:

@@ -175,7 +175,7 @@ def _summary(result: "SearchResult") -> str:
     rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
     return (
         f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
-        f"within it after {rounds}"
+        f"within it after {rounds}" + (f"; accuracy on {_images(result)}" if result.unreadable else "")
     )
 
 
@@ -190,6 +190,12 @@ def _spreads(result: "SearchResult") -> list[str]:
                 f"latency on {name}, of one network in several processes: medians up to {max(known):.2f} times apart"
             )
     return lines
+
+
+def _images(result: "SearchResult") -> str:
+    from nasdeploy.export.figures import counted
+
+    return counted(result.images, result.unreadable, "held-out images")
 
 
 def _fidelities(result: "SearchResult") -> list[str]:

@@ -16,6 +16,10 @@ RunOption = Annotated[
 MovedDataOption = Annotated[
     str | None, typer.Option("--data", metavar="DIR", help="Folder of the run's images, if it was moved.")
 ]
+ChangeOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. data.on_unreadable=skip."),
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.")]
 
 

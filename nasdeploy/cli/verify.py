@@ -43,13 +43,16 @@ def verify(
 
 
 def _line(found: "Found") -> str:
+    from nasdeploy.export.figures import counted
+
     if found.not_run is not None:
         return f"  {found.model}: not run, {found.not_run}"
     parts = []
     if found.difference is not None:
         parts.append(f"outputs on the sample within {found.difference:.1e} of the exported ones")
     if found.top1 is not None:
-        parts.append(f"top-1 {100 * found.top1:.2f} % on {found.images} images{_then(found.top1_exported, 100, ' %')}")
+        images = counted(found.images or 0, found.unreadable, "images")
+        parts.append(f"top-1 {100 * found.top1:.2f} % on {images}{_then(found.top1_exported, 100, ' %')}")
     if found.median_ms is not None:
         parts.append(f"median {found.median_ms:.4g} ms{_then(found.median_ms_exported, 1, ' ms')}")
     return f"  {found.model}: {'; '.join([*(f'FAILED, {problem}' for problem in found.problems), *parts])}"

@@ -26,7 +26,8 @@ class UnreadableImage(UserError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path}: cannot be read as an image ({reason}); remove or replace it, or set data.on_unreadable to skip"
+            f"{path}: cannot be read as an image ({reason}); leave it out with --set data.on_unreadable=skip, or "
+            "remove or replace it before a run is begun"
         )
         self.path, self.reason = path, reason
 

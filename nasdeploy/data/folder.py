@@ -1,7 +1,6 @@
 """An image folder: train/CLASS/*, and val/ and test/ in the same form where there are any."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from nasdeploy.data.decode import UnreadableImage
@@ -11,6 +10,7 @@ from nasdeploy.data.inventory import Identities
 from nasdeploy.data.listing import FolderListing, list_folder
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings, Decoding
+from nasdeploy.data.unreadable import warn_of
 from nasdeploy.errors import UserError
 
 
@@ -21,7 +21,9 @@ def open_folder(settings: DataSettings) -> OpenedData:
     data, damaged = read_folder(root, list_folder(root), settings.decoding)
     if damaged and settings.on_unreadable == "stop":
         raise stop(damaged)
-    return replace(data, notes=(*data.notes, *(f"{error.path}: skipped ({error.reason})" for error in damaged)))
+    for error in damaged:
+        warn_of(error.path, error.reason)
+    return data
 
 
 def read_folder(root: Path, listing: FolderListing, decoding: Decoding) -> tuple[OpenedData, list[UnreadableImage]]:
@@ -36,6 +38,7 @@ def read_folder(root: Path, listing: FolderListing, decoding: Decoding) -> tuple
         readable = [at for at in range(len(pairs)) if first + at not in unreadable]
         labels = [pairs[at][1] for at in readable]
         parts[name] = FileImages([pairs[at][0] for at in readable], labels, decoding)
+        parts[name].unreadable = len(pairs) - len(readable)
         identities[name] = Identities.of(facts, as_indices(readable) + first)
         first += len(pairs)
     return OpenedData(listing.classes, parts, identities, listing.notes), damaged

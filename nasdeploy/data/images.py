@@ -30,12 +30,14 @@ class Images(ABC):
     """Labelled images: `images[i]` is an RGB picture and its label (an index into the classes).
 
     `labels` `[N]` are an array, which worker processes share with their parent. `at_size` is where readers remember the
-    same images at a fetch size, by (shorter side, size).
+    same images at a fetch size, by (shorter side, size). `unreadable` is how many files of the same part were left out
+    when the data was opened.
     """
 
     def __init__(self, labels: Sequence[int] | Indices) -> None:
         self.labels: Indices = np.asarray(labels, dtype=np.int64)
         self.at_size: dict[tuple[int, int], Images] = {}
+        self.unreadable = 0
 
     def __len__(self) -> int:
         return len(self.labels)

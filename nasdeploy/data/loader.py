@@ -12,7 +12,6 @@ tenth of a second of a core, and workers that stayed would need all epochs to be
 import os
 import random
 import signal
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
@@ -30,6 +29,7 @@ from nasdeploy.cpus import parallelism
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images, Indices
 from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.unreadable import warn_of
 from nasdeploy.errors import NasdeployError, UserError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -113,15 +113,27 @@ def load(
         pin_memory=pinned,
         worker_init_fn=_leave_stopping_to_training,
     )
+    last: tuple[Path, str] | None = None
+    nothing_read = True
     for pixels, labels, unreadable in _named_deaths(loader):
         for path, reason in unreadable:
             if settings.on_unreadable == "stop":
                 raise UnreadableImage(path, reason)
-            warnings.warn(f"left out: {path} ({reason})", stacklevel=2)
-        if not len(labels):
-            path, reason = unreadable[0]
-            raise UserError(f"{path}: a whole batch of images is unreadable, this one for one ({reason}); replace them")
-        yield pixels, labels
+            warn_of(path, reason)
+        if len(labels):
+            nothing_read = False
+            yield pixels, labels
+        elif seeds is not None:
+            # A step of training needs images; what is only evaluated may do without the last few.
+            raise _unreadable_batch(*unreadable[0])
+        else:
+            last = unreadable[0]
+    if nothing_read and last is not None:
+        raise _unreadable_batch(*last)
+
+
+def _unreadable_batch(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: a whole batch of images is unreadable, this one for one ({reason}); replace them")
 
 
 def _leave_stopping_to_training(worker: int) -> None:

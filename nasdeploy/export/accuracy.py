@@ -17,7 +17,7 @@ def compare_test_set(session: Session, reference: Reference, yardstick: Yardstic
     Raises `Disagreement` if the logits of any image differ by more than the tolerance: in fp32 top-1 can then differ by
     ties only.
     """
-    tally = _Tally(yardstick)
+    tally = _Tally(yardstick, reference.unreadable)
     with progress.task("test images", len(reference.images)) as task:
         for batch in reference.test_set():
             tally.add(batch.labels, batch.logits, logits_of(session, batch.inputs))
@@ -28,8 +28,8 @@ def compare_test_set(session: Session, reference: Reference, yardstick: Yardstic
 class _Tally:
     """What is kept of each test image."""
 
-    def __init__(self, yardstick: Yardstick) -> None:
-        self._yardstick = yardstick
+    def __init__(self, yardstick: Yardstick, unreadable: int) -> None:
+        self._yardstick, self._unreadable = yardstick, unreadable
         self._rows: list[Array] = []
         self._labels: list[Array] = []
         self._ranks: list[Array] = []
@@ -52,6 +52,7 @@ class _Tally:
         what = f"logits of {beyond} of {len(rows)} test images, of which {self._changed} get another class, differ"
         accuracy = Accuracy(
             images=len(rows),
+            unreadable=self._unreadable,
             top1=float((ranks < 1).mean()),
             interval=wilson(int((ranks < 1).sum()), len(rows)),
             top1_pytorch=float((ranks_pytorch < 1).mean()),

@@ -7,6 +7,7 @@ import numpy as np
 from nasdeploy.data.batches import evaluation_batches
 from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.unreadable import readable
 from nasdeploy.export.conversions import Examples
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.runtimes.runtime import Array
@@ -20,7 +21,8 @@ _BATCH = 32
 
 def examples_of(sets: ImageSets, data: DataSettings, side: int) -> Examples:
     """Images of a run for networks of that input side, without augmentation; the test set is not among them."""
-    calibration, held_out = spread(sets.train, _CALIBRATION), spread(sets.search, _HELD_OUT)
+    calibration = readable(spread(sets.train, _CALIBRATION), data).images
+    held_out = readable(spread(sets.search, _HELD_OUT), data).images
 
     def images() -> Iterable[Array]:
         return (inputs for inputs, _ in _batches(calibration, data, side, _CALIBRATION_BATCH))

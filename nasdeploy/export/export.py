@@ -14,6 +14,7 @@ from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.unreadable import readable
 from nasdeploy.errors import CheckFailed
 from nasdeploy.evaluate import recalibrated
 from nasdeploy.export.bundle.embedding import embed_models
@@ -77,7 +78,7 @@ class Exporter:
         with staging(out) as stage:
             network, recalibration = self._network(arch)
             side = input_side(network.plan)
-            reference = Reference(network, Preprocessing.from_settings(self.data, side), self.sets.test, self.data)
+            reference = self._reference(network, side)
             examples = examples_of(self.sets, self.data, side)
             conversions = Conversions(network, examples, self.target.max_drop, self.progress)
             about = self._about(arch, reference, recalibration)
@@ -94,6 +95,11 @@ class Exporter:
             raise refused[0]
         assert manifest is not None  # There was a job, and it was not rejected.
         return manifest
+
+    def _reference(self, network: Network, side: int) -> Reference:
+        test = readable(self.sets.test, self.data)
+        preprocessing = Preprocessing.from_settings(self.data, side)
+        return Reference(network, preprocessing, test.images, self.data, test.unreadable)
 
     def _all_made(
         self, jobs: Sequence[Job], stage: Path, reference: Reference, conversions: Conversions
@@ -124,7 +130,7 @@ class Exporter:
         embedded: tuple[Embedded, ...] = ()
         if extras.embedded:
             self.progress.say("export: preprocessing inside the graph, compared with that outside")
-            embedded = embed_models(stage, passed, self.sets.test, reference.preprocessing)
+            embedded = embed_models(stage, passed, reference.images, reference.preprocessing)
         return install(stage, out, passed, about, sample, embedded, extras.triton)
 
     def _made(self, job: Job, stage: Path, reference: Reference, conversions: Conversions) -> Artefact:
@@ -185,8 +191,13 @@ class Exporter:
         batches = calibration_batches(self.sets.train, self.data, size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
             network = recalibrated(self.supernet, arch, _counted(batches, task))
+        asked = min(size, len(self.sets.train))
         facts = Recalibration(
-            batch_size=len(next(iter(batches))), batches=count, augment=self.data.augment, seed=self.seed
+            batch_size=asked,
+            batches=count,
+            augment=self.data.augment,
+            seed=self.seed,
+            unreadable=asked * count - sum(map(len, batches.pixels)),
         )
         return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
 

@@ -36,6 +36,13 @@ TOLERANCES: dict[Precision, Tolerance] = {
 }
 
 
+def counted(images: int, unreadable: int, kind: str) -> str:
+    """`24 test images`, or `23 of 24 test images, 1 unreadable left out`."""
+    if not unreadable:
+        return f"{images} {kind}"
+    return f"{images} of {images + unreadable} {kind}, {unreadable} unreadable left out"
+
+
 class Agreement(Settings):
     """Logits of the file beside PyTorch's, on test images, at several batch sizes."""
 
@@ -58,6 +65,8 @@ class Accuracy(Settings):
     """Accuracy of the file on the whole test set, read from the image files through the manifest's preprocessing."""
 
     images: Count
+    unreadable: Tally = 0
+    """Test images beside these that were left out, because they cannot be read."""
     top1: Fraction
     interval: tuple[Fraction, Fraction]
     """Wilson's score interval of `top1` at 95 %."""

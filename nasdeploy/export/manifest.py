@@ -64,6 +64,8 @@ class Recalibration(Settings):
     batches: Count
     augment: AugmentSettings
     seed: int
+    unreadable: Annotated[int, Field(ge=0)] = 0
+    """Images that were drawn and left out, because they cannot be read."""
 
 
 class Origin(Settings):

@@ -7,11 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from nasdeploy.data.batches import evaluation_batches
-from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
@@ -45,6 +43,8 @@ class Reference:
     preprocessing: Preprocessing
     images: Images
     data: DataSettings
+    unreadable: int = 0
+    """Test images that are not among them, because they cannot be read."""
     _known: list[tuple[Array, Array]] = field(default_factory=list, init=False, repr=False, compare=False)
     """Labels and logits of the test set, once they are known: several files are compared with them."""
 
@@ -54,15 +54,8 @@ class Reference:
         return deepcopy(self.network).to(memory_format=torch.channels_last)
 
     def prepared(self, indices: Iterable[int]) -> Tensor:
-        """The images at `indices`, read anew and prepared as the manifest says; without those that may be skipped."""
-        pictures: list[Image] = []
-        for index in indices:
-            try:
-                pictures.append(self.images.image(index))
-            except UnreadableImage:
-                if self.data.on_unreadable == "stop":
-                    raise
-        return prepare(self.preprocessing, pictures)
+        """The images at `indices`, read anew and prepared as the manifest says."""
+        return prepare(self.preprocessing, [self.images.image(index) for index in indices])
 
     def logits(self, inputs: Tensor) -> Array:
         """PyTorch's logits `[N, classes]`; raises `Disagreement` if they are no numbers."""

@@ -28,6 +28,7 @@ def result_of(
     id: str,
     supernet: str,
     weights: WeightsFacts,
+    unreadable: int,
     settings: SearchSettings,
     finished: str,
 ) -> SearchResult:
@@ -58,6 +59,7 @@ def result_of(
         rounds=outcome.rounds,
         evaluated=len(outcome.candidates),
         images=winner.evaluation.images,
+        unreadable=unreadable,
         winner=found(winner),
         ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
         as_fast=_as_fast(winner, outcome, devices),

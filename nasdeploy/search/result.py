@@ -161,6 +161,8 @@ class SearchResult(Settings):
     """Architectures with known accuracy within the budget when it ended."""
     images: int
     """That accuracy was measured on."""
+    unreadable: int = 0
+    """Held-out images beside these that were left out, because they cannot be read."""
     winner: Found
     ties: tuple[str, ...]
     """Digests of finalists that meet the budget and are within one standard error of the winner."""

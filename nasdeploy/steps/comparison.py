@@ -39,11 +39,14 @@ class Comparison:
     edges: Floats
 
 
-def request_comparison(paths: Sequence[Path], sample: int, regimes: int) -> Comparison:
+def request_comparison(
+    paths: Sequence[Path], sample: int, regimes: int, assignments: Sequence[str] = (), data: str | None = None
+) -> Comparison:
     """`sample` architectures of each run (without paths: the latest), equally many from each regime.
 
-    Runs of one space are compared on the same architectures, whatever their seeds. Raises `UserError` for a run that
-    is missing, not a trained supernet or given twice, and for runs whose classes differ.
+    `assignments` and `data` change the recipes for this once. Runs of one space are compared on the same architectures,
+    whatever their seeds. Raises `UserError` for a run that is missing, not a trained supernet or given twice, and for
+    runs whose classes differ.
     """
     if sample < max(2, regimes):
         raise UserError(f"--sample {sample}: give {max(2, regimes)} or more, one for each of the {regimes} regimes")
@@ -53,7 +56,7 @@ def request_comparison(paths: Sequence[Path], sample: int, regimes: int) -> Comp
     edges = regime_edges(spaces, regimes)
     drawn = [sample_regimes(space, edges, sample, generator(0, "evaluate")) for space in spaces]
     contenders = [
-        Contender(run, recipe_of(run), space, tuple(map(tuple, archs)), trained_weights(run))
+        Contender(run, recipe_of(run, assignments, data), space, tuple(map(tuple, archs)), trained_weights(run))
         for run, space, archs in zip(runs, spaces, drawn, strict=True)
     ]
     return Comparison(tuple(contenders), edges)

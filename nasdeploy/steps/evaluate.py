@@ -1,25 +1,34 @@
 """Evaluating sub-networks of runs, regime by regime, with everything kept in the runs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from nasdeploy.arch import Arch
 from nasdeploy.costs import Floats
+from nasdeploy.evaluate import Evaluator
 from nasdeploy.progress import Progress
 from nasdeploy.report.boxplot import Series, box_of, draw_boxes
 from nasdeploy.search.evaluation import evaluated
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.comparison import Comparison, Contender
-from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.steps.evaluator import open_evaluator, supernet_of
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import require_writable, write_json
 
 PICTURE, RESULT = "evaluate.png", "evaluate.json"
 
 Regimes = list[list[Evaluation]]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Of a run: evaluations by regime, and how many held-out images were left out as unreadable."""
+
+    regimes: Regimes
+    unreadable: int
 
 
 def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> dict[str, Any]:
@@ -34,7 +43,7 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
     if len({_images_of(contender) for contender in contenders}) > 1:
         progress.say("evaluate: the runs hold out different images (their seeds or data differ)")
     found = [_evaluations(contender, progress) for contender in contenders]
-    entries = [_entry(contender, regimes) for contender, regimes in zip(contenders, found, strict=True)]
+    entries = [_entry(contender, each) for contender, each in zip(contenders, found, strict=True)]
     result = {
         "schema_version": 1,
         "images": "training images held out for the search",
@@ -43,17 +52,24 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
     }
     with contenders[0].run.lock():
         write_json(directory / RESULT, result)
-        _draw(contenders, found, edges, directory / PICTURE)
+        _draw(contenders, [each.regimes for each in found], edges, directory / PICTURE)
     return result
 
 
-def _evaluations(contender: Contender, progress: Progress) -> Regimes:
+def _evaluations(contender: Contender, progress: Progress) -> _Found:
     run, recipe = contender.run, contender.recipe
     weights = contender.weights
-    with run.lock(), Evaluations(run.search_database, supernet_id(recipe, weights.facts)) as kept:
+    with run.lock():
+        # First, so that a database is of images that can be read.
+        evaluator = open_evaluator(run, recipe, contender.space, weights.path)
+        return _Found(_evaluated(contender, evaluator, progress), evaluator.unreadable)
+
+
+def _evaluated(contender: Contender, evaluator: Evaluator, progress: Progress) -> Regimes:
+    run, weights = contender.run, contender.weights
+    with Evaluations(run.search_database, supernet_of(run, contender.recipe, weights.facts)) as kept:
         known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
         progress.say(f"evaluate: {run.path}, {weights.path.name}, {contender.networks} networks, {known} known already")
-        evaluator = open_evaluator(run, recipe, contender.space, weights.path)
         with progress.task("evaluate", contender.networks) as task:
 
             def one(arch: Arch) -> Evaluation:
@@ -64,17 +80,18 @@ def _evaluations(contender: Contender, progress: Progress) -> Regimes:
             return [[one(arch) for arch in regime] for regime in contender.regimes]
 
 
-def _entry(contender: Contender, regimes: Regimes) -> dict[str, Any]:
+def _entry(contender: Contender, found: _Found) -> dict[str, Any]:
     """A run's part of the JSON."""
-    boxes = [box_of([evaluation.top1 for evaluation in regime]) for regime in regimes]
+    boxes = [box_of([evaluation.top1 for evaluation in regime]) for regime in found.regimes]
     return {
         "run": str(contender.run.path),
         "space": contender.space.digest,
         "weights": contender.weights.facts.model_dump(),
+        "unreadable": found.unreadable,
         "regimes": [asdict(box) if box else None for box in boxes],
         "networks": [
             _network(contender.space, arch, evaluation)
-            for archs, regime in zip(contender.regimes, regimes, strict=True)
+            for archs, regime in zip(contender.regimes, found.regimes, strict=True)
             for arch, evaluation in zip(archs, regime, strict=True)
         ],
     }

@@ -7,10 +7,11 @@ from pathlib import Path
 from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import Images
 from nasdeploy.data.prepared import HeldOutImages, Memory, PreparedBatches
+from nasdeploy.data.unreadable import readable
 from nasdeploy.evaluate import Evaluator
 from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.randomness import generator
-from nasdeploy.recipe import Recipe
+from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.same_data import open_data_of
 from nasdeploy.store.checkpoints import WeightsFacts
@@ -31,9 +32,12 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     ).to(device)
     memory = Memory(int(recipe.search.cache_gib * (1 << 30)))
     # The other images, of which some may lie in memory, are not needed any more.
-    held_out = HeldOutImages(_drawn(sets.search, recipe), recipe.data, recipe.search.batch_size, device, memory)
+    search = readable(sets.search, recipe.data)
+    held_out = HeldOutImages(_drawn(search.images, recipe), recipe.data, recipe.search.batch_size, device, memory)
     prepared = PreparedBatches(calibration.pixels, recipe.data, memory)
-    return Evaluator(load_supernet(weights, space).to(device), prepared.at, held_out.at, len(held_out))
+    return Evaluator(
+        load_supernet(weights, space).to(device), prepared.at, held_out.at, len(held_out), search.unreadable
+    )
 
 
 def _drawn(images: Images, recipe: Recipe) -> Images:
@@ -41,6 +45,16 @@ def _drawn(images: Images, recipe: Recipe) -> Images:
     if recipe.search.halving == 1:
         return images
     return images.subset(generator(recipe.seed, "held-out order").permutation(len(images)).tolist())
+
+
+def supernet_of(run: Run, recipe: Recipe, weights: WeightsFacts) -> str:
+    """`supernet_id` of a run's recipe as it was changed for one call.
+
+    Where unreadable images stop a search nothing is evaluated, so that leaving them out makes no other supernet.
+    """
+    begun_with = recipe_of(run).data.on_unreadable
+    data = recipe.data.model_copy(update={"on_unreadable": begun_with})
+    return supernet_id(recipe.model_copy(update={"data": data}), weights)
 
 
 def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:

@@ -85,12 +85,12 @@ def _reaches(problem: Problem) -> list[Reach]:
 
 def _evaluated(request: SearchRequest) -> list[float]:
     """Seconds of each evaluation in the run's database; none where there is no database."""
-    from nasdeploy.steps.evaluator import supernet_id
+    from nasdeploy.steps.evaluator import supernet_of
 
     run = request.run
     if not run.search_database.exists():
         return []
-    supernet = supernet_id(request.recipe, request.weights.facts)
+    supernet = supernet_of(request.run, request.recipe, request.weights.facts)
     with Evaluations(run.search_database, supernet) as evaluations:
         return [evaluation.seconds for evaluation in evaluations.all()]
 
@@ -98,14 +98,14 @@ def _evaluated(request: SearchRequest) -> list[float]:
 def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list[float]:
     """Seconds of one evaluation that is made now."""
     from nasdeploy.search.evaluation import Evaluating, InTurn
-    from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+    from nasdeploy.steps.evaluator import open_evaluator, supernet_of
 
     run, recipe, weights = request.run, request.recipe, request.weights
     progress.say("search: nothing was evaluated in this run; one network is, to see how long it takes")
     archs = Candidates(problem, generator(recipe.seed, "forecast")).random(1)
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights.path)
-        with Evaluations(run.search_database, supernet_id(recipe, weights.facts)) as evaluations:
+        with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts)) as evaluations:
             evaluate = Evaluating(InTurn(lambda job: evaluator(job.arch, job.first, job.end)), evaluations)
             return [evaluation.seconds for evaluation in evaluate(archs)]
 

@@ -26,7 +26,7 @@ from nasdeploy.search.reporting import result_of
 from nasdeploy.search.result import BudgetRecord, SearchResult
 from nasdeploy.search.search import Outcome, Search
 from nasdeploy.steps.deployed import deploy_for
-from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.steps.evaluator import open_evaluator, supernet_of
 from nasdeploy.steps.means import means_of
 from nasdeploy.steps.request import SearchRequest
 from nasdeploy.steps.searches import keep, next_id
@@ -45,7 +45,7 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
     return None, or raise `FailedElsewhere` where it failed.
     """
     with met() as meeting:
-        supernet = supernet_id(request.recipe, request.weights.facts)
+        supernet = supernet_of(request.run, request.recipe, request.weights.facts)
         if meeting.store is None:
             return _search(request, supernet, progress, InTurn)
         if meeting.rank > 0:
@@ -78,7 +78,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 means=means_of(request, weights, supernet),
                 deploy=deploy_for(request, evaluator, supernet, progress),
             ).run()
-            return _written(request, supernet, outcome)
+            return _written(request, supernet, outcome, evaluator.unreadable)
 
 
 def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:
@@ -107,7 +107,7 @@ def _until_it_ends(kept: KeptTimings) -> Iterator[None]:
     kept.remove()
 
 
-def _written(request: SearchRequest, supernet: str, outcome: Outcome) -> SearchResult:
+def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable: int) -> SearchResult:
     run = request.run
     problem = Problem(request.space, request.budget, *outcome.tables)
     # The tables know more now than when the candidates were found.
@@ -120,6 +120,7 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome) -> SearchR
         id=next_id(run),
         supernet=supernet,
         weights=request.weights.facts,
+        unreadable=unreadable,
         settings=request.recipe.search,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -118,7 +118,10 @@ def _tried(
                 with progress.task(f"{found.model}, test images", len(images)) as task:
                     correct, count = count_correct(session, manifest, _counted(images, task.advance))
                 exported = proof.accuracy.top1 if proof.accuracy else None
-                found = replace(found, images=count, top1=correct / count, top1_exported=exported)
+                unreadable = len(images) - count + images.unreadable
+                found = replace(
+                    found, images=count, unreadable=unreadable, top1=correct / count, top1_exported=exported
+                )
                 check_accuracy(correct, count, proof.accuracy)
     except (Disagreement, UserError) as error:
         return replace(found, problems=(str(error),))
@@ -169,7 +172,9 @@ def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple
 def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
     """Those of the run's recipe, where they were or in `folder`."""
     recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
-    data = recipe.data if folder is None else recipe.data.model_copy(update={"path": folder})
+    # Images that cannot be read are left out and counted.
+    changes = {"on_unreadable": "skip"} | ({} if folder is None else {"path": folder})
+    data = recipe.data.model_copy(update=changes)
     sets = open_data(data, recipe.seed)
     if sets.classes != manifest.labels:
         raise UserError(f"{data.path}: its classes are not those of the model; give images of {_some(manifest)}")

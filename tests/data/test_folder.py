@@ -100,10 +100,11 @@ def test_a_damaged_file_stops_or_is_skipped(tmp_path: Path) -> None:
     bad[1].write_bytes(b"")
     with pytest.raises(UserError, match=r"train/cat/3.png: cannot be read .* \(1 more like it\)$"):
         opened(root)
-    sets = opened(root, on_unreadable="skip")
+    with pytest.warns(UserWarning, match="left out: ") as warned:
+        sets = opened(root, on_unreadable="skip")
     everything = {path for part in ("train", "search", "test") for path in files(sets, part)}
     assert everything == set(root.glob("train/*/*")) - set(bad)
-    assert [note.partition(": skipped")[0] for note in sets.notes] == [str(path) for path in bad]
+    assert [str(one.message).partition(" (")[0] for one in warned] == [f"left out: {path}" for path in bad]
 
 
 def test_a_class_without_readable_images_is_named(tmp_path: Path) -> None:
@@ -145,10 +146,11 @@ def test_a_huge_picture_is_found_when_the_data_is_opened(tmp_path: Path) -> None
         opened(root)
     assert str(caught.value) == (
         f"{huge}: cannot be read as an image (20000 x 10000 pixels, 200000000 in all, and data.max_pixels allows "
-        "178956970); remove or replace it, or set data.on_unreadable to skip"
+        "178956970); leave it out with --set data.on_unreadable=skip, or remove or replace it before a run is begun"
     )
     assert huge in files(opened(root, max_pixels=200_000_000), "train")
-    assert f"{huge}: skipped (20000 x 10000 pixels, " in "\n".join(opened(root, on_unreadable="skip").notes)
+    with pytest.warns(UserWarning, match=f"^left out: {huge} \\(20000 x 10000 pixels, "):
+        opened(root, on_unreadable="skip")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".tif", ".gif"])

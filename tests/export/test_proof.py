@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nasdeploy.convert import to_onnx
 from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.unreadable import readable
 from nasdeploy.export.accuracy import wilson
 from nasdeploy.export.difference import Disagreement, difference
 from nasdeploy.export.figures import TOLERANCE, Proof
@@ -229,10 +230,11 @@ def test_unreadable_images_are_left_out_of_both(
     data, sets = folder_data(tmp_path / "images")
     for index in (3, 70):
         sets.test.path(index).write_bytes(b"")  # type: ignore[union-attr]
-    skipping = replace(reference, images=sets.test, data=data.model_copy(update={"on_unreadable": "skip"}))
-    proof = proof_of(good, skipping, tmp_path)
+    data = data.model_copy(update={"on_unreadable": "skip"})
+    left = readable(sets.test, data)
+    proof = proof_of(good, replace(reference, images=left.images, data=data, unreadable=left.unreadable), tmp_path)
     assert proof.problems == ()
-    assert proof.accuracy is not None and proof.accuracy.images == 73
+    assert proof.accuracy is not None and (proof.accuracy.images, proof.accuracy.unreadable) == (73, 2)
     assert {str(warning.message).split(":")[0] for warning in recwarn} == {"left out"}
 
 

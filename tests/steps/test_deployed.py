@@ -16,7 +16,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.steps import deployed
 from nasdeploy.steps.deployed import deploy_for
-from nasdeploy.steps.evaluator import open_evaluator, supernet_id
+from nasdeploy.steps.evaluator import open_evaluator, supernet_of
 from nasdeploy.steps.request import Bounds, SearchRequest, request_search
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import input_side
@@ -38,7 +38,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def asked(run: Run, device: str) -> tuple[SearchRequest, Evaluator, str]:
     request = request_search(run, recipe_of(run), Bounds(latency=(f"{device}=90%",)), False, QUIET)
     evaluator = open_evaluator(run, request.recipe, SPACE, request.weights.path)
-    return request, evaluator, supernet_id(request.recipe, request.weights.facts)
+    return request, evaluator, supernet_of(run, request.recipe, request.weights.facts)
 
 
 def test_a_score_is_that_of_the_quantised_file(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nasdeploy.export.figures import HalfPrecision
+from nasdeploy.export.figures import HalfPrecision, counted
 from nasdeploy.export.manifest import Artefact, ExportManifest
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
@@ -135,7 +135,7 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
     if accuracy:
         low, high = (100 * bound for bound in accuracy.interval)
         yield (
-            f"top-1 on {accuracy.images} test images",
+            f"top-1 on {counted(accuracy.images, accuracy.unreadable, 'test images')}",
             f"{100 * accuracy.top1:.2f} % (95 %: {low:.2f} to {high:.2f}); of the PyTorch network that it was made "
             f"from {100 * accuracy.top1_pytorch:.2f} %",
         )

@@ -36,6 +36,8 @@ class Found:
     difference: float | None = None
     """Of its outputs on the sample from those when it was exported, by the scale of its precision."""
     images: int | None = None
+    unreadable: int = 0
+    """Test images beside these that were left out, because they cannot be read."""
     top1: float | None = None
     top1_exported: float | None = None
     median_ms: float | None = None
