@@ -9,7 +9,7 @@ from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.jobs import plan_jobs
 from nasdeploy.export.manifest import MANIFEST, ExportManifest, Recalibration
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe
+from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.search.result import SearchResult, load_result
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps import export as export_step
@@ -39,6 +39,7 @@ def run_all(
     """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
     require_whole_way(recipe, bounds)
     run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, bounds, space, strict))
+    recipe = with_range(recipe, run.manifest.range)
     for device in latency_devices(recipe, bounds):
         ensure_table(run, device, progress)
     request = request_search(run, recipe, bounds, strict, progress)

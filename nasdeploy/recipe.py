@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.settings import Bounds, DataSettings
 from nasdeploy.errors import UserError
 from nasdeploy.registry import suggestion
 from nasdeploy.resources import resource, resource_names
@@ -118,14 +118,21 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
     Raises `UserError` for a change of what the supernet learned from.
     """
     source = f"{run.path}/manifest.json"
-    begun_with = parse_recipe(run.manifest.recipe, source)
+    begun_with = with_range(parse_recipe(run.manifest.recipe, source), run.manifest.range)
     if not assignments and data is None:
         return begun_with
-    changed = parse_recipe(_changed(run.manifest.recipe, assignments, data), source)
+    changed = with_range(parse_recipe(_changed(run.manifest.recipe, assignments, data), source), run.manifest.range)
     differing = learned_differences(begun_with, changed)
     if differing:
         raise UserError(f"{run.path}: {differing[0]} cannot be changed any more, the weights depend on it; train anew")
     return changed
+
+
+def with_range(recipe: Recipe, measured: Bounds | None) -> Recipe:
+    """A recipe that asks for a measured range of values with the one that was measured for its run, if any was."""
+    if recipe.data.range != "measured" or measured is None:
+        return recipe
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"range": measured})})
 
 
 def learned_differences(before: Recipe, now: Recipe) -> list[str]:

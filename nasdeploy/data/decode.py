@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nasdeploy.data.pillow import COLOUR, FLOATING, GREY, Header, header_of, opened
+from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY, Header, header_of, opened
 from nasdeploy.data.settings import MOST_PIXELS, Bounds, Decoding
 from nasdeploy.errors import UserError
 
@@ -91,13 +91,17 @@ def read_rgb(path: Path, content: bytes | None = None, decoding: Decoding = Deco
         return rgb
 
 
-def read_values(path: Path, content: bytes | None = None) -> npt.NDArray[Any] | None:
-    """Values of the pixels `[height, width]` of a grey picture of more than 8 bits; None for any other.
+def read_values(path: Path, content: bytes | None = None) -> tuple[int, npt.NDArray[Any] | None]:
+    """The depth of a picture and, if that is more than 8 bits, the values of its pixels `[height, width]`.
 
-    Raises `UnreadableImage`.
+    Of colours the values are those of all channels, `[height, width, channels]`, without their lower 8 bits. Raises
+    `UnreadableImage`.
     """
-    with _named(path), opened(_file(path, content), sys.maxsize) as image:
-        return np.asarray(image) if header_of(image).depth in (GREY, FLOATING) else None
+    with _named(path), opened(_file(path, content)) as image:
+        depth = header_of(image).depth
+        if depth == COLOUR:
+            return depth, np.asarray(image.convert("RGB")).astype(np.uint16) << 8
+        return depth, None if depth == EIGHT_BITS else np.asarray(image)
 
 
 def read_header(path: Path, content: bytes | None = None) -> Header:

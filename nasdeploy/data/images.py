@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nasdeploy.data.decode import read_rgb, read_values
+from nasdeploy.data.decode import read_header, read_rgb, read_values
+from nasdeploy.data.pillow import EIGHT_BITS, Header
 from nasdeploy.data.settings import Decoding
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Images(ABC):
         """The file of one picture; None where it has none of its own."""
         return None
 
-    def values(self, index: int) -> npt.NDArray[Any] | None:
-        """Values `[height, width]` of a grey picture of more than 8 bits; None for others.
+    def header(self, index: int) -> Header:
+        """Size and depth of one picture, without decoding it where it is a file; raises `UnreadableImage`."""
+        return Header(*self.image(index).size, EIGHT_BITS)
 
-        Raises `UnreadableImage`.
-        """
-        return None
+    def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
+        """How deep one picture is, and the values of its pixels if that is more than 8 bits; see `read_values`."""
+        return EIGHT_BITS, None
 
     def names(self) -> bytes:
         """What tells these images from others with the same labels, wherever they lie; empty if nothing does."""
@@ -84,8 +86,12 @@ class FileImages(Images):
         """One picture; see `Images.image`."""
         return read_rgb(self._paths[index], decoding=self._decoding)
 
-    def values(self, index: int) -> npt.NDArray[Any] | None:
-        """Values of one picture; see `Images.values`."""
+    def header(self, index: int) -> Header:
+        """The header of one picture; see `Images.header`."""
+        return read_header(self._paths[index])
+
+    def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
+        """Depth and values of one picture; see `Images.depth_and_values`."""
         return read_values(self._paths[index])
 
     def path(self, index: int) -> Path:

@@ -1,27 +1,28 @@
 """What an image folder, or one of tar shards, holds: from names, and from the headers of some of its images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
 
 import numpy as np
 
 from nasdeploy.data.copies import each_once
-from nasdeploy.data.decode import UnreadableImage, read_header
+from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.folder import read_folder, stop
+from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.layout import require_utf8
+from nasdeploy.data.levels import LOOKED_AT, note_on_levels, used_range
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.pillow import COLOUR, Header
 from nasdeploy.data.settings import DatasetKind, Decoding
-from nasdeploy.data.shard_images import ShardImages
 from nasdeploy.data.shards import holds_shards, list_shards, read_shards
 from nasdeploy.data.split import require_enough
 from nasdeploy.errors import UserError
 
 _LOOKED_AT = 400
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class FolderSummary:
 
     `images`: count by part, without copies and damaged ones. `per_class`: the same of training images by class.
     `sides`: smallest, median and largest shorter side, in pixels, of the images that were looked at.
+    `needs_range`: few levels are left of pictures of more than 8 bits unless a range is set.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class FolderSummary:
     sides: tuple[int, int, int]
     notes: tuple[str, ...]
     kind: DatasetKind = "folder"
+    needs_range: bool = False
 
     @property
     def has_test(self) -> bool:
@@ -59,20 +62,18 @@ def _inspect_images(path: Path) -> FolderSummary:
     listing = list_folder(path)
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
-    sides = _spread(path, [_shorter_side(file) for file in _some(files)], files[0].name)
-    data, damaged = read_folder(path, listing, Decoding())
-    summary = _summary(path, data, sides, "folder")
+    looked_at = _Pictures.of(path, FileImages(files, [0] * len(files)))
+    data, damaged = read_folder(path, listing, Decoding("measured" if looked_at.needs_range else None))
+    summary = _summary(path, data, looked_at, "folder")
     return replace(summary, notes=(*summary.notes, *([str(stop(damaged))] if damaged else [])))
 
 
 def _inspect_shards(path: Path) -> FolderSummary:
     listing = list_shards(path)
-    train = listing.parts["train"]
-    sides = _spread(path, [_side_in(train, index) for index in _some(range(len(train)))], train.path(0).name)
-    return _summary(path, read_shards(path, listing), sides, "shards")
+    return _summary(path, read_shards(path, listing), _Pictures.of(path, listing.parts["train"]), "shards")
 
 
-def _summary(path: Path, data: OpenedData, sides: tuple[int, int, int], kind: DatasetKind) -> FolderSummary:
+def _summary(path: Path, data: OpenedData, looked_at: "_Pictures", kind: DatasetKind) -> FolderSummary:
     """Counts are those of images that a recipe as `init` writes it uses: each picture once."""
     usable, lines = each_once(data)
     images = {}
@@ -88,35 +89,37 @@ def _summary(path: Path, data: OpenedData, sides: tuple[int, int, int], kind: Da
         classes=data.classes,
         images=given,
         per_class=per_class,
-        sides=sides,
-        notes=(*data.notes, *(f"{path}: {line}" for line in lines)),
+        sides=looked_at.sides,
+        notes=(*data.notes, *(f"{path}: {line}" for line in lines), *looked_at.notes),
         kind=kind,
+        needs_range=looked_at.needs_range,
     )
 
 
-def _some(all_of: Sequence[T]) -> Sequence[T]:
-    """At most `_LOOKED_AT`, from everywhere."""
-    return all_of[:: -(-len(all_of) // _LOOKED_AT)]
+@dataclass(frozen=True)
+class _Pictures:
+    """What some training images say: smallest, median and largest shorter side, and whether they need a range."""
+
+    sides: tuple[int, int, int]
+    notes: tuple[str, ...]
+    needs_range: bool
+
+    @classmethod
+    def of(cls, path: Path, images: Images) -> "_Pictures":
+        """Of images in the folder at `path`; raises `UserError` if none can be read."""
+        sides = [min(header.width, header.height) for header in _headers(images)]
+        if not sides:
+            first = images.path(0)
+            named = first.name if first else "the first"
+            raise UserError(f"{path}/train: none of the images could be read, {named} for one; replace them")
+        used = used_range(images, LOOKED_AT)
+        note = note_on_levels(used, None)
+        needs_range = used is not None and used.depth != COLOUR and note is not None
+        return cls((min(sides), round(median(sides)), max(sides)), (note,) if note else (), needs_range)
 
 
-def _spread(path: Path, looked_at: Sequence[int | None], first: str) -> tuple[int, int, int]:
-    sides = [side for side in looked_at if side]
-    if not sides:
-        raise UserError(f"{path}/train: none of the images could be read, {first} for one; replace them")
-    return min(sides), round(median(sides)), max(sides)
-
-
-def _side_in(images: ShardImages, index: int) -> int | None:
-    try:
-        return _shorter_side(images.path(index), images.content(index))
-    except UnreadableImage:
-        return None
-
-
-def _shorter_side(path: Path, content: bytes | None = None) -> int | None:
-    """From the header alone; None for an unreadable file, which is for `open_data` to complain about."""
-    try:
-        header = read_header(path, content)
-    except UnreadableImage:
-        return None
-    return min(header.width, header.height)
+def _headers(images: Images) -> Iterator[Header]:
+    """What headers of at most `_LOOKED_AT` images say, from everywhere; `open_data` complains of unreadable ones."""
+    for index in range(0, len(images), -(-len(images) // _LOOKED_AT)):
+        with suppress(UnreadableImage):
+            yield images.header(index)

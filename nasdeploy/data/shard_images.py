@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nasdeploy.data.decode import UnreadableImage, read_rgb, read_values
+from nasdeploy.data.decode import UnreadableImage, read_header, read_rgb, read_values
 from nasdeploy.data.images import Images, Indices, as_indices
+from nasdeploy.data.pillow import Header
 from nasdeploy.data.settings import Decoding
 from nasdeploy.data.shard_index import ShardIndex
 
@@ -72,8 +73,12 @@ class ShardImages(Images):
         """One picture; see `Images.image`."""
         return read_rgb(self.path(index), self.content(index), self._decoding)
 
-    def values(self, index: int) -> npt.NDArray[Any] | None:
-        """Values of one picture; see `Images.values`."""
+    def header(self, index: int) -> Header:
+        """The header of one picture; see `Images.header`."""
+        return read_header(self.path(index), self.content(index))
+
+    def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
+        """Depth and values of one picture; see `Images.depth_and_values`."""
         return read_values(self.path(index), self.content(index))
 
     def content(self, index: int) -> bytes:

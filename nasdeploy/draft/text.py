@@ -44,6 +44,7 @@ def _data(draft: Draft) -> str:
         "data:",
         f"  kind: {folder.kind}",
         f"  path: {quoted(str(folder.path.absolute()))}",
+        *([_noted("  range: measured", _RANGE)] if folder.needs_range else []),
         _noted(f"  size: {shape.size}", "side of the images in pixels; a network rescales them to its resolution"),
         _noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),
         "  augment:",
@@ -65,6 +66,9 @@ def _data(draft: Draft) -> str:
         _noted("  on_unreadable: stop", "or skip"),
     ]
     return "\n".join(lines) + "\n"
+
+
+_RANGE = "values of black and white, measured on the training images; or two numbers, e.g. [0, 4095]"
 
 
 def _balance(folder: FolderSummary) -> list[str]:

@@ -145,6 +145,11 @@ def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device
             f"teacher run:{directory}: its images were normalised by mean {list(theirs.mean)} and std "
             f"{list(theirs.std)}; set train.distillation.teacher_mean and teacher_std to that"
         )
+    if theirs.range != recipe.data.range:
+        raise UserError(
+            f"teacher run:{directory}: it learned with data.range {json.dumps(theirs.range)}, and here it is "
+            f"{json.dumps(recipe.data.range)}; set data.range to that of the teacher"
+        )
     space = space_of(run)
     supernet = load_supernet(weights.path, space)
     network = extract(supernet, space.largest()).to(device).to(memory_format=layout_of(recipe.train, device)).train()

@@ -10,16 +10,18 @@ from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.recorded_split import split_content
+from nasdeploy.data.settings import Bounds
 from nasdeploy.data.split import sets_of, split
 from nasdeploy.errors import UserError
 from nasdeploy.latency.files import find_table
 from nasdeploy.progress import Progress
-from nasdeploy.recipe import Recipe, learned_differences, recipe_of
+from nasdeploy.recipe import Recipe, learned_differences, recipe_of, with_range
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.resume import has_its_weights, leave_out_damaged, trained_facts
 from nasdeploy.steps.same_data import sets_of_run
 from nasdeploy.steps.teacher import described, load_teacher, try_teacher
+from nasdeploy.steps.value_range import lines_on_range, measured_for
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
@@ -67,10 +69,12 @@ def _train(
     require: Callable[[SearchSpace], None],
 ) -> Run:
     with ranks.agreed():
+        measured = measured_for(recipe, directory, restart)
+        written, recipe = recipe, with_range(recipe, measured)
         prepared = _prepare(recipe, directory, ranks, init, restart, require)
     with ranks.agreed():
         if ranks.first:
-            _begin(recipe, directory, prepared, progress, restart)
+            _begin(written, measured, directory, prepared, progress, restart)
     with ExitStack() as held:
         with ranks.agreed():
             run = _run_of_all(directory, ranks)
@@ -146,22 +150,24 @@ def _prepare(
     return _Prepared(data, sets, origin, sampler, teacher, trial, weights, begun_before)
 
 
-def _begin(recipe: Recipe, directory: Path, prepared: _Prepared, progress: Progress, restart: bool) -> None:
+def _begin(
+    written: Recipe, measured: Bounds | None, directory: Path, prepared: _Prepared, progress: Progress, restart: bool
+) -> None:
     if restart:
         Run.discard(directory)
     sets, space = prepared.sets, prepared.origin.space
     if prepared.begun is not None:
         with prepared.begun.lock():
             leave_out_damaged(prepared.begun, progress)
-    run = prepared.begun or _create(recipe, directory, sets, space)
-    for note in sets.notes:
+    run = prepared.begun or _create(written, measured, directory, sets, space)
+    for note in (*sets.notes, *lines_on_range(written, measured, sets.train)):
         progress.say(f"data: {note}")
     progress.say(
         f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
         f"space {space.name} with {space.size:.3g} architectures"
     )
     if prepared.trial is not None:
-        progress.say(described(recipe, prepared.trial))
+        progress.say(described(written, prepared.trial))
 
 
 def _teacher_facts(recipe: Recipe, trial: Trial | None) -> dict[str, Any]:
@@ -202,7 +208,7 @@ def _unfinished(recipe: Recipe, directory: Path) -> Run | None:
     return run
 
 
-def _create(recipe: Recipe, directory: Path, sets: ImageSets, space: SearchSpace) -> Run:
+def _create(recipe: Recipe, measured: Bounds | None, directory: Path, sets: ImageSets, space: SearchSpace) -> Run:
     return Run.create(
         directory.parent,
         directory.name,
@@ -211,6 +217,7 @@ def _create(recipe: Recipe, directory: Path, sets: ImageSets, space: SearchSpace
         classes=sets.classes,
         images=sets.fingerprint,
         data=(sets.split.facts, split_content(sets.split)),
+        range=measured,
         seed=recipe.seed,
     )
 
@@ -251,7 +258,7 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
         return None
     run = Run.open(directory)
     before = recipe_of(run)
-    differing = learned_differences(before, recipe)
+    differing = learned_differences(before, with_range(recipe, run.manifest.range))
     if recipe.train.sampling.prior == "latency" and before.device != recipe.device:
         differing.append("device")
     if differing:

@@ -41,6 +41,8 @@ class Manifest(Settings):
     data: DataFacts | None = None
     """Of the images that stand in data.npz; None in runs of earlier versions, which have no such file."""
     seed: int
+    range: tuple[float, float] | None = None
+    """Values of black and white that were measured when it was begun; None if its recipe asks for no such thing."""
     versions: dict[str, str]
     created: str
     finished: dict[StepName, Facts] = Field(default_factory=dict)
@@ -65,6 +67,7 @@ class Run:
         classes: Sequence[str],
         images: str | None = None,
         data: tuple[DataFacts, bytes] | None = None,
+        range: tuple[float, float] | None = None,
         seed: int,
     ) -> "Run":
         """A new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
@@ -84,6 +87,7 @@ class Run:
             classes=tuple(classes),
             images=images,
             data=data[0] if data else None,
+            range=range,
             seed=seed,
             versions=installed_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -110,7 +110,8 @@ def test_a_range_is_spread_over_the_levels(mode: str, tmp_path: Path) -> None:
     image = read_rgb(path, decoding=Decoding(range=(1000, 3000)))
     # 2000 lies at 127.5, which is rounded to an even number.
     assert np.asarray(image)[0].tolist() == [[level] * 3 for level in (0, 0, 128, 255, 255)]
-    values = read_values(path)
+    depth, values = read_values(path)
+    assert depth == (FLOATING if mode == "F" else GREY)
     assert values is not None and np.array_equal(values, DEEP[mode], equal_nan=True)
 
 
@@ -130,7 +131,7 @@ def test_a_range_says_nothing_of_colours(tmp_path: Path) -> None:
     eight = saved(tmp_path / "y.png", noise(4, 4))
     assert read_header(eight) == (4, 4, EIGHT_BITS)
     assert read_rgb(eight, decoding=Decoding(range=(0, 4095))).tobytes() == noise(4, 4).tobytes()
-    assert read_values(eight) is None
+    assert read_values(eight) == (EIGHT_BITS, None)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp", "gif", "bmp"])

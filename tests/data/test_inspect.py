@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from nasdeploy.data.inspect import inspect_folder
 from nasdeploy.errors import UserError
-from tests.data.pictures import noise, write_folder
+from tests.data.pictures import noise, write_folder, write_png
 
 
 def test_counts_and_sides(tmp_path: Path) -> None:
@@ -51,3 +53,29 @@ def test_too_few_images_are_named_before_a_recipe_is_written(
 ) -> None:
     with pytest.raises(UserError, match=said):
         inspect_folder(write_folder(tmp_path, parts))
+
+
+def test_pictures_of_few_levels_need_a_range(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}})
+    assert not inspect_folder(root).needs_range
+    for number, path in enumerate(root.glob("train/*/*")):
+        Image.fromarray(np.arange(25, dtype=np.uint16).reshape(5, 5) + 3000 + number).save(path)
+    found = inspect_folder(root)
+    assert found.needs_range
+    assert "1 of 256 levels are left in their upper 8 bits; set data.range to measured" in found.notes[-1]
+    write_png(root / "train/a/3.png", 5, 5, bits=16, row=bytes(30))
+    assert not inspect_folder(root).needs_range
+
+
+def test_floating_point_pictures_need_a_range(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}}, suffix=".tif")
+    for number, path in enumerate(root.glob("train/*/*")):
+        Image.fromarray(np.full((5, 5), number, np.float32)).save(path)
+    found = inspect_folder(root)
+    assert (found.needs_range, found.per_class) == (True, {"a": 3, "b": 3})
+
+
+def test_a_huge_picture_is_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}})
+    huge = write_png(root / "train/a/huge.png", 20_000, 10_000)
+    assert inspect_folder(root).notes[-1].startswith(f"{huge}: cannot be read as an image (20000 x 10000 pixels, ")

@@ -74,6 +74,12 @@ def test_balancing_is_offered_where_classes_differ_in_size(largest: int, asked: 
     assert check(text, "r.yaml").data.balance == "none"
 
 
+@pytest.mark.parametrize("needs_range", [False, True])
+def test_a_range_is_measured_where_pictures_need_one(needs_range: bool) -> None:
+    recipe = check(recipe_text(draft(replace(summary(), needs_range=needs_range)), "r.yaml"), "r.yaml")
+    assert recipe.data.range == ("measured" if needs_range else None)
+
+
 def test_comments_tell_the_estimates() -> None:
     text = recipe_text(draft(summary(train=10_000, test=10)), "r.yaml")
     assert "9000 images, an epoch, take 1.5 minutes; all of training 60.0 minutes" in text

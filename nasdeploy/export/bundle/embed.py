@@ -2,8 +2,8 @@
 
 The resize is Pillow's, written as two matrix products with weights that are computed from the image's size, in Pillow's
 order and each rounded to 8 bits, which ONNX's own Resize does not do; nor does every runtime have its antialiasing. The
-difference that remains is one level where a sum of float32 products lies next to a half. Decoding, orientation and
-transparency stay with the caller.
+difference that remains is one level where a sum of float32 products lies next to a half. Decoding, orientation,
+transparency, and bringing pictures of more than 8 bits to 8 stay with the caller.
 """
 
 from collections.abc import Sequence

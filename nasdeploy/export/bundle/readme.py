@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.export.figures import HalfPrecision, counted
 from nasdeploy.export.manifest import Artefact, ExportManifest
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
@@ -92,6 +93,7 @@ def _interface(manifest: ExportManifest) -> str:
         f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for any batch. "
         "From an image file to its input:\n\n"
         "1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit RGB.\n"
+        f"   {_bits(steps)}\n"
         f"2. Resize by Pillow's bicubic, which is antialiased: the shorter side to {steps.resize}, the longer one in "
         "proportion, rounded down.\n"
         f"3. Crop the centre, {steps.crop} x {steps.crop}.\n"
@@ -100,6 +102,16 @@ def _interface(manifest: ExportManifest) -> str:
         f"{rescaled}\n"
         "`sample.npz` holds a picture (`pixels`), what these steps make of it (`input`) and the network's answer "
         "(`logits`)."
+    )
+
+
+def _bits(steps: Preprocessing) -> str:
+    if steps.range is None:
+        return "Of grey pictures of 16 bits the upper 8 are kept."
+    black, white = (f"{value:.9g}" for value in steps.range)
+    return (
+        f"Grey pictures of more than 8 bits: round(255 * (value - {black}) / ({white} - {black})), what lies outside 0 "
+        "to 255 cut off."
     )
 
 
