@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from shlex import quote
 from unicodedata import category, name, normalize
 
 from nasdeploy.errors import UserError
@@ -23,7 +24,7 @@ def class_names(written: Iterable[str], where: object) -> dict[str, str]:
     for each in written:
         fault = fault_of(each)
         if fault:
-            raise UserError(f"{where}: the class {quoted(each)} {fault}; rename it")
+            raise UserError(f"{where}: the class {quoted(each)} {fault}; rename it{_command(each, where)}")
         alike[_likeness(each)].append(each)
     confused = [names for names in alike.values() if len(names) > 1]
     if confused:
@@ -63,6 +64,16 @@ def quoted(name: str) -> str:
     return re.sub(r"\\udc([89a-f])", r"\\x\1", ascii(name))
 
 
+def _command(name: str, where: object) -> str:
+    """How to rename a folder that is not named in UTF-8, which is hard to type; the new name is a guess."""
+    shown = quoted(name)
+    if not shown.startswith("'") or not any("\udc80" <= letter <= "\udcff" for letter in name):
+        return ""
+    guess = name.encode(errors="surrogateescape").decode("cp1252", errors="replace")
+    new = guess if guess.isprintable() and "\ufffd" not in guess else "NAME"
+    return f", in bash for instance with: mv {quote(f'{where}/')}${shown} {quote(f'{where}/{new}')}"
+
+
 def _called(letter: str) -> str:
     said = name(letter, "")
     return f"U+{ord(letter):04X} ({said.lower()})" if said else f"U+{ord(letter):04X}"
@@ -81,5 +92,5 @@ def _difference(confused: list[list[str]]) -> str:
     listed = ", ".join(names[: min(_SHOWN, len(names) - 1)])
     rest = len(names) - _SHOWN
     last = f"{rest} more" if rest > 1 else names[-1]
-    more = f" (and {len(others)} other groups)" if others else ""
+    more = f" (and {len(others)} more such group{'s' if len(others) > 1 else ''})" if others else ""
     return f"the classes {listed} and {last} are equal but for case, blanks or their form in Unicode{more}"

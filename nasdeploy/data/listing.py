@@ -1,6 +1,7 @@
 """What an image folder holds, by names only: train/CLASS/*, and val/ and test/ in the same form where there are any."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,20 @@ def list_folder(path: Path) -> FolderListing:
         fault = fault_in_train(part) if name == "train" else fault_in(part, train.images, train.path)
         if fault:
             raise UserError(fault)
-    notes = [*beside(path), *(note for part in found.values() for note in notes_of(part))]
+    notes = [
+        *beside(path, _reached(path, found.values())),
+        *(note for part in found.values() for note in notes_of(part)),
+    ]
     for name, part in found.items():
         notes += lacking(path / name, [label for label in train.images if not part.images.get(label)])
     return FolderListing({name: part.images for name, part in found.items()}, tuple(notes))
+
+
+def _reached(root: Path, parts: Iterable[Part]) -> set[str]:
+    """Names in `root` of what links in the parts lead to."""
+    base = os.path.realpath(root)
+    targets = [os.path.relpath(os.path.realpath(link), base) for part in parts for link in part.followed]
+    return {target.partition(os.sep)[0] for target in targets}
 
 
 def list_part(path: Path) -> Part:

@@ -75,9 +75,8 @@ def _other_files(part: Part) -> Iterator[str]:
         yield f"{count} files of other kinds ({some([suffix for suffix, _ in others])}) passed over"
     if part.loose:
         images = sum(suffix_of(name) in SUFFIXES for name in part.loose)
-        yield f"{len(part.loose)} files outside the class folders ({images} of them images) passed over: " + some(
-            sorted(part.loose)
-        )
+        numbers = f"{len(part.loose)}, {images} of them images"
+        yield f"files outside the class folders, passed over ({numbers}): {some(sorted(part.loose))}"
 
 
 def _links(part: Part) -> Iterator[str]:
@@ -85,7 +84,7 @@ def _links(part: Part) -> Iterator[str]:
         return some(sorted(str(Path(path).relative_to(part.path)) for path in paths))
 
     if part.broken:
-        yield f"{len(part.broken)} links that lead nowhere, or no files, passed over: {below(part.broken)}"
+        yield f"links that lead nowhere, or no files, passed over ({len(part.broken)}): {below(part.broken)}"
     if part.again:
         yield f"links to folders that were read already, passed over: {below(part.again)}"
     if part.followed:

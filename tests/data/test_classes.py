@@ -46,7 +46,7 @@ def test_many_that_look_alike_are_a_short_line() -> None:
     names = [f"{word}{' ' * blanks}" for word in ("cat", "dog", "emu") for blanks in range(100)]
     said = message(*names)
     assert said.startswith("photos/train: the classes 'cat', 'cat ', 'cat  ', 'cat   ' and 96 more are equal")
-    assert "(and 2 other groups)" in said
+    assert "(and 2 more such groups)" in said
     assert len(said) < 250
 
 

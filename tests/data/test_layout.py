@@ -225,12 +225,28 @@ def test_a_class_written_otherwise_in_test_can_be_renamed(tmp_path: Path) -> Non
     assert set(list_folder(root).parts["test"]) == set(CLASSES)
 
 
+def test_a_folder_not_named_in_utf8_can_be_renamed(tmp_path: Path) -> None:
+    name = b"M\xfcller & co".decode(errors="surrogateescape")
+    root = write(classes(tmp_path / "my photos", "train"), f"train/{name}/1.jpg")
+    command = message(root).partition("in bash for instance with: ")[2]
+    assert command.isprintable()
+    subprocess.run(["bash", "-c", command], check=True)
+    assert list_folder(root).classes == ("M\u00fcller & co", *CLASSES)
+
+
+def test_what_links_lead_to_is_not_passed_over(tmp_path: Path) -> None:
+    root = write(classes(tmp_path, "train"), "pool/new/1.jpg", "other/1.jpg")
+    (root / "train/cat/more").symlink_to("../../pool/new")
+    assert list_folder(root).notes == (
+        f"{root}: passed over beside train/: other/",
+        f"{root}/train: links to folders, followed: cat/more",
+    )
+
+
 @pytest.mark.parametrize("name", [b"M\xfcller", b"\x8aland", b"a\nb", b"a\tb"])
 def test_names_that_cannot_be_classes_are_refused_when_the_data_is_opened(name: bytes, tmp_path: Path) -> None:
     root = write(classes(tmp_path, "train"), f"train/{name.decode(errors='surrogateescape')}/1.jpg")
-    said = message(root)
-    assert said.startswith(f"{root}/train: the class '{str(name)[2:-1]}' ")
-    assert said.isascii()
+    assert message(root).startswith(f"{root}/train: the class '{str(name)[2:-1]}' ")
 
 
 def test_very_many_classes_make_short_messages(tmp_path: Path) -> None:

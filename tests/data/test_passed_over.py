@@ -50,8 +50,8 @@ def test_hidden_loose_and_linked_files_have_lines(tmp_path: Path) -> None:
     (root / "dog/pool").symlink_to(tmp_path / "pool")
     (root / "dog/same").symlink_to(root / "cat")
     assert lines(root) == [
-        "2 files outside the class folders (1 of them images) passed over: x.csv, x.jpg",
-        "1 links that lead nowhere, or no files, passed over: cat/gone",
+        "files outside the class folders, passed over (2, 1 of them images): x.csv, x.jpg",
+        "links that lead nowhere, or no files, passed over (1): cat/gone",
         "links to folders that were read already, passed over: dog/same",
         "links to folders, followed: dog/pool",
         "hidden or of tools, and passed over: @eaDir/ 2 times, ._*",
