@@ -18,6 +18,7 @@ from nasdeploy.settings import Settings
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.records import read_record
+from nasdeploy.store.run import ClassName
 
 MANIFEST = "manifest.json"
 
@@ -162,7 +163,7 @@ class ExportManifest(Settings):
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
     outputs: tuple[TensorFacts, ...] = Field(min_length=1)
     preprocessing: Preprocessing
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[ClassName, ...] = Field(min_length=2)
     """Class names in the order of the logits."""
     recalibration: Recalibration | OwnStatistics
     device: Device

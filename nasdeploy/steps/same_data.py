@@ -30,8 +30,14 @@ def sets_of_run(run: Run, recipe: Recipe, data: OpenedData) -> ImageSets:
     if data.classes != learned:
         missing, new = (sorted(set(a) - set(b)) for a, b in ((learned, data.classes), (data.classes, learned)))
         differing = [f"{word} {_some(names)}" for word, names in (("without", missing), ("with", new)) if names]
+        if not differing:
+            # What is not ASCII sorted otherwise when names were kept as the file system wrote them.
+            raise UserError(
+                f"data: the classes have another order than when {run.path} was begun, so that labels would mean "
+                "something else; train another run, or go on with the version of nasdeploy that began it"
+            )
         raise UserError(
-            f"data: the classes are not those that {run.path} learned ({', '.join(differing) or 'in another order'}); "
+            f"data: the classes are not those that {run.path} learned ({', '.join(differing)}); "
             "restore the data that it was trained on"
         )
     return _split_anew(run, recipe, data) if run.manifest.data is None else _split_as_then(run, data)

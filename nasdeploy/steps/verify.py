@@ -12,8 +12,8 @@ from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.file_facts import facts_of
 from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.inventory import Identities
+from nasdeploy.data.listing import list_part
 from nasdeploy.data.split import set_digest
-from nasdeploy.data.walk import read_part
 from nasdeploy.errors import CheckFailed, UserError
 from nasdeploy.export.bundle.opening import Runnable, runnable
 from nasdeploy.export.bundle.sample import Sample
@@ -202,7 +202,7 @@ def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds CLASS/*.jpg, or test/CLASS/*.jpg")
     root = folder / "test" if (folder / "test").is_dir() else folder
-    part = read_part(root)
+    part = list_part(root)
     found = [(path, label) for label, name in enumerate(manifest.labels) for path in part.images.get(name, ())]
     if not found:
         raise UserError(f"{root}: holds no images in folders called {_some(manifest)}; name them after the classes")

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import time_ns
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from nasdeploy.errors import UserError
 from nasdeploy.settings import Settings
@@ -21,6 +23,8 @@ from nasdeploy.store.versions import installed_versions
 
 StepName = Literal["train", "profile", "search", "export"]
 Facts = dict[str, Any]
+ClassName = Annotated[str, AfterValidator(partial(normalize, "NFC"))]
+"""In Unicode's composed form, also where an earlier version kept what the file system gave it."""
 
 RUNS = Path("runs")
 _MANIFEST = "manifest.json"
@@ -35,7 +39,7 @@ class Manifest(Settings):
     name: str
     recipe: dict[str, Any]
     space: str
-    classes: tuple[str, ...]
+    classes: tuple[ClassName, ...]
     images: str | None = None
     """Fingerprint of the training images; None in runs of earlier versions."""
     data: DataFacts | None = None

@@ -1,5 +1,6 @@
 """Later commands use the images that a run was begun with, for what they were for then, or say what has changed."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -250,6 +251,34 @@ def test_runs_of_earlier_versions_are_split_by_their_seed() -> None:
     Path("photos/train/ant/0.png").unlink()
     with pytest.raises(UserError, match="the training images are not those that runs/x was begun with"):
         opened()
+
+
+def as_before_nfc(run: Run, *names: str) -> None:
+    """The manifest of a run of an earlier version, which kept the names of class folders as they were written."""
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    del manifest["data"]
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, "classes": names}))
+    run.split.unlink()
+
+
+def test_a_run_with_classes_in_decomposed_form_goes_on_unless_their_order_changes() -> None:
+    write_folder(Path("photos"), {"train": {"Mu\u0308ller": 8, "ant": 8}})
+    run, sets = begun()
+    assert sets.classes == ("M\u00fcller", "ant")
+    as_before_nfc(run, "Mu\u0308ller", "ant")
+    assert same(opened(), sets)
+    write_folder(Path("photos"), {"train": {"Mz": 8}})
+    with pytest.raises(UserError, match=r"not those that runs/x learned \(with Mz\)"):
+        opened()
+    run.discard(run.path)
+    run, _ = begun()
+    as_before_nfc(run, "Mu\u0308ller", "Mz", "ant")
+    with pytest.raises(UserError) as caught:
+        opened()
+    assert str(caught.value) == (
+        "data: the classes have another order than when runs/x was begun, so that labels would mean something else; "
+        "train another run, or go on with the version of nasdeploy that began it"
+    )
 
 
 def test_search_evaluate_and_export_refuse_other_images(tmp_path: Path) -> None:

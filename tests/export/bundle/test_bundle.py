@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import venv
@@ -320,6 +321,15 @@ def test_verification_notices_another_accuracy(bundle: Path, exported: Path, tmp
     write_sums(bundle)
     found = verify(bundle, QUIET, data=str(tmp_path / "data"), protocol=QUICK)
     assert found.problems[0].startswith("model.onnx: top-1 0.00 % on 75 images, when it was exported 33.33 %, allowed ")
+
+
+def test_verification_finds_classes_in_the_other_form_of_unicode(bundle: Path, exported: Path, tmp_path: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "labels": ["ant", "Mu\u0308ller", "cat"]}))
+    write_sums(bundle)
+    shutil.copytree(exported / "images/test", tmp_path / "data")
+    (tmp_path / "data/bee").rename(tmp_path / "data/M\u00fcller")
+    assert not verify(bundle, QUIET, data=str(tmp_path / "data"), protocol=QUICK).problems
 
 
 def test_verification_without_images_says_why(bundle: Path) -> None:
