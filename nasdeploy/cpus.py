@@ -24,7 +24,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
     None where there is no quota, or none that can be seen from here.
     """
-    return min((quota for group in _groups(root) if (quota := _quota(group)) is not None), default=None)
+    return min((quota for group in control_groups(root) if (quota := _quota(group)) is not None), default=None)
 
 
 def usable_cpus(root: Path = _ROOT) -> float:
@@ -39,7 +39,8 @@ def parallelism(root: Path = _ROOT) -> int:
 
 def stopped_periods(root: Path = _ROOT) -> int:
     """Periods in which a quota of this process's control groups was used up, since these were made."""
-    found = (re.search(r"^nr_throttled (\d+)$", _read(group / "cpu.stat"), re.MULTILINE) for group in _groups(root))
+    stats = (_read(group / "cpu.stat") for group in control_groups(root))
+    found = (re.search(r"^nr_throttled (\d+)$", text, re.MULTILINE) for text in stats)
     return sum(int(match[1]) for match in found if match)
 
 
@@ -54,7 +55,7 @@ class _Mount:
     place: Path
 
 
-def _groups(root: Path) -> Iterator[Path]:
+def control_groups(root: Path = _ROOT) -> Iterator[Path]:
     """Directories of this process's control groups that may have quotas, each before those above it."""
     names = _memberships(_read(root / "proc/self/cgroup"))
     mounts = [mount for mount in _mounts(_read(root / "proc/self/mountinfo"), root) if mount.controller in names]

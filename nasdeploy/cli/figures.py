@@ -85,13 +85,18 @@ def _worst_class(found: "Accuracy", labels: tuple[str, ...]) -> str:
 def _latency(found: "Latency", budget_ms: float | None) -> str:
     parts = [
         f"median {found.median_ms:.4g} ms (p10 {found.p10_ms:.4g}, p90 {found.p90_ms:.4g}, p95 {found.p95_ms:.4g})",
-        f"{found.images_per_s:.4g} images/s",
     ]
+    if found.throughput is not None:
+        done = found.throughput
+        parts.append(f"{done.images_per_s:.4g} images/s (done in {done.seconds:.2g} s, batch {found.batch})")
+    if found.after_gaps is not None:
+        after = found.after_gaps
+        parts.append(f"after {after.gap_ms:g} ms of nothing {after.median_ms:.4g} ms (p95 {after.p95_ms:.4g})")
     if found.noisy:
         parts.append("too noisy to be trusted")
     if found.times_fp32 is not None:
         parts.append(f"{found.times_fp32:.2f} times fp32's")
-    usual_ms = found.median_ms if found.usual_ms is None else found.usual_ms
+    usual_ms = found.on_device_ms if found.usual_ms is None else found.usual_ms
     if found.usual_ms is not None:
         parts.append(f"as quiet as when profiled {usual_ms:.4g} ms")
     if found.predicted_ms is not None:

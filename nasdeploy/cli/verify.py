@@ -55,6 +55,13 @@ def _line(found: "Found") -> str:
         parts.append(f"top-1 {100 * found.top1:.2f} % on {images}{_then(found.top1_exported, 100, ' %')}")
     if found.median_ms is not None:
         parts.append(f"median {found.median_ms:.4g} ms{_then(found.median_ms_exported, 1, ' ms')}")
+    if found.after_gaps_ms is not None:
+        parts.append(
+            f"after {found.gap_ms:g} ms of nothing {found.after_gaps_ms:.4g} ms"
+            f"{_then(found.after_gaps_ms_exported, 1, ' ms')}"
+        )
+    if found.images_per_s is not None:
+        parts.append(f"{found.images_per_s:.4g} images/s done")
     return f"  {found.model}: {'; '.join([*(f'FAILED, {problem}' for problem in found.problems), *parts])}"
 
 

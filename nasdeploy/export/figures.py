@@ -88,8 +88,36 @@ class Accuracy(Settings):
         return 100 * (self.top1_pytorch - self.top1)
 
 
+class AfterGaps(Settings):
+    """Latency of calls that come after nothing was done for a while, as in an application with a camera."""
+
+    gap_ms: Milliseconds
+    median_ms: Milliseconds
+    p10_ms: Milliseconds
+    p90_ms: Milliseconds
+    p95_ms: Milliseconds
+    runs: Count
+    noisy: bool
+    """The runs varied too much to be trusted."""
+
+
+class Throughput(Settings):
+    """Images that were done, one call after the other, within some time of the clock."""
+
+    images: Count
+    seconds: Annotated[float, Field(gt=0.0)]
+
+    @property
+    def images_per_s(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+
 class Latency(Settings):
-    """Latency of the whole model on the device, in milliseconds, beside what the latency table said."""
+    """Latency of the whole model on the device, in milliseconds, beside what the latency table said.
+
+    Of calls back to back, but for what is compared with tables and budgets: that is of calls as the device says.
+    """
 
     batch: Count = 1
     median_ms: Milliseconds
@@ -100,7 +128,8 @@ class Latency(Settings):
     noisy: bool
     """The runs varied too much to be trusted."""
     usual_ms: Milliseconds | None = None
-    """The median on a machine as fast and as quiet as when it was profiled; None without a latency table."""
+    """The median on a machine as fast and as quiet as when it was profiled, after the device's gaps; None without a
+    latency table."""
     predicted_ms: Milliseconds | None
     """Of the median on a machine as quiet as when it was profiled; None without a latency table."""
     times_fp32: Annotated[float, Field(gt=0.0)] | None = None
@@ -109,10 +138,17 @@ class Latency(Settings):
     """What keeps the two from being compared, e.g. that the table is of another device; and whether a lower precision
     does not pay here."""
 
+    throughput: Throughput | None = None
+    """None where it was not measured, as in bundles of earlier versions."""
+    after_gaps: AfterGaps | None = None
+    """After the device's gaps, or after some that are usual; None in bundles of earlier versions."""
+    idle_ms: Annotated[float, Field(ge=0.0)] = 0.0
+    """The device's gaps."""
+
     @property
-    def images_per_s(self) -> float:
-        """Throughput: images a second, one call after the other."""
-        return 1e3 * self.batch / self.median_ms
+    def on_device_ms(self) -> float:
+        """The median of calls as they come on the device: what a budget is held against without a latency table."""
+        return self.after_gaps.median_ms if self.idle_ms and self.after_gaps else self.median_ms
 
 
 class Footprint(Settings):

@@ -5,9 +5,10 @@ it takes. The first three reject a model, by tolerances of its precision. The ot
 is an estimate, and a search has measured already.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 
 from nasdeploy.errors import UserError
@@ -15,13 +16,13 @@ from nasdeploy.export.accuracy import compare_test_set
 from nasdeploy.export.agreement import compare_batches
 from nasdeploy.export.conversions import MAX_DROP, scoring_device
 from nasdeploy.export.difference import Disagreement, Yardstick
-from nasdeploy.export.figures import Accuracy, Latency, Proof
+from nasdeploy.export.figures import Accuracy, AfterGaps, Latency, Proof, Throughput
 from nasdeploy.export.footprint import measure_footprint
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.jobs import Job
 from nasdeploy.export.manifest import interface
 from nasdeploy.export.reference import Reference
-from nasdeploy.latency.measure import REFERENCE, Protocol, Timing, measure
+from nasdeploy.latency.measure import REFERENCE, Opener, Protocol, Rounds, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.plan import Plan
 from nasdeploy.progress import Progress
@@ -33,6 +34,8 @@ _UNLUCKY = 2
 """Times the allowed drop that it may lose on the test set, which is another sample, before it is rejected."""
 _TIE = 0.98
 """Less than 2 % in one measurement is none."""
+_USUAL_GAP_MS = 100.0
+"""Where the device file does not say how long the application does nothing between calls."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Target:
 
     device: Device
     table: LatencyTable | None
-    protocol: Protocol = field(default_factory=Protocol)
+    protocol: Protocol = field(default_factory=lambda: Protocol(sustained_s=1.0))
     reference_graph: Callable[[], Model] | None = None
     """Makes the graph that tells whether the machine is as fast as when the table was measured."""
     max_drop: float = MAX_DROP
@@ -117,7 +120,8 @@ def measure_latency(
 ) -> Latency:
     """Latency of a model file by the protocol for whole networks, beside the prediction for its plan.
 
-    That of the file `fp32`, if there is one, is measured in turn with it, and so is the reference graph of the table.
+    Back to back, and after gaps. That of the file `fp32`, if there is one, is measured in turn with it, and so is the
+    reference graph of the table.
     """
     protocol, table = target.protocol, target.table if job.device == target.device else None
     openers = {path.name: lambda: job.form.open(path, job.device)}
@@ -125,21 +129,46 @@ def measure_latency(
         openers[f"{REFERENCE} 0"] = lambda: runtime_of(job.device).open(make(), job.device)
     if fp32 is not None:
         openers[fp32.name] = lambda: job.form.open(fp32, job.device.model_copy(update={"precision": "fp32"}))
-    together = replace(protocol.networks, group=len(openers))
+    together = replace(protocol.networks, group=len(openers), idle_s=0.0)
     with progress.task("latency, visits", together.visits * len(openers)) as task:
         (timings,) = measure(openers, together, protocol, on_visit=task.advance)
     timing = timings[path.name]
+    gap_ms = job.device.idle_ms or _USUAL_GAP_MS
+    alone = {key: opener for key, opener in openers.items() if fp32 is None or key != fp32.name}
+    after = _after_gaps(alone, gap_ms, protocol)
+    on_device = after[path.name] if job.device.idle_ms else timing
     times = timing.median / timings[fp32.name].median if fp32 is not None else None
     return Latency(
         batch=job.device.batch,
         **_milliseconds(timing),
         runs=timing.n,
         noisy=timing.noisy,
-        usual_ms=1e3 * table.as_when_profiled(timing).median if table else None,
+        usual_ms=1e3 * table.as_when_profiled(on_device).median if table else None,
         predicted_ms=1e3 * table.predict(plan).seconds if table else None,
         times_fp32=times,
+        throughput=throughput_of(timing, job.device.batch),
+        after_gaps=after_gaps_of(after[path.name], gap_ms),
+        idle_ms=job.device.idle_ms,
         remarks=(*_remarks(table, job.device), *_gains(times, job)),
     )
+
+
+def _after_gaps(openers: Mapping[str, Opener], gap_ms: float, protocol: Protocol) -> dict[str, Timing]:
+    """Half as many visits as back to back, since each call costs a gap."""
+    rounds = Rounds(len(openers), ceil(protocol.networks.visits / 2), gap_ms / 1e3)
+    (timings,) = measure(openers, rounds, replace(protocol, retries=0, sustained_s=0.0))
+    return timings
+
+
+def throughput_of(timing: Timing, batch: int) -> Throughput | None:
+    """The images of a timing's throughput; None where it has none."""
+    done = timing.throughput
+    return None if done is None else Throughput(images=batch * done.calls, seconds=done.seconds)
+
+
+def after_gaps_of(timing: Timing, gap_ms: float) -> AfterGaps:
+    """A timing after gaps of so many milliseconds, as it stands in a manifest."""
+    return AfterGaps(gap_ms=gap_ms, **_milliseconds(timing), runs=timing.n, noisy=timing.noisy)
 
 
 def _milliseconds(timing: Timing) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,15 @@ from nasdeploy.export.bundle.trial import (
 )
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.difference import Disagreement
+from nasdeploy.export.figures import Latency
 from nasdeploy.export.manifest import MANIFEST, Embedded, ExportManifest
-from nasdeploy.latency.measure import Protocol, measure
+from nasdeploy.latency.measure import Protocol, Rounds, Timing, measure
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.data_facts import ComparedBy
 
-_DEFAULT = Protocol()
+_DEFAULT = Protocol(sustained_s=1.0)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,7 @@ def _tried(
                 check_accuracy(correct, count, proof.accuracy)
     except (Disagreement, UserError) as error:
         return replace(found, problems=(str(error),))
-    median_ms = _median_ms(model, protocol)
-    return replace(found, median_ms=median_ms, median_ms_exported=proof.latency.median_ms if proof.latency else None)
+    return _timed(found, model, proof.latency, protocol)
 
 
 def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> Found:
@@ -151,10 +152,27 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
             advance()
 
 
-def _median_ms(model: Runnable, protocol: Protocol) -> float:
+def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: Protocol) -> Found:
+    """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
+    timing = _timing(model, protocol.networks, protocol)
+    found = replace(
+        found,
+        median_ms=1e3 * timing.median,
+        median_ms_exported=exported.median_ms if exported else None,
+        images_per_s=model.device.batch * timing.throughput.per_s if timing.throughput else None,
+    )
+    then = exported.after_gaps if exported else None
+    if then is None:
+        return found
+    rounds = Rounds(1, ceil(protocol.networks.visits / 2), then.gap_ms / 1e3)
+    after = _timing(model, rounds, replace(protocol, retries=0, sustained_s=0.0))
+    return replace(found, gap_ms=then.gap_ms, after_gaps_ms=1e3 * after.median, after_gaps_ms_exported=then.median_ms)
+
+
+def _timing(model: Runnable, rounds: Rounds, protocol: Protocol) -> Timing:
     name = model.path.name
-    (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, protocol.networks, protocol)
-    return 1e3 * timings[name].median
+    (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, rounds, protocol)
+    return timings[name]
 
 
 def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple[Images | None, str]:

@@ -17,7 +17,8 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.unreadable import readable
 from nasdeploy.export.accuracy import wilson
 from nasdeploy.export.difference import Disagreement, difference
-from nasdeploy.export.figures import TOLERANCE, Proof
+from nasdeploy.export.figures import TOLERANCE, Latency, Proof
+from nasdeploy.export.jobs import plan_jobs
 from nasdeploy.export.proof import Target, prove
 from nasdeploy.export.reference import Reference
 from nasdeploy.latency.profile import reference_model
@@ -239,6 +240,29 @@ def test_unreadable_images_are_left_out_of_both(
 
 
 # -- latency
+
+
+@pytest.mark.parametrize(("idle_ms", "gap_ms"), [(0.0, 100.0), (3.0, 3.0)])
+def test_calls_back_to_back_and_after_gaps_and_what_was_done(
+    idle_ms: float, gap_ms: float, good: bytes, reference: Reference, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(good)
+    device = DEVICE.model_copy(update={"idle_ms": idle_ms, "batch": 3})
+    target = Target(device, None, replace(QUICK, sustained_s=0.02))
+    (job,) = plan_jobs(("onnx",), device)
+    latency = prove(path, job, reference, target, Progress(quiet=True)).latency
+    assert latency is not None and latency.after_gaps is not None and latency.throughput is not None
+    assert (latency.after_gaps.gap_ms, latency.after_gaps.runs) == (gap_ms, 2)
+    assert latency.on_device_ms == (latency.after_gaps.median_ms if idle_ms else latency.median_ms)
+    assert latency.throughput.images % 3 == 0
+    assert 0.02 <= latency.throughput.seconds < 5
+
+
+def test_figures_of_earlier_versions_are_still_read() -> None:
+    earlier = {"median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0, "p95_ms": 4.0, "runs": 5, "noisy": False}
+    latency = Latency.model_validate({**earlier, "predicted_ms": None})
+    assert (latency.throughput, latency.after_gaps, latency.on_device_ms) == (None, None, 2.0)
 
 
 def test_a_table_of_another_device_is_remarked(good: bytes, reference: Reference, tmp_path: Path) -> None:

@@ -163,7 +163,19 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
         yield (
             f"latency on {made.device.name}, batch {latency.batch}",
             f"median {latency.median_ms:.4g} ms (p10 {latency.p10_ms:.4g}, p90 {latency.p90_ms:.4g}, "
-            f"p95 {latency.p95_ms:.4g}){noisy}",
+            f"p95 {latency.p95_ms:.4g}){noisy}, calls back to back",
+        )
+    if latency and (after := latency.after_gaps):
+        noisy = ", too noisy to be trusted" if after.noisy else ""
+        yield (
+            f"the same after doing nothing for {after.gap_ms:g} ms",
+            f"median {after.median_ms:.4g} ms (p10 {after.p10_ms:.4g}, p90 {after.p90_ms:.4g}, p95 {after.p95_ms:.4g})"
+            f"{noisy}",
+        )
+    if latency and (done := latency.throughput):
+        yield (
+            f"throughput on {made.device.name}, batch {latency.batch}",
+            f"{done.images_per_s:.4g} images/s: {done.images} were done back to back in {done.seconds:.2g} s",
         )
 
 

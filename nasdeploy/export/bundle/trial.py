@@ -42,6 +42,12 @@ class Found:
     top1_exported: float | None = None
     median_ms: float | None = None
     median_ms_exported: float | None = None
+    images_per_s: float | None = None
+    """Done back to back."""
+    gap_ms: float | None = None
+    after_gaps_ms: float | None = None
+    """The median after gaps of `gap_ms`, as when it was exported."""
+    after_gaps_ms_exported: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -3,7 +3,7 @@
 import pytest
 
 from nasdeploy.export.bundle.readme import readme
-from nasdeploy.export.figures import Proof
+from nasdeploy.export.figures import AfterGaps, Latency, Proof, Throughput
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.data_facts import CopyFacts, DataFacts
 from tests.export.test_manifest import artefact_of, manifest_of
@@ -38,3 +38,23 @@ def test_figures_on_images_that_were_learned_from_are_said_to_prove_nothing(lear
     said = "**12 of the 15 test images are also training images, byte for byte: figures on these prove nothing.**"
     assert (said in text) == bool(learned)
     assert ("**6 pictures of the run's data lie under several classes.**" in text) == bool(several)
+
+
+def test_latency_is_told_back_to_back_and_after_gaps_and_throughput_with_what_was_done() -> None:
+    def figures(median: float) -> dict[str, float]:
+        return {"median_ms": median, "p10_ms": median - 1, "p90_ms": median + 1, "p95_ms": median + 2}
+
+    latency = Latency(
+        **figures(2.0),
+        batch=4,
+        runs=9,
+        noisy=False,
+        predicted_ms=None,
+        after_gaps=AfterGaps(gap_ms=50.0, **figures(7.0), runs=5, noisy=True),
+        throughput=Throughput(images=1200, seconds=3.0),
+    )
+    text = readme(manifest_of(Proof(latency=latency)))
+    assert "median 2 ms (p10 1, p90 3, p95 4), calls back to back" in text
+    assert "the same after doing nothing for 50 ms" in text
+    assert "median 7 ms (p10 6, p90 8, p95 9), too noisy to be trusted" in text
+    assert "400 images/s: 1200 were done back to back in 3 s" in text
