@@ -34,12 +34,13 @@ class Identities:
     @classmethod
     def of_arrays(cls, part: str, images: ArrayImages) -> "Identities":
         """Of images in memory: their path is `part` and a number, and their bytes are their pixels."""
-        pixels = [np.ascontiguousarray(image).tobytes() for image in images.pixels]
-        digests = b"".join(sha256(content).digest()[:DIGEST_BYTES] for content in pixels)
+        count = len(images)
+        rows = np.ascontiguousarray(images.pixels).reshape(count, -1)
+        digests = b"".join(sha256(row.data).digest()[:DIGEST_BYTES] for row in rows)
         return cls(
-            tuple(f"{part}/{number}" for number in range(len(pixels))),
-            as_indices([len(content) for content in pixels]),
-            np.frombuffer(digests, dtype=np.uint8).reshape(len(pixels), DIGEST_BYTES),
+            tuple(f"{part}/{number}" for number in range(count)),
+            np.full(count, rows.shape[1], dtype=np.int64),
+            np.frombuffer(digests, dtype=np.uint8).reshape(count, DIGEST_BYTES),
         )
 
     def subset(self, places: Indices) -> "Identities":

@@ -31,7 +31,8 @@ from nasdeploy.steps.bench import bench
 from nasdeploy.steps.predict import predict
 from nasdeploy.steps.verify import verify
 from nasdeploy.supernet.extract import extract
-from tests.export.models import QUICK, exporter, jobs, tiny_space
+from tests.data.pictures import noise
+from tests.export.models import QUICK, TABLE, exporter, folder_data, jobs, tiny_space
 
 QUIET = Progress(quiet=True)
 FILES = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "predict.py", "sample.npz"]
@@ -330,6 +331,45 @@ def test_verification_finds_classes_in_the_other_form_of_unicode(bundle: Path, e
     shutil.copytree(exported / "images/test", tmp_path / "data")
     (tmp_path / "data/bee").rename(tmp_path / "data/M\u00fcller")
     assert not verify(bundle, QUIET, data=str(tmp_path / "data"), protocol=QUICK).problems
+
+
+def changed_pixels(images: Path) -> None:
+    noise(11, 11, seed=999).save(images / "test/ant/0.png")
+
+
+def training_images_for_testing(images: Path) -> None:
+    for file in (images / "train/ant").iterdir():
+        shutil.copy(file, images / "test/ant" / file.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (lambda images: shutil.rmtree(images / "test"), 6),
+        (lambda images: shutil.rmtree(images / "train"), 75),
+        (changed_pixels, 75),
+        (training_images_for_testing, 75),
+        (lambda images: (images / "test/bee/1.png").rename(images / "test/cat/1a.png"), 75),
+        (lambda images: (images / "test/bee/1.png").unlink(), 74),
+    ],
+)
+def test_verification_is_on_the_test_images_of_the_export_only(
+    change: Callable[[Path], object], count: int, bundle: Path, exported: Path, tmp_path: Path
+) -> None:
+    copytree(exported / "images", tmp_path / "images")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    data, _ = folder_data(tmp_path / "images")
+    recipe = {"name": "x", "space": TABLE.model_dump(mode="json"), "data": data.model_dump(mode="json")}
+    manifest["origin"]["recipe"] = recipe
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    write_sums(bundle)
+    change(tmp_path / "images")
+    if (tmp_path / "images/train").is_dir():
+        with pytest.raises(UserError, match=rf"images: its {count} test images, or their classes, are not the 75 that"):
+            verify(bundle, QUIET, data=str(tmp_path / "images"), protocol=QUICK)
+    else:
+        found = verify(bundle, QUIET, data=str(tmp_path / "images"), protocol=QUICK)
+        assert (found.problems, found.found[0].images) == ((), count)
 
 
 def test_verification_without_images_says_why(bundle: Path) -> None:
