@@ -253,6 +253,22 @@ def test_runs_of_earlier_versions_are_split_by_their_seed() -> None:
         opened()
 
 
+def test_files_not_named_in_utf8_are_images_like_others() -> None:
+    write_folder(Path("photos"), PARTS)
+    odd = [b"M\xfcller.png", b"\x81.png", b"line\nend.png", b"caf\xe9.txt"]
+    names = [name.decode(errors="surrogateescape") for name in odd]
+    for number, name in enumerate(names):
+        Path(f"photos/train/ant/{number}.png").rename(f"photos/train/ant/{name}")
+    Path("photos/train/bee", names[0]).write_bytes(b"")
+    _, sets = begun(on_unreadable="skip")
+    assert sets.notes[0] == "photos/train: ant: 1 of 8 are .txt, which are no images: passed over"
+    assert len(sets.train) + len(sets.search) == 7 + 8 + 8
+    assert same(opened(), sets)
+    Path("photos/train/ant", names[1]).unlink()
+    with pytest.raises(UserError, match=r"1 missing \(held out; the first is train/ant/\\x81\.png\)"):
+        opened()
+
+
 def as_before_nfc(run: Run, *names: str) -> None:
     """The manifest of a run of an earlier version, which kept the names of class folders as they were written."""
     manifest = json.loads((run.path / "manifest.json").read_text())
