@@ -21,6 +21,7 @@ _SCHEMA = 1
 _HEAD = "weights.head.classifier."
 _OTHER_WEIGHTS = "give --init another run or file"
 _OTHER_CHECKPOINT = "delete it to go on from the one before"
+_ANOTHER_TRAINING = "restore it, or train anew with --restart"
 _ARCHIVES = (".pt", ".pth")
 _SAFE = ".safetensors"
 FORMATS = (*_ARCHIVES, _SAFE)
@@ -80,7 +81,7 @@ def load_supernet(path: Path, space: SearchSpace) -> Supernet:
     return supernet
 
 
-def restore(supernet: Supernet, content: Mapping[str, Any], path: Path, remedy: str = _OTHER_CHECKPOINT) -> None:
+def restore(supernet: Supernet, content: Mapping[str, Any], path: Path, remedy: str = _ANOTHER_TRAINING) -> None:
     """Load the content of `path` into a supernet of the same space; `remedy` says what to do with weights of NaN."""
     if content["space"] != supernet.space.digest:
         raise UserError(

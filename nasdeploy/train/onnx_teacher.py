@@ -22,16 +22,28 @@ _CHANNELS = 3
 
 @dataclass(frozen=True)
 class _Images:
-    """The input of a model."""
+    """The input of the model in a file."""
 
+    path: Path
     name: str
     batch: int | None
     """Images in a call; None if the model leaves it open."""
+    sides: tuple[int | None, ...]
+    """Height and width, where the model does not leave them open."""
     channels_last: bool
     dtype: np.dtype[Any]
 
     def fed(self, images: Array) -> Array:
-        """Images `[N, 3, S, S]` in the model's layout and format; whole numbers are rounded."""
+        """Images `[N, 3, S, S]` in the model's layout and format; whole numbers are rounded.
+
+        Raises `UserError` for images of another size than the model's.
+        """
+        if any(side not in (None, images.shape[-1]) for side in self.sides):
+            wanted, given = "x".join(str(side or "any") for side in self.sides), images.shape[-1]
+            raise UserError(
+                f"{self.path}: a teacher of images of {wanted}, and these have {given}x{given} (data.size); set "
+                "data.size to that, or choose another teacher"
+            )
         laid = np.moveaxis(images, 1, -1) if self.channels_last else images
         if np.issubdtype(self.dtype, np.integer):
             bounds = np.iinfo(self.dtype)
@@ -56,7 +68,7 @@ def onnx_teacher(path: Path, batch: int, threads: int | None, classes: int) -> "
         raise UserError(str(error).replace("the model:", f"{path}:", 1)) from None
     if len(session.inputs) != 1:
         raise UserError(f"{path}: a teacher has one input, the images; this has {', '.join(session.inputs) or 'none'}")
-    return OnnxTeacher(session, _input_of(proto, next(iter(session.inputs))), batch, classes)
+    return OnnxTeacher(session, _input_of(path, proto, next(iter(session.inputs))), batch, classes)
 
 
 class OnnxTeacher:
@@ -113,11 +125,16 @@ def _read(path: Path) -> tuple[Any, Model]:
         ) from None
 
 
-def _input_of(proto: Any, name: str) -> _Images:
+def _input_of(path: Path, proto: Any, name: str) -> _Images:
     """The input of that name; what is not a picture in channels-last layout is taken for one in the other."""
     (value,) = [value for value in proto.graph.input if value.name == name]
     tensor = value.type.tensor_type
-    shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    last = len(shape) == 4 and shape[3] == _CHANNELS and shape[1] != _CHANNELS
+    shape: list[int | None] = [dim.dim_value or None for dim in tensor.shape.dim]
+    if not tensor.HasField("shape"):
+        shape = [None] * 4
+    if len(shape) != 4:
+        raise UserError(f"{path}: a teacher takes images [N, 3, S, S], and this an input of {len(shape)} dimensions")
+    last = shape[3] == _CHANNELS and shape[1] != _CHANNELS
+    sides = (shape[1], shape[2]) if last else (shape[2], shape[3])
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return _Images(name, shape[0] or None if shape else None, last, dtype)
+    return _Images(path, name, shape[0], sides, last, dtype)

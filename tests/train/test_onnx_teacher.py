@@ -119,3 +119,23 @@ def test_weights_outside_the_files_folder_are_not_read(place: str, tmp_path: Pat
                 entry.value = str(secret) if place == "absolute" else place
     path.write_bytes(model.SerializeToString())
     assert "its weights in other files cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_of_another_size_are_refused_with_the_one_that_fits(channels_last: bool, tmp_path: Path) -> None:
+    path = write_teacher(tmp_path / "t.onnx", ORDER, channels_last=channels_last)
+    teacher = onnx_teacher(path, 4, 1, CLASSES)
+    with pytest.raises(UserError) as caught:
+        teacher(torch.zeros(4, 3, 12, 12))
+    assert str(caught.value) == (
+        f"{path}: a teacher of images of 8x8, and these have 12x12 (data.size); set data.size to that, or choose "
+        "another teacher"
+    )
+
+
+def test_an_input_that_is_no_picture_is_refused(tmp_path: Path) -> None:
+    model: Any = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> flat (float[N, 192] x) => (float[N, 192] y) { y = Identity(x) }'
+    )
+    (tmp_path / "t.onnx").write_bytes(model.SerializeToString())
+    assert "a teacher takes images [N, 3, S, S], and this an input of 2 dimensions" in refusal(tmp_path / "t.onnx")
