@@ -55,14 +55,19 @@ class Facts:
 
     def unreadable(self, decoding: Decoding) -> Mapping[int, str]:
         """Why images cannot be read, by place: their defects, and what `decoding` does not allow."""
-        found = dict(self.defects)
-        large = self.records["width"] * self.records["height"] > decoding.max_pixels
-        for place in np.flatnonzero(large | (self.records["depth"] != EIGHT_BITS)).tolist():
-            width, height, depth = (int(self.records[name][place]) for name in Header._fields)
-            problem = too_large(width, height, decoding.max_pixels) or undecodable(depth, decoding)
-            if problem:
-                found.setdefault(place, problem)
-        return dict(sorted(found.items()))
+        return dict(sorted((unfit(self.records, decoding) | dict(self.defects)).items()))
+
+
+def unfit(records: Records, decoding: Decoding) -> dict[int, str]:
+    """Why images with these facts `[N]` cannot be decoded so, by place: for their size or depth."""
+    found = {}
+    large = records["width"] * records["height"] > decoding.max_pixels
+    for place in np.flatnonzero(large | (records["depth"] != EIGHT_BITS)).tolist():
+        width, height, depth = (int(records[name][place]) for name in Header._fields)
+        problem = too_large(width, height, decoding.max_pixels) or undecodable(depth, decoding)
+        if problem:
+            found[place] = problem
+    return found
 
 
 def look_at(path: Path, read: bool) -> Look:

@@ -1,6 +1,6 @@
 """What an image folder, or one of tar shards, holds: from names, and from the headers of some of its images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,14 +63,19 @@ def _inspect_images(path: Path) -> FolderSummary:
     train = listing.parts["train"]
     files = [file for images in train.values() for file in images]
     looked_at = _Pictures.of(path, FileImages(files, [0] * len(files)))
-    data, damaged = read_folder(path, listing, Decoding("measured" if looked_at.needs_range else None))
-    summary = _summary(path, data, looked_at, "folder")
-    return replace(summary, notes=(*summary.notes, *([str(stop(damaged))] if damaged else [])))
+    data, damaged = read_folder(path, listing, looked_at.decoding)
+    return _with_damage(_summary(path, data, looked_at, "folder"), damaged)
 
 
 def _inspect_shards(path: Path) -> FolderSummary:
     listing = list_shards(path)
-    return _summary(path, read_shards(path, listing), _Pictures.of(path, listing.parts["train"]), "shards")
+    looked_at = _Pictures.of(path, listing.parts["train"])
+    data, damaged = read_shards(path, listing, looked_at.decoding)
+    return _with_damage(_summary(path, data, looked_at, "shards"), damaged)
+
+
+def _with_damage(summary: FolderSummary, damaged: Sequence[UnreadableImage]) -> FolderSummary:
+    return replace(summary, notes=(*summary.notes, *([str(stop(damaged))] if damaged else [])))
 
 
 def _summary(path: Path, data: OpenedData, looked_at: "_Pictures", kind: DatasetKind) -> FolderSummary:
@@ -103,6 +108,11 @@ class _Pictures:
     sides: tuple[int, int, int]
     notes: tuple[str, ...]
     needs_range: bool
+
+    @property
+    def decoding(self) -> Decoding:
+        """What a recipe as `init` writes it says of them."""
+        return Decoding("measured" if self.needs_range else None)
 
     @classmethod
     def of(cls, path: Path, images: Images) -> "_Pictures":

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.facts import unfit
 from nasdeploy.data.file_facts import MOST_READ_BYTES
 from nasdeploy.data.files import is_hidden
+from nasdeploy.data.folder import stop
 from nasdeploy.data.images import Images
 from nasdeploy.data.layout import PARTS, beside, require_folder
 from nasdeploy.data.listing import lacking
@@ -19,9 +22,10 @@ from nasdeploy.data.passed_over import hidden_line
 from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.shard_cache import remembered_index
 from nasdeploy.data.shard_classes import NAMES, classes_of, labels_of
-from nasdeploy.data.shard_facts import shard_identities
+from nasdeploy.data.shard_facts import remembered_records, shard_identities
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shard_index import ShardIndex
+from nasdeploy.data.unreadable import warn_of
 from nasdeploy.errors import UserError
 
 
@@ -90,15 +94,33 @@ def _without_images(images: Images, classes: Sequence[str]) -> list[str]:
 def open_shards(settings: DataSettings) -> OpenedData:
     """The images in the shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples.
 
-    Unlike files in folders, images are only summed here: those that are damaged are found when they are decoded.
+    Unlike files in folders, images are not looked at beyond their headers: damage is found when they are decoded.
     """
     assert settings.path is not None  # DataSettings sees to it
     root = Path(settings.path).expanduser()
-    return read_shards(root, list_shards(root, settings.decoding))
+    data, unfit_ones = read_shards(root, list_shards(root, settings.decoding), settings.decoding)
+    if unfit_ones and settings.on_unreadable == "stop":
+        raise stop(unfit_ones)
+    for error in unfit_ones:
+        warn_of(error.path, error.reason)
+    return data
 
 
-def read_shards(root: Path, found: ShardListing) -> OpenedData:
-    """The images of a listing; raises `UserError` for a shard that cannot be read."""
+def read_shards(root: Path, found: ShardListing, decoding: Decoding) -> tuple[OpenedData, list[UnreadableImage]]:
+    """The images of a listing, but for those that `decoding` is not for, which are the second result.
+
+    Raises `UserError` for a shard that cannot be read.
+    """
     read = sum(int(images.index.size.sum()) for images in found.parts.values()) <= MOST_READ_BYTES
-    identities = {name: shard_identities(root / name, images.index, read) for name, images in found.parts.items()}
-    return OpenedData(found.classes, found.parts, identities, found.notes)
+    parts: dict[str, Images] = {}
+    identities, left_out = {}, []
+    for name, images in found.parts.items():
+        records = remembered_records(root / name, images.index) if read else None
+        parts[name], identities[name] = images, shard_identities(root / name, images.index, records)
+        problems = {} if records is None else unfit(records, decoding)
+        if problems:
+            fit = np.setdiff1d(np.arange(len(images)), list(problems))
+            left_out += [UnreadableImage(images.path(place), reason) for place, reason in problems.items()]
+            parts[name], identities[name] = images.subset(fit.tolist()), identities[name].subset(fit)
+            parts[name].unreadable = len(problems)
+    return OpenedData(found.classes, parts, identities, found.notes), left_out

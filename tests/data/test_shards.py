@@ -16,13 +16,13 @@ from PIL import Image
 from nasdeploy.data.batches import epoch_order, train_batches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.fetched import fetched
-from nasdeploy.data.images import ImageSets
+from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.inspect import inspect_folder
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shards import list_shards
 from nasdeploy.errors import UserError
-from tests.data.pictures import write_folder
+from tests.data.pictures import write_folder, write_png
 from tests.data.shards import png, write_shards, write_tar
 
 TRAIN = {"train": {"cat": 12, "dog": 12}}
@@ -34,6 +34,10 @@ def settings(root: Path, **changes: object) -> DataSettings:
 
 def opened(root: Path, **changes: object) -> ImageSets:
     return open_data(settings(root, **changes), seed=0)
+
+
+def parts_of(sets: ImageSets) -> list[Images]:
+    return [sets.train, sets.search, sets.test]
 
 
 def message(root: Path) -> str:
@@ -186,12 +190,14 @@ def test_pictures_fetched_once_are_those_of_the_shards(tmp_path: Path) -> None:
 def test_shards_of_few_classes_each_are_noted(tmp_path: Path) -> None:
     for number in range(3 * WINDOW):
         label = str(number // WINDOW).encode()
-        write_tar(tmp_path / f"train/{number:04d}.tar", [sample(f"{i}", png=png(0), cls=label) for i in range(3)])
+        write_tar(
+            tmp_path / f"train/{number:04d}.tar", [sample(f"{i}", png=png(3 * number + i), cls=label) for i in range(3)]
+        )
     assert opened(tmp_path).notes == (
         f"{tmp_path / 'train'}: shards hold few classes each, and only the samples of 8 shards at a time are shuffled "
         "with each other; write samples in random order",
     )
-    assert opened(many_shards(tmp_path / "mixed")).notes == ()
+    assert not any("few classes" in note for note in opened(many_shards(tmp_path / "mixed")).notes)
 
 
 # -- classes
@@ -378,6 +384,33 @@ def test_a_summary_of_shards(tmp_path: Path) -> None:
     assert (found.kind, found.classes, found.images) == ("shards", ("a", "b"), {"train": 11, "test": 2})
     assert (found.per_class, found.sides) == ({"a": 4, "b": 7}, (20, 20, 70))
     assert [note.partition(",")[0] for note in found.notes] == [f"{root / 'test'}: no images of b"]
+
+
+def test_huge_pictures_in_shards_are_found_when_they_are_opened(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"train": {"cat": 5, "dog": 5}})
+    huge = write_png(tmp_path / "huge.png", 20_000, 10_000).read_bytes()
+    write_tar(tmp_path / "train/9.tar", [{"__key__": "x", "png": huge, "cls": b"cat"}])
+    with pytest.raises(UserError, match=r"9\.tar/x\.png: cannot be read as an image \(20000 x 10000 pixels, 200000000"):
+        opened(tmp_path)
+    assert inspect_folder(tmp_path).notes[-1].startswith(f"{tmp_path}/train/9.tar/x.png: cannot be read as an image (2")
+    assert sum(map(len, parts_of(opened(tmp_path, max_pixels=200_000_000)))) == 11
+    with pytest.warns(UserWarning, match=r"x\.png \(20000 x 10000 pixels"):
+        sets = opened(tmp_path, on_unreadable="skip")
+    assert sum(map(len, parts_of(sets))) == 10
+    assert [image.size for image, _ in sets.train] == [(10, 10)] * len(sets.train)
+
+
+def test_a_range_reaches_pictures_in_shards(tmp_path: Path) -> None:
+    samples = []
+    for number in range(10):
+        file = io.BytesIO()
+        Image.fromarray(np.full((3, 3), 1000 + number, np.uint16)).save(file, "PNG")
+        samples.append({"__key__": f"{number}", "png": file.getvalue(), "cls": str(number % 2).encode()})
+    write_tar(tmp_path / "train/0.tar", samples)
+    sets = opened(tmp_path, range=(1000, 1010))
+    found = sorted(image.getpixel((0, 0))[0] for part in parts_of(sets) for image, _ in part)
+    assert found == [round(255 * number / 10) for number in range(10)]
+    assert inspect_folder(tmp_path).needs_range
 
 
 def test_shards_of_unreadable_images_are_named_before_a_recipe_is_written(tmp_path: Path) -> None:
