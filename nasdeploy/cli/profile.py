@@ -33,7 +33,7 @@ BudgetOption = Annotated[
     typer.Option(
         "--budget-min",
         metavar="MINUTES",
-        help="Measure for about so long: fewer visits, then fewer whole networks [default: all that the protocol has].",
+        help="Take about so long, start included: fewer visits, then fewer whole networks [default: the protocol].",
     ),
 ]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Measure everything anew.")]
@@ -50,10 +50,14 @@ def profile(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure a latency table of a whole search space on a device; the same command resumes."""
+    from time import perf_counter
+
     from nasdeploy.latency.files import table_path
     from nasdeploy.progress import Progress
     from nasdeploy.runtimes.device import load_device
 
+    # Before PyTorch is imported, which is a part of what the user waits for.
+    started = perf_counter()
     if space is not None and run is not None:
         raise UserError("--space and --run exclude each other: a run has its own space")
     if space is None and classes is not None:
@@ -72,7 +76,7 @@ def profile(
     from nasdeploy.latency.profile import profile as measure_space
 
     budget_s = None if budget_min is None else 60 * budget_min
-    table = measure_space(chosen, target, path, progress, budget_s=budget_s, restart=restart)
+    table = measure_space(chosen, target, path, progress, budget_s=budget_s, started=started, restart=restart)
     result = _result(table, chosen, path)
     emit(result, as_json, lambda: _text(result))
 

@@ -89,8 +89,8 @@ def total(pace: Pace, space: SearchSpace, protocol: Protocol) -> float:
     return pace.of_blocks(blocks, protocol) + pace.of_networks(space, number, protocol)
 
 
-def within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol) -> Protocol:
-    """The most thorough form of `protocol` that takes at most `budget` seconds.
+def within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol, spent: float = 0.0) -> Protocol:
+    """The most thorough form of `protocol` that takes at most what `spent` seconds leave of `budget` seconds.
 
     Every block is measured in any case, since a table that lacks one is of no use; then visits are given up first,
     because a median needs few runs, and whole networks last, because the table's error is theirs. Raises `UserError`
@@ -98,14 +98,28 @@ def within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol) ->
     """
     least = protocol
     for least in _forms(protocol):
-        if total(pace, space, least) <= budget:
+        if spent + total(pace, space, least) <= budget:
             return least
-    needed = total(pace, space, least)
+    needed = spent + total(pace, space, least)
     raise UserError(
         f"--budget-min {budget / 60:g} is too short: the {len(space.distinct_blocks())} blocks of space {space.name} "
         f"and {least.calibration_networks + least.held_out_networks} whole networks take about {duration(needed)}; "
         f"give at least --budget-min {np.ceil(needed / 6 * 1.1) / 10:g}"
     )
+
+
+def with_networks_within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol, slower: float) -> Protocol:
+    """The form of `protocol`, after its blocks, whose whole networks take at most `budget` seconds; the least if none.
+
+    `slower`: how many times as long as by `pace` the blocks took.
+    """
+    found = protocol
+    for form in _forms(protocol):
+        number = form.calibration_networks + form.held_out_networks
+        found = replace(form, blocks=protocol.blocks)
+        if slower * pace.of_networks(space, number, form) <= budget:
+            break
+    return found
 
 
 _SHARES_OF_VISITS = (1.0, 0.8, 0.6, 0.4)

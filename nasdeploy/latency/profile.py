@@ -16,7 +16,14 @@ from nasdeploy.convert import model_for
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import reference_block
-from nasdeploy.latency.duration import Pace, begun_with, sampled_blocks, trial_protocol, within
+from nasdeploy.latency.duration import (
+    Pace,
+    begun_with,
+    sampled_blocks,
+    trial_protocol,
+    with_networks_within,
+    within,
+)
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.measure import Protocol, Timing
 from nasdeploy.latency.measuring import Measuring, all_measured
@@ -28,7 +35,7 @@ from nasdeploy.latency.table import LatencyTable, Role, entry_cost
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Block, Plan, Shape
-from nasdeploy.progress import Progress
+from nasdeploy.progress import Progress, duration
 from nasdeploy.randomness import generator
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -48,17 +55,20 @@ def profile(
     *,
     protocol: Protocol = _DEFAULT,
     budget_s: float | None = None,
+    started: float | None = None,
     restart: bool = False,
 ) -> LatencyTable:
     """Measure `space` on `device` and write the table to `path`.
 
     What is measured is kept in a journal beside it, so that the same call goes on where a killed one stopped;
-    `restart` measures everything anew. An earlier table stays until the new one is whole. With `budget_s` seconds, as
-    much of `protocol` as fits. Raises `UserError` if the space has been measured already, if another process is
-    measuring it, or if the budget is too small.
+    `restart` measures everything anew. An earlier table stays until the new one is whole. With `budget_s` seconds from
+    `started` (by `perf_counter`; by default now) on, as much of `protocol` as fits, imports, models and all; where it
+    takes longer in the end, that is said, with what took the time. Raises `UserError` if the space has been measured
+    already, if another process is measuring it, or if the budget is too small.
     """
     protocol = protocol.with_idle(device.idle_ms)
-    ends = inf if budget_s is None else perf_counter() + budget_s
+    started = perf_counter() if started is None else started
+    ends = inf if budget_s is None else started + budget_s
     with locked(path.with_name(f".{path.name}.lock"), path):
         remove_partial_of(path)
         journal = path.with_name(f"{path.stem}.journal.jsonl")
@@ -68,19 +78,39 @@ def profile(
             raise UserError(f"{path}: this is measured already; use it, or measure again with --restart")
         with open_place(device, progress.say) as place:
             pace = measure_pace(space, device, place, protocol)
+            spent = perf_counter() - started
             if budget_s is not None:
-                protocol = begun_with(journal) or within(budget_s, pace, space, protocol)
+                protocol = begun_with(journal) or within(budget_s, pace, space, protocol, spent)
             conditions = Conditions.of(space, device, place.fingerprint, protocol)
             reference = partial(reference_model, space, device)
             kept = _open_journal(journal, conditions, progress)
             measuring = Measuring(place, protocol, kept, progress, reference, ends)
-            return _profile(space, device, path, pace, measuring, conditions)
+            table, took = _profile(space, device, path, pace, measuring, conditions)
+            if budget_s is not None and (late := _over(budget_s, {"starting and a trial": spent, **took})) is not None:
+                progress.say(late)
+            return table
+
+
+def _over(budget_s: float, took: Mapping[str, float]) -> str | None:
+    """What to say where it took more than the given time; None where it did not, but for a tenth."""
+    if sum(took.values()) <= _ABOUT * budget_s:
+        return None
+    parts = ", ".join(f"{what} {duration(seconds)}" for what, seconds in took.items())
+    return (
+        f"profile: took {duration(sum(took.values()))}, more than --budget-min {budget_s / 60:g}, since the machine is "
+        f"slower than in the trial, or the least there is takes as long: {parts}"
+    )
+
+
+_ABOUT = 1.1
 
 
 def measure_pace(space: SearchSpace, device: Device, place: Place, protocol: Protocol) -> Pace:
     """How long things take, from a few blocks; those that the runtime refuses are not among them."""
     blocks, trial = sampled_blocks(space), trial_protocol(protocol)
     models = {key: partial(block_model, block, device) for key, block in blocks.items()}
+    # What is imported for the first model is no part of the others.
+    next(iter(models.values()))()
     start = perf_counter()
     found = place.measure(models, trial.blocks, trial, on_visits=lambda visits: None)
     outcomes = {key: outcome for group in found for key, outcome in group.items()}
@@ -93,8 +123,12 @@ def measure_pace(space: SearchSpace, device: Device, place: Place, protocol: Pro
 
 def _profile(
     space: SearchSpace, device: Device, path: Path, pace: Pace, measuring: Measuring, conditions: Conditions
-) -> LatencyTable:
+) -> tuple[LatencyTable, dict[str, float]]:
+    """The table, and the seconds that its parts took."""
+    start = perf_counter()
     protocol, journal = measuring.protocol, measuring.journal
+    # One that was stopped goes on as it began.
+    fresh = not journal.outcomes["blocks"]
     measuring.announce(space, pace)
     blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
     # In random order, so that a slow minute does not fall on all blocks of a stage, and on every network with it.
@@ -102,6 +136,11 @@ def _profile(
     for_networks = pace.of_networks(space, protocol.calibration_networks + protocol.held_out_networks, protocol)
     found = measuring.timings("blocks", shuffled, protocol.blocks, for_networks)
     entries = {key: found[key] for key in blocks}
+    for_blocks = perf_counter() - start
+    if measuring.ends < inf and fresh:
+        slower = max(1.0, for_blocks / pace.of_blocks(list(space.distinct_blocks().values()), protocol))
+        protocol = with_networks_within(measuring.ends - perf_counter(), pace, space, protocol, slower)
+        conditions = conditions.model_copy(update={"protocol": protocol})
     roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.
     archs = _in_random_order(list(roles), "order of networks")
@@ -112,7 +151,7 @@ def _profile(
     table = steadied_table(space, conditions, created, entries, measured, roles)
     table.save(path)
     journal.remove()
-    return table
+    return table, {"blocks": for_blocks, "whole networks": perf_counter() - start - for_blocks}
 
 
 def _in_random_order(items: Sequence[T], name: str) -> list[T]:

@@ -7,7 +7,15 @@ import pytest
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.duration import Pace, begun_with, sampled_blocks, total, trial_protocol, within
+from nasdeploy.latency.duration import (
+    Pace,
+    begun_with,
+    sampled_blocks,
+    total,
+    trial_protocol,
+    with_networks_within,
+    within,
+)
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.spaces import load_space
@@ -79,6 +87,36 @@ def test_visits_are_given_up_before_networks():
 def test_what_is_chosen_fits(share):
     budget = share * total(PACE, SPACE, PROTOCOL)
     assert total(PACE, SPACE, within(budget, PACE, SPACE, PROTOCOL)) <= budget
+
+
+def test_what_was_spent_already_counts():
+    budget, spent = 0.9 * total(PACE, SPACE, PROTOCOL), 0.3 * total(PACE, SPACE, PROTOCOL)
+    found = within(budget, PACE, SPACE, PROTOCOL, spent)
+    assert total(PACE, SPACE, found) + spent <= budget
+    assert found.blocks.visits < within(budget, PACE, SPACE, PROTOCOL).blocks.visits
+
+
+def test_after_slow_blocks_fewer_networks_fit():
+    def seconds(protocol):
+        number = protocol.calibration_networks + protocol.held_out_networks
+        return PACE.of_networks(SPACE, number, protocol)
+
+    left = seconds(PROTOCOL)
+    assert with_networks_within(left, PACE, SPACE, PROTOCOL, slower=1.0) == PROTOCOL
+    found = with_networks_within(left, PACE, SPACE, PROTOCOL, slower=3.0)
+    assert 3.0 * seconds(found) <= left
+    assert found.blocks == PROTOCOL.blocks
+    # What cannot be left out is not: the table would be of no use.
+    least = with_networks_within(0.0, PACE, SPACE, PROTOCOL, slower=1.0)
+    assert (least.calibration_networks, least.held_out_networks, least.networks.visits) == (6, 10, 2)
+
+
+def test_gaps_take_their_time():
+    idle = PROTOCOL.with_idle(100.0)
+    gaps = 20 * idle.networks.visits * idle.kept * 0.1
+    assert PACE.of_networks(SPACE, 20, idle) == pytest.approx(PACE.of_networks(SPACE, 20, PROTOCOL) + gaps)
+    blocks = list(BLOCKS.values())
+    assert PACE.of_blocks(blocks, idle) == PACE.of_blocks(blocks, PROTOCOL)
 
 
 def test_too_small_a_budget_tells_how_much_is_needed():

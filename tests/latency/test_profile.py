@@ -5,17 +5,19 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from time import perf_counter
 
 import pytest
 from scipy.stats import spearmanr
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency import profile as module
+from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.duration import Pace, begun_with
 from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.latency.profile import choose_networks, profile
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, check_fingerprint
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.settings import parse
@@ -210,15 +212,17 @@ def test_predicts_the_order_of_networks(path):
 def test_a_budget_chooses_the_protocol_and_a_stopped_measurement_keeps_it(path, opened, monkeypatch):
     opened.limit = 6
     generous = replace(HASTY, networks=Rounds(3, 5))
+    # A hundred times as slow as they are, so that what this machine is busy with does not count.
+    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=1.0, call=1e-3, per_mac=1e-7))
     with pytest.raises(Stopped):
-        profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=0.55)
+        profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=55)
     (journal,) = visible(path.parent)
     chosen = begun_with(journal)
     assert 1 <= chosen.networks.visits < 5
     # Now it looks slower, and the same budget would mean less.
-    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=9e-2, call=1e-4, per_mac=1e-8))
+    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=9.0, call=1e-2, per_mac=1e-6))
     opened.limit = 10**6
-    table = profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=0.55)
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=55)
     assert table.conditions.protocol == chosen
     assert len(opened) == len(table.entries) + len(table.networks)
 
@@ -234,3 +238,25 @@ def test_every_entry_knows_the_reference_graph_meanwhile(path):
     table = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
     assert all(timing.reference for timing in table.entries.values())
     assert all(network.timing.reference for network in table.networks)
+
+
+def test_a_budget_that_is_not_kept_is_explained_and_one_that_is_is_not(path, opened, capsys, monkeypatch):
+    # They look as if they took no time at all, and this is longer ago than the budget.
+    monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=0.0, call=0.0, per_mac=1e-15))
+    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget_s=600, started=perf_counter())
+    assert "--budget-min" not in capsys.readouterr().err
+    monkeypatch.setattr(module, "within", lambda budget, pace, space, protocol, spent: protocol)
+    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget_s=6, started=perf_counter() - 60, restart=True)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "--budget-min" in line)
+    assert ", more than --budget-min 0.1, since the machine is slower than in the trial" in line
+    assert line.index("starting and a trial") < line.index("blocks") < line.index("whole networks")
+
+
+def test_gaps_of_the_device_are_those_of_networks_and_not_of_blocks(path, opened):
+    idle = DEVICE.model_copy(update={"idle_ms": 2.0})
+    table = profile(SPACE, idle, path, QUIET, protocol=HASTY)
+    protocol = table.conditions.protocol
+    assert (protocol.blocks.idle_s, protocol.networks.idle_s) == (0.0, 0.002)
+    assert table.conditions.fingerprint.idle_ms == 2.0
+    here = fingerprint(DEVICE)
+    assert check_fingerprint(table, DEVICE, here, strict=False) == ["idle ms: measured with 2, here 0"]
