@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+OLDEST := .venv/oldest/installed
 
 demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
@@ -12,7 +13,8 @@ demo: $(INSTALLED)
 # a process of their own: after they were loaded, test processes have died now and then; mypy runs beside it. Tests that
 # measure time run alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
-	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py
+	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
+	tests/conformance/test_oldest.py
 
 test: style
 	$(MAKE) --no-print-directory ordinary
@@ -22,7 +24,7 @@ test: style
 ordinary: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
 
-runtimes: $(INSTALLED)
+runtimes: $(INSTALLED) $(OLDEST)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not latency" $(RUNTIMES)
 
 latency: $(INSTALLED)
@@ -47,3 +49,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# The oldest ONNX Runtime that exported files are tried with (nasdeploy/convert/versions.py), in a place of its own, which
+# takes some seconds. Where it cannot be had its test is skipped.
+$(OLDEST):
+	@$(BIN)/pip install --quiet --no-compile --no-deps --disable-pip-version-check --target $(@D) \
+		onnxruntime==1.15.1 numpy==1.26.4 pillow && touch $@ || echo "No old ONNX Runtime: its test is skipped"

@@ -10,12 +10,10 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from nasdeploy.convert.versions import OPSET, lowest
 from nasdeploy.errors import CheckFailed
 from nasdeploy.nn.network import Network
 from nasdeploy.plan import Shape
-
-OPSET = 20
-"""Version of ONNX's operators in every file."""
 
 
 def to_onnx(network: Network) -> bytes:
@@ -36,13 +34,16 @@ def to_onnx(network: Network) -> bytes:
     )
     _check(model)
     _strip(model)
+    lowest(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
 def fixed_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
     """Any module, for inputs of these shapes (without batch) and a fixed batch, in evaluation mode: 5 to 15 s."""
-    content: bytes = _exported(module, inputs, batch).SerializeToString()
+    model = _exported(module, inputs, batch)
+    lowest(model)
+    content: bytes = model.SerializeToString()
     return content
 
 

@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from nasdeploy.convert.quantise import RECIPES, layers_of, options_of, weights_only
+from nasdeploy.convert.versions import lowest
 
 _BATCHES = 2
 """Of random inputs; ranges for latency need no more."""
@@ -27,6 +28,7 @@ def to_fp16(model: bytes, *, keep_io_types: bool = True, kept: Collection[str] =
         _without_detours(converted)
     # It appends the casts, and ONNX wants nodes after those that they read.
     OnnxModel(converted).topological_sort()
+    lowest(converted)
     content: bytes = converted.SerializeToString(deterministic=True)
     return content
 
@@ -76,7 +78,10 @@ def to_int8_of_random_ranges(model: bytes, runtime: str) -> bytes:
             reduce_range=True,
             **options_of(recipe),
         )
-        return quantised.read_bytes()
+        made = onnx.load(quantised)
+        lowest(made)
+        content: bytes = made.SerializeToString(deterministic=True)
+        return content
 
 
 class _RandomInputs:

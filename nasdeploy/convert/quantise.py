@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from nasdeploy.convert.onnx import OPSET
+from nasdeploy.convert.versions import lowest
 from nasdeploy.runtimes.runtime import Array
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -188,10 +188,7 @@ def _integers(values: Array, axis: int) -> tuple[Array, Array]:
 
 def _cleaned(model: ModelProto) -> ModelProto:
     """Without what tools noted about themselves, and without domains of operators that are not used."""
-    used = {node.domain for node in model.graph.node}
-    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
-        model.opset_import.remove(entry)
-    assert all(entry.version == OPSET for entry in model.opset_import if entry.domain == "")
+    lowest(model)
     del model.metadata_props[:]
     return model
 

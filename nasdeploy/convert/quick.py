@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nasdeploy.convert.onnx import OPSET
+from nasdeploy.convert.versions import OPSET, lowest
 from nasdeploy.plan import Shape
 
 _EXTEND = "extend nasdeploy/convert/quick.py"
 _Size = int | tuple[int, int]
 """Of both directions, or of each."""
-_IR_VERSION = 9
-"""Of the file's form; runtimes refuse one that is newer than they are."""
 
 
 def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
@@ -43,7 +41,8 @@ def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
         [_value(recorder.name_of(result), result)],
         [numpy_helper.from_array(tensor.numpy(force=True), name) for name, tensor in recorder.weights.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    lowest(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

@@ -35,6 +35,7 @@ class ExecuTorch:
 
     form: Form = "program"
     precisions: tuple[Precision, ...] = ("fp32",)
+    oldest: str | None = None
 
     def __init__(self) -> None:
         self._opened: WeakSet[ExecuTorchSession] = WeakSet()

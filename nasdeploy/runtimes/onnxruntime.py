@@ -18,6 +18,11 @@ from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
 
+OLDEST_TRIED = "1.15.1"
+"""The oldest ONNX Runtime that exported files are tried with, by a test: older ones have no package for Python 3.11."""
+
+_OLDEST = "1.8"
+"""The first for opset 14 and IR version 7 (https://onnxruntime.ai/docs/reference/compatibility.html)."""
 _ERRORS_ONLY = 3
 _X86 = ("x86_64", "AMD64", "i686")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -40,6 +45,7 @@ class OnnxRuntime:
 
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    oldest: str | None = _OLDEST
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""
@@ -69,6 +75,7 @@ class OnnxRuntimeCuda:
 
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    oldest: str | None = _OLDEST
 
     def missing(self) -> str | None:
         """The command that installs it, or None. The package for CPUs has the same module, but not the library."""

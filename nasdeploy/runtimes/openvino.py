@@ -36,6 +36,7 @@ class OpenVino:
 
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    oldest: str | None = None
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""

@@ -20,6 +20,7 @@ class PyTorch:
 
     form: Form = "module"
     precisions: tuple[Precision, ...] = ("fp32",)
+    oldest: str | None = None
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""

@@ -132,6 +132,10 @@ class Runtime(Protocol):
     precisions: tuple[Precision, ...]
     """What it runs."""
 
+    @property
+    def oldest(self) -> str | None:
+        """The first version that opens the models that are measured; None where none is known to be too old."""
+
     def missing(self) -> str | None:
         """What has to be installed for it, as a command; None if nothing. Imports nothing."""
 

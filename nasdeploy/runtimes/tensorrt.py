@@ -30,6 +30,7 @@ class TensorRt:
 
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    oldest: str | None = None
 
     def __init__(self, module: str, package: str) -> None:
         self._module, self._package = module, package

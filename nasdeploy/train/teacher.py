@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nasdeploy.errors import UserError
+from nasdeploy.errors import UserError, one_line
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
 from nasdeploy.supernet.sound import uncomputable
@@ -141,9 +141,8 @@ def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> No
     try:
         logits = teacher(images)
     except refusals as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"teacher {name}: refuses batches of shape {_shape(images)} ({reason}); choose data.size and "
+            f"teacher {name}: refuses batches of shape {_shape(images)} ({one_line(error)}); choose data.size and "
             "train.batch_size for it, or another teacher"
         ) from None
     if logits.ndim != 2 or len(logits) != len(images):

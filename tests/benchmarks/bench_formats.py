@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasdeploy.convert import OPSET
+from nasdeploy.convert.versions import OPSET
 from nasdeploy.export.conversions import Conversions
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.formats.format import Format, Source, file_name

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper, parser
 
-from nasdeploy.convert import OPSET
+from nasdeploy.convert.versions import lowest
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.export.bundle.predict import cubic_taps
 from nasdeploy.runtimes.runtime import Array
@@ -21,6 +21,8 @@ IMAGE = "image"
 """Name of the input: uint8 `[batch, height, width, 3]`, RGB."""
 
 _NETWORK = "network/"
+_OPSET = 17
+"""In which the two are joined; means of later ones are others."""
 
 _A = -0.5
 """Of Pillow's bicubic filter."""
@@ -136,13 +138,16 @@ _PIXELS = """
 def embed(model: bytes, preprocessing: Preprocessing) -> bytes:
     """An ONNX model from `image` to `logits`, for images of any one size in a batch, from one of prepared inputs."""
     body = onnx.load_from_string(model)
+    lowest(body)
     before = _preprocessing(preprocessing)
-    before.ir_version = body.ir_version
+    # What `lowest` states is the least: the operators are the same in this one.
+    body.ir_version, body.opset_import[0].version = before.ir_version, _OPSET
     joined = onnx.compose.merge_models(
         before,
         onnx.compose.add_prefix(body, _NETWORK, rename_outputs=False),
         io_map=[("prepared", _NETWORK + body.graph.input[0].name)],
     )
+    lowest(joined)
     onnx.checker.check_model(joined, full_check=True)
     content: bytes = joined.SerializeToString(deterministic=True)
     return content
@@ -157,7 +162,7 @@ def _preprocessing(steps: Preprocessing) -> ModelProto:
         else "normal = Div (centred, std) finer = MatMul (normal, rescale_across) prepared = MatMul (rescale, finer)"
     )
     text = (
-        f'<ir_version: 10, opset_import: ["" : {OPSET}]>\n'
+        f'<ir_version: 8, opset_import: ["" : {_OPSET}]>\n'
         f"preprocessing (uint8[batch, height, width, 3] {IMAGE}) => (float[batch, 3, {side}, {side}] prepared) {{"
         + _SIZES.format(resize=steps.resize, crop=steps.crop)
         + _AXIS.format(n="height")

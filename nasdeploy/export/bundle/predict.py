@@ -305,8 +305,13 @@ def open_model(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, str
         return _OPENERS[runtime](path)
     # Every runtime has errors of its own.
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise Refused(f"{path}: {runtime} cannot load it ({reason}); use the version in {MANIFEST}") from None
+        raise Refused(f"{path}: {runtime} cannot load it ({_one_line(error)}); use the version in {MANIFEST}") from None
+
+
+def _one_line(error: Exception) -> str:
+    """Of a long text the beginning and the end, where the reason stands."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:147]} ... {text[-147:]}"
 
 
 def _chosen(manifest: Mapping[str, Any], name: str | None) -> tuple[Mapping[str, Any], str]:
@@ -473,7 +478,7 @@ def _classify(file: Path, model: Model, manifest: Mapping[str, Any], top: int) -
         return _complain(refusal)
     # Of a manifest that was edited, or of a runtime: each has errors of its own.
     except Exception as error:
-        return _complain(f"{file}: cannot be classified ({' '.join(str(error).split())[:300]}); export the model again")
+        return _complain(f"{file}: cannot be classified ({_one_line(error)}); export the model again")
     if logits.shape != (1, len(labels)):
         return _complain(f"{MANIFEST}: {len(labels)} labels for an output of {list(logits.shape)}; export again")
     if not np.isfinite(logits).all():

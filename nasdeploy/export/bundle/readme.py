@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.export.figures import HalfPrecision, counted
 from nasdeploy.export.manifest import Artefact, ExportManifest
+from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
 _LABELS_SHOWN = 8
@@ -69,6 +70,7 @@ def _running(manifest: ExportManifest) -> str:
             "verify .` tries the model on this machine."
         )
     runtime = "onnxruntime" if "onnx" in formats else "openvino"
+    tried = f" The\noldest version that ONNX files of its kind were tried with is ONNX Runtime {OLDEST_TRIED}."
     version = manifest.versions.get(runtime)
     return (
         "## Running it\n\n"
@@ -77,6 +79,7 @@ def _running(manifest: ExportManifest) -> str:
         "prints file, class and probability for each image (`--top 5`: five classes). It compares this folder with "
         "SHA256SUMS first, as\n`sha256sum -c SHA256SUMS` does, and refuses one that was changed. Where nasdeploy is "
         "installed, `nasdeploy verify .`\ntries the model on this machine, and `nasdeploy bench .` measures it."
+        f"{tried if 'onnx' in formats else ''}"
     )
 
 
@@ -90,7 +93,7 @@ def _interface(manifest: ExportManifest) -> str:
     )
     tensors = [f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in (*manifest.inputs, *manifest.outputs)]
     return (
-        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for any batch. "
+        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for batches of 1 or more. "
         "From an image file to its input:\n\n"
         "1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit RGB.\n"
         f"   {_bits(steps)}\n"

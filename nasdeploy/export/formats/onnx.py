@@ -58,11 +58,11 @@ class OnnxFormat(Interchange):
 
 
 def _operators(model: "ModelProto") -> Iterator[str]:
-    from nasdeploy.convert import OPSET
+    from nasdeploy.convert.versions import NEWEST
 
     opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if opsets != {"": OPSET}:
-        yield f"operators: opsets {opsets}, expected only ONNX's own at version {OPSET}"
+    if opsets.keys() != {""} or opsets[""] > NEWEST:
+        yield f"operators: opsets {opsets}, expected only ONNX's own up to version {NEWEST}"
     rescaling = sorted({node.op_type for node in model.graph.node} & _RESCALING)
     if rescaling:
         yield f"operators: {', '.join(rescaling)} rescales the image, which preprocessing has done already"

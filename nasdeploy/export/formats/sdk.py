@@ -2,7 +2,8 @@
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from itertools import takewhile
+
+from nasdeploy.runtimes.numbers import numbers
 
 
 def lacking(module: str, package: str, at_least: str) -> str | None:
@@ -14,9 +15,4 @@ def lacking(module: str, package: str, at_least: str) -> str | None:
     except PackageNotFoundError:
         # As the system's own packages are.
         return None
-    return None if _numbers(installed) >= _numbers(at_least) else f"pip install '{package}>={at_least}'"
-
-
-def _numbers(text: str) -> list[int]:
-    """`[2026, 4]` of `2026.4.1rc1`: from a part that is no number on nothing counts."""
-    return [int(part) for part in takewhile(str.isdigit, text.split("."))]
+    return None if numbers(installed) >= numbers(at_least) else f"pip install '{package}>={at_least}'"

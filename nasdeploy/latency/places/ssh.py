@@ -22,6 +22,7 @@ from nasdeploy.latency.places.work import Outcome, Refusal
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.host import SshHost
+from nasdeploy.runtimes.numbers import numbers
 from nasdeploy.runtimes.runtime import Execution
 from nasdeploy.settings import parse
 
@@ -164,7 +165,18 @@ class SshPlace:
             raise UserError(f"{self._where}: {shown(answer.lacks)} is not installed there; run on the board: {command}")
         if answer.machine is None or any(str(text) != shown(str(text)) for text in asdict(answer.machine).values()):
             raise self._rubbish("nothing readable about its machine")
+        self._require_version(answer.machine.runtime)
         return answer.machine
+
+    def _require_version(self, there: str) -> None:
+        """Raise `UserError` if the board's runtime, by its name and version, is too old for what would be sent."""
+        oldest = described_runtime(self._device).oldest
+        version = there.removeprefix(self._device.runtime).strip().partition(" ")[0]
+        if oldest is not None and numbers(version) < numbers(oldest):
+            raise UserError(
+                f"{self._where}: {there} is installed there, and models need {oldest} or later; run on the board: "
+                f"{self._device.python} -m pip install --upgrade {self._device.runtime.removesuffix('-cuda')}"
+            )
 
     def _skip_greeting(self) -> None:
         said = b""

@@ -200,6 +200,17 @@ def test_no_numpy(server, tmp_path):
     )
 
 
+@pytest.mark.parametrize("version", ["1.7.2", "0.9", "1.7.99rc1"])
+def test_a_runtime_that_is_too_old_for_the_models(version, server, tmp_path):
+    python = with_numpy(tmp_path)
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(f"__version__ = '{version}'")
+    assert trouble(lambda: place(server, python=python)) == (
+        f"{server.url}: onnxruntime {version} is installed there, and models need 1.8 or later; run on the board: "
+        f"{python} -m pip install --upgrade onnxruntime"
+    )
+
+
 def test_no_runtime(server, tmp_path):
     python = with_numpy(tmp_path)
     assert trouble(lambda: place(server, python=python)) == (
