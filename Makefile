@@ -52,6 +52,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # The oldest ONNX Runtime that exported files are tried with (nasdeploy/convert/versions.py), in a place of its own, which
 # takes some seconds. Where it cannot be had its test is skipped.
-$(OLDEST):
+$(OLDEST): | $(INSTALLED)
 	@$(BIN)/pip install --quiet --no-compile --no-deps --disable-pip-version-check --target $(@D) \
 		onnxruntime==1.15.1 numpy==1.26.4 pillow && touch $@ || echo "No old ONNX Runtime: its test is skipped"

@@ -154,6 +154,7 @@ class Exporter:
             files=tuple(FileFacts.of(file) for file in files_of(job.form, path)),
             device=job.device,
             capabilities=job.capabilities,
+            largest_batch=job.form.largest_batch(job.device),
             not_run=job.not_run,
             fingerprint=None if job.not_run else fingerprint(job.device),
             quantisation=conversions.quantisation(recipe) if quantised else None,

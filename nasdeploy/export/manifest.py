@@ -112,6 +112,8 @@ class Artefact(Settings):
     """That it is for, with the runtime that opens it."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities of the GPUs that it is for, if it is tied to them and they are not just the one here."""
+    largest_batch: Count | None = None
+    """Images that a call may hold at most; None for any number from 1 on. An empty batch has no answer."""
     not_run: str | None = None
     """Why it could not run here. `proof` is then that of the ONNX model that it was built from, in ONNX Runtime, and
     says nothing of latency."""

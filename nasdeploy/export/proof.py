@@ -86,7 +86,7 @@ def _compared(proof: Proof, path: Path, job: Job, reference: Reference, target: 
         yardstick = Yardstick.of(job.precision, reference.logits(reference.sample()))
         with _opened(path, job) as session:
             computed_in = RUNTIMES[job.device.runtime].computes(job.precision)
-            agreement = compare_batches(session, reference, yardstick)
+            agreement = compare_batches(session, reference, yardstick, job.form.largest_batch(job.device))
             proof = proof.model_copy(update={"computed_in": computed_in, "agreement": agreement})
             accuracy = compare_test_set(session, reference, yardstick, progress)
     except Disagreement as disagreement:

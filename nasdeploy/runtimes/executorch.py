@@ -21,7 +21,7 @@ import numpy as np
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.options import only
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel, content_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel, content_of, require_samples
 
 _HEADER = 40
 """Bytes from the start to the end of the extended header."""
@@ -179,8 +179,9 @@ class ExecuTorchSession:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """In parts where there are more samples than the program's memory was planned for."""
+        require_samples(feeds)
         arrays = [feeds[name] for name in self._inputs]
-        starts = range(0, max(1, len(arrays[0])), self.largest)
+        starts = range(0, len(arrays[0]), self.largest)
         parts = [self._run([array[start : start + self.largest] for array in arrays]) for start in starts]
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 

@@ -16,7 +16,7 @@ from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
 
 OLDEST_TRIED = "1.15.1"
 """The oldest ONNX Runtime that exported files are tried with, by a test: older ones have no package for Python 3.11."""
@@ -178,6 +178,7 @@ class _OnnxSession:
         return self._inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        require_samples(feeds)
         return list(self._session.run(None, dict(feeds)))
 
     def call(self) -> None:

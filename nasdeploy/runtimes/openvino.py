@@ -13,7 +13,7 @@ import numpy as np
 
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
@@ -117,6 +117,7 @@ class _OpenVinoSession:
         return self._inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        require_samples(feeds)
         self._bound = False
         self._request.infer(dict(feeds), share_inputs=False, share_outputs=True)
         return [self._request.get_output_tensor(number).data.copy() for number in range(self._outputs)]

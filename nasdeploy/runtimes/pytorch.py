@@ -10,7 +10,7 @@ import numpy as np
 from nasdeploy.errors import UserError, one_line
 from nasdeploy.plan import Shape
 from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel, require_samples
 
 _COMPILE = "compile"
 
@@ -77,6 +77,7 @@ class _TorchSession:
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         import torch
 
+        require_samples(feeds)
         outputs = self._forward([torch.from_numpy(feeds[name]) for name in self._inputs])
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 

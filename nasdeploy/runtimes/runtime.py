@@ -115,7 +115,10 @@ class Session(Protocol):
         """Shapes by input name, with the device's batch in place of a dynamic batch dimension."""
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """The model's outputs, in its order, for one array per input (any batch if the model's is dynamic)."""
+        """The model's outputs, in its order, for one array per input (any batch from 1 on if the model's is dynamic).
+
+        Raises `UserError` for an empty batch.
+        """
 
     def call(self) -> None:
         """One call on fixed random inputs of the device's batch, outputs left where they are: what is timed."""
@@ -150,6 +153,13 @@ class Runtime(Protocol):
 
     def open(self, model: Model, device: Target) -> Session:
         """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""
+
+
+def require_samples(feeds: Mapping[str, Array]) -> None:
+    """Raise `UserError` for an empty batch: runtimes answer it with whatever is left of the one before, or worse."""
+    for name, array in feeds.items():
+        if 0 in array.shape[:1]:
+            raise UserError(f"input {name}: an empty batch, of shape {list(array.shape)}; give 1 image or more")
 
 
 def content_of(model: Model) -> tuple[str, bytes]:

@@ -19,7 +19,7 @@ from nasdeploy.plan import Shape
 from nasdeploy.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of
+from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
 
 LARGEST_BATCH = 32
 """That an engine with a dynamic batch takes, if the device's is not larger."""
@@ -232,6 +232,7 @@ class _TensorRtSession:
         return self._inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        require_samples(feeds)
         self._bind(feeds)
         self._bound = False
         self._execute()

@@ -10,6 +10,7 @@ import torch
 from _pytest.mark import ParameterSet
 
 from nasdeploy.arch import Arch
+from nasdeploy.errors import UserError
 from nasdeploy.export.conversions import Conversions
 from nasdeploy.export.difference import Yardstick
 from nasdeploy.export.formats import FORMATS
@@ -100,7 +101,10 @@ def test_the_file_computes_what_the_network_computes(
     if form.not_run(()):
         return
     session = form.open(path, device_for(form, CPU, precision))
-    for batch in (1, 2, 7):
+    largest = form.largest_batch(device_for(form, CPU, precision))
+    with pytest.raises(UserError, match="an empty batch"):
+        session.run({next(iter(session.inputs)): np.empty((0, 3, side, side), np.float32)})
+    for batch in [size for size in (1, 2, 3, 32, 33, 1) if largest is None or size <= largest]:
         images = torch.randn(batch, 3, side, side)
         with torch.no_grad():
             expected = network(images).numpy()

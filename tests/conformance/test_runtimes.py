@@ -60,13 +60,19 @@ def images(batch):
     return np.random.default_rng(1).standard_normal((batch, 6)).astype(np.float32)
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-def test_result_is_numpys_for_any_batch(device, batch):
-    x = images(batch)
-    logits, doubled = opened(device).run({"input": x})
-    expected = np.maximum(x @ WEIGHT + BIAS, 0)
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(doubled, 2 * expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("batches", [(1,), (5,), (0, 1, 2, 3, 32, 33, 1), (33, 0, 1), (1, 0, 0, 2)])
+def test_result_is_numpys_for_any_batch_after_any(device, batches):
+    session = opened(device)
+    for batch in batches:
+        x = images(batch)
+        if batch == 0:
+            with pytest.raises(UserError, match=r"^input input: an empty batch, of shape \[0, 6\]; give 1 "):
+                session.run({"input": x})
+            continue
+        logits, doubled = session.run({"input": x})
+        expected = np.maximum(x @ WEIGHT + BIAS, 0)
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(doubled, 2 * expected, rtol=1e-5, atol=1e-6)
 
 
 def test_results_are_the_callers(device):

@@ -151,6 +151,6 @@ def test_nothing_is_printed():
 
 def test_another_operator_version_is_refused(network, monkeypatch):
     program = torch.onnx.export
-    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: program(*a, **(k | {"opset_version": 18})))
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: program(*a, **(k | {"opset_version": 19})))
     with pytest.raises(CheckFailed, match="asked for opset 18"):
         to_onnx(network)

@@ -56,7 +56,7 @@ def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -
     assert manifest.recalibration.augment == made.data.augment
     assert manifest.origin.budget == {"latency_ms": 1.5}
     assert manifest.artefacts[0].proof.agreement is not None
-    assert manifest.artefacts[0].proof.agreement.batches == (1, 2, 7, 32)
+    assert manifest.artefacts[0].proof.agreement.batches == (1, 2, 7, 32, 33)
     latency = manifest.artefacts[0].proof.latency
     assert latency is not None
     assert latency.predicted_ms == pytest.approx(0.4, rel=1e-6)  # Stem, two blocks, head.

@@ -6,7 +6,6 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.export.figures import HalfPrecision, counted
 from nasdeploy.export.manifest import Artefact, ExportManifest
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
-from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
 _LABELS_SHOWN = 8
 
@@ -93,7 +92,7 @@ def _interface(manifest: ExportManifest) -> str:
     )
     tensors = [f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in (*manifest.inputs, *manifest.outputs)]
     return (
-        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for batches of 1 or more. "
+        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for batches of 1 or more images. "
         "From an image file to its input:\n\n"
         "1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit RGB.\n"
         f"   {_bits(steps)}\n"
@@ -217,9 +216,9 @@ def _limits(manifest: ExportManifest) -> str:
         if made.fingerprint
     }
     planned = [
-        f"- `{made.file.name}` takes at most {max(made.device.batch, LARGEST_BATCH)} images in a call."
+        f"- `{made.file.name}` takes at most {made.largest_batch} images in a call."
         for made in manifest.artefacts
-        if made.format == "executorch"
+        if made.largest_batch is not None
     ]
     tied = [
         f"- `{made.file.name}` loads on GPUs of {', '.join(made.capabilities) or 'the kind that it was built on'} in "

@@ -42,13 +42,17 @@ class ExecuTorchFormat(Interchange):
         """That of its ONNX model: it is not quantised itself."""
         return "onnxruntime"
 
+    def largest_batch(self, device: Device) -> int:
+        """What memory is planned for."""
+        return max(device.batch, LARGEST_BATCH)
+
     def missing(self) -> str | None:
         """The command that installs it, or None."""
         return lacking("executorch", "executorch", "1.5")
 
     def write(self, source: Source, path: Path) -> None:
         """Convert, which takes half a minute; raises `UserError` for a network that ExecuTorch refuses."""
-        largest = max(source.device.batch, LARGEST_BATCH)
+        largest = self.largest_batch(source.device)
         with TemporaryDirectory() as folder:
             program = Path(folder, "network.pt2")
             save_program(source.network, program, largest)

@@ -57,6 +57,9 @@ class Format(Protocol):
     def recipe(self, device: Device) -> str:
         """Key of `convert.quantise.RECIPES`: how int8 is to be written for that runtime."""
 
+    def largest_batch(self, device: Device) -> int | None:
+        """Images that a call may hold at most where `device` is the target; None where any number from 1 on will do."""
+
     def missing(self) -> str | None:
         """What has to be installed to write it, as a command; None if nothing. Imports nothing."""
 
@@ -99,6 +102,10 @@ class Interchange:
 
     mixes = False
     ahead_of_time = False
+
+    def largest_batch(self, device: Device) -> int | None:
+        """None: memory is found when it is called."""
+        return None
 
     def open(self, path: Path, device: Device) -> Session:
         """In the device's runtime."""

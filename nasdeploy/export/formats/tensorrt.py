@@ -18,7 +18,7 @@ from nasdeploy.runtimes.cuda import compute_capability, missing_gpu
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.engine import read_header
 from nasdeploy.runtimes.runtime import Precision, Session
-from nasdeploy.runtimes.tensorrt import TensorRt
+from nasdeploy.runtimes.tensorrt import LARGEST_BATCH, TensorRt
 
 
 class TensorRtFormat:
@@ -45,6 +45,10 @@ class TensorRtFormat:
     def recipe(self, device: Device) -> str:
         """Its own."""
         return self._name
+
+    def largest_batch(self, device: Device) -> int | None:
+        """What the engine is built for."""
+        return max(device.batch, LARGEST_BATCH)
 
     def missing(self) -> str | None:
         """The command that installs it, or None."""

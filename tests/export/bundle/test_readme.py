@@ -4,6 +4,7 @@ import pytest
 
 from nasdeploy.export.bundle.readme import readme
 from nasdeploy.export.figures import AfterGaps, Latency, Proof, Throughput
+from nasdeploy.export.formats import FORMATS
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.data_facts import CopyFacts, DataFacts
 from tests.export.test_manifest import artefact_of, manifest_of
@@ -11,7 +12,8 @@ from tests.export.test_manifest import artefact_of, manifest_of
 
 def of_format(name: str, batch: int = 1) -> str:
     device = Device(name="here", runtime="executorch", batch=batch)
-    artefact = artefact_of(Proof(), format=name, device=device)
+    most = FORMATS[name].largest_batch(device)
+    artefact = artefact_of(Proof(), format=name, device=device, largest_batch=most)
     return readme(manifest_of(Proof()).model_copy(update={"artefacts": (artefact,)}))
 
 
