@@ -1,11 +1,17 @@
 """`nasdeploy init`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+
+if TYPE_CHECKING:
+    from nasdeploy.data.inspect import FolderSummary
+    from nasdeploy.draft.choices import Draft
+    from nasdeploy.progress import Progress
+    from nasdeploy.recipe import Recipe
 
 
 def init(
@@ -19,29 +25,11 @@ def init(
     quiet: QuietFlag = False,
 ) -> None:
     """Write a commented recipe that fits a folder of images, or of tar shards, and this machine."""
-    from nasdeploy.errors import UserError
-
-    if out.exists() and not force:
-        raise UserError(f"{out}: exists already; pass --force to replace it, or --out FILE for another name")
-
-    from nasdeploy.store.files import require_writable, write_text
-
-    require_writable(out)
-
-    from nasdeploy.data.inspect import inspect_folder
-    from nasdeploy.draft.choices import draft_for
-    from nasdeploy.draft.text import check, recipe_text
     from nasdeploy.progress import Progress, duration
+    from nasdeploy.store.files import locked_while_written
 
-    progress = Progress(quiet)
-    folder = inspect_folder(data.expanduser())
-    for note in folder.notes:
-        progress.say(note)
-    progress.say("timing some steps of training")
-    draft = draft_for(folder, hours)
-    text = recipe_text(draft, str(out))
-    recipe = check(text, str(out))
-    write_text(out, text)
+    with locked_while_written(out):
+        folder, draft, recipe = _written(data, out, hours, force, Progress(quiet))
     facts = {
         "recipe": str(out),
         "name": recipe.name,
@@ -62,3 +50,29 @@ def init(
             f"training and {duration(draft.search_s)} of search\ncontinue with: nasdeploy run {out}"
         ),
     )
+
+
+def _written(
+    data: Path, out: Path, hours: float, force: bool, progress: "Progress"
+) -> "tuple[FolderSummary, Draft, Recipe]":
+    """Write the recipe; what was found in the folder, and what was made of it."""
+    from nasdeploy.errors import UserError
+    from nasdeploy.store.files import require_writable, write_text
+
+    if out.exists() and not force:
+        raise UserError(f"{out}: exists already; pass --force to replace it, or --out FILE for another name")
+    require_writable(out)
+
+    from nasdeploy.data.inspect import inspect_folder
+    from nasdeploy.draft.choices import draft_for
+    from nasdeploy.draft.text import check, recipe_text
+
+    folder = inspect_folder(data.expanduser())
+    for note in folder.notes:
+        progress.say(note)
+    progress.say("timing some steps of training")
+    draft = draft_for(folder, hours)
+    text = recipe_text(draft, str(out))
+    recipe = check(text, str(out))
+    write_text(out, text)
+    return folder, draft, recipe

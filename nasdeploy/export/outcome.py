@@ -11,7 +11,15 @@ from nasdeploy.export.bundle.triton import write_repository
 from nasdeploy.export.bundle.write import complete, keep_hidden, require_replaceable
 from nasdeploy.export.manifest import Artefact, Embedded, ExportManifest, FileFacts
 from nasdeploy.store.directories import replacing_directory
-from nasdeploy.store.files import PARTIAL, disk_full_named, remove_partial_of, writable, write_bytes, write_json
+from nasdeploy.store.files import (
+    PARTIAL,
+    disk_full_named,
+    locked_while_written,
+    remove_partial_of,
+    writable,
+    write_bytes,
+    write_json,
+)
 
 REJECTED_MANIFEST = "manifest.rejected.json"
 
@@ -21,15 +29,18 @@ About = Callable[[tuple[Artefact, ...]], ExportManifest]
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A hidden directory beside `out` in which models are made; raises `UserError` if `out` cannot be replaced."""
-    require_replaceable(out)
+    """A hidden directory beside `out` in which models are made, by one process at a time.
+
+    Raises `UserError` if `out` cannot be replaced, or another process exports there.
+    """
     place = out.resolve()
-    with writable(out):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        remove_partial_of(place)
-        workspace = TemporaryDirectory(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent)
-    with workspace as folder, disk_full_named(out):
-        yield Path(folder)
+    with locked_while_written(out):
+        require_replaceable(out)
+        with writable(out):
+            remove_partial_of(place)
+            workspace = TemporaryDirectory(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent)
+        with workspace as folder, disk_full_named(out):
+            yield Path(folder)
 
 
 def install(

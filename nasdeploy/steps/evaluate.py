@@ -15,7 +15,7 @@ from nasdeploy.search.evaluation import evaluated
 from nasdeploy.space import SearchSpace
 from nasdeploy.steps.comparison import Comparison, Contender
 from nasdeploy.steps.evaluator import open_evaluator, supernet_of
-from nasdeploy.store.evaluations import Evaluation, Evaluations
+from nasdeploy.store.evaluations import Evaluation, Evaluations, openable
 from nasdeploy.store.files import require_writable, write_json
 
 PICTURE, RESULT = "evaluate.png", "evaluate.json"
@@ -40,9 +40,10 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
     contenders, edges = comparison.contenders, comparison.edges
     directory = contenders[0].run.path if out is None else out
     require_writable(directory / RESULT)
+    directory.mkdir(parents=True, exist_ok=True)
     if len({_images_of(contender) for contender in contenders}) > 1:
         progress.say("evaluate: the runs hold out different images (their seeds or data differ)")
-    found = [_evaluations(contender, progress) for contender in contenders]
+    found = [_evaluations(contender, directory, progress) for contender in contenders]
     entries = [_entry(contender, each) for contender, each in zip(contenders, found, strict=True)]
     result = {
         "schema_version": 1,
@@ -50,34 +51,47 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
         "edges_macs_m": [edge / 1e6 for edge in edges],
         "runs": entries,
     }
-    with contenders[0].run.lock():
+    with contenders[0].run.reading():
+        contenders[0].run.require_there()
         write_json(directory / RESULT, result)
         _draw(contenders, [each.regimes for each in found], edges, directory / PICTURE)
     return result
 
 
-def _evaluations(contender: Contender, progress: Progress) -> _Found:
+def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
     run, recipe = contender.run, contender.recipe
     weights = contender.weights
-    with run.lock():
+    supernet = supernet_of(run, recipe, weights.facts)
+    with run.reading() as kept:
         # First, so that a database is of images that can be read.
         evaluator = open_evaluator(run, recipe, contender.space, weights.path)
-        return _Found(_evaluated(contender, evaluator, progress), evaluator.unreadable)
+        if kept:
+            database = run.search_database
+        else:
+            database = _beside(out, run.search_database, f"{run.path.name}-{supernet}")
+        with Evaluations(database, supernet) as evaluations:
+            return _Found(_evaluated(contender, evaluator, evaluations, progress), evaluator.unreadable)
 
 
-def _evaluated(contender: Contender, evaluator: Evaluator, progress: Progress) -> Regimes:
+def _beside(out: Path, database: Path, name: str) -> Path:
+    """The database of a run that cannot be written, where the results go: what it holds, and what comes to it."""
+    folder = out / f"evaluations-{name}"
+    folder.mkdir(exist_ok=True)
+    return openable(database, folder)
+
+
+def _evaluated(contender: Contender, evaluator: Evaluator, kept: Evaluations, progress: Progress) -> Regimes:
     run, weights = contender.run, contender.weights
-    with Evaluations(run.search_database, supernet_of(run, contender.recipe, weights.facts)) as kept:
-        known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
-        progress.say(f"evaluate: {run.path}, {weights.path.name}, {contender.networks} networks, {known} known already")
-        with progress.task("evaluate", contender.networks) as task:
+    known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
+    progress.say(f"evaluate: {run.path}, {weights.path.name}, {contender.networks} networks, {known} known already")
+    with progress.task("evaluate", contender.networks) as task:
 
-            def one(arch: Arch) -> Evaluation:
-                evaluation = evaluated(arch, evaluator, kept)
-                task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %")
-                return evaluation
+        def one(arch: Arch) -> Evaluation:
+            evaluation = evaluated(arch, evaluator, kept)
+            task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %")
+            return evaluation
 
-            return [[one(arch) for arch in regime] for regime in contender.regimes]
+        return [[one(arch) for arch in regime] for regime in contender.regimes]
 
 
 def _entry(contender: Contender, found: _Found) -> dict[str, Any]:

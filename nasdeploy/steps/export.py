@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from nasdeploy.errors import UserError
 from nasdeploy.export.bundle.extras import Extras
 from nasdeploy.export.conversions import MAX_DROP
 from nasdeploy.export.export import Exporter
@@ -36,7 +37,9 @@ def export(
     """
     run, recipe = request.run, request.recipe
     directory = out or run.exports / request.arch.digest
-    with run.lock():
+    with run.reading() as kept:
+        if not kept and out is None:
+            raise UserError(f"{run.path}: is read-only; say with --out DIR where the models go")
         exporter = Exporter(
             supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
             sets=open_data_of(run, recipe),
@@ -50,7 +53,10 @@ def export(
             progress=progress,
         )
         manifest = exporter.export(request.arch, directory, jobs, extras)
-        run.finish("export", _facts(directory, manifest))
+        if kept:
+            run.finish("export", _facts(directory, manifest))
+        else:
+            progress.say(f"export: {run.path} is read-only, and does not know of it")
     return directory, manifest
 
 

@@ -146,6 +146,7 @@ def _measure(
     targets = zip(request.devices, request.tables, strict=True)
     ((target, table),) = (pair for pair in targets if pair[0].name == device)
     timings = measure_networks(archs, evaluator.network, request.space, target, progress)
+    request.run.require_there()
     usual = {arch: table.as_when_profiled(timing) for arch, timing in timings.items()}
     busier = median(timings[arch].median / usual[arch].median for arch in archs)
     if busier > _BUSIER:

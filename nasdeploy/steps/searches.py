@@ -10,6 +10,7 @@ from nasdeploy.store.run import Run
 
 def keep(run: Run, result: SearchResult) -> None:
     """Write a result into a run; the run has to be locked."""
+    run.require_there()
     content = result.model_dump(mode="json")
     write_json(_folder(run) / f"{result.id}.json", content)
     write_json(run.search_result, content)

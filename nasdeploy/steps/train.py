@@ -96,6 +96,7 @@ def _train(
             validated=validated(prepared.origin),
             teacher=prepared.teacher,
             scalars=run.scalars if recipe.train.tensorboard else None,
+            require_run=run.require_there,
         )
         metrics = trainer.run(prepared.weights)
         if ranks.first:

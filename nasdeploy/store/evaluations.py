@@ -4,18 +4,22 @@ Nothing is evaluated twice, and what `put` returned from is still there after a 
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from math import nan
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
 from nasdeploy.arch import Arch
 from nasdeploy.errors import UserError
 from nasdeploy.space import SearchSpace
+from nasdeploy.store.files import identity_of
 
 _SCHEMA_VERSION = 2
 """Version 1 had no `parts`; it is taken over as it is."""
@@ -94,12 +98,14 @@ class Evaluations:
     def __init__(self, path: Path, supernet: str) -> None:
         """Opens or creates the database; raises `UserError` if it is damaged or of another `supernet` (a digest)."""
         self._path = path
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent}: no such directory; give one that is there")
         with self._errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
             # Statements commit by themselves: each `put` is a transaction.
             self._connection = sqlite3.connect(path, _PATIENCE_S, isolation_level=None)
         try:
             self._prepare(supernet)
+            self._identity = identity_of(path)
         except BaseException:
             self.close()
             raise
@@ -183,6 +189,9 @@ class Evaluations:
         names = _COLUMNS[type(row)]
         columns, places = ", ".join(names), ", ".join("?" for _ in names)
         values = [getattr(row, name) for name in names]
+        if identity_of(self._path) != self._identity:
+            # SQLite would write into a file that nobody finds again.
+            raise UserError(f"{self._path}: was deleted or replaced while it was written; nothing is kept there now")
         with self._errors():
             self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places}) {conflict}", values)
 
@@ -196,6 +205,18 @@ class Evaluations:
             if type(error) is not sqlite3.DatabaseError:
                 raise
             raise UserError(f"{self._path}: damaged ({error}); restore it, or move it away and search anew") from None
+
+
+def openable(path: Path, folder: Path) -> Path:
+    """A database that can be opened: the one at `path`, or where SQLite cannot make its files beside it a copy."""
+    if os.access(path.parent, os.W_OK):
+        return path
+    copy = folder / path.name
+    for suffix in ("", "-wal"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists() and not copy.with_name(copy.name + suffix).exists():
+            copyfile(beside, copy.with_name(copy.name + suffix))
+    return copy
 
 
 def _as_parts(found: Iterable[Evaluation]) -> list[Evaluation]:
@@ -215,7 +236,7 @@ def known_architectures(path: Path, space: SearchSpace) -> Iterator[Arch]:
     if not path.exists():
         return
     try:
-        with closing(sqlite3.connect(path)) as connection:
+        with TemporaryDirectory() as folder, closing(sqlite3.connect(openable(path, Path(folder)))) as connection:
             # 0 where a search was killed before it had made the tables.
             made = connection.execute("PRAGMA user_version").fetchone()[0] > 0
             query = "SELECT arch FROM evaluations ORDER BY rowid"

@@ -113,7 +113,37 @@ def locked(lock: Path, used: Path) -> Iterator[None]:
             raise UserError(f"{used}: in use by another process; run the same command when that is done") from None
         except OSError as error:
             raise UserError(f"{lock}: cannot be locked ({error.strerror}); use another file system") from None
+        if identity_of(lock) != _identity(os.fstat(file.fileno())):
+            # Whoever had it before has removed it, and another may have made it anew.
+            raise UserError(f"{used}: in use by another process; run the same command when that is done")
         yield
+
+
+@contextmanager
+def locked_while_written(path: Path) -> Iterator[None]:
+    """Exclusive use by this process of a place that is written, by way of a hidden file beside it, which is removed.
+
+    Raises `UserError` if another process writes there, or if nobody can.
+    """
+    place = path.resolve()
+    lock = place.with_name(f".{place.name}.lock")
+    with locked(lock, path):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that takes its place; None if it is not there."""
+    try:
+        return _identity(path.stat())
+    except OSError:
+        return None
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def sync(path: Path) -> None:

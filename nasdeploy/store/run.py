@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from nasdeploy.errors import UserError
 from nasdeploy.settings import Settings
 from nasdeploy.store.data_facts import DataFacts
-from nasdeploy.store.files import locked, remove_partial, writable, write_bytes, write_json
+from nasdeploy.store.files import identity_of, locked, remove_partial, writable, write_bytes, write_json
 from nasdeploy.store.records import read_record
 from nasdeploy.store.versions import installed_versions
 
@@ -59,6 +59,8 @@ class Run:
         self.path = path
         self._manifest = manifest
         self._locks = 0
+        self._identity: tuple[int, int] | None = None
+        """Of the lock, while this process has it."""
 
     @classmethod
     def create(
@@ -183,6 +185,7 @@ class Run:
     def finish(self, step: StepName, facts: Mapping[str, Any]) -> None:
         """Record a step as finished, with what later steps and the user want to know (JSON values)."""
         with self.lock():
+            self.require_there()
             current = _read(self.path / _MANIFEST)
             self._manifest = current.model_copy(update={"finished": {**current.finished, step: dict(facts)}})
             self._save()
@@ -207,11 +210,40 @@ class Run:
         left half-written is removed.
         """
         if self._locks == 0:
+            if not self.path.is_dir():
+                raise self._gone()
             with locked(self.path / _LOCK, self.path):
+                self._identity = identity_of(self.path / _LOCK)
                 remove_partial(self.path)
                 yield from self._held()
         else:
             yield from self._held()
+
+    @contextmanager
+    def reading(self) -> Iterator[bool]:
+        """Use of the run while no other process changes it; whether this process may write to it.
+
+        It may not where the file system does not let it, as a medium that is mounted read-only. Nobody else does then
+        either, and there is nothing to be locked.
+        """
+        if os.access(self.path, os.W_OK):
+            with self.lock():
+                yield True
+        else:
+            yield False
+
+    def require_there(self) -> None:
+        """Raise `UserError` if the run was deleted, or replaced by another, while this process had it locked.
+
+        What is written afterwards would make half a run, or be mixed with another one.
+        """
+        if self._locks and identity_of(self.path / _LOCK) != self._identity:
+            raise self._gone()
+
+    def _gone(self) -> UserError:
+        return UserError(
+            f"{self.path}: the run was deleted or replaced while it was used; nothing is written there now"
+        )
 
     def _held(self) -> Iterator[None]:
         self._locks += 1

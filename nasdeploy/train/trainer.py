@@ -70,6 +70,8 @@ class Trainer:
     teacher: Teacher | None = None
     scalars: Path | None = None
     """Directory for TensorBoard's event files, if they are wanted."""
+    require_run: Callable[[], None] = lambda: None
+    """Raises `UserError` if the run was deleted, or replaced by another, before anything is written to it."""
     _saved: float = field(default_factory=monotonic)
     _average: MovingAverage | None = None
 
@@ -302,6 +304,7 @@ class Trainer:
 
     def _save(self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position) -> None:
         if self.ranks.first:
+            self.require_run()
             self.checkpoints.save(supernet, optimizer, position, self._average, self._scaler)
             self._saved = monotonic()
 
@@ -335,6 +338,7 @@ class Trainer:
         self, supernet: Supernet, optimizer: torch.optim.Optimizer, position: Position, metrics: Metrics
     ) -> None:
         if self.ranks.first:
+            self.require_run()
             MetricsFile(self.metrics).append(metrics)
             self._save(supernet, optimizer, position)
             self._mark_if_best(position)
