@@ -59,9 +59,8 @@ def beside(root: Path, known: Collection[str] = ()) -> list[str]:
 
 
 def _is_part(root: Path, name: str) -> bool:
-    """Whether a folder is one of the parts; on some file systems Test is test."""
-    plain = root / name.casefold()
-    return name in PARTS or (name.casefold() in PARTS and plain.exists() and plain.samefile(root / name))
+    """Whether a folder is read as a part: by its name, by a link, or since Test is test on this file system."""
+    return name in PARTS or any((root / part).exists() and (root / part).samefile(root / name) for part in PARTS)
 
 
 def _mistaken(root: Path, name: str, part: str) -> str:

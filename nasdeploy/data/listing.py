@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nasdeploy.data.classes import class_names
 from nasdeploy.data.layout import PARTS, beside, require_folder
-from nasdeploy.data.part_layout import fault_in, fault_in_train
+from nasdeploy.data.part_layout import fault_in, fault_in_train, notes_on_depth
 from nasdeploy.data.passed_over import notes_of, some
 from nasdeploy.data.walk import Part, read_part
 from nasdeploy.errors import UserError
@@ -38,10 +38,9 @@ def list_folder(path: Path) -> FolderListing:
         fault = fault_in_train(part) if name == "train" else fault_in(part, train.images, train.path)
         if fault:
             raise UserError(fault)
-    notes = [
-        *beside(path, _reached(path, found.values())),
-        *(note for part in found.values() for note in notes_of(part)),
-    ]
+    notes = beside(path, _reached(path, found.values()))
+    for part in found.values():
+        notes += notes_of(part) + notes_on_depth(part)
     for name, part in found.items():
         notes += lacking(path / name, [label for label in train.images if not part.images.get(label)])
     return FolderListing({name: part.images for name, part in found.items()}, tuple(notes))

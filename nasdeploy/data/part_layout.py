@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from shlex import quote
 
-from nasdeploy.data.classes import likest, quoted
+from nasdeploy.data.classes import composed, likest, quoted
 from nasdeploy.data.files import SUFFIXES, suffix_of
 from nasdeploy.data.passed_over import held, some
 from nasdeploy.data.walk import Part
@@ -96,8 +96,28 @@ def _too_deep(part: Part, folder: Path, classes: list[str]) -> str:
     )
 
 
+def notes_on_depth(part: Part) -> list[str]:
+    """A line where every class holds only folders, and the same ones: these may be the classes."""
+    common: set[str] | None = None
+    for images in part.images.values():
+        depth = len(part.path.parts) + 1
+        # Usually the first image ends it.
+        if any(len(image.parts) <= depth + 1 for image in images):
+            return []
+        below = {image.parts[depth] for image in images}
+        common = below if common is None else common & below
+    if len(part.images) < 2 or not common or len(common) < 2:
+        return []
+    return [
+        f"{part.path}: the classes ({some(list(part.images))}) hold only folders, and the same ones "
+        f"({some(sorted(common))}); if these are the classes, put them straight into {part.path}/"
+    ]
+
+
 def _but(part: Part, label: str | None = None) -> str:
     """What a class, or a whole part, holds instead of images."""
+    if label is not None and composed(str(part.path / label)) in map(composed, part.again):
+        return " (it is a link to a folder that was read already)"
     counts = {suffix: found.total() if label is None else found[label] for suffix, found in part.others.items()}
     instead = held({suffix: count for suffix, count in counts.items() if count})
     return f" (but {instead})" if instead else ""

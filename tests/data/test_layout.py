@@ -193,9 +193,29 @@ def test_a_class_without_images_says_what_it_holds(tmp_path: Path) -> None:
     assert message(root) == f"{root}/train/emu: holds no images; add some, or remove the folder"
 
 
-def test_a_class_with_views_in_folders_is_one(tmp_path: Path) -> None:
-    root = write(tmp_path, *(f"train/{name}/{view}/1.jpg" for name in CLASSES for view in ("front", "side")))
-    assert list_folder(root).classes == CLASSES
+def test_classes_of_folders_of_the_same_names_are_pointed_out(tmp_path: Path) -> None:
+    root = write(tmp_path, *(f"train/{year}/{name}/1.jpg" for name in CLASSES for year in (2020, 2021)))
+    found = list_folder(root)
+    assert found.classes == ("2020", "2021")
+    assert found.notes == (
+        f"{root}/train: the classes (2020, 2021) hold only folders, and the same ones (cat, dog); if these are the "
+        f"classes, put them straight into {root}/train/",
+    )
+    write(root, "train/2020/1.jpg")
+    assert list_folder(root).notes == ()
+
+
+def test_a_class_that_is_a_link_to_another_is_told(tmp_path: Path) -> None:
+    root = classes(tmp_path, "train")
+    (root / "train/kitty").symlink_to("cat")
+    said = "holds no images (it is a link to a folder that was read already); add some, or remove the folder"
+    assert message(root) == f"{root}/train/kitty: {said}"
+
+
+def test_a_part_may_be_a_link_to_a_folder_beside_it(tmp_path: Path) -> None:
+    root = classes(classes(tmp_path, "train"), "dev")
+    (root / "val").symlink_to("dev")
+    assert list_folder(root).notes == ()
 
 
 # -- names of classes
