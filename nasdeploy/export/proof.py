@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 
+from nasdeploy.convert.quantise import RECIPES
 from nasdeploy.errors import UserError
 from nasdeploy.export.accuracy import compare_test_set
 from nasdeploy.export.agreement import compare_batches
@@ -75,7 +76,10 @@ def prove_source(path: Path, onnx: Path, job: Job, reference: Reference, target:
     proof = Proof(problems=tuple(job.form.inspect(path, *interface(reference.network.plan))))
     here = scoring_device("onnxruntime").model_copy(update={"precision": job.precision, "threads": job.device.threads})
     source = Job("onnx", FORMATS["onnx"], job.precision, here)
-    return _compared(proof, onnx, source, reference, target, progress)
+    found = _compared(proof, onnx, source, reference, target, progress)
+    # Weights in int8 alone are expanded before anything is computed.
+    expanded = job.precision == "int8" and not RECIPES[job.form.recipe(job.device)].activations
+    return found.model_copy(update={"computed_in": "fp32"}) if expanded and found.computed_in else found
 
 
 def _compared(proof: Proof, path: Path, job: Job, reference: Reference, target: Target, progress: Progress) -> Proof:

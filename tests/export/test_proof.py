@@ -18,8 +18,9 @@ from nasdeploy.data.unreadable import readable
 from nasdeploy.export.accuracy import wilson
 from nasdeploy.export.difference import Disagreement, difference
 from nasdeploy.export.figures import TOLERANCE, Latency, Proof
-from nasdeploy.export.jobs import plan_jobs
-from nasdeploy.export.proof import Target, prove
+from nasdeploy.export.formats import FORMATS
+from nasdeploy.export.jobs import Job, plan_jobs
+from nasdeploy.export.proof import Target, prove, prove_source
 from nasdeploy.export.reference import Reference
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.progress import Progress
@@ -319,3 +320,15 @@ def test_interval_is_wilsons() -> None:
     assert (low + high) / 2 == pytest.approx((0.9 + z2 / 200) / (1 + z2 / 100))
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == 1.0
+
+
+@pytest.mark.parametrize(("name", "computed_in"), [("tensorrt-rtx", "fp32"), ("tensorrt", "int8")])
+def test_weights_in_int8_alone_are_not_computed_with_in_int8(
+    name: str, computed_in: str, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT for RTX has no more: they are expanded before anything is computed."""
+    monkeypatch.setattr("nasdeploy.export.proof._compared", lambda *given: Proof(computed_in="int8"))
+    monkeypatch.setattr(type(FORMATS[name]), "inspect", lambda *given: [])
+    job = Job(name, FORMATS[name], "int8", DEVICE)
+    target, file = Target(DEVICE, None, QUICK), tmp_path / "model"
+    assert prove_source(file, file, job, reference, target, Progress(quiet=True)).computed_in == computed_in
