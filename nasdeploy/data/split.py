@@ -152,8 +152,12 @@ def sets_of(data: OpenedData, made: Split) -> ImageSets:
             first = data.first(name)
             chosen = places[(made.uses == use) & (places >= first) & (places < first + len(images))] - first
             if len(chosen):
-                whole = np.array_equal(chosen, np.arange(len(images)))
-                return images if whole else images.subset(chosen.tolist())
+                if np.array_equal(chosen, np.arange(len(images))):
+                    return images
+                found = images.subset(chosen.tolist())
+                # Where all images of a part have one use, so would those that could not be read.
+                found.unreadable = 0 if name == "train" else images.unreadable
+                return found
         return None
 
     train, search, val, test = (images_for(use) for use in (TRAIN, SEARCH, VAL, TEST))

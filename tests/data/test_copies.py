@@ -85,6 +85,14 @@ def test_each_picture_is_used_once_and_none_under_several_classes(root: Path) ->
     ]
 
 
+def test_images_that_cannot_be_read_are_still_counted_where_copies_are_left_out(root: Path) -> None:
+    copies_everywhere(root)
+    (root / "test/emu/0.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="emu/0"):
+        sets = opened(root, duplicates="leave-out", on_unreadable="skip")
+    assert (len(sets.test), sets.test.unreadable, sets.train.unreadable) == (7, 1, 0)
+
+
 def test_copies_within_a_class_do_not_fall_into_several_parts(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"train": PARTS["train"]})
     copy(root, "train/cat/0.png", *(f"train/cat/again{number}.png" for number in range(20)))
