@@ -38,3 +38,13 @@ def test_moved_images_are_the_same_images() -> None:
     assert supernet_id(load_recipe("digits", ["data={kind: cifar10, size: 8, path: there}"]), WEIGHTS) == supernet_id(
         before, WEIGHTS
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"), [("max_pixels: 9999", True), ("range: null", True), ("range: [0, 4095]", False)]
+)
+def test_only_how_pictures_are_decoded_makes_other_evaluations(change: str, kept: bool) -> None:
+    before, now = (
+        load_recipe("digits", [f"data={{kind: folder, path: here, size: 8{more}}}"]) for more in ("", f", {change}")
+    )
+    assert (supernet_id(before, WEIGHTS) == supernet_id(now, WEIGHTS)) is kept
