@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.data import shard_facts
-from nasdeploy.data.shard_facts import remembered_digests
+from nasdeploy.data.shard_facts import remembered_records
 from nasdeploy.data.shard_index import ShardIndex, index_of
 from nasdeploy.errors import UserError
 from tests.data.shards import png, write_shards
@@ -27,19 +27,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of the shards that are read."""
     numbers: list[int] = []
-    digests = shard_facts._digests
+    records = shard_facts._records
 
     def counted(index: ShardIndex, number: int, first: int, end: int) -> object:
         numbers.append(number)
-        return digests(index, number, first, end)
+        return records(index, number, first, end)
 
-    monkeypatch.setattr(shard_facts, "_digests", counted)
+    monkeypatch.setattr(shard_facts, "_records", counted)
     return numbers
 
 
 def found(folder: Path) -> list[bytes]:
     index = index_of(tuple(sorted(folder.glob("*.tar"))))
-    return [bytes(digest) for digest in remembered_digests(folder, index)]
+    return [bytes(digest) for digest in remembered_records(folder, index)["digest"]]
 
 
 def expected(seeds: range) -> list[bytes]:
@@ -73,4 +73,4 @@ def test_a_shard_that_becomes_shorter_is_named(folder: Path) -> None:
     index = index_of(shards)
     shards[2].write_bytes(shards[2].read_bytes()[:1000])
     with pytest.raises(UserError, match=r"0002\.tar: has become shorter while it was read"):
-        remembered_digests(folder, index)
+        remembered_records(folder, index)
