@@ -10,13 +10,14 @@ from nasdeploy.runtimes.device import Device
 
 def open_place(device: Device, say: Say = lambda text: None) -> Place:
     """The place that `device` names; raises `UserError` if it cannot be used. `say` hears of losses and retries."""
-    place = _opened(device, say)
+    place = reached(device, say)
     if (line := crowding(device, place.fingerprint)) is not None:
         say(line)
     return place
 
 
-def _opened(device: Device, say: Say) -> Place:
+def reached(device: Device, say: Say) -> Place:
+    """The same, without a word on threads: for a place that is opened again and again."""
     if device.is_local:
         return LocalPlace(device)
     if len(device.boards) == 1:

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.measure import Noise, Protocol, Rounds, Throughput, Timing
-from nasdeploy.latency.places.opening import crowding, open_place
+from nasdeploy.latency.places.opening import crowding, open_place, reached
 from nasdeploy.latency.places.place import Model, Place, Say
 from nasdeploy.latency.places.process import ProcessPlace
 from nasdeploy.latency.places.work import Outcome, Refusal
@@ -46,11 +46,11 @@ class Processes:
         self._device, self._say, self._number = device, say, number
         self._first: Place | None = self._started()
         self.fingerprint: Fingerprint = self._first.fingerprint
-        if device.is_local and (line := crowding(device, self.fingerprint)) is not None:
+        if (line := crowding(device, self.fingerprint)) is not None:
             say(line)
 
     def _started(self) -> Place:
-        return ProcessPlace(self._device) if self._device.is_local else open_place(self._device, self._say)
+        return ProcessPlace(self._device) if self._device.is_local else reached(self._device, self._say)
 
     def measure(
         self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]

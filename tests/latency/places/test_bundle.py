@@ -22,7 +22,12 @@ ABSENT = ("pydantic", "yaml", "torch", "scipy", "rich", "typer", "onnx")
 
 
 def test_it_holds_the_program_and_every_runtime_and_is_small():
-    assert {PROGRAM, "nasdeploy.latency.measure", "nasdeploy.runtimes.onnxruntime"} <= bundled().keys()
+    assert {
+        PROGRAM,
+        "nasdeploy.cpus",
+        "nasdeploy.latency.measure",
+        "nasdeploy.runtimes.onnxruntime",
+    } <= bundled().keys()
     assert bundled().keys() <= modules().keys()
     assert "nasdeploy.runtimes.device" not in bundled()
     assert len(bundle()) < 1 << 17

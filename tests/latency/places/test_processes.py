@@ -20,7 +20,7 @@ from nasdeploy.latency.places.work import Refusal
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from tests.latency.places.boards import HASTY, MODELS, ROUNDS, measured, model
-from tests.latency.tables import timing
+from tests.latency.tables import FINGERPRINT, timing
 
 CPU = Device(name="cpu", runtime="onnxruntime")
 
@@ -144,6 +144,30 @@ def test_more_threads_than_cores_are_said_once():
         measured(place, {"m": lambda: model(3)})
     assert len(said) == 1
     assert f"{crowded.threads} threads for" in said[0]
+
+
+def test_a_board_is_asked_again_for_each_process_and_its_threads_are_said_once(monkeypatch):
+    said, opened = [], []
+
+    class Board:
+        fingerprint = replace(FINGERPRINT, cores=1)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def measure(self, models, rounds, protocol, *, on_visits):
+            opened.append(self)
+            yield {key: timing(1e-3 * len(opened)) for key in models}
+
+    monkeypatch.setattr(processes, "reached", lambda device, say: Board())
+    board = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi", threads=2)
+    with open_processes(board, said.append, 3) as place:
+        found = measured(place, {"m": lambda: model(3)})["m"]
+    assert (len(set(map(id, opened))), found.processes) == (3, pytest.approx((1e-3, 2e-3, 3e-3)))
+    assert len(said) == 1
 
 
 def test_processes_are_put_together():
