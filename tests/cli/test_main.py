@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
 from nasdeploy import errors
 from nasdeploy.cli.app import app
@@ -202,3 +203,11 @@ def test_what_an_output_lacks_is_escaped() -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"nasdeploy: ") and b"M\\xfcller \\u20ac\\n.yaml" in done.stderr
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train", "run", "search", "evaluate", "export"])
+def test_commands_that_open_the_images_of_a_run_take_what_messages_suggest(name: str) -> None:
+    """Messages about images suggest `--data DIR` for a folder that was moved, and `--set data.on_unreadable=skip`."""
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--data", "--set"} <= options

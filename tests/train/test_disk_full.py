@@ -96,7 +96,7 @@ def test_scalars_that_do_not_fit(at: str, small: Path, capfd: pytest.CaptureFixt
 @pytest.mark.slow
 def test_the_command_says_it_in_one_line(small: Path) -> None:
     Path("tiny.yaml").write_text(yaml.safe_dump(CONTENT))
-    fill(leaving=64 << 10)
+    fill(leaving=112 << 10)
     command = [str(Path(sys.executable).with_name("nasdeploy")), "train", "tiny.yaml", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
