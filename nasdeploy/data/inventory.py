@@ -1,5 +1,6 @@
 """What tells the images of some data apart, wherever that lies, and when two of them are the same."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class Identities:
     def of_arrays(cls, part: str, images: ArrayImages) -> "Identities":
         """Of images in memory: their path is `part` and a number, and their bytes are their pixels."""
         count = len(images)
-        rows = np.ascontiguousarray(images.pixels).reshape(count, -1)
+        # Not -1: a part may be empty.
+        rows = np.ascontiguousarray(images.pixels).reshape(count, math.prod(images.pixels.shape[1:]))
         digests = b"".join(sha256(row.data).digest()[:DIGEST_BYTES] for row in rows)
         return cls(
             tuple(f"{part}/{number}" for number in range(count)),
