@@ -1,5 +1,6 @@
 """Where models end: those that passed in a bundle, the others aside with a report."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,7 @@ def staging(out: Path) -> Iterator[Path]:
 
     Raises `UserError` if `out` cannot be replaced, or another process exports there.
     """
-    place = out.resolve()
+    place = Path(os.path.realpath(out))
     with locked_while_written(out):
         require_replaceable(out)
         with writable(out):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def _require_share(recipe: Recipe, ranks: Ranks) -> None:
 
 def _weights_of(init: Path, replaced: Path | None) -> Path:
     """The file to start from: `init` itself, or the newest checkpoint of that run."""
-    if replaced is not None and init.resolve().is_relative_to(replaced.resolve()):
+    if replaced is not None and Path(realpath(init)).is_relative_to(replaced.resolve()):
         raise UserError(
             f"--init {init}: --restart would discard that run; give the new one another directory with --run"
         )

@@ -23,7 +23,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     Linux the two change places in one step, so that there is always a whole one, the earlier or the new. Missing parent
     directories are created. Raises `UserError` if the place cannot be written or the disk is full.
     """
-    place = path.resolve()  # `.` has no name, and a link stays one.
+    place = Path(os.path.realpath(path))  # `.` has no name, and a link stays one.
     if place.exists() and not place.is_dir():
         raise UserError(f"{path}: cannot be written, there is a file of that name; choose another directory")
     with beside(place, path) as partial:

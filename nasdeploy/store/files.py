@@ -26,21 +26,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary file has the same name, in a hidden directory beside `path`: writers that look at the suffix work,
     and whoever lists the folder never sees a half-written file. Missing parent directories are created. Raises
-    `UserError` if the place cannot be written or the disk is full.
+    `UserError` if the place cannot be written or the disk is full. A link stays one: the file that it leads to is
+    replaced.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
-    with beside(path, path) as partial, disk_full_named(path):
+    _require_replaceable(path)
+    place = Path(os.path.realpath(path))
+    with beside(place, path) as partial, disk_full_named(path):
         yield partial
         sync(partial)
-        os.replace(partial, path)
-        sync(path.parent)
+        os.replace(partial, place)
+        sync(place.parent)
+
+
+def _require_replaceable(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
+    if path.exists() and not path.is_file():
+        # Root would put a file in the place of /dev/null, for everybody on the machine.
+        raise UserError(f"{path}: cannot be written, it is no file but a device or a pipe; choose another name")
 
 
 def require_writable(path: Path) -> None:
     """Raise `UserError` if a file could not be written at `path`: before the work of which it is the result."""
-    if path.is_dir():
-        raise UserError(f"{path}: cannot be written, there is a directory of that name; choose another name")
+    _require_replaceable(path)
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     with writable(path), TemporaryDirectory(prefix=f".{path.name}.", suffix=PARTIAL, dir=parent):
         pass
@@ -125,7 +133,7 @@ def locked_while_written(path: Path) -> Iterator[None]:
 
     Raises `UserError` if another process writes there, or if nobody can.
     """
-    place = path.resolve()
+    place = Path(os.path.realpath(path))
     lock = place.with_name(f".{place.name}.lock")
     with locked(lock, path):
         try:
@@ -196,6 +204,8 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
     """The content of a JSON file; raises `UserError` if it is missing, or damaged, with a `remedy` for that."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: cannot be read, it is no file but a device or a pipe; give a file")
         return json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None

@@ -294,3 +294,33 @@ def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=f"{place}: cannot be written.*{said}"):
             require_writable(place)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null"), Path.mkdir])
+def test_only_files_are_replaced(make: Callable[[Path], object], tmp_path: Path) -> None:
+    """Root would put a file in the place of /dev/null."""
+    place = tmp_path / "place"
+    make(place)
+    mode = place.stat().st_mode
+    for write in (lambda: write_text(place, "x"), lambda: require_writable(place)):
+        with pytest.raises(UserError, match=r"place: cannot be written, (it is no file|there is a directory)"):
+            write()
+    assert place.stat().st_mode == mode
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name in ("old.txt", "new.txt"):
+        (tmp_path / f"link-{name}").symlink_to(tmp_path / "real" / name)
+    (tmp_path / "real/old.txt").write_text("before")
+    for name in ("old.txt", "new.txt"):
+        write_text(tmp_path / f"link-{name}", "now")
+        assert (tmp_path / f"link-{name}").is_symlink()
+        assert (tmp_path / "real" / name).read_text() == "now"
+
+
+def test_devices_without_end_and_pipes_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="cannot be read, it is no file but a device or a pipe"):
+            read_json(place)
