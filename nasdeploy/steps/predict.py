@@ -11,7 +11,8 @@ import numpy as np
 from nasdeploy.errors import UserError
 from nasdeploy.escaping import cell
 from nasdeploy.export.bundle.opening import first_runnable
-from nasdeploy.export.bundle.predict import Refused, image_files, prepare, probabilities, read_rgb
+from nasdeploy.export.bundle.pictures import Refused, image_files, prepare, read_rgb
+from nasdeploy.export.bundle.predict import probabilities
 from nasdeploy.export.bundle.write import load_bundle
 from nasdeploy.export.manifest import ExportManifest
 from nasdeploy.progress import Progress

@@ -27,7 +27,8 @@ from nasdeploy.export.manifest import ExportManifest
 from nasdeploy.supernet.extract import extract
 from tests.export.models import Tampered, exporter, jobs, latency_table, tiny_space
 
-BUNDLE = [".gitattributes", "README.md", "SHA256SUMS", "manifest.json", "model.onnx", "predict.py", "sample.npz"]
+PROGRAMS = ["pictures.py", "predict.py"]
+BUNDLE = [".gitattributes", "README.md", "SHA256SUMS", "manifest.json", "model.onnx", *PROGRAMS, "sample.npz"]
 
 
 def perturb(model: onnx.ModelProto) -> None:

@@ -102,6 +102,7 @@ def test_everything_is_where_scripts_look_for_it(finished):
         "manifest.json",
         "model.onnx",
         "predict.py",
+        "pictures.py",
         "sample.npz",
         "README.md",
         "SHA256SUMS",

@@ -9,7 +9,7 @@ from PIL import Image
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.errors import UserError
-from nasdeploy.export.bundle import predict
+from nasdeploy.export.bundle import pictures
 from nasdeploy.progress import Progress
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.steps.train import begun, train
@@ -73,7 +73,7 @@ def test_a_measured_range_is_kept_in_the_run(photos: Path) -> None:
     image, _ = open_data(later.data, 0).train[0]
     assert image.getpixel((0, 0)) == (round((29_500 - bounds[0]) * 255 / (bounds[1] - bounds[0])),) * 3
     steps = Preprocessing.from_settings(later.data, 8)
-    deployed = predict.read_rgb(next(photos.glob("train/*/*")), steps.model_dump(mode="json"))
+    deployed = pictures.read_rgb(next(photos.glob("train/*/*")), steps.model_dump(mode="json"))
     assert deployed.tobytes() == image.tobytes()
 
 

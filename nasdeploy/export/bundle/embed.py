@@ -14,7 +14,7 @@ from onnx import ModelProto, numpy_helper, parser
 
 from nasdeploy.convert.versions import lowest
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.export.bundle.predict import cubic_taps
+from nasdeploy.export.bundle.pictures import cubic_taps
 from nasdeploy.runtimes.runtime import Array
 
 IMAGE = "image"

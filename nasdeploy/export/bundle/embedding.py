@@ -12,7 +12,7 @@ from nasdeploy.data.images import Images
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.errors import CheckFailed
 from nasdeploy.export.bundle.embed import IMAGE, embed
-from nasdeploy.export.bundle.predict import prepare
+from nasdeploy.export.bundle.pictures import prepare
 from nasdeploy.export.difference import Disagreement, logits_of
 from nasdeploy.export.manifest import Artefact, Embedded, FileFacts
 from nasdeploy.runtimes import runtime_of

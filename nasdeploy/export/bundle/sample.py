@@ -10,7 +10,8 @@ from PIL import Image
 
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.errors import UserError, one_line
-from nasdeploy.export.bundle.predict import SAMPLE, prepare
+from nasdeploy.export.bundle.pictures import prepare
+from nasdeploy.export.bundle.predict import SAMPLE
 from nasdeploy.runtimes.runtime import Array
 
 _GRAIN = 6

@@ -12,7 +12,7 @@ import numpy as np
 from PIL.Image import Image, fromarray
 
 from nasdeploy.export.bundle.opening import Runnable
-from nasdeploy.export.bundle.predict import prepare
+from nasdeploy.export.bundle.pictures import prepare
 from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.difference import Disagreement, difference, logits_of
 from nasdeploy.export.figures import TOLERANCE, TOLERANCES, Accuracy, Tolerance

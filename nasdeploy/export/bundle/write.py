@@ -5,14 +5,15 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from nasdeploy.errors import UserError
-from nasdeploy.export.bundle.predict import MANIFEST, SAMPLE, SUMS, Refused, check_sums, files_of, sha256
+from nasdeploy.export.bundle.pictures import Refused
+from nasdeploy.export.bundle.predict import MANIFEST, SAMPLE, SUMS, check_sums, files_of, sha256
 from nasdeploy.export.bundle.readme import readme
 from nasdeploy.export.bundle.rebuild import MODULES
 from nasdeploy.export.bundle.sample import Sample
 from nasdeploy.export.manifest import ExportManifest, load_export
 from nasdeploy.store.files import write_json, write_text
 
-PROGRAM, REBUILD, README, ATTRIBUTES = "predict.py", "rebuild.py", "README.md", ".gitattributes"
+PROGRAMS, REBUILD, README, ATTRIBUTES = ("predict.py", "pictures.py"), "rebuild.py", "README.md", ".gitattributes"
 
 _KEPT_BY_GIT = "# SHA256SUMS is of bytes: git is not to change line ends here.\n* -text\n"
 """Not covered by the sums, as nothing hidden is: copies and archives that leave it out are whole bundles too."""
@@ -23,7 +24,7 @@ def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     sample.save(folder)
     tied = any(made.format in MODULES for made in manifest.artefacts)
-    for name in (PROGRAM, REBUILD) if tied else (PROGRAM,):
+    for name in (*PROGRAMS, REBUILD) if tied else PROGRAMS:
         with as_file(files("nasdeploy.export.bundle") / name) as program:
             shutil.copyfile(program, folder / name)
     write_text(folder / README, readme(manifest))
@@ -55,7 +56,7 @@ def require_replaceable(folder: Path) -> None:
     """Raise `UserError` if a bundle in place of `folder` would cost the user files that no export wrote."""
     if not folder.is_dir():
         return
-    known = {SUMS, MANIFEST, SAMPLE, PROGRAM, REBUILD, README}
+    known = {SUMS, MANIFEST, SAMPLE, *PROGRAMS, REBUILD, README}
     try:
         known |= set(check_sums(folder))
     except Refused:

@@ -35,7 +35,7 @@ from tests.data.pictures import noise
 from tests.export.models import QUICK, TABLE, exporter, folder_data, jobs, tiny_space
 
 QUIET = Progress(quiet=True)
-FILES = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "predict.py", "sample.npz"]
+FILES = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "pictures.py", "predict.py", "sample.npz"]
 
 
 @pytest.fixture(scope="module")
@@ -405,3 +405,13 @@ def test_what_no_export_wrote_is_not_removed(bundle: Path) -> None:
     assert (bundle / "notes.txt").read_text() == "mine"
     (bundle / "notes.txt").unlink()
     load_bundle(bundle)
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "missing"), (b"x = 1\n", "another's"), (b"def (\0", "damaged")])
+def test_predict_py_without_its_other_half_says_so(bundle: Path, content: bytes | None, said: str) -> None:
+    beside = bundle / "pictures.py"
+    beside.unlink() if content is None else beside.write_bytes(content)
+    done = alone(bundle, "x.png")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("predict.py: pictures.py beside it is") and said in line and "copy the bundle again" in line

@@ -9,7 +9,7 @@ from PIL import Image
 
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.export.bundle.embed import embed
-from nasdeploy.export.bundle.predict import prepare
+from nasdeploy.export.bundle.pictures import prepare
 
 LEVEL = 1 / 255 / 0.224
 """One of the 256 levels of a channel, after normalisation."""
