@@ -53,12 +53,19 @@ def bounds_of(
     memory_mb: str | None,
 ) -> "Bounds":
     """The bounds that the options give."""
+    from nasdeploy.search.bounds import is_latency, split_device
     from nasdeploy.steps.request import Bounds
 
     for option, texts in (("--latency-ms", latency_ms), ("--latency-p95-ms", latency_p95_ms)):
         for text in texts or ():
             if "%" in text:
                 raise UserError(f"{option} {text}: give milliseconds; a part of the range is --latency {text}")
+    for text in latency or ():
+        # 40 alone would be milliseconds, where nearly always 40 % is meant.
+        if not is_latency(split_device(text)[1]):
+            raise UserError(
+                f"--latency {text}: give a part of the range, such as 40%; write milliseconds with --latency-ms"
+            )
     return Bounds(
         latency=(*(latency_ms or ()), *(latency or ())),
         p95=tuple(latency_p95_ms or ()),

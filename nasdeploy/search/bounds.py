@@ -61,6 +61,11 @@ def _parsed(text: str, value: Callable[[str], float], where: str) -> Range:
 
 
 def split_device(text: str) -> tuple[str | None, str]:
-    """Device and bound of `DEVICE=BOUND`; None and the bound where no device is named."""
+    """Device and bound of `DEVICE=BOUND`; None and the bound where no device is named.
+
+    Raises `UserError` for a device without a name.
+    """
     device, equals, bound = text.rpartition("=")
+    if equals and not device.strip():
+        raise UserError(f"latency budget '{text}': no device stands before '='; write cpu{text}, or {bound} alone")
     return (device, bound) if equals else (None, text)

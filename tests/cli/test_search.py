@@ -20,6 +20,12 @@ def test_parts_of_the_range_are_no_milliseconds() -> None:
         bounds_of(["40%"], None, None, None, None, None, None)
 
 
+@pytest.mark.parametrize("text", ["40", "cpu=0.4", "40 percent", "", "1e3"])
+def test_a_part_of_the_range_has_its_unit(text: str) -> None:
+    with pytest.raises(UserError, match=r"give a part of the range, such as 40%; write milliseconds with --latency-ms"):
+        bounds_of(None, None, [text], None, None, None, None)
+
+
 def test_a_strategy_is_changed_for_one_call() -> None:
     assert strategy_of(None) == []
     assert strategy_of("evolution") == ["search.strategy=evolution"]

@@ -18,6 +18,7 @@ from nasdeploy.data.unreadable import readable
 from nasdeploy.export.accuracy import wilson
 from nasdeploy.export.difference import Disagreement, difference
 from nasdeploy.export.figures import TOLERANCE, Latency, Proof
+from nasdeploy.export.footprint import measure_footprint
 from nasdeploy.export.formats import FORMATS
 from nasdeploy.export.jobs import Job, plan_jobs
 from nasdeploy.export.proof import Target, prove, prove_source
@@ -63,6 +64,16 @@ def test_a_good_file_passes(good: bytes, reference: Reference, tmp_path: Path) -
     assert proof.agreement is not None and proof.agreement.difference < 1e-5
     assert proof.accuracy is not None and proof.accuracy.images == 75
     assert proof.latency is not None and proof.latency.runs == 2
+
+
+def test_what_lies_in_the_current_folder_is_not_run(
+    good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("inspect.py", "numpy.py", "onnxruntime.py"):
+        (tmp_path / name).write_text("raise SystemExit('a file of the user')")
+    (tmp_path / "model.onnx").write_bytes(good)
+    monkeypatch.chdir(tmp_path)
+    assert measure_footprint("onnx", Path("model.onnx"), DEVICE).load_s > 0
 
 
 # -- form

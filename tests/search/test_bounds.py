@@ -52,6 +52,9 @@ def test_devices_before_bounds():
     assert split_device("5") == (None, "5")
     assert split_device("cpu=40%") == ("cpu", "40%")
     assert split_device("boards/a=b.yaml=5..6ms") == ("boards/a=b.yaml", "5..6ms")
+    for text in ("=5", " =40%"):
+        with pytest.raises(UserError, match="no device stands before '='"):
+            split_device(text)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class ExecuTorchFormat(Interchange):
 
 
 def _apart(*arguments: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", _APART, *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", _APART, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
 
 
