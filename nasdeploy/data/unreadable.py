@@ -9,6 +9,7 @@ from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.errors import UserError
+from nasdeploy.escaping import escaped
 
 _THREADS = 8
 
@@ -55,4 +56,5 @@ def warn_of(path: Path, reason: str) -> None:
     """Say that an image is left out, unless it was said already."""
     if path not in _named:
         _named.add(path)
-        warnings.warn(f"left out: {path} ({reason})", stacklevel=2)
+        # Whatever shows warnings may hold no names that are not UTF-8.
+        warnings.warn(escaped(f"left out: {path} ({reason})"), stacklevel=2)
