@@ -110,7 +110,7 @@ def locked(lock: Path, used: Path) -> Iterator[None]:
     The operating system gives it up when the process ends, however it ends. Raises `UserError` if another process has
     it, or if `lock` cannot be written.
     """
-    with writable(lock):
+    with writable(used):
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("a")
     # A POSIX record lock: unlike flock it is not shared with data-loader workers that outlive a killed parent.

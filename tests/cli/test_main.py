@@ -124,7 +124,8 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise() -> None:
         (["search", "--lateny-ms", "3"], "no such option: --lateny-ms (Possible options: --latency"),
         (["evaluate", "--sample", "x"], "invalid value for '--sample': Input should be a valid integer"),
         (["search", "extra"], "no such command 'extra' (see 'nasdeploy search --help')"),
-        (["train"], "missing argument 'RECIPE' (see 'nasdeploy train --help')"),
+        (["train"], "no recipe given; name one, or with --run DIR a run to go on with"),
+        (["run"], "missing argument 'RECIPE' (see 'nasdeploy run --help')"),
         (["space", "show", "a\nb"], "unknown search space 'a\\nb'"),
     ],
 )

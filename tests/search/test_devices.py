@@ -19,6 +19,7 @@ from nasdeploy.search.result import Fidelity
 from nasdeploy.search.search import Search
 from nasdeploy.search.settings import SearchSettings
 from nasdeploy.search.strategies.means import Means
+from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluations
 from tests.latency.tables import SPACE, archs, timing
 from tests.search.accuracy import score
@@ -141,6 +142,7 @@ def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
         tuple(devices.tables.values()),
         id="1",
         supernet="s",
+        weights=WeightsFacts(epoch=1, sha256="0" * 64),
         settings=SETTINGS,
         finished="2026-11-24T00:00:00+00:00",
     )

@@ -42,6 +42,7 @@ class Answers:
 
 
 def evaluations(path: Path) -> Evaluations:
+    path.mkdir(exist_ok=True)
     return Evaluations(path / "s.sqlite", "net")
 
 

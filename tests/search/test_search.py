@@ -43,6 +43,7 @@ def middle() -> float:
 
 
 def search(tmp_path, device, settings=SETTINGS, scorer=score, latency=None, budget=None, known=TABLE):
+    tmp_path.mkdir(exist_ok=True)
     with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
         task = Search(
             space=SPACE,

@@ -42,7 +42,9 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(*assignments: str, run: str = "runs/tiny") -> Run:
-    recipe = tiny_recipe("train.epochs=2", "train.validate_every=2", *assignments)
+    given = dict(each.split("=", 1) for each in assignments)
+    settings = {"train.epochs": "2", "train.validate_every": "2"} | given
+    recipe = tiny_recipe(*(f"{key}={value}" for key, value in settings.items()))
     return step.train(recipe, Path(run), QUIET)
 
 
