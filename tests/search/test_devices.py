@@ -143,6 +143,7 @@ def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
         id="1",
         supernet="s",
         weights=WeightsFacts(epoch=1, sha256="0" * 64),
+        unreadable=0,
         settings=SETTINGS,
         finished="2026-11-24T00:00:00+00:00",
     )
