@@ -284,7 +284,7 @@ def test_weights_of_no_number_are_neither_loaded_nor_started_from(
     found = f"{name} holds NaN in 1 of {len(broken.state_dict()[name])} numbers"
     assert initialisation(path) == f"--init {path}: no weights to start from: {found}; give --init another run or file"
     if write is as_checkpoint:
-        assert refusal(path) == (f"{path}: no weights to compute with: {found}; delete it to go on from the one before")
+        assert refusal(path) == f"{path}: no weights to compute with: {found}; restore it, or train anew with --restart"
 
 
 def test_zeros_are_nothing_to_start_from(tmp_path: Path) -> None:
