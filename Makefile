@@ -10,8 +10,8 @@ demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
 
 # One thread a process, so that the two test processes do not fight over the cores. Runtimes other than ONNX Runtime have
-# a process of their own: after they were loaded, test processes have died now and then; mypy runs beside it. Tests that
-# measure time run alone; pytest exits with 5 where there are none.
+# processes of their own, lest one that crashes takes all other results with it; mypy runs beside them. Tests that measure
+# time run alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
 	tests/conformance/test_oldest.py
@@ -25,7 +25,7 @@ ordinary: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
 
 runtimes: $(INSTALLED) $(OLDEST)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not latency" $(RUNTIMES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES)
 
 latency: $(INSTALLED)
 	$(BIN)/pytest -m latency || [ $$? -eq 5 ]
