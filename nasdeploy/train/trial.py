@@ -10,8 +10,6 @@ from functools import cached_property
 from time import monotonic
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 from torch import Tensor
 
 from nasdeploy.data.sample import Sample
@@ -84,6 +82,8 @@ class _Outputs:
     @cached_property
     def assigned(self) -> ClassOrder | None:
         """The order of classes that the answers show, where they leave no doubt; None otherwise."""
+        from scipy.optimize import linear_sum_assignment
+
         count = len(self.sample.classes)
         confusion = torch.zeros(count, count, dtype=torch.int64)
         confusion.index_put_((self.sample.labels, self.values.argmax(1)), torch.tensor(1), accumulate=True)
@@ -222,6 +222,8 @@ def _better(now: Tensor, before: Tensor) -> bool:
 
 def _more(now: Tensor, before: Tensor) -> bool:
     """A sign test on the images, as far as both saw them, on which two readings differ (McNemar's, exact)."""
+    from scipy.stats import binomtest
+
     seen = min(len(now), len(before))
     gained, lost = int((now[:seen] & ~before[:seen]).sum()), int((~now[:seen] & before[:seen]).sum())
     return gained + lost > 0 and binomtest(gained, gained + lost, 0.5, "greater").pvalue < _CHANCE
@@ -229,6 +231,8 @@ def _more(now: Tensor, before: Tensor) -> bool:
 
 def _above_chance(right: int, images: int, chance: float) -> bool:
     """Of so few images that even all of them would prove nothing, more than the average has to do."""
+    from scipy.stats import binomtest  # Takes a second to import, and most trainings have no teacher to try.
+
     chance = min(1.0, chance)
     if binomtest(images, images, chance, "greater").pvalue >= _CHANCE:
         return right > chance * images
