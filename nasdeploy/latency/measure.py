@@ -17,6 +17,7 @@ import numpy as np
 
 from nasdeploy.errors import UserError
 from nasdeploy.latency.sensors import Reading, read_sensors
+from nasdeploy.latency.throughput import Throughput
 
 M = typing.TypeVar("M")
 
@@ -93,27 +94,6 @@ class Protocol:
         Blocks are not, since their calls are parts of one; how networks differ from their sum, calibration finds out.
         """
         return replace(self, networks=replace(self.networks, idle_s=idle_ms / 1e3))
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Calls that were done back to back within so many seconds of the clock, whatever stopped them meanwhile.
-
-    One over the median call is no throughput: where a quota lets processors work half of the time, it is twice that.
-    Raises `ValueError` if nothing was done.
-    """
-
-    calls: int
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if self.calls < 1 or not 0 < self.seconds < float("inf"):
-            raise ValueError(f"a throughput is of calls that take time; found {self}")
-
-    @property
-    def per_s(self) -> float:
-        """Calls a second."""
-        return self.calls / self.seconds
 
 
 BETWEEN_PROCESSES = 0.03

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, Throughput, Timing, measure
+from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, Timing, measure
 from nasdeploy.latency.sensors import Reading
+from nasdeploy.latency.throughput import Throughput
 
 MS = 1_000_000
 

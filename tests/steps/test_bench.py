@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nasdeploy.cli import bench as command
 from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Protocol, Rounds, Throughput
+from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.latency.places.processes import open_processes
+from nasdeploy.latency.throughput import Throughput
 from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
 from nasdeploy.steps import bench as step

@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.measure import Noise, Protocol, Rounds, Throughput, Timing
+from nasdeploy.latency.measure import Noise, Protocol, Rounds, Timing
 from nasdeploy.latency.places.opening import crowding, open_place, reached
 from nasdeploy.latency.places.place import Model, Place, Say
 from nasdeploy.latency.places.process import ProcessPlace
 from nasdeploy.latency.places.work import Outcome, Refusal
+from nasdeploy.latency.throughput import Throughput
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel, content_of

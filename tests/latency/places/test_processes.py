@@ -11,12 +11,13 @@ import pytest
 from nasdeploy.cpus import bound_cpus
 from nasdeploy.errors import UserError
 from nasdeploy.latency.device import fingerprint
-from nasdeploy.latency.measure import Rounds, Throughput
+from nasdeploy.latency.measure import Rounds
 from nasdeploy.latency.places import process, processes
 from nasdeploy.latency.places.local import LocalPlace
 from nasdeploy.latency.places.process import ProcessPlace
 from nasdeploy.latency.places.processes import combined, open_processes
 from nasdeploy.latency.places.work import Refusal
+from nasdeploy.latency.throughput import Throughput
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from tests.latency.places.boards import HASTY, MODELS, ROUNDS, measured, model
