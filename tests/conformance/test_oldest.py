@@ -51,7 +51,7 @@ def images() -> Array:
     return x
 
 
-def agrees(model: bytes, x: Array, folder: Path, allowed: float) -> None:
+def assert_agrees(model: bytes, x: Array, folder: Path, allowed: float) -> None:
     (folder / "model.onnx").write_bytes(model)
     np.save(folder / "x.npy", x)
     printed = there("-c", RUN, str(folder / "model.onnx"), str(folder / "x.npy"), str(folder / "y.npy"))
@@ -62,26 +62,26 @@ def agrees(model: bytes, x: Array, folder: Path, allowed: float) -> None:
 
 
 def test_the_deliverable_in_fp32(bundle: Path, tmp_path: Path) -> None:
-    agrees((bundle / "model.onnx").read_bytes(), images(), tmp_path, 1e-5)
+    assert_agrees((bundle / "model.onnx").read_bytes(), images(), tmp_path, 1e-5)
 
 
 def test_in_fp16_as_a_whole_and_in_part(bundle: Path, tmp_path: Path) -> None:
     model = (bundle / "model.onnx").read_bytes()
     names = [node.name for node in onnx.load_from_string(model).graph.node]
     for kept in ([], names[3:8]):
-        agrees(to_fp16(model, kept=kept), images(), tmp_path, 0.01)
+        assert_agrees(to_fp16(model, kept=kept), images(), tmp_path, 0.01)
 
 
 @pytest.mark.parametrize("recipe", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
 def test_in_int8(recipe: str, bundle: Path, tmp_path: Path) -> None:
     model = (bundle / "model.onnx").read_bytes()
     quantised = Quantiser(model, RECIPES[recipe], [images()], reduce_range=True).quantised()
-    agrees(quantised, images(), tmp_path, 0.05)
+    assert_agrees(quantised, images(), tmp_path, 0.05)
 
 
 def test_with_preprocessing_in_the_graph(bundle: Path, tmp_path: Path) -> None:
     pixels: Array = np.random.default_rng(0).integers(0, 256, (2, 17, 23, 3), dtype=np.uint8)
-    agrees((bundle / "model.embedded.onnx").read_bytes(), pixels, tmp_path, 0.02)
+    assert_agrees((bundle / "model.embedded.onnx").read_bytes(), pixels, tmp_path, 0.02)
 
 
 def test_predict_py_runs_there_and_the_bundle_says_so(bundle: Path) -> None:
