@@ -6,18 +6,18 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.registry import suggestion
+from nasdeploy.core.resources import resource, resource_names
+from nasdeploy.core.settings import Settings, load_yaml, override, parse
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import Bounds, DataSettings
-from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
-from nasdeploy.resources import resource, resource_names
-from nasdeploy.search.settings import SearchSettings
-from nasdeploy.settings import Settings, load_yaml, override, parse
-from nasdeploy.space import SearchSpace
+from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.spaces import SPACES, load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
-from nasdeploy.train.settings import TrainSettings
+from nasdeploy.training.settings import TrainSettings
 
 
 class Recipe(Settings):

@@ -7,7 +7,7 @@ import nasdeploy
 PACKAGE = Path(nasdeploy.__file__).parent
 
 LAYERS = (
-    "errors registry randomness arch plan space costs extremes counting settings progress resources cpus yaml escaping",
+    "core",
     "blocks",
     "spaces",
     "store",
@@ -16,14 +16,15 @@ LAYERS = (
     "nn",
     "supernet",
     "data",
-    "evaluate",
+    "supernet.evaluate",
     "convert",
     "latency.profile",
-    "train search export",
+    "distributed",
+    "training searching exporting",
     "report",
     "recipe",
-    "steps draft",
-    "pipeline",
+    "workflows initial_recipe",
+    "workflows.run",
     "cli",
 )
 FIRST_WITH_TORCH = "nn"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 
-from nasdeploy.cpus import control_groups
+from nasdeploy.core.cpus import control_groups
 
 _PERIOD_US = 100_000
 

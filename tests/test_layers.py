@@ -54,13 +54,13 @@ def test_imports_go_downwards(module: str) -> None:
 def test_an_import_that_goes_up_is_found(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
-        "from nasdeploy import errors\n"
-        "def f():\n    from nasdeploy.nn import build\n    import nasdeploy.train\n"
+        "from nasdeploy.core import errors\n"
+        "def f():\n    from nasdeploy.nn import build\n    import nasdeploy.training\n"
         "if TYPE_CHECKING:\n    from nasdeploy.cli.main import app\n"
     )
     assert list(upward("nasdeploy.store.x", file)) == [
         "nasdeploy.store.x imports nasdeploy.nn",
-        "nasdeploy.store.x imports nasdeploy.train",
+        "nasdeploy.store.x imports nasdeploy.training",
     ]
-    assert list(upward("nasdeploy.train.x", file)) == []
-    assert list(upward("nasdeploy.search.x", file)) == ["nasdeploy.search.x imports nasdeploy.train"]
+    assert list(upward("nasdeploy.training.x", file)) == []
+    assert list(upward("nasdeploy.searching.x", file)) == ["nasdeploy.searching.x imports nasdeploy.training"]

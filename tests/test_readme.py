@@ -13,8 +13,8 @@ import typer
 import yaml
 
 from nasdeploy.cli.app import app
+from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import parse
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from tests.data.pictures import write_folder
 from tests.noise import despite_noise

@@ -8,12 +8,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.resources import resource_names
 from nasdeploy.recipe import learned_differences, load_recipe, parse_recipe, recipe_of, space_of
-from nasdeploy.resources import resource_names
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.run import Run
-from tests.train.recipes import CONTENT, tiny_recipe
+from tests.training.recipes import CONTENT, tiny_recipe
 
 
 @pytest.fixture

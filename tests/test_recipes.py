@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nasdeploy.progress import Progress
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.resources import resource_names
 from nasdeploy.recipe import Recipe, load_recipe
-from nasdeploy.resources import resource_names
-from nasdeploy.steps import train as step
-from nasdeploy.train.checkpoint import Checkpoints
-from nasdeploy.train.optimizer import make_optimizer
-from nasdeploy.train.schedule import learning_rate
+from nasdeploy.training.checkpoint import Checkpoints
+from nasdeploy.training.optimizer import make_optimizer
+from nasdeploy.training.schedule import learning_rate
+from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 
 SMALL = [

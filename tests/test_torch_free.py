@@ -23,7 +23,7 @@ def test_help_leaves_torch_alone() -> None:
 
 def test_lower_layers_settings_and_commands_leave_torch_alone() -> None:
     names = [name for name in modules() if is_torch_free(name)]
-    assert {"nasdeploy.space", "nasdeploy.store.run", "nasdeploy.cli.app"} <= set(names)
+    assert {"nasdeploy.core.space", "nasdeploy.store.run", "nasdeploy.cli.app"} <= set(names)
     found = imported_by(f"import {', '.join(names)}")
     assert found & HEAVY == set()
 

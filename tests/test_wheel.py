@@ -44,8 +44,8 @@ def test_brings_tables_of_spaces_and_the_type_marker(unpacked: Path) -> None:
 
 SCRIPT = """
 from nasdeploy import __file__ as package
-from nasdeploy.resources import resource, resource_names
-from nasdeploy.settings import load_yaml
+from nasdeploy.core.resources import resource, resource_names
+from nasdeploy.core.settings import load_yaml
 from nasdeploy.spaces import SPACES, load_space
 print(package)
 for folder in ("recipes", "profiles"):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nasdeploy.arch import Arch, Choice
-from nasdeploy.plan import Block, Shape
-from nasdeploy.space import SearchSpace, Slot
+from nasdeploy.core.arch import Arch, Choice
+from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.space import SearchSpace, Slot
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from nasdeploy.plan import Block, Shape
+from nasdeploy.core.plan import Block, Shape
 
 Activation = str
 """`swish`, `relu` or `hswish`."""

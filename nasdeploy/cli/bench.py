@@ -25,9 +25,9 @@ def bench(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure the latency of finished models, in turn and in several processes, on a device here or elsewhere."""
-    from nasdeploy.progress import Progress
+    from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
-    from nasdeploy.steps import bench as step
+    from nasdeploy.workflows import bench as step
 
     target = load_device(device)
     result = step.as_json(step.bench(models, target, Progress(quiet), gap_ms=gap_ms), target)
@@ -35,7 +35,7 @@ def bench(
 
 
 def _text(result: dict[str, Any]) -> str:
-    from nasdeploy.cli.found import aligned
+    from nasdeploy.cli.search_text import aligned
 
     rows = result["models"]
     gaps = [f"after {rows[0]['after_gaps']['gap_ms']:g} ms", "p95"] if rows[0]["after_gaps"] else []

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nasdeploy.steps.request import Bounds
+    from nasdeploy.workflows.request import Bounds
 
 LatencyMsOption = Annotated[
     list[str] | None,
@@ -53,8 +53,8 @@ def bounds_of(
     memory_mb: str | None,
 ) -> "Bounds":
     """The bounds that the options give."""
-    from nasdeploy.search.bounds import is_latency, split_device
-    from nasdeploy.steps.request import Bounds
+    from nasdeploy.searching.bounds import is_latency, split_device
+    from nasdeploy.workflows.request import Bounds
 
     for option, texts in (("--latency-ms", latency_ms), ("--latency-p95-ms", latency_p95_ms)):
         for text in texts or ():

@@ -17,8 +17,8 @@ def devices(
     as_json: JsonFlag = False,
 ) -> None:
     """List devices, with what this machine lacks to use each and how to get it."""
-    from nasdeploy.cpus import bound_cpus, cpu_quota
-    from nasdeploy.resources import resource_names
+    from nasdeploy.core.cpus import bound_cpus, cpu_quota
+    from nasdeploy.core.resources import resource_names
     from nasdeploy.runtimes.device import load_device
 
     found = [_facts(load_device(name)) for name in named or resource_names("profiles")]

@@ -24,12 +24,12 @@ def evaluate(
     quiet: QuietFlag = False,
 ) -> None:
     """Compare supernets: accuracy of sampled sub-networks by regime of MACs, as box plots."""
-    from nasdeploy.progress import Progress
-    from nasdeploy.steps.comparison import request_comparison
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.workflows.comparison import request_comparison
 
     comparison = request_comparison(runs or [], sample, bins, assignments or (), data)
 
-    from nasdeploy.steps import evaluate as step
+    from nasdeploy.workflows import evaluate as step
 
     result = step.evaluate(comparison, out, Progress(quiet))
     picture = (out or comparison.contenders[0].run.path) / step.PICTURE

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.family import emit_family
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.pareto_export import emit_family
 from nasdeploy.cli.runs import ChangeOption, MovedDataOption, RunOption, chosen_run
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nasdeploy.export.bundle.extras import Extras
-    from nasdeploy.export.manifest import ExportManifest
-    from nasdeploy.steps.choice import ExportRequest
+    from nasdeploy.exporting.bundle.extras import Extras
+    from nasdeploy.exporting.manifest import ExportManifest
     from nasdeploy.store.run import Run
+    from nasdeploy.workflows.choice import ExportRequest
 
 ArchOption = Annotated[
     str | None,
@@ -73,11 +73,11 @@ def export(
     quiet: QuietFlag = False,
 ) -> None:
     """Export a network as static models, each proved against PyTorch on the test images."""
-    from nasdeploy.export.jobs import plan_jobs
-    from nasdeploy.progress import Progress
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.exporting.jobs import plan_jobs
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.steps.choice import request_export
-    from nasdeploy.steps.family import export_family, request_family
+    from nasdeploy.workflows.choice import request_export
+    from nasdeploy.workflows.pareto_export import export_family, request_family
 
     progress = Progress(quiet)
     run = chosen_run(run_directory)
@@ -94,7 +94,7 @@ def export(
     extras = _extras(layout, embed)
     extras.require(job.name for job in jobs)
 
-    from nasdeploy.steps import export as step
+    from nasdeploy.workflows import export as step
 
     def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, ExportManifest]":
         return step.export(
@@ -115,7 +115,7 @@ def export(
 
 
 def _extras(layout: str | None, embed: bool) -> "Extras":
-    from nasdeploy.export.bundle.extras import Extras
+    from nasdeploy.exporting.bundle.extras import Extras
 
     if layout not in (None, "triton"):
         raise UserError(f"--layout {layout}: the only other layout is triton")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nasdeploy.export.figures import Accuracy, Agreement, Footprint, HalfPrecision, Latency
-    from nasdeploy.export.manifest import Artefact, ExportManifest, Quantisation
+    from nasdeploy.exporting.figures import Accuracy, Agreement, Footprint, HalfPrecision, Latency
+    from nasdeploy.exporting.manifest import Artefact, ExportManifest, Quantisation
 
 
 def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[str, str]]:
@@ -55,7 +55,7 @@ def _agreement(found: "Agreement") -> str:
 
 
 def _accuracy(found: "Accuracy", labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    from nasdeploy.export.figures import counted
+    from nasdeploy.exporting.figures import counted
 
     yield (
         "test set",

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 from nasdeploy.cli.output import JsonFlag, emit
 
 if TYPE_CHECKING:
-    from nasdeploy.export.formats.format import Format
+    from nasdeploy.exporting.formats.format import Format
 
 
 def formats(as_json: JsonFlag = False) -> None:
     """List export formats, with what this machine lacks to make each and how to get it."""
-    from nasdeploy.export.formats import FORMATS
+    from nasdeploy.exporting.formats import FORMATS
 
     found = [_facts(name, form) for name, form in FORMATS.items()]
     emit({"formats": found}, as_json, lambda: _text(found))

@@ -8,9 +8,9 @@ import typer
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 
 if TYPE_CHECKING:
+    from nasdeploy.core.progress import Progress
     from nasdeploy.data.inspect import FolderSummary
-    from nasdeploy.draft.choices import Draft
-    from nasdeploy.progress import Progress
+    from nasdeploy.initial_recipe.choices import Draft
     from nasdeploy.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ def init(
     quiet: QuietFlag = False,
 ) -> None:
     """Write a commented recipe that fits a folder of images, or of tar shards, and this machine."""
-    from nasdeploy.progress import Progress, duration
+    from nasdeploy.core.progress import Progress, duration
     from nasdeploy.store.files import locked_while_written
 
     with locked_while_written(out):
@@ -56,7 +56,7 @@ def _written(
     data: Path, out: Path, hours: float, force: bool, progress: "Progress"
 ) -> "tuple[FolderSummary, Draft, Recipe]":
     """Write the recipe; what was found in the folder, and what was made of it."""
-    from nasdeploy.errors import UserError
+    from nasdeploy.core.errors import UserError
     from nasdeploy.store.files import require_writable, write_text
 
     if out.exists() and not force:
@@ -64,8 +64,8 @@ def _written(
     require_writable(out)
 
     from nasdeploy.data.inspect import inspect_folder
-    from nasdeploy.draft.choices import draft_for
-    from nasdeploy.draft.text import check, recipe_text
+    from nasdeploy.initial_recipe.choices import draft_for
+    from nasdeploy.initial_recipe.text import check, recipe_text
 
     folder = inspect_folder(data.expanduser())
     for note in folder.notes:

@@ -7,8 +7,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from nasdeploy.errors import Interrupted, NasdeployError, UserError, one_line
-from nasdeploy.escaping import escaped
+from nasdeploy.core.errors import Interrupted, NasdeployError, UserError, one_line
+from nasdeploy.core.escaping import escaped
 
 if TYPE_CHECKING:
     import typer

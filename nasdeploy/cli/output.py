@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nasdeploy.escaping import as_json as plain
+from nasdeploy.core.escaping import as_json as plain
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 
 def predict(
@@ -21,10 +21,10 @@ def predict(
     quiet: QuietFlag = False,
 ) -> None:
     """Classify images with an exported model: a CSV with file, class and probability."""
-    from nasdeploy.progress import Progress
+    from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
-    from nasdeploy.steps import predict as step
     from nasdeploy.store.files import require_writable, write_text
+    from nasdeploy.workflows import predict as step
 
     if csv:
         require_writable(csv)

@@ -9,12 +9,12 @@ import typer
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import RunOption, chosen_run
 from nasdeploy.cli.space import CLASSES, find_space
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.core.space import SearchSpace
     from nasdeploy.latency.table import LatencyTable
-    from nasdeploy.progress import Progress
-    from nasdeploy.space import SearchSpace
 
 DeviceOption = Annotated[
     str | None,
@@ -52,8 +52,8 @@ def profile(
     """Measure a latency table of a whole search space on a device; the same command resumes."""
     from time import perf_counter
 
+    from nasdeploy.core.progress import Progress
     from nasdeploy.latency.files import table_path
-    from nasdeploy.progress import Progress
     from nasdeploy.runtimes.device import load_device
 
     # Before PyTorch is imported, which is a part of what the user waits for.

@@ -18,7 +18,7 @@ from nasdeploy.cli.search import StrictFlag
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 
 if TYPE_CHECKING:
-    from nasdeploy.pipeline import Product
+    from nasdeploy.workflows.run import Product
 
 
 def run(
@@ -45,9 +45,9 @@ def run(
     loaded = load_recipe(recipe, changes(assignments, device), data)
     bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
 
-    from nasdeploy import pipeline
-    from nasdeploy.progress import Progress
-    from nasdeploy.steps.train import default_directory
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.workflows import run as pipeline
+    from nasdeploy.workflows.train import default_directory
 
     directory = run_directory or default_directory(loaded)
     product = pipeline.run_all(loaded, directory, bounds, Progress(quiet), restart=restart, strict=strict)

@@ -15,18 +15,18 @@ from nasdeploy.cli.budget import (
     SizeOption,
     bounds_of,
 )
-from nasdeploy.cli.found import describe, forecast_text
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
+from nasdeploy.cli.search_text import describe, forecast_text
 from nasdeploy.cli.searches import compare, list_searches, show
-from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.registry import suggestion
 
 if TYPE_CHECKING:
-    from nasdeploy.progress import Progress
-    from nasdeploy.search.result import SearchResult
-    from nasdeploy.steps.request import Bounds, SearchRequest
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.searching.result import SearchResult
     from nasdeploy.store.run import Run
+    from nasdeploy.workflows.request import Bounds, SearchRequest
 
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
@@ -73,8 +73,8 @@ def search(
     if context.invoked_subcommand is not None:
         return
 
-    from nasdeploy.progress import Progress
-    from nasdeploy.train.reporting import FailedElsewhere, first_of_host, first_of_run, reported_once
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.distributed.rank_errors import FailedElsewhere, first_of_host, first_of_run, reported_once
 
     progress = Progress(quiet or not first_of_run())
     try:
@@ -97,7 +97,7 @@ def search(
 
 
 def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_json: bool) -> None:
-    from nasdeploy.steps.forecast import forecast
+    from nasdeploy.workflows.forecast import forecast
 
     expected = forecast(request, progress)
     emit({"run": str(run.path), **expected.to_json()}, as_json, lambda: forecast_text(expected))
@@ -114,12 +114,12 @@ def _requests(
 ) -> "list[SearchRequest]":
     """One, or one for each precision."""
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.steps.request import request_search
+    from nasdeploy.workflows.request import request_search
 
     recipe = recipe_of(run, assignments, data)
     if precision is None:
         return [request_search(run, recipe, bounds, strict, progress)]
-    from nasdeploy.steps.precisions import parse_precisions, request_searches
+    from nasdeploy.workflows.precisions import parse_precisions, request_searches
 
     return request_searches(run, recipe, bounds, parse_precisions(precision), strict, progress)
 
@@ -127,17 +127,17 @@ def _requests(
 def _result(requests: "Sequence[SearchRequest]", progress: "Progress") -> "SearchResult | None":
     """Of the search, or of the one of several that found most; None in processes that only help."""
     if len(requests) > 1:
-        from nasdeploy.steps.search_all import search_all
+        from nasdeploy.workflows.search_all import search_all
 
         return search_all(requests, progress)
-    from nasdeploy.steps.search import search as search_one
+    from nasdeploy.workflows.search import search as search_one
 
     return search_one(requests[0], progress)
 
 
 def strategy_of(name: str | None) -> list[str]:
     """What `--strategy` changes in a recipe, as `key.key=value`; raises `UserError` for an unknown name."""
-    from nasdeploy.search.settings import STRATEGY_NAMES
+    from nasdeploy.searching.settings import STRATEGY_NAMES
 
     if name is None:
         return []

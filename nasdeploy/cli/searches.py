@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
-from nasdeploy.cli.found import compared, describe, listed
 from nasdeploy.cli.output import JsonFlag, emit
 from nasdeploy.cli.runs import RunOption, chosen_run
-from nasdeploy.errors import UserError
+from nasdeploy.cli.search_text import compared, describe, listed
+from nasdeploy.core.errors import UserError
 
 
 def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False) -> None:
     """The finished searches of a run."""
-    from nasdeploy.steps.searches import results
+    from nasdeploy.workflows.history import results
 
     run = chosen_run(run_directory)
     found = results(run)
@@ -26,7 +26,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """One search: front, finalists, what was chosen, and how good predictions were."""
-    from nasdeploy.steps.searches import result
+    from nasdeploy.workflows.history import result
 
     run = chosen_run(run_directory)
     found = result(run, search)
@@ -39,7 +39,7 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """The winners of several searches beside each other."""
-    from nasdeploy.steps.searches import result
+    from nasdeploy.workflows.history import result
 
     if len(searches) < 2:
         raise UserError("one search has nothing to be compared with; give the numbers of two or more")

@@ -9,9 +9,9 @@ import typer
 from nasdeploy.cli.output import JsonFlag, emit
 
 if TYPE_CHECKING:
-    from nasdeploy.arch import Arch
+    from nasdeploy.core.arch import Arch
+    from nasdeploy.core.space import SearchSpace
     from nasdeploy.data.settings import DataSettings
-    from nasdeploy.space import SearchSpace
 
 CLASSES = 1000
 """Of a registered space, unless others are asked for: ImageNet's."""
@@ -46,7 +46,7 @@ def show(
         emit(result, as_json, lambda: _space_text(result))
         return
 
-    from nasdeploy.export.choose import resolve_arch
+    from nasdeploy.exporting.choose import resolve_arch
 
     result = _arch_result(found, resolve_arch(arch, found, ()))
     emit(result, as_json, lambda: _arch_text(result))
@@ -57,9 +57,9 @@ def find_space(name: str, classes: int | None = None) -> "SearchSpace":
 
     Raises `UserError` with the nearest name, or for a recipe or folder of images that cannot be read.
     """
-    from nasdeploy.errors import UserError
-    from nasdeploy.registry import suggestion
-    from nasdeploy.resources import resource_names
+    from nasdeploy.core.errors import UserError
+    from nasdeploy.core.registry import suggestion
+    from nasdeploy.core.resources import resource_names
     from nasdeploy.spaces import SPACES, load_space
 
     if name in SPACES:
@@ -88,7 +88,7 @@ def _classes_in(data: "DataSettings") -> int:
 
 
 def _space_result(space: "SearchSpace") -> dict[str, Any]:
-    from nasdeploy.space import classes_of
+    from nasdeploy.core.space import classes_of
 
     return {
         "space": space.name,
@@ -104,7 +104,7 @@ def _space_result(space: "SearchSpace") -> dict[str, Any]:
 
 
 def _arch_result(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
-    from nasdeploy.space import classes_of
+    from nasdeploy.core.space import classes_of
 
     return {
         "space": space.name,

@@ -10,11 +10,11 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.space import find_space
-from nasdeploy.errors import CheckFailed, UserError
+from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
+    from nasdeploy.core.space import SearchSpace
     from nasdeploy.latency.table import LatencyTable
-    from nasdeploy.space import SearchSpace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -55,16 +55,16 @@ def check(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure a sample of a table again: does it still hold? Exit code 4 if it does not."""
+    from nasdeploy.core.progress import Progress
     from nasdeploy.latency.table import LatencyTable
-    from nasdeploy.progress import Progress
 
     loaded = LatencyTable.load(table)
     found = _required(loaded, space)
     progress = Progress(quiet)
 
-    from nasdeploy.latency.places.opening import open_place
-    from nasdeploy.steps.table import Sample
-    from nasdeploy.steps.table import check as measure_again
+    from nasdeploy.latency.runners.open_runner import open_place
+    from nasdeploy.workflows.table import Sample
+    from nasdeploy.workflows.table import check as measure_again
 
     with open_place(loaded.conditions.device, progress.say) as place:
         outcome = measure_again(loaded, found, place, progress, sample=Sample(entries, networks), strict=strict)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.recipe import Recipe
@@ -47,14 +47,14 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet with in-place distillation; the same command resumes, and so does --run without a recipe."""
-    from nasdeploy.train.reporting import FailedElsewhere, first_of_host, reported_once
+    from nasdeploy.distributed.rank_errors import FailedElsewhere, first_of_host, reported_once
 
     try:
         with reported_once(first_of_host):
             loaded = _loaded(recipe, run_directory, assignments or (), data, alone)
 
-        from nasdeploy.progress import Progress
-        from nasdeploy.steps import train as step
+        from nasdeploy.core.progress import Progress
+        from nasdeploy.workflows import train as step
 
         directory = run_directory or step.default_directory(loaded)
         run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
@@ -80,14 +80,14 @@ def _loaded(
     else:
         raise UserError("no recipe given; name one, or with --run DIR a run to go on with")
     if alone is not None:
-        from nasdeploy.steps.alone import train_alone
+        from nasdeploy.workflows.alone import train_alone
 
         loaded = train_alone(loaded, alone)
     return loaded
 
 
 def _text(path: Path, facts: dict[str, Any]) -> str:
-    from nasdeploy.train.skips import skipped_text
+    from nasdeploy.training.skips import skipped_text
 
     lines = [f"trained {path}"]
     validation = facts.get("validation")

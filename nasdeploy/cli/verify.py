@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.errors import CheckFailed
+from nasdeploy.core.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from nasdeploy.export.bundle.trial import Found
+    from nasdeploy.exporting.bundle.trial import Found
 
 
 def verify(
@@ -25,9 +25,9 @@ def verify(
     quiet: QuietFlag = False,
 ) -> None:
     """Try a bundle on this machine: sums, form, sample, accuracy, latency; exit code 4 if it is not as exported."""
-    from nasdeploy.progress import Progress
+    from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
-    from nasdeploy.steps import verify as step
+    from nasdeploy.workflows import verify as step
 
     found = step.verify(bundle, Progress(quiet), data=data, device=load_device(device) if device else None)
     result = {
@@ -43,7 +43,7 @@ def verify(
 
 
 def _line(found: "Found") -> str:
-    from nasdeploy.export.figures import counted
+    from nasdeploy.exporting.figures import counted
 
     if found.not_run is not None:
         return f"  {found.model}: not run, {found.not_run}"

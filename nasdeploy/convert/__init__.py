@@ -1,7 +1,7 @@
 """From PyTorch modules to what runtimes open."""
 
-from nasdeploy.convert.measured import model_for
+from nasdeploy.convert.fast_export import quick_onnx
+from nasdeploy.convert.model_for import model_for
 from nasdeploy.convert.onnx import to_onnx
-from nasdeploy.convert.quick import quick_onnx
 
 __all__ = ["model_for", "quick_onnx", "to_onnx"]

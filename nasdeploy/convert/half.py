@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.shape_inference import infer_shapes
 
 from nasdeploy.convert.quantise import LAYERS
-from nasdeploy.plan import Shape
+from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
 

@@ -11,9 +11,9 @@ from onnx import ModelProto
 from torch import nn
 
 from nasdeploy.convert.versions import OPSET, lowest
-from nasdeploy.errors import CheckFailed
+from nasdeploy.core.errors import CheckFailed
+from nasdeploy.core.plan import Shape
 from nasdeploy.nn.network import Network
-from nasdeploy.plan import Shape
 
 
 def to_onnx(network: Network) -> bytes:

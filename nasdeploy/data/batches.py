@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.data.balance import balanced_draws
 from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.fetched import fetched
 from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.loader import load
+from nasdeploy.data.resized import fetched
 from nasdeploy.data.sample import name_of
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
-from nasdeploy.randomness import generator, seed_for
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from zlib import error as ZlibError
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.settings import DOWNLOADS
-from nasdeploy.errors import UserError
 from nasdeploy.store.files import replacing
 
 Arrays = Mapping[str, npt.NDArray[Any]]

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from nasdeploy.core.escaping import escaped
 from nasdeploy.data.inventory import Inventory, contents, rows
 from nasdeploy.data.split import USES, Split
-from nasdeploy.escaping import escaped
 
 _USES_IN_WORDS = dict(zip(USES, ("for training", "held out", "for validation", "for testing", "not used"), strict=True))
 _KINDS = ("missing", "changed", "in another class", "in another part", "renamed")

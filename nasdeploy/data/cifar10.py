@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DOWNLOADS, DataSettings
-from nasdeploy.errors import UserError
 
 
 def open_cifar10(settings: DataSettings) -> OpenedData:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from shlex import quote
 from unicodedata import category, name, normalize
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 
 _JOINERS = "\u200c\u200d"
 """Zero-width characters that words of some scripts need, and emoji."""

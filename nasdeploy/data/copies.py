@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.core.escaping import escaped
 from nasdeploy.data.facts import DIGEST_BYTES, Digests
 from nasdeploy.data.images import Indices
 from nasdeploy.data.inventory import Inventory
 from nasdeploy.data.opened import OpenedData
-from nasdeploy.escaping import escaped
 
 Mask = npt.NDArray[np.bool_]
 Uses = npt.NDArray[np.uint8]

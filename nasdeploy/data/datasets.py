@@ -29,7 +29,7 @@ def read_data(settings: DataSettings) -> OpenedData:
 def open_data(settings: DataSettings, seed: int) -> ImageSets:
     """The images that `settings` describe, split by `seed`; raises `UserError` naming what is missing or damaged.
 
-    Those of a run are split as it says, see `nasdeploy.steps.same_data`.
+    Those of a run are split as it says, see `nasdeploy.workflows.same_data`.
     """
     data = read_data(settings)
     return sets_of(data, split(data, settings, seed))

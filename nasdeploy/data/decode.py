@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY, Header, header_of, opened
 from nasdeploy.data.settings import MOST_PIXELS, Bounds, Decoding
-from nasdeploy.errors import UserError
 
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"

@@ -9,10 +9,10 @@ from tempfile import NamedTemporaryFile
 
 from torch import Tensor
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DOWNLOADS, DataSettings
-from nasdeploy.errors import UserError
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 

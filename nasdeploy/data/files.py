@@ -1,6 +1,6 @@
 """Which files are images, and what is nobody's data, by names alone.
 
-`nasdeploy/export/bundle/pictures.py`, which runs without nasdeploy, says the same.
+`nasdeploy/exporting/bundle/pictures.py`, which runs without nasdeploy, says the same.
 """
 
 SUFFIXES = frozenset(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.file_facts import facts_of
 from nasdeploy.data.images import FileImages, as_indices
@@ -11,7 +12,6 @@ from nasdeploy.data.listing import FolderListing, list_folder
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings, Decoding
 from nasdeploy.data.unreadable import warn_of
-from nasdeploy.errors import UserError
 
 
 def open_folder(settings: DataSettings) -> OpenedData:

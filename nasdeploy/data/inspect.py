@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.copies import each_once
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.folder import read_folder, stop
@@ -20,7 +21,6 @@ from nasdeploy.data.pillow import COLOUR, Header
 from nasdeploy.data.settings import DatasetKind, Decoding
 from nasdeploy.data.shards import holds_shards, list_shards, read_shards
 from nasdeploy.data.split import require_enough
-from nasdeploy.errors import UserError
 
 _LOOKED_AT = 400
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.escaping import escaped
 from nasdeploy.data.files import SUFFIXES, grouped, is_hidden, suffix_of
 from nasdeploy.data.passed_over import hidden_line, some
-from nasdeploy.errors import UserError
-from nasdeploy.escaping import escaped
 
 PARTS = ("train", "val", "test")
 """Folders of a data set; the first has to be there."""

@@ -10,11 +10,11 @@ from math import ceil, floor, isqrt
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.decode import UnreadableImage, to_levels
 from nasdeploy.data.images import Images
 from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY
 from nasdeploy.data.settings import Bounds
-from nasdeploy.errors import UserError
 
 LOOKED_AT = 64
 """Images that are looked at to tell whether a range is needed."""

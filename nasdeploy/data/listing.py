@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.classes import class_names
 from nasdeploy.data.layout import PARTS, beside, require_folder
 from nasdeploy.data.part_layout import fault_in, fault_in_train, notes_on_depth
 from nasdeploy.data.passed_over import notes_of, some
 from nasdeploy.data.walk import Part, read_part
-from nasdeploy.errors import UserError
 
 
 @dataclass(frozen=True)

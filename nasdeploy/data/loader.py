@@ -25,12 +25,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nasdeploy.cpus import parallelism
+from nasdeploy.core.cpus import parallelism
+from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images, Indices
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.unreadable import warn_of
-from nasdeploy.errors import NasdeployError, UserError
 
 Transform = Callable[[Image.Image], Tensor]
 Seeds = npt.NDArray[np.uint32]

@@ -5,12 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from shlex import quote
 
+from nasdeploy.core.escaping import escaped
+from nasdeploy.core.registry import nearest, suggestion
 from nasdeploy.data.classes import composed, likest, quoted
 from nasdeploy.data.files import SUFFIXES, suffix_of
 from nasdeploy.data.passed_over import held, some
 from nasdeploy.data.walk import Part
-from nasdeploy.escaping import escaped
-from nasdeploy.registry import nearest, suggestion
 
 
 def fault_in_train(part: Part) -> str | None:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from nasdeploy.core.escaping import escaped
 from nasdeploy.data.files import SUFFIXES, suffix_of
 from nasdeploy.data.walk import Part
-from nasdeploy.escaping import escaped
 
 _SHOWN = 3
 """Names in a list; the others are counted."""

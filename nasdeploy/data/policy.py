@@ -6,8 +6,8 @@ from typing import Any
 from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
 
 PictureTransform = Callable[[Image.Image], Image.Image]
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from nasdeploy.core.settings import Settings
 from nasdeploy.data.settings import MOST_PIXELS, DataSettings, Decoding, Deviation, Mean, ValueRange
-from nasdeploy.settings import Settings
 
 
 class Preprocessing(Settings):

@@ -7,10 +7,10 @@ from zlib import error as ZlibError
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.cache import texts_as_bytes, texts_from_bytes
 from nasdeploy.data.inventory import Identities, Inventory
 from nasdeploy.data.split import Split
-from nasdeploy.errors import UserError
 from nasdeploy.store.data_facts import DataFacts
 
 

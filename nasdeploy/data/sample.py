@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from nasdeploy.core.randomness import generator
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import fetch
-from nasdeploy.randomness import generator
 
 _MOST = 512
 _LONGEST_S = 3.0

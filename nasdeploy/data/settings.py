@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from nasdeploy.settings import Settings, refuse_unused
+from nasdeploy.core.settings import Settings, refuse_unused
 
 DatasetKind = Literal["folder", "shards", "digits", "cifar10", "fashion-mnist"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.cache import Arrays, cache_file, load_arrays, store_arrays, text_digest
 from nasdeploy.data.shard_index import ShardIndex, index_of
-from nasdeploy.errors import UserError
 
 _VERSION = 2
 _WORTH_KEEPING = 20_000

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.registry import suggestion
 from nasdeploy.data.classes import class_names, composed, likest, quoted
 from nasdeploy.data.images import Indices
 from nasdeploy.data.label_text import NoLabel, is_number, lines_of
 from nasdeploy.data.shard_index import ShardIndex
-from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
 
 NAMES = "classes.txt"
 """A file beside the parts that may name the classes, one a line."""

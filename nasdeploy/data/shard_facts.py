@@ -8,13 +8,13 @@ from time import time_ns
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.cache import cache_file, load_arrays, store_arrays, texts_as_bytes, texts_from_bytes
 from nasdeploy.data.decode import UnreadableImage, read_header
 from nasdeploy.data.facts import DIGEST_BYTES, RECORD, Look, Records, records_of
 from nasdeploy.data.file_facts import TOO_NEW_NS, State, state_of
 from nasdeploy.data.inventory import Identities
 from nasdeploy.data.shard_index import ShardIndex
-from nasdeploy.errors import UserError
 
 _VERSION = 2
 _THREADS = 8

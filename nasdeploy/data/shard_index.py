@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.files import SUFFIXES, grouped, is_hidden, suffix_of
 from nasdeploy.data.images import Indices
 from nasdeploy.data.label_text import NoLabel, label_in
 from nasdeploy.data.passed_over import some
-from nasdeploy.errors import UserError
 
 LAYOUT = "write shards with KEY.jpg (or another image) and KEY.cls for each sample"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.facts import unfit
 from nasdeploy.data.file_facts import MOST_READ_BYTES
@@ -26,7 +27,6 @@ from nasdeploy.data.shard_facts import remembered_records, shard_identities
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shard_index import ShardIndex
 from nasdeploy.data.unreadable import warn_of
-from nasdeploy.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.randomness import generator
 from nasdeploy.data.copies import Copies, Mask, copies_in, each_once, lines_about
 from nasdeploy.data.images import Images, ImageSets, Indices
 from nasdeploy.data.inventory import Identities, Inventory
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
-from nasdeploy.randomness import generator
 from nasdeploy.store.data_facts import ComparedBy, CopyFacts, DataFacts
 
 USES = ("train", "search", "val", "test", "unused")

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.escaping import escaped
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, Images
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
-from nasdeploy.escaping import escaped
 
 _THREADS = 8
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.files import SUFFIXES, grouped, is_hidden, suffix_of
-from nasdeploy.errors import UserError
 
 
 @dataclass

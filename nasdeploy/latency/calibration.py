@@ -13,7 +13,7 @@ from math import inf
 
 import numpy as np
 
-from nasdeploy.costs import Floats
+from nasdeploy.core.costs import Floats
 
 _NOISE = 0.02
 """Relative residual that two measurements of one network may well show."""

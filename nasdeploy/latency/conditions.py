@@ -2,12 +2,12 @@
 
 from dataclasses import fields
 
+from nasdeploy.core.settings import Settings
+from nasdeploy.core.space import SearchSpace, classes_of
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.measure import Protocol
+from nasdeploy.latency.protocol import Protocol
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import Settings
-from nasdeploy.space import SearchSpace, classes_of
 
 
 class Conditions(Settings):

@@ -1,7 +1,7 @@
 """What a latency table was measured on."""
 
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.places.opening import open_place
+from nasdeploy.latency.runners.open_runner import open_place
 from nasdeploy.runtimes.device import Device
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasdeploy.costs import Floats
-from nasdeploy.latency.measure import Timing
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.randomness import generator
-from nasdeploy.space import SearchSpace
 
 RANKED = 1000
 """Architectures that are drawn for comparing the order."""

@@ -2,7 +2,7 @@
 
 The latter is told by a reference graph, which is measured again in every group of sessions. What was measured while it
 was faster or slower is measured again, also where the runs themselves look quiet; what that does not mend is corrected
-(`nasdeploy.latency.steadying`).
+(`nasdeploy.latency.drift_correction`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from nasdeploy.latency.measure import REFERENCE, Timing
+from nasdeploy.core.plan import Block
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.protocol import REFERENCE, Timing
 from nasdeploy.latency.stratify import blocks_by_macs
-from nasdeploy.plan import Block
-from nasdeploy.space import SearchSpace
 
 M = TypeVar("M")
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace, classes_of
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device
-from nasdeploy.space import SearchSpace, classes_of
 
 TABLES = Path("profiles/tables")
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import Settings, parse
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.places.work import Outcome
-from nasdeploy.settings import Settings, parse
+from nasdeploy.latency.runners.run_models import Outcome
 from nasdeploy.store.files import append_json_line, read_json_lines
 
 Kind = Literal["blocks", "networks"]

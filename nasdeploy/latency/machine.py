@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nasdeploy.cpus import bound_cpus, cpu_quota
+from nasdeploy.core.cpus import bound_cpus, cpu_quota
 from nasdeploy.runtimes.runtime import Target
 
 _CPUINFO = Path("/proc/cpuinfo")

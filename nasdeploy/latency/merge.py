@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 
-from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Timing
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable, MeasuredNetwork, network_terms
-from nasdeploy.space import SearchSpace
 
 
 def merge(first: LatencyTable, second: LatencyTable, space: SearchSpace) -> LatencyTable:

@@ -11,12 +11,24 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from nasdeploy.arch import Arch
 from nasdeploy.convert import model_for
-from nasdeploy.errors import UserError
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block, Plan, Shape
+from nasdeploy.core.progress import Progress, duration
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.campaign import Measuring, all_measured
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import reference_block
-from nasdeploy.latency.duration import (
+from nasdeploy.latency.drift_correction import steadied_table
+from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.protocol import Protocol, Timing
+from nasdeploy.latency.runners.open_runner import open_place
+from nasdeploy.latency.runners.runner import Place
+from nasdeploy.latency.stratify import evenly, stratified
+from nasdeploy.latency.table import LatencyTable, Role, entry_cost
+from nasdeploy.latency.time_budget import (
     Pace,
     begun_with,
     sampled_blocks,
@@ -24,22 +36,10 @@ from nasdeploy.latency.duration import (
     with_networks_within,
     within,
 )
-from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.measure import Protocol, Timing
-from nasdeploy.latency.measuring import Measuring, all_measured
-from nasdeploy.latency.places.opening import open_place
-from nasdeploy.latency.places.place import Place
-from nasdeploy.latency.steadying import steadied_table
-from nasdeploy.latency.stratify import evenly, stratified
-from nasdeploy.latency.table import LatencyTable, Role, entry_cost
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
-from nasdeploy.plan import Block, Plan, Shape
-from nasdeploy.progress import Progress, duration
-from nasdeploy.randomness import generator
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
-from nasdeploy.space import SearchSpace
 from nasdeploy.store.files import locked, remove_partial_of
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nasdeploy.cpus import stopped_periods
+from nasdeploy.core.cpus import stopped_periods
 
 _ROOT = Path("/")
 _MOST_CPUS = 8

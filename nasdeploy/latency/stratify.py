@@ -5,11 +5,11 @@ Networks drawn uniformly sit in the middle of the range: a calibration on them w
 
 import numpy as np
 
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Costs, SlotCost
-from nasdeploy.extremes import extremes
-from nasdeploy.plan import Block
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Costs, SlotCost
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.plan import Block
+from nasdeploy.core.space import SearchSpace
 
 _CANDIDATES = 4000
 

@@ -12,20 +12,20 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from nasdeploy.arch import Arch, Json
-from nasdeploy.costs import Costs, Floats, SlotCost
-from nasdeploy.errors import UserError
-from nasdeploy.extremes import extremes
+from nasdeploy.core.arch import Arch, Json
+from nasdeploy.core.costs import Costs, Floats, SlotCost
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block, Plan
+from nasdeploy.core.settings import Settings
+from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.measure import Timing
-from nasdeploy.plan import Block, Plan
+from nasdeploy.latency.protocol import Timing
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import Settings
-from nasdeploy.space import Codes, SearchSpace, Slot
 from nasdeploy.store.files import write_text
 from nasdeploy.store.records import parse_record, read_object
 
@@ -102,7 +102,7 @@ class LatencyTable(Settings):
     ) -> "LatencyTable":
         """A table calibrated on all `networks` but the held-out ones, which give its error.
 
-        `steadied` is the power by which the timings given were corrected already (`nasdeploy.latency.steadying`).
+        `steadied` is the power by which the given timings were corrected (`nasdeploy.latency.drift_correction`).
         """
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.core.plan import Block
 from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
 from nasdeploy.nn.mbconv import MBConvFamily, PoolHeadFamily, StemFamily
-from nasdeploy.plan import Block
 
 
 class Family(Protocol):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
-from nasdeploy.errors import UserError, one_line
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, TensorsOf, eager
 from nasdeploy.nn.functional import Statistics
-from nasdeploy.plan import Block
 
 _MOST_VARIANTS = 64
 """Graphs of one block: for each drop-connect rate, memory layout, and with and without gradients."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from nasdeploy.cpus import parallelism
+from nasdeploy.core.cpus import parallelism
 
 
 def compute_device() -> torch.device:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nasdeploy.plan import Plan, Step
+from nasdeploy.core.plan import Plan, Step
 
 
 def run(plan: Plan, x: Tensor, compute: Callable[[Step, Tensor], Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.core.plan import Block
 from nasdeploy.nn.functional import ACTIVATIONS, BN_EPS
 from nasdeploy.nn.mbconv import MBConvWeights, PoolHeadWeights, StemWeights
-from nasdeploy.plan import Block
 
 Masks = Mapping[str, Tensor]
 

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
+from nasdeploy.core.plan import Plan, Step
 from nasdeploy.nn import StaticBlock, build
 from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
 from nasdeploy.nn.graph import run
-from nasdeploy.plan import Plan, Step
 
 
 class Network(nn.Module):

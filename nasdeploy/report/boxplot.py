@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nasdeploy.costs import Floats
+from nasdeploy.core.costs import Floats
 from nasdeploy.store.files import replacing
 
 _WIDTH = 0.8

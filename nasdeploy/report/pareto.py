@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasdeploy.search.result import Found, SearchResult
+from nasdeploy.searching.result import Found, SearchResult
 from nasdeploy.store.files import replacing
 
 if TYPE_CHECKING:

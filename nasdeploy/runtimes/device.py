@@ -5,12 +5,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
-from nasdeploy.resources import resource, resource_names
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.registry import suggestion
+from nasdeploy.core.resources import resource, resource_names
+from nasdeploy.core.settings import Settings, load_yaml, parse
 from nasdeploy.runtimes.host import LOCAL, SshHost, parse_host
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.settings import Settings, load_yaml, parse
 
 
 def _a_host(text: str) -> str:

@@ -18,8 +18,8 @@ from weakref import WeakSet
 
 import numpy as np
 
-from nasdeploy.errors import UserError, one_line
-from nasdeploy.plan import Shape
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.options import only
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel, content_of, require_samples
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError, one_line
-from nasdeploy.plan import Shape
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError, one_line
-from nasdeploy.plan import Shape
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.

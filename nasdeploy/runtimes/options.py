@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from nasdeploy.errors import UserError
-from nasdeploy.registry import suggestion
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.runtime import Target
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError, one_line
-from nasdeploy.plan import Shape
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.options import only, wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel, require_samples
 

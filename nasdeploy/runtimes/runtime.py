@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy.typing as npt
 
-from nasdeploy.errors import UserError
-from nasdeploy.plan import Shape
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Shape
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.errors import UserError, one_line
-from nasdeploy.plan import Shape
-from nasdeploy.registry import suggestion
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import Shape
+from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.options import only, wants
 from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples

@@ -3,9 +3,9 @@
 from importlib.resources import files
 from pathlib import Path
 
-from nasdeploy.registry import lookup
-from nasdeploy.settings import load_yaml, parse
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.registry import lookup
+from nasdeploy.core.settings import load_yaml, parse
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 
 SPACES = {

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdeploy.arch import Arch, Choice
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, strided
-from nasdeploy.errors import UserError
-from nasdeploy.plan import Block, Shape
-from nasdeploy.settings import Settings
-from nasdeploy.space import SearchSpace, Slot
+from nasdeploy.core.arch import Arch, Choice
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.settings import Settings
+from nasdeploy.core.space import SearchSpace, Slot
 
 
 def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The checkpoints of a run as files: their names, whether they are whole, and which weights a finished run has.
 
-Torch-free; `nasdeploy.train.checkpoint` reads and writes what is in them.
+Torch-free; `nasdeploy.training.checkpoint` reads and writes what is in them.
 """
 
 import re
@@ -14,8 +14,8 @@ from zipfile import BadZipFile, ZipFile
 
 from pydantic import Field
 
-from nasdeploy.errors import UserError
-from nasdeploy.settings import Settings
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import Settings
 from nasdeploy.store.records import parse_record
 from nasdeploy.store.run import Run
 

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, TypeVar
 
-from nasdeploy.arch import Arch
-from nasdeploy.errors import UserError
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.files import identity_of
 
 _SCHEMA_VERSION = 2

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, BinaryIO
 
-from nasdeploy.errors import UserError
-from nasdeploy.escaping import as_json, not_utf8
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.escaping import as_json, not_utf8
 
 PARTIAL = ".partial"
 """How hidden directories end in which files are written before they take their place."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nasdeploy.errors import UserError
-from nasdeploy.settings import S, parse
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import S, parse
 from nasdeploy.store.files import read_json
 
 

@@ -14,8 +14,8 @@ from unicodedata import normalize
 
 from pydantic import AfterValidator, Field
 
-from nasdeploy.errors import UserError
-from nasdeploy.settings import Settings
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import Settings
 from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.files import identity_of, locked, remove_partial, writable, write_bytes, write_json
 from nasdeploy.store.records import read_record

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.arch import Arch
+from nasdeploy.core.arch import Arch
 from nasdeploy.nn import FAMILIES
 from nasdeploy.nn.network import Network
 from nasdeploy.supernet.supernet import Supernet

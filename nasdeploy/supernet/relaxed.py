@@ -7,11 +7,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block
+from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.nn.masked import MASKED, Masks
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.plan import Block
-from nasdeploy.space import SearchSpace, Slot
 from nasdeploy.supernet.supernet import Supernet
 
 RESOLUTION = "resolution"

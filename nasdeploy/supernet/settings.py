@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from nasdeploy.settings import Settings
+from nasdeploy.core.settings import Settings
 
 
 class RecalibrationSettings(Settings):

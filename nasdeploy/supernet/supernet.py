@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from nasdeploy.arch import Arch
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.plan import Block, Plan, Step
+from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.nn import FAMILIES, Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.graph import run
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.plan import Block, Plan, Step
-from nasdeploy.space import SearchSpace, Slot
 
 
 class Supernet(nn.Module):

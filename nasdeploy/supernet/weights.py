@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nasdeploy.errors import UserError
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.checkpoints import is_whole
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet.sound import unsound

@@ -15,22 +15,22 @@ from time import perf_counter
 
 import numpy as np
 
-from nasdeploy.costs import Floats
-from nasdeploy.progress import Progress
-from nasdeploy.randomness import generator
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.recipe import recipe_of, space_of
-from nasdeploy.search.budget import Budget
-from nasdeploy.search.evaluation import evaluated
-from nasdeploy.search.predictors import KINDS
-from nasdeploy.search.predictors.evolution import evolve
-from nasdeploy.search.predictors.predictor import fit, quality_of
-from nasdeploy.search.problem import Problem
-from nasdeploy.space import Codes, SearchSpace
+from nasdeploy.searching.budget import Budget
+from nasdeploy.searching.predictors import KINDS
+from nasdeploy.searching.predictors.evolution import evolve
+from nasdeploy.searching.predictors.predictor import fit, quality_of
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.successive_halving import evaluated
 from nasdeploy.spaces import load_space
-from nasdeploy.steps.evaluator import open_evaluator, supernet_id
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.run import Run
+from nasdeploy.workflows.evaluator import open_evaluator, supernet_id
 
 
 def main() -> None:

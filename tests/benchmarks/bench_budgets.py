@@ -17,7 +17,7 @@ from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from nasdeploy.errors import InfeasibleBudget
+from nasdeploy.core.errors import InfeasibleBudget
 
 ALLOWED = 1.02
 FIRST, LAST = 5.0, 95.0

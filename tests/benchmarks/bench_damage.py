@@ -15,8 +15,8 @@ from time import perf_counter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.export.bundle.damage import damage, refusals
-from tests.export.models import exporter, jobs, tiny_space
+from tests.exporting.bundle.damage import damage, refusals
+from tests.exporting.models import exporter, jobs, tiny_space
 
 
 def main() -> None:

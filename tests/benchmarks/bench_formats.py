@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from nasdeploy.convert.versions import OPSET
-from nasdeploy.export.conversions import Conversions
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.formats.format import Format, Source, file_name
-from nasdeploy.export.jobs import device_for
-from nasdeploy.export.manifest import interface
-from nasdeploy.latency.measure import Protocol, Rounds, measure
+from nasdeploy.exporting.conversions import Conversions
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats.format import Format, Source, file_name
+from nasdeploy.exporting.jobs import device_for
+from nasdeploy.exporting.manifest import interface
+from nasdeploy.latency.protocol import Protocol, Rounds, measure
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
@@ -36,7 +36,7 @@ from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
-from tests.export.models import supernet_of
+from tests.exporting.models import supernet_of
 
 ALL = ("a0", "a1", "a2", "a3", "a4", "a5-small", "a5-base", "a6")
 ENGINES = ("a0", "a6")

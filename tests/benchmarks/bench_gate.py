@@ -13,17 +13,17 @@ from time import perf_counter
 
 import torch
 
+from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.export.export import Exporter
-from nasdeploy.export.jobs import plan_jobs
-from nasdeploy.export.manifest import Origin
-from nasdeploy.export.proof import Target
-from nasdeploy.progress import Progress
+from nasdeploy.exporting.export import Exporter
+from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.manifest import Origin
+from nasdeploy.exporting.proof import Target
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space
 from tests.data.pictures import write_folder
-from tests.export.models import supernet_of
+from tests.exporting.models import supernet_of
 
 ALLOWED_S = 120.0
 CLASSES = 10

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import yaml
 
-from tests.train.recipes import CONTENT
+from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
 IP = "/usr/sbin/ip"
@@ -150,7 +150,7 @@ def store(network: Network) -> Iterator[str]:
 def work(directory: Path) -> None:
     """Train as `nasdeploy train` does, and write down every step that is finished."""
     from nasdeploy.cli.main import main
-    from nasdeploy.train.trainer import Position, Trainer
+    from nasdeploy.training.trainer import Position, Trainer
 
     log = directory / "steps" / f"{time_ns()}-{os.environ['RANK']}-{os.getpid()}"
     step = Trainer._step

@@ -21,17 +21,17 @@ from time import perf_counter
 
 import numpy as np
 
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Costs, macs
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Costs, macs
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.batches import calibration_batches, evaluation_batches
 from nasdeploy.data.datasets import open_data
-from nasdeploy.evaluate import Evaluator, Score
-from nasdeploy.randomness import generator
 from nasdeploy.recipe import load_recipe, recipe_of, space_of
-from nasdeploy.space import SearchSpace
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.evaluate import Evaluator, Score
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.train.checkpoint import Checkpoints
+from nasdeploy.training.checkpoint import Checkpoints
 
 RECIPE = "alphanet-cifar10-small"
 DRAWS = 1001

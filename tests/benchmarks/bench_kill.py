@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import yaml
 
-from nasdeploy.train.checkpoint import Checkpoints
-from tests.train.recipes import CONTENT
+from nasdeploy.training.checkpoint import Checkpoints
+from tests.training.recipes import CONTENT
 
 NASDEPLOY = str(Path(sys.executable).with_name("nasdeploy"))
 MACHINE = ("images_per_s", "peak_memory_gib")

@@ -22,19 +22,19 @@ import onnx
 import onnxruntime
 import torch
 
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Floats
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.plan import Plan
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.drift import with_references
-from nasdeploy.latency.measure import Protocol, Timing
-from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
+from nasdeploy.latency.protocol import Protocol, Timing
+from nasdeploy.latency.runners.open_runner import open_place
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.plan import Plan
-from nasdeploy.progress import Progress
-from nasdeploy.randomness import generator
 from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
 from nasdeploy.store.files import write_text
 from tests.benchmarks.predictors import Networks, methods

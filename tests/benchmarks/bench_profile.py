@@ -17,17 +17,17 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from nasdeploy.arch import Arch
 from nasdeploy.convert import quick_onnx, to_onnx
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.files import table_path
-from nasdeploy.latency.measure import Protocol, measure
 from nasdeploy.latency.profile import profile, randomise_norms
+from nasdeploy.latency.protocol import Protocol, measure
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.nn.network import Network
-from nasdeploy.progress import Progress, Task
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
 from tests.benchmarks.bench_predictors import STATISTICS, measure_again, networks_of, report
 

@@ -29,7 +29,7 @@ def output(*command: str) -> str:
 
 def print_bytes(space: str) -> None:
     """Of one reduction a step, and of one after each network."""
-    counts = json.loads(output(*TORCHRUN, str(ROOT / "tests/train/counted.py"), space))
+    counts = json.loads(output(*TORCHRUN, str(ROOT / "tests/training/counted.py"), space))
     step, each = counts["four"], counts["each"]
     sent, gradients, fourfold = sum(step["reduced"]), step["gradients"], sum(each["reduced"])
     print(
@@ -41,7 +41,7 @@ def print_bytes(space: str) -> None:
 
 def print_differences() -> None:
     """Between the weights of two processes and of one with twice the batch, five steps on."""
-    script = str(ROOT / "tests/train/ranked.py")
+    script = str(ROOT / "tests/training/ranked.py")
     with TemporaryDirectory() as directory:
         files = [f"{directory}/{name}.pt" for name in ("one", "two")]
         output(sys.executable, script, files[0])

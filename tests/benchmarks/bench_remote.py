@@ -25,18 +25,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.settings import parse
 from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.measure import Protocol, Rounds, Timing
-from nasdeploy.latency.places.opening import open_place
 from nasdeploy.latency.profile import block_model, profile
+from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.runners.open_runner import open_place
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.progress import Progress
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import parse
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
-from tests.latency.places.sshd import Sshd
+from tests.latency.runners.sshd import Sshd
 
 LOCAL = Device(name="here", runtime="onnxruntime")
 SMALL = space_from_table(

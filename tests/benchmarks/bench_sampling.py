@@ -13,18 +13,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from nasdeploy.costs import macs, params
-from nasdeploy.counting.halves import Halves, find_cut
-from nasdeploy.counting.optimum import best_within
-from nasdeploy.counting.rounded import Rounded
-from nasdeploy.extremes import extremes
-from nasdeploy.search.budget import Budget, Range
-from nasdeploy.search.candidates import Candidates
-from nasdeploy.search.problem import Problem
-from nasdeploy.search.size import feasible_size
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.costs import macs, params
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.halves import Halves, find_cut
+from nasdeploy.core.counting.optimum import best_within
+from nasdeploy.core.counting.rounded import Rounded
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.searching.budget import Budget, Range
+from nasdeploy.searching.feasible_count import feasible_size
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.proposals import Candidates
 from nasdeploy.spaces import SPACES, load_space
-from tests.counting.spaces import LayerwiseSpace
+from tests.core.counting.spaces import LayerwiseSpace
 
 DRAWS = 100_000
 PLACE, WIDTH = 0.3, 0.01

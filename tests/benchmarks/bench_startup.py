@@ -14,12 +14,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
+from nasdeploy.core.randomness import generator
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.files import table_path
-from nasdeploy.latency.measure import Protocol, Timing
+from nasdeploy.latency.protocol import Protocol, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
-from nasdeploy.randomness import generator
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space

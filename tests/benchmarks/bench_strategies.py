@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_strategies
 
-20 landscapes (tests/search/landscape.py: 19,683 architectures, of which half are within the budget; accuracy concave in
-MACs plus NK interactions, K = 2), each with its own seed of search, and at most 1,000 evaluations. Printed: how many
+20 landscapes (tests/searching/landscape.py: 19,683 architectures, of which half are within the budget; accuracy concave
+in MACs plus NK interactions, K = 2), each with its own seed of search, and at most 1,000 evaluations. Printed: how many
 points of top-1 the best found is below the best there is, in how many of the landscapes that is at most 0.1, and the
 hypervolume under the found front over that under the true one.
 """
@@ -17,13 +17,13 @@ from time import perf_counter
 import numpy as np
 from pymoo.indicators.hv import HV
 
-from nasdeploy.costs import Floats
-from nasdeploy.randomness import generator
-from nasdeploy.search.problem import Problem
-from nasdeploy.search.settings import SearchSettings
-from nasdeploy.search.strategies import STRATEGIES
-from nasdeploy.search.strategies.means import needs_supernet
-from tests.search.landscape import CODES, SPACE, Landscape, problem_at
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.randomness import generator
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import STRATEGIES
+from nasdeploy.searching.strategies.means import needs_supernet
+from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
 SEEDS = range(20)
 NEAR = 0.1

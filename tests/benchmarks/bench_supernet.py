@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Costs, macs, params
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Costs, macs, params
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
-from nasdeploy.train.losses import distillation_loss
-from nasdeploy.train.sandwich import Sandwich, SandwichStep
-from nasdeploy.train.settings import DistillationSettings
+from nasdeploy.training.losses import distillation_loss
+from nasdeploy.training.sandwich import Sandwich, SandwichStep
+from nasdeploy.training.settings import DistillationSettings
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -9,9 +9,9 @@ import os
 import sys
 from time import monotonic
 
-from nasdeploy.arch import Arch
 from nasdeploy.cli.main import main
-from nasdeploy.evaluate import Evaluator, Score
+from nasdeploy.core.arch import Arch
+from nasdeploy.supernet.evaluate import Evaluator, Score
 
 PLAIN = Evaluator.__call__
 

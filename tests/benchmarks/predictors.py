@@ -19,10 +19,10 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Floats
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import fit
-from nasdeploy.space import SearchSpace
 
 
 @dataclass(frozen=True)

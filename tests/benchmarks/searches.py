@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.train.recipes import CONTENT
+from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
 NASDEPLOY = str(Path(sys.executable).with_name("nasdeploy"))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdeploy.arch import Arch
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, make_divisible, strided
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.plan import Block, Plan
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
-from nasdeploy.plan import Block, Plan
 from nasdeploy.spaces import load_space
 
 ALPHANET = load_space("alphanet")

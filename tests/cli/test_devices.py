@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
-from nasdeploy.errors import UserError
-from nasdeploy.resources import resource_names
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.resources import resource_names
 from nasdeploy.runtimes import RUNTIMES
 from tests.test_torch_free import HEAVY, imported_by
 
@@ -71,9 +71,9 @@ def test_one_line_a_device_where_there_is_room(monkeypatch):
 
 
 def test_cores_and_the_quota_of_this_machine_are_told(monkeypatch):
-    monkeypatch.setattr("nasdeploy.cpus.bound_cpus", lambda: 4)
+    monkeypatch.setattr("nasdeploy.core.cpus.bound_cpus", lambda: 4)
     for quota, said in ((None, "no quota"), (1.5, "a quota that leaves the time of 1.5 of them")):
-        monkeypatch.setattr("nasdeploy.cpus.cpu_quota", lambda quota=quota: quota)
+        monkeypatch.setattr("nasdeploy.core.cpus.cpu_quota", lambda quota=quota: quota)
         assert json.loads(devices("cpu", "--json"))["machine"] == {"cores": 4, "cpu_quota": quota}
         assert devices("cpu").splitlines()[-1] == f"this machine: 4 cores for this process, {said}"
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from nasdeploy.cli.main import main
-from nasdeploy.evaluate import Evaluator
-from nasdeploy.progress import Progress
+from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import space_of
-from nasdeploy.steps import train as step
 from nasdeploy.store.run import Run
-from tests.train.recipes import tiny_recipe
+from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.workflows import train as step
+from tests.training.recipes import tiny_recipe
 
 
 @pytest.fixture(scope="module")

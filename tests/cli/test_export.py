@@ -10,25 +10,25 @@ import onnxruntime
 import pytest
 import torch
 
-from nasdeploy.arch import Arch
 from nasdeploy.cli.export import export
-from nasdeploy.errors import CheckFailed, UserError
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.manifest import ExportManifest, load_export
-from nasdeploy.export.proof import Target
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import CheckFailed, UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.manifest import ExportManifest, load_export
+from nasdeploy.exporting.proof import Target
 from nasdeploy.latency.files import table_path
-from nasdeploy.progress import Progress
 from nasdeploy.recipe import parse_recipe, recipe_of
-from nasdeploy.steps.choice import request_export
 from nasdeploy.store.checkpoints import WeightsFacts, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.extract import extract
-from tests.export.converted import converted_once  # noqa: F401
-from tests.export.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
-from tests.search import results
-from tests.steps.runs import trained_run
+from nasdeploy.workflows.choice import request_export
+from tests.exporting.converted import converted_once  # noqa: F401
+from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
+from tests.searching import results
+from tests.workflows.runs import trained_run
 
 SPACE = tiny_space()
 WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
@@ -37,7 +37,7 @@ WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.steps.export.Target", partial(Target, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.workflows.export.Target", partial(Target, protocol=QUICK))
     return trained_run(tmp_path)
 
 

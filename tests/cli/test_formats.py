@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.formats.tensorrt import TensorRtRtxFormat
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats.tensorrt import TensorRtRtxFormat
 from tests.test_torch_free import HEAVY, imported_by
 
 
@@ -18,7 +18,7 @@ def formats(*arguments: str) -> str:
 
 
 def test_every_format_is_listed_with_what_is_lacking_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.export.formats.sdk.find_spec", lambda name: None)
+    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.find_spec", lambda name: None)
     found = {entry["format"]: entry for entry in json.loads(formats("--json"))["formats"]}
     assert list(found) == list(FORMATS)
     assert found["onnx"]["ready"]
@@ -32,10 +32,10 @@ def test_every_format_is_listed_with_what_is_lacking_here(monkeypatch: pytest.Mo
 
 
 def test_what_is_too_old_is_said_with_the_version_that_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.export.formats.sdk.find_spec", lambda name: name)
-    monkeypatch.setattr("nasdeploy.export.formats.sdk.version", lambda name: "2025.3.9rc1")
+    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.find_spec", lambda name: name)
+    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.version", lambda name: "2025.3.9rc1")
     assert FORMATS["openvino"].missing() == "pip install 'openvino>=2025.4'"
-    monkeypatch.setattr("nasdeploy.export.formats.sdk.version", lambda name: "2025.10")
+    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.version", lambda name: "2025.10")
     assert FORMATS["openvino"].missing() is None
 
 
@@ -52,7 +52,7 @@ def test_what_is_too_old_is_said_with_the_version_that_will_do(monkeypatch: pyte
 def test_an_engine_runs_on_the_gpus_that_it_is_for(
     here: str | None, wanted: tuple[str, ...], said: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = "nasdeploy.export.formats.tensorrt"
+    place = "nasdeploy.exporting.formats.tensorrt"
     monkeypatch.setattr(f"{place}.missing_gpu", lambda: None if here else "no driver")
     monkeypatch.setattr(f"{place}.compute_capability", lambda: here)
     assert TensorRtRtxFormat().not_run(wanted) == said

@@ -17,13 +17,13 @@ import typer
 
 from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
-from nasdeploy.errors import UserError
-from nasdeploy.export.export import Exporter
+from nasdeploy.core.errors import UserError
+from nasdeploy.exporting.export import Exporter
 from nasdeploy.latency.files import table_path
 from nasdeploy.store.files import write_json
-from tests.export.models import DEVICE, latency_table, tiny_space
-from tests.search import results
-from tests.steps.runs import trained_run
+from tests.exporting.models import DEVICE, latency_table, tiny_space
+from tests.searching import results
+from tests.workflows.runs import trained_run
 
 MENDED_BY_THE_USER = (2, 3, 4)
 

@@ -5,8 +5,8 @@ import pytest
 
 from nasdeploy.cli.init import init
 from nasdeploy.cli.space import find_space
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import open_data
-from nasdeploy.errors import UserError
 from nasdeploy.recipe import load_recipe
 from tests.data.pictures import write_folder
 from tests.data.shards import write_shards
@@ -19,7 +19,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.draft.choices.seconds_per_image", lambda *_: 0.01)
+    monkeypatch.setattr("nasdeploy.initial_recipe.choices.seconds_per_image", lambda *_: 0.01)
 
 
 def test_writes_a_recipe_that_fits_and_says_so(

@@ -8,9 +8,9 @@ import sys
 import pytest
 import typer
 
-from nasdeploy import errors
 from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
+from nasdeploy.core import errors
 
 PROGRAM = """
 import time, warnings

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from nasdeploy.cli.profile import profile
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.latency import profile as measuring
 from nasdeploy.latency.files import find_table
-from nasdeploy.latency.measure import Protocol, Rounds
+from nasdeploy.latency.protocol import Protocol, Rounds
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.run import RUNS, Run

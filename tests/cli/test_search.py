@@ -4,8 +4,8 @@ import pytest
 
 from nasdeploy.cli.budget import bounds_of
 from nasdeploy.cli.search import strategy_of
-from nasdeploy.errors import UserError
-from nasdeploy.steps.request import Bounds
+from nasdeploy.core.errors import UserError
+from nasdeploy.workflows.request import Bounds
 
 
 def test_bounds_are_those_that_were_given() -> None:

@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
-from nasdeploy.errors import UserError
-from nasdeploy.search.result import LatencyBounds
-from nasdeploy.steps.searches import keep, next_id, result, results
+from nasdeploy.core.errors import UserError
+from nasdeploy.searching.result import LatencyBounds
 from nasdeploy.store.run import Run
-from tests.search import results as made
+from nasdeploy.workflows.history import keep, next_id, result, results
+from tests.searching import results as made
 
 FIRST = made.result(
     made.found("0" * 12, top1=0.5, predicted=4.0, measured=4.25),

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
 from nasdeploy.cli.space import find_space
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings
-from nasdeploy.errors import UserError
 from nasdeploy.spaces import load_space
 from tests.data.pictures import write_folder
-from tests.train.recipes import CONTENT
+from tests.training.recipes import CONTENT
 
 A0 = {
     "resolution": 192,
@@ -139,7 +139,7 @@ def test_a_shipped_recipe_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("nasdeploy.spaces.SPACES", {"alphanet": "alphanet.yaml", "tiny": "digits.yaml"})
     recipe = Path("digits.yaml")
     recipe.write_text(yaml.safe_dump(CONTENT))
-    monkeypatch.setattr("nasdeploy.resources._files", lambda folder: {"digits": recipe})
+    monkeypatch.setattr("nasdeploy.core.resources._files", lambda folder: {"digits": recipe})
     assert find_space("digits").plan(find_space("digits").largest()).steps[-1].block.output == (10,)
 
 

@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli import table as module
-from nasdeploy.errors import CheckFailed, UserError
-from nasdeploy.latency.places import opening
+from nasdeploy.core.errors import CheckFailed, UserError
+from nasdeploy.latency.runners import open_runner as opening
 from tests.latency.tables import FINGERPRINT
 from tests.latency.tables import table as toy_table
-from tests.steps.test_table import SPACE, TABLE, Replay
+from tests.workflows.test_table import SPACE, TABLE, Replay
 
 
 @pytest.fixture(autouse=True)

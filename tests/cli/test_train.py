@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import save_file
 
 from nasdeploy.cli.main import main
-from nasdeploy.train.trainer import Trainer
+from nasdeploy.training.trainer import Trainer
 from tests.data.pictures import write_folder
-from tests.train.recipes import CONTENT
+from tests.training.recipes import CONTENT
 
 COMMAND = [sys.executable, "-c", "from nasdeploy.cli.main import main; main()"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DatasetKind, DataSettings
-from nasdeploy.errors import UserError
 from tests.data.pictures import write_folder
 from tests.data.shards import write_shards
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.export.bundle.write import load_bundle
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.jobs import plan_jobs
+from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.jobs import plan_jobs
 from nasdeploy.runtimes.engine import read_header
-from tests.export.models import DEVICE, exporter, tiny_space
+from tests.exporting.models import DEVICE, exporter, tiny_space
 
 
 def test_an_engine_for_other_gpus_is_built_and_said_not_to_have_run(
@@ -16,7 +16,7 @@ def test_an_engine_for_other_gpus_is_built_and_said_not_to_have_run(
 ) -> None:
     if FORMATS["tensorrt-rtx"].missing():
         pytest.skip("TensorRT for RTX is not installed")
-    monkeypatch.setattr("nasdeploy.export.formats.tensorrt.missing_gpu", lambda: "no driver")
+    monkeypatch.setattr("nasdeploy.exporting.formats.tensorrt.missing_gpu", lambda: "no driver")
     jobs = plan_jobs(["tensorrt-rtx,openvino"], DEVICE, "fp16", ["sm86,sm89,sm120"])
     exporter(tmp_path).export(tiny_space().named["t0"], tmp_path / "out", jobs)
     engine, openvino = load_bundle(tmp_path / "out").artefacts

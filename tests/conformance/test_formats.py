@@ -9,23 +9,23 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
-from nasdeploy.arch import Arch
-from nasdeploy.errors import UserError
-from nasdeploy.export.conversions import Conversions
-from nasdeploy.export.difference import Yardstick
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.formats.format import Format, Source, file_name, files_of
-from nasdeploy.export.jobs import device_for
-from nasdeploy.export.manifest import interface
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.exporting.conversions import Conversions
+from nasdeploy.exporting.difference import Yardstick
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats.format import Format, Source, file_name, files_of
+from nasdeploy.exporting.jobs import device_for
+from nasdeploy.exporting.manifest import interface
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.engine import read_header
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.calibrate import calibrate
 from nasdeploy.supernet.extract import extract
-from tests.export.models import supernet_of
+from tests.exporting.models import supernet_of
 
 ALPHANET, DIGITS = load_space("alphanet", 100), load_space("digits", 10)
 CPU = load_device("cpu")

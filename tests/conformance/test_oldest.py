@@ -11,10 +11,10 @@ import pytest
 
 from nasdeploy.convert.precision import to_fp16
 from nasdeploy.convert.quantise import RECIPES, Quantiser
-from nasdeploy.export.bundle.extras import Extras
+from nasdeploy.exporting.bundle.extras import Extras
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED, OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
-from tests.export.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs, tiny_space
 
 PLACE = Path(os.environ.get("NASDEPLOY_OLDEST_ONNXRUNTIME", Path(sys.prefix, "oldest")))
 """`make test` installs it there."""

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy import costs
-from nasdeploy.arch import Arch
-from nasdeploy.costs import Costs
-from nasdeploy.errors import UserError
-from nasdeploy.extremes import extremes
-from nasdeploy.plan import Plan
-from nasdeploy.space import SearchSpace
+from nasdeploy.core import costs
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.costs import Costs
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Plan
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
 
 CLASSES = 7

@@ -2,19 +2,19 @@
 
 import pytest
 
-from nasdeploy.arch import Arch
-from nasdeploy.errors import InfeasibleBudget
-from nasdeploy.randomness import generator
-from nasdeploy.search.budget import Budget
-from nasdeploy.search.problem import Problem
-from nasdeploy.search.settings import SearchSettings
-from nasdeploy.search.strategies import STRATEGIES
-from nasdeploy.search.strategies.means import needs_supernet
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import InfeasibleBudget
+from nasdeploy.core.randomness import generator
+from nasdeploy.searching.budget import Budget
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import STRATEGIES
+from nasdeploy.searching.strategies.means import needs_supernet
 from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import archs, table
-from tests.search.accuracy import evaluation
-from tests.search.landscape import CODES, SPACE, Landscape, problem_at
+from tests.searching.accuracy import evaluation
+from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
 SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15)
 SHORT = SearchSettings(rounds=3, parents=40, mutations=15, crossovers=15)

@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead
+from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
 from nasdeploy.convert.precision import to_fp16
-from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.nn import build
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nasdeploy.convert import quick_onnx, to_onnx
-from nasdeploy.errors import CheckFailed
+from nasdeploy.core.errors import CheckFailed
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network

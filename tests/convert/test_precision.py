@@ -6,8 +6,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
-from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.nn import build
 
 BLOCK = MBConv(8, 16, 24, kernel_size=3, expand_ratio=4, stride=1, se=True, activation="swish")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
-from nasdeploy.convert.processor import saturates
+from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.quantise import RECIPES, Quantiser
-from nasdeploy.convert.quick import quick_onnx
+from nasdeploy.convert.vnni import saturates
 from nasdeploy.supernet.extract import extract
-from tests.export.models import supernet_of, tiny_space
+from tests.exporting.models import supernet_of, tiny_space
 
 BATCH = 4
 

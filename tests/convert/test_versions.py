@@ -6,8 +6,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead
+from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
-from nasdeploy.convert.quick import quick_onnx
 from nasdeploy.convert.versions import lowest
 from nasdeploy.nn import build
 from tests.conformance.runtime_models import onnx_bytes

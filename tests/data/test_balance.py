@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from nasdeploy.core.randomness import generator
 from nasdeploy.data.balance import balanced_draws, class_weights
 from nasdeploy.data.batches import calibration_batches, epoch_order, train_batches
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.randomness import generator
 from tests.data.arrays import noise_images
 
 DATA = DataSettings(kind="digits", size=8, augment=AugmentSettings(crop="pad", pad=1), workers=0)

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
-from nasdeploy.data.fetched import FetchedImages, fetched
 from nasdeploy.data.images import ArrayImages, FileImages
 from nasdeploy.data.loader import load
+from nasdeploy.data.resized import FetchedImages, fetched
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.transforms import fetch, normalise
-from nasdeploy.errors import NasdeployError, UserError
 from tests.data.arrays import noise_images
 from tests.data.pictures import write_folder
 
@@ -111,7 +111,7 @@ def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path: Path, mo
     assert fetched(images, DATA) is in_memory
     assert fetched(images, with_changes(size=6)) is not in_memory
     kept = list(train_batches(images, DATA, 4, 0, 0))
-    monkeypatch.setattr("nasdeploy.data.fetched._MOST_BYTES", 100)
+    monkeypatch.setattr("nasdeploy.data.resized._MOST_BYTES", 100)
     assert isinstance(fetched(again, DATA), FetchedImages)
     assert same(kept, train_batches(again, DATA, 4, 0, 0))
 
@@ -212,7 +212,7 @@ def test_processes_of_a_machine_share_its_cores(
 
     monkeypatch.setattr("nasdeploy.data.loader.DataLoader", recording)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
-    monkeypatch.setattr("nasdeploy.cpus.cpu_quota", lambda root: quota)
+    monkeypatch.setattr("nasdeploy.core.cpus.cpu_quota", lambda root: quota)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     settings = with_changes(workers=None, augment=RANDOM_CROP)
     list(train_batches(files(tmp_path), settings, 1, 0, 0))

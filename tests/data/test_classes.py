@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.classes import class_names, composed, fault_of, likest
-from nasdeploy.errors import UserError
 
 NFC, NFD = "M\u00fcller", "Mu\u0308ller"
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
 from tests.data.pictures import noise, write_folder, write_png
 
 TRAIN = {"train": {"cat": 10, "dog": 10}}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.inspect import inspect_folder
-from nasdeploy.errors import UserError
 from tests.data.pictures import noise, write_folder, write_png
 
 

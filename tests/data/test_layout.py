@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.layout import beside, meant
 from nasdeploy.data.listing import list_folder
-from nasdeploy.errors import UserError
 from tests.data.test_walk import write
 
 CLASSES = ("cat", "dog")

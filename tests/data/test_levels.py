@@ -5,10 +5,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, FileImages
 from nasdeploy.data.levels import MEASURED, measured_range, note_on_levels, used_range
 from nasdeploy.data.settings import Bounds
-from nasdeploy.errors import UserError
 from tests.data.pictures import noise, write_png
 
 Values = npt.NDArray[np.float64]

@@ -1,8 +1,8 @@
 import pytest
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import parse
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.errors import UserError
-from nasdeploy.settings import parse
 
 
 def settings(**changes: object) -> DataSettings:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data import shard_facts
 from nasdeploy.data.shard_facts import remembered_records
 from nasdeploy.data.shard_index import ShardIndex, index_of
-from nasdeploy.errors import UserError
 from tests.data.shards import png, write_shards
 
 LONG_AGO = 1_000_000_000

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data import shard_cache
 from nasdeploy.data.shard_cache import remembered_index
 from nasdeploy.data.shard_index import ShardIndex, index_of
-from nasdeploy.errors import UserError
 from tests.data.shards import write_tar
 
 GOOD = {"__key__": "a", "jpg": b"image a", "cls": b"3"}

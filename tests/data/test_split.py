@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, ImageSets
 from nasdeploy.data.opened import OpenedData
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import sets_of, some_of_each, split, stratified
-from nasdeploy.errors import UserError
 from tests.data.arrays import noise_images
 
 counts = st.lists(st.integers(2, 30), min_size=1, max_size=5)

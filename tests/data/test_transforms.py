@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import parse
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.transforms import fetch, normalise, prepare, training_transform
-from nasdeploy.errors import UserError
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.settings import parse
 from tests.data.pictures import noise
 
 DATA = DataSettings(kind="folder", path="photos", size=24, resize=28)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.files import is_hidden, suffix_of
 from nasdeploy.data.walk import read_part
-from nasdeploy.errors import UserError
 from tests.data.pictures import write_odd_part
 
 

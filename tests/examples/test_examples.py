@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.core.progress import Progress
 from nasdeploy.data.listing import list_folder
 from nasdeploy.data.shards import list_shards
-from nasdeploy.progress import Progress
 from nasdeploy.recipe import load_recipe
-from nasdeploy.steps import train as step
+from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

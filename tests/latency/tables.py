@@ -6,7 +6,7 @@ import numpy as np
 
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.measure import Protocol, Timing
+from nasdeploy.latency.protocol import Protocol, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
 from tests.toy import ToySpace

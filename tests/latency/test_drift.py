@@ -5,7 +5,9 @@ from math import inf
 
 import pytest
 
-from nasdeploy.latency import measuring as module
+from nasdeploy.core.progress import Progress
+from nasdeploy.latency import campaign as module
+from nasdeploy.latency.campaign import Measuring
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import (
     disturbances,
@@ -16,11 +18,9 @@ from nasdeploy.latency.drift import (
     with_references,
 )
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.measure import REFERENCE, Protocol, Rounds, measure
-from nasdeploy.latency.measuring import Measuring
-from nasdeploy.progress import Progress
+from nasdeploy.latency.protocol import REFERENCE, Protocol, Rounds, measure
 from tests.latency.tables import CONDITIONS, SPACE, timing
-from tests.latency.test_measure import MS, World, runs
+from tests.latency.test_protocol import MS, World, runs
 
 
 def at(reference):

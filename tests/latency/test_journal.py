@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.measure import Rounds
+from nasdeploy.latency.protocol import Rounds
 from tests.latency.tables import CONDITIONS, FINGERPRINT, timing
 
 BLOCKS = {"a": timing(1e-3), "b": timing(1 / 3)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.latency.diff import difference
 from nasdeploy.latency.merge import merge, merged_entries
 from nasdeploy.latency.table import LatencyTable

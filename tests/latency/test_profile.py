@@ -10,17 +10,17 @@ from time import perf_counter
 import pytest
 from scipy.stats import spearmanr
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.settings import parse
 from nasdeploy.latency import profile as module
 from nasdeploy.latency.device import fingerprint
-from nasdeploy.latency.duration import Pace, begun_with
 from nasdeploy.latency.files import find_table, table_path
-from nasdeploy.latency.measure import Protocol, Rounds
 from nasdeploy.latency.profile import choose_networks, profile
+from nasdeploy.latency.protocol import Protocol, Rounds
 from nasdeploy.latency.table import LatencyTable, check_fingerprint
-from nasdeploy.progress import Progress
+from nasdeploy.latency.time_budget import Pace, begun_with
 from nasdeploy.runtimes.device import Device
-from nasdeploy.settings import parse
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.store.files import locked
 from tests.latency.tables import SPACE as TOY

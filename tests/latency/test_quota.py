@@ -13,7 +13,7 @@ _CODE = """
 import json, time
 from dataclasses import asdict
 from nasdeploy.latency.machine import fingerprint_here
-from nasdeploy.latency.measure import Protocol, Rounds, measure
+from nasdeploy.latency.protocol import Protocol, Rounds, measure
 from nasdeploy.runtimes.runtime import Execution
 
 class Busy:

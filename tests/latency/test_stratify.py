@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nasdeploy.costs import macs
-from nasdeploy.extremes import extremes
+from nasdeploy.core.costs import macs
+from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.latency.stratify import stratified
 from nasdeploy.spaces import load_space
 from tests.latency.tables import archs

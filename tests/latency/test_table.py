@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.errors import UserError
-from nasdeploy.latency.measure import Noise, Timing
+from nasdeploy.core.errors import UserError
+from nasdeploy.latency.protocol import Noise, Timing
 from nasdeploy.latency.table import LatencyTable, check_device, network_terms
 from nasdeploy.spaces import load_space
 from tests.latency.tables import AT, CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds

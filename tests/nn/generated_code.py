@@ -8,15 +8,15 @@ import torch
 from torch._dynamo.utils import counters
 
 from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.core.progress import Progress
 from nasdeploy.nn import FAMILIES, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH
-from nasdeploy.progress import Progress
-from nasdeploy.steps.train import train
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.workflows.train import train
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
-from tests.train.recipes import tiny_recipe
+from tests.training.recipes import tiny_recipe
 
 
 def test_a_run_trains_with_compiled_blocks(tmp_path: Path) -> None:

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from nasdeploy.blocks.mbconv import MBConv
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block
 from nasdeploy.nn import FAMILIES, Forward, build, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH
-from nasdeploy.plan import Block
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.train.losses import distillation_loss
-from nasdeploy.train.sandwich import Losses, SandwichStep, draw
-from nasdeploy.train.settings import DistillationSettings
+from nasdeploy.training.losses import distillation_loss
+from nasdeploy.training.sandwich import Losses, SandwichStep, draw
+from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
 

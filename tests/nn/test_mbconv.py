@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.core.plan import Block
 from nasdeploy.nn import StaticBlock, build
 from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
 from nasdeploy.nn.mbconv import MBConvFamily, MBConvWeights
 from nasdeploy.nn.network import Network
-from nasdeploy.plan import Block
 from nasdeploy.spaces import load_space
 from tests.nn.reference import randomise, reference, reference_network
 

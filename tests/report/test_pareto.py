@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from nasdeploy.report.pareto import draw_front
-from nasdeploy.search.result import Found, SearchResult
-from tests.search import results
+from nasdeploy.searching.result import Found, SearchResult
+from tests.searching import results
 
 
 def found(top1: float, cost: float, *, latency: bool, measured: float | None = None) -> Found:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from nasdeploy.errors import UserError
-from nasdeploy.resources import resource_names
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.resources import resource_names
 from nasdeploy.runtimes import RUNTIMES, described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.runtimes.host import SshHost

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from nasdeploy.convert import model_for
-from nasdeploy.errors import UserError
-from nasdeploy.export.formats import FORMATS
-from nasdeploy.export.manifest import interface
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.manifest import interface
 from nasdeploy.nn.network import Network
-from nasdeploy.progress import Progress
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import check_program
 from nasdeploy.runtimes.runtime import TorchModel
-from nasdeploy.steps.bench import bench
+from nasdeploy.workflows.bench import bench
 from tests.conformance.test_formats import DIGITS, contents, network_of
-from tests.steps.test_bench import HASTY
+from tests.workflows.test_bench import HASTY
 
 FORM = FORMATS["executorch"]
 DEVICE = Device(name="here", runtime="executorch")
@@ -133,7 +133,7 @@ def test_what_ends_the_process_that_runs_it_is_found_by_another(tmp_path, monkey
     file = tmp_path / "model.pte"
     file.write_bytes(program())
     ends = subprocess.CompletedProcess([], -11, stdout="", stderr="")
-    monkeypatch.setattr("nasdeploy.export.formats.executorch.subprocess.run", lambda *a, **k: ends)
+    monkeypatch.setattr("nasdeploy.exporting.formats.executorch.subprocess.run", lambda *a, **k: ends)
     found = FORM.inspect(file, *interface(network().plan))
     assert found == ["ExecuTorch: the process that ran it ended by signal 11"]
 

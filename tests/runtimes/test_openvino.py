@@ -2,7 +2,7 @@
 
 import pytest
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from tests.conformance.runtime_models import relu_of

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel

@@ -5,7 +5,7 @@ import torch
 
 from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.convert import model_for
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import build
 from nasdeploy.runtimes import RUNTIMES, runtime_of

@@ -5,8 +5,8 @@ from math import prod
 import pytest
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead
-from nasdeploy.costs import macs
-from nasdeploy.extremes import extremes
+from nasdeploy.core.costs import macs
+from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.spaces import load_space
 
 SPACE = load_space("bignas")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.store import directories
 from nasdeploy.store.directories import replacing_directory
 

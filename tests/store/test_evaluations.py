@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.store import evaluations as module
 from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement, known_architectures
 from tests.toy import ToySpace

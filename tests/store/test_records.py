@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.errors import UserError
-from nasdeploy.settings import Settings
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import Settings
 from nasdeploy.store.files import write_json
 from nasdeploy.store.records import read_record
 

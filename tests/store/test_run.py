@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.run import Run
 

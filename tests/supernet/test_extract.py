@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.arch import Arch
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space, load_table
 from nasdeploy.spaces.mobilenet import space_from_table
 from nasdeploy.supernet.extract import extract

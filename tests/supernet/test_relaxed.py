@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from nasdeploy.arch import Arch
-from nasdeploy.errors import UserError
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.relaxed import RelaxedSupernet

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nasdeploy.errors import UserError
+from nasdeploy.core.errors import UserError
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise, load_supernet, read, require_initialises, save

@@ -1,6 +1,6 @@
 """A space small enough for float64 by hand, with every kind of difference between its networks."""
 
-from nasdeploy.space import SearchSpace
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 
 TABLE = MobileNetTable.model_validate_json(

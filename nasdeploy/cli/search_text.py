@@ -1,0 +1,220 @@
+"""Results of searches as text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nasdeploy.searching.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
+    from nasdeploy.workflows.forecast import Forecast, Reach
+
+_UNITS = {"macs_m": "M MACs", "params_m": "M parameters", "size_mb": "MB file", "memory_mb": "MB activations"}
+
+
+def describe(result: "SearchResult") -> str:
+    """A search: its front, its finalists, what was chosen, and how good predictions were."""
+    devices = result.devices
+    heading = ["network", "top-1 in %", "M MACs", "M params", "MB file", "MB memory"]
+    heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
+    groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
+    if _is_deployed(result):
+        heading.append(f"top-1 in {result.precision}")
+    rows = [heading]
+    places = {}
+    for name, group in groups.items():
+        places[len(rows)] = f"{name}:"
+        rows += [_row(found, result) for found in group]
+    lines = aligned(rows)
+    for place, name in reversed(places.items()):
+        lines.insert(place, name)
+    if result.ties:
+        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
+    if result.as_fast:
+        lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
+    return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
+
+
+def forecast_text(expected: "Forecast") -> str:
+    """What a search would come to."""
+    from nasdeploy.core.progress import duration
+
+    feasible = expected.feasible
+    count = f"{feasible.count:.4g}" if feasible.count >= _COUNTED else str(feasible.count)
+    error = "" if feasible.exact else f" (+- {feasible.standard_error:.2g})"
+    left = max(expected.evaluations - expected.known, 0)
+    rows = [
+        *((reach.name, _reach(reach)) for reach in expected.reaches),
+        ("within the budget", f"{count}{error} combinations of choices, {100 * feasible.share:.3g} % of the space"),
+        ("evaluations", f"{expected.evaluations} at most in a round, {expected.known} networks are known already"),
+        ("time", f"about {duration(expected.seconds)} at {duration(expected.seconds_each)} each"),
+        ("", f"of it {duration(expected.measuring)} to measure finalists" if expected.measuring else ""),
+    ]
+    if expected.known:
+        fewest = left * expected.seconds_each + expected.measuring
+        rows.append(("", f"about {duration(fewest)} if all that is known comes up again"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows if text)
+
+
+_COUNTED = 1e7
+"""Smaller numbers are written out."""
+
+
+def _reach(reach: "Reach") -> str:
+    asked = f", asked for: {reach.asked}" if reach.asked else ""
+    return f"{reach.low:.4g} to {reach.high:.4g} {reach.unit}{asked}"
+
+
+def listed(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other, a line each."""
+    heading = [
+        "search",
+        "finished",
+        "strategy",
+        "budget",
+        "evaluated",
+        "rounds",
+        "winner",
+        "top-1 in %",
+        "latency in ms",
+    ]
+    return "\n".join(aligned([heading, *map(_listed, results)]))
+
+
+def compared(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other with what sets their winners apart from the first one's."""
+    first = results[0].winner
+    heading = ["search", "strategy", "budget", "evaluated", "winner", "top-1 in %", "to the first", "latency in ms"]
+    rows = [
+        [
+            result.id,
+            result.strategy,
+            budget_text(result.budget),
+            str(result.evaluated),
+            result.winner.digest,
+            _with_error(result.winner.accuracy, result.winner),
+            "same network"
+            if result.winner.digest == first.digest
+            else f"{100 * (result.winner.accuracy - first.accuracy):+.2f} points",
+            _measured(result),
+        ]
+        for result in results
+    ]
+    return "\n".join(aligned([heading, *rows]))
+
+
+def budget_text(budget: "BudgetRecord") -> str:
+    """The bounds that were asked for, e.g. `cpu 5 ms, 300 M MACs`."""
+    parts = []
+    for device, limit in budget.latency.items():
+        parts += [f"{device} {_bounds(bounds)} ms" for bounds in (limit.median_ms,) if bounds]
+        parts += [f"{device} {_bounds(bounds)} ms (p95)" for bounds in (limit.p95_ms,) if bounds]
+    for name, unit in _UNITS.items():
+        bounds = getattr(budget, name)
+        if bounds is not None:
+            parts.append(f"{_bounds(bounds)} {unit}")
+    return ", ".join(parts)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns of equal width: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        return "  ".join([f"{first.strip():<{widths[0]}}", *others]).rstrip()
+
+    return [line(row) for row in rows]
+
+
+_LATENCIES = ("predicted", "measured")
+
+
+def _is_deployed(result: "SearchResult") -> bool:
+    """Whether accuracies were measured in the device's precision."""
+    return result.winner.deployed_top1 is not None
+
+
+def _row(found: "Found", result: "SearchResult") -> list[str]:
+    sizes = (found.macs / 1e6, found.params / 1e6, found.size_mb, found.memory_mb)
+    latencies = [text for name in result.devices for text in _latency(found.latency[name])]
+    cells = [found.digest, _with_error(found.top1, found), *(f"{size:.4g}" for size in sizes), *latencies]
+    if _is_deployed(result):
+        cells.append("-" if found.deployed_top1 is None else f"{100 * found.deployed_top1:.2f}")
+    return cells
+
+
+def _latency(found: "Latency") -> tuple[str, str]:
+    measured = "-" if found.measured_ms is None else f"{found.measured_ms:.4g}"
+    return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
+
+
+def _with_error(share: float, found: "Found") -> str:
+    """A top-1 of the network in per cent, with its standard error."""
+    return f"{100 * share:.2f} +- {100 * found.top1_error:.2f}"
+
+
+def _listed(result: "SearchResult") -> list[str]:
+    return [
+        result.id,
+        result.finished,
+        result.strategy,
+        budget_text(result.budget),
+        str(result.evaluated),
+        str(result.rounds),
+        result.winner.digest,
+        _with_error(result.winner.accuracy, result.winner),
+        _measured(result),
+    ]
+
+
+def _measured(result: "SearchResult") -> str:
+    return ", ".join(f"{one.measured_ms:.4g}" for one in result.winner.latency.values() if one.measured_ms) or "-"
+
+
+def _summary(result: "SearchResult") -> str:
+    rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
+    return (
+        f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
+        f"within it after {rounds}" + (f"; accuracy on {_images(result)}" if result.unreadable else "")
+    )
+
+
+def _spreads(result: "SearchResult") -> list[str]:
+    """How far processes were apart that measured the same networks."""
+    lines = []
+    for name in result.devices:
+        found = [one.latency[name].measured_spread for one in result.finalists]
+        known = [spread for spread in found if spread is not None]
+        if known:
+            lines.append(
+                f"latency on {name}, of one network in several processes: medians up to {max(known):.2f} times apart"
+            )
+    return lines
+
+
+def _images(result: "SearchResult") -> str:
+    from nasdeploy.exporting.figures import counted
+
+    return counted(result.images, result.unreadable, "held-out images")
+
+
+def _fidelities(result: "SearchResult") -> list[str]:
+    lines = [_fidelity(f"latency on {name}", found, "measured") for name, found in result.latency_fidelity.items()]
+    if result.accuracy_fidelity is not None:
+        lines.append(_fidelity("accuracy", result.accuracy_fidelity, "evaluated"))
+    return lines
+
+
+def _fidelity(what: str, found: "Fidelity", known: str) -> str:
+    tau = "too few to tell their order" if found.tau is None else f"Kendall tau {found.tau:.3f}"
+    error = "" if found.mean_absolute is None else f", {100 * found.mean_absolute:.1f} % apart on average"
+    if found.rmse is not None:
+        error = f", RMSE {100 * found.rmse:.2f} points"
+    return f"{what}, predicted against {known} of {found.networks} networks: {tau}{error}"
+
+
+def _bounds(bounds: tuple[float | None, float | None]) -> str:
+    low, high = bounds
+    if low is None:
+        return f"{high:.4g}"
+    return f"{low:.4g}.." + ("" if high is None else f"{high:.4g}")

@@ -1,0 +1,188 @@
+"""ONNX of a module that is only measured: its operations are written down while it computes.
+
+PyTorch's exporter takes 1 s for a block and 5 s for a network: too long for the hundreds of blocks and dozens of
+networks behind a latency table. This one takes little more than the forward pass. It knows the functions that block
+families are made of and gives the deliverable's operators for them, with batch normalisation folded into convolutions:
+outputs and latency are the deliverable's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from nasdeploy.convert.versions import OPSET, lowest
+from nasdeploy.core.plan import Shape
+
+_EXTEND = "extend nasdeploy/convert/fast_export.py"
+_Size = int | tuple[int, int]
+"""Of both directions, or of each."""
+
+
+def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
+    """A model to measure: `module` for inputs of these shapes (without batch) and a fixed batch, in evaluation mode.
+
+    Raises `NotImplementedError` for a module that computes with a function that is not known here.
+    """
+    device = next(module.parameters()).device
+    given = {f"input.{n}": torch.zeros(batch, *shape, device=device) for n, shape in enumerate(inputs)}
+    recorder = _Recorder(given)
+    with torch.no_grad(), recorder:
+        result = module.eval()(*given.values())
+    graph = helper.make_graph(
+        list(recorder.nodes.values()),
+        "measured",
+        [_value(name, tensor) for name, tensor in given.items()],
+        [_value(recorder.name_of(result), result)],
+        [numpy_helper.from_array(tensor.numpy(force=True), name) for name, tensor in recorder.weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    lowest(model)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _value(name: str, tensor: Tensor) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(tensor.shape))
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees each function of PyTorch that is called, and writes down those of what was computed from the inputs."""
+
+    def __init__(self, inputs: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.nodes: dict[str, NodeProto] = {}
+        """By the name of their output."""
+        self.weights: dict[str, Tensor] = {}
+        self.taken: set[str] = set()
+        """Names that some operator takes."""
+        self._names = WeakTensorKeyDictionary()
+        for name, tensor in inputs.items():
+            self._names[tensor] = name
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """As of PyTorch; raises `NotImplementedError` for a function that is not known here."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and any(each in self._names for each in _tensors((*args, *kwargs.values()))):
+            if func not in _WRITERS:
+                raise NotImplementedError(f"ONNX: no operator is known for {resolve_name(func)}; {_EXTEND}")
+            self._names[result] = _WRITERS[func](self, *args, **kwargs)
+        return result
+
+    def name_of(self, tensor: Tensor) -> str:
+        """Of what was computed, or of a weight that is kept now."""
+        if tensor in self._names:
+            return str(self._names[tensor])
+        name = f"weight.{len(self.weights)}"
+        self.weights[name] = tensor
+        return name
+
+    def node(self, operator: str, *inputs: Tensor | str, **attributes: Any) -> str:
+        """Write down an operator; the name of its output."""
+        names = [each if isinstance(each, str) else self.name_of(each) for each in inputs]
+        self.taken.update(names)
+        output = f"{operator}.{len(self.nodes)}"
+        self.nodes[output] = helper.make_node(operator, names, [output], output, **attributes)
+        return output
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _both(size: _Size) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+def _conv(
+    recorder: _Recorder,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
+    groups: int = 1,
+) -> str:
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return recorder.node(
+        "Conv",
+        *inputs,
+        kernel_shape=list(weight.shape[2:]),
+        strides=_both(stride),
+        pads=_both(padding) * 2,
+        dilations=_both(dilation),
+        group=groups,
+    )
+
+
+def _batch_norm(
+    recorder: _Recorder,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> str:
+    """Folded into the convolution before it, whose output nothing else takes."""
+    name = recorder.name_of(x)
+    conv = recorder.nodes.get(name)
+    if training or conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or name in recorder.taken:
+        raise NotImplementedError(f"ONNX: normalisation is known after a convolution without bias only; {_EXTEND}")
+    scale = weight / torch.sqrt(var + eps)
+    recorder.weights[conv.input[1]] = recorder.weights[conv.input[1]] * scale[:, None, None, None]
+    conv.input.append(recorder.name_of(bias - mean * scale))
+    return name
+
+
+def _silu(recorder: _Recorder, x: Tensor, inplace: bool = False) -> str:
+    return recorder.node("Mul", x, recorder.node("Sigmoid", x))
+
+
+def _avg_pool(recorder: _Recorder, x: Tensor, kernel_size: int, padding: int = 0) -> str:
+    square = [kernel_size] * 2
+    return recorder.node("AveragePool", x, kernel_shape=square, strides=square, pads=[padding] * 4, count_include_pad=1)
+
+
+def _global_pool(recorder: _Recorder, x: Tensor, output_size: int) -> str:
+    if output_size != 1:
+        raise NotImplementedError(f"ONNX: of adaptive pooling only the mean of all is known; {_EXTEND}")
+    return recorder.node("ReduceMean", x, torch.tensor([-1, -2]), keepdims=1)
+
+
+def _flatten(recorder: _Recorder, x: Tensor, start: int) -> str:
+    if start != 1:
+        raise NotImplementedError(f"ONNX: of flattening only all but the batch is known; {_EXTEND}")
+    return recorder.node("Reshape", x, torch.tensor([-1, x[0].numel()]), allowzero=1)
+
+
+_WRITERS: Mapping[Any, Callable[..., str]] = {
+    F.conv2d: _conv,
+    F.batch_norm: _batch_norm,
+    F.silu: _silu,
+    F.relu: lambda recorder, x, inplace=False: recorder.node("Relu", x),
+    F.hardswish: lambda recorder, x, inplace=False: recorder.node("HardSwish", x),
+    F.hardsigmoid: lambda recorder, x, inplace=False: recorder.node("HardSigmoid", x, alpha=1 / 6, beta=0.5),
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _global_pool,
+    F.linear: lambda recorder, x, weight, bias: recorder.node("Gemm", x, weight, bias, transB=1),
+    Tensor.flatten: _flatten,
+    Tensor.add: lambda recorder, x, y: recorder.node("Add", x, y),
+    Tensor.mul: lambda recorder, x, y: recorder.node("Mul", x, y),
+}
+"""By the function, which is called with the same arguments after the recorder, the output's name."""

@@ -1,0 +1,125 @@
+"""Progress as a user sees it: a bar with rate and time left on a terminal, plain lines elsewhere. All on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from nasdeploy.core.escaping import escaped
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_PLAIN_INTERVAL_S = 10.0
+_TABLE_INTERVAL_S = 0.5
+
+Rows = Sequence[Sequence[str]]
+"""Of a table, the heading first."""
+
+
+def duration(seconds: float) -> str:
+    """A duration in the unit that suits it, e.g. `2.5 hours`."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
+class Task:
+    """One piece of work with a known number of steps; `show(done, note)` is called after each."""
+
+    def __init__(self, done: int, show: Callable[[int, str], None]) -> None:
+        self._done, self._show = done, show
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count finished steps; `note` is shown beside the bar, e.g. the current loss."""
+        self._done += steps
+        self._show(self._done, note)
+
+
+class Progress:
+    """Where commands report what they are doing. `quiet` leaves out everything but errors and results."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        if not self._quiet:
+            print(escaped(text), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:
+        """A task of `total` steps of which `done` were finished before (a resumed run).
+
+        A terminal shows `table` below the bar, made anew now and then; nothing where it has no rows.
+        """
+        if self._quiet:
+            yield Task(done, lambda done, note: None)
+        elif sys.stderr.isatty():
+            with _bar(name, total, done, table) as task:
+                yield task
+        else:
+            yield _lines(self, name, total, done)
+
+
+def _lines(progress: Progress, name: str, total: int, first: int) -> Task:
+    start = shown = monotonic()
+
+    def show(done: int, note: str) -> None:
+        nonlocal shown
+        now = monotonic()
+        if now - shown < _PLAIN_INTERVAL_S and done < total:
+            return
+        shown = now
+        rate = (done - first) / max(now - start, 1e-9)
+        left = int((total - done) / rate) if rate else 0
+        progress.say(f"{name}: {done}/{total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left  {note}".rstrip())
+
+    return Task(first, show)
+
+
+@contextmanager
+def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterator[Task]:
+    from rich import progress as bars
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
+
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}", markup=False),
+    )
+    start = drawn = monotonic()
+    shown = bars.Progress(*columns)
+    bar = shown.add_task(name, total=total, completed=first, rate="", note="")
+    below: list[RenderableType] = []
+
+    def show(done: int, note: str) -> None:
+        nonlocal drawn, below
+        now = monotonic()
+        rate = (done - first) / max(now - start, 1e-9)
+        shown.update(bar, completed=done, rate=f"{rate:.3g}/s", note=note)
+        # Here rather than where it is drawn, which is another thread.
+        if now - drawn >= _TABLE_INTERVAL_S or done >= total:
+            drawn, below = now, [_table(table())]
+
+    with Live(get_renderable=lambda: Group(shown, *below), console=Console(stderr=True)):
+        yield Task(first, show)
+
+
+def _table(rows: Rows) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    heading, *others = rows or [()]
+    found = Table.grid(padding=(0, 2))
+    for place in range(len(heading)):
+        found.add_column(justify="right" if place else "left")
+    for row in (heading, *others) if rows else ():
+        found.add_row(*map(Text, row))
+    return found

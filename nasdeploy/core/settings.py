@@ -1,0 +1,174 @@
+"""Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.registry import suggestion
+from nasdeploy.core.yaml.document import read_document, read_value
+
+
+class Settings(BaseModel):
+    """Base of everything that a user writes: immutable, unknown keys and silent conversions refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def refuse_unused(settings: Settings, choice: str, users: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError if a key was changed that has no effect with what is chosen under the key `choice`.
+
+    `users` gives the choices that use a key. A default may be written out: settings that were saved are read back.
+    """
+    chosen = getattr(settings, choice)
+    for name, choices in users.items():
+        if chosen not in choices and getattr(settings, name) != type(settings).model_fields[name].default:
+            raise ValueError(
+                f"{name} has an effect only with {choice}: {' or '.join(choices)}, and {choice} is {chosen}"
+            )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    return settings_in(content, str(path))
+
+
+def settings_in(content: bytes, source: str) -> dict[str, Any]:
+    """The mapping in the content of a YAML file called `source`; raises `UserError` if it is none."""
+    data = read_document(content, source)
+    if not isinstance(data, dict):
+        raise UserError(f"{source}: holds no settings; write one 'key: value' a line")
+    return data
+
+
+def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML.
+
+    Raises `UserError` for what is no assignment, and if one takes back what another one sets.
+    """
+    changed = deepcopy(data)
+    given: dict[str, Any] = {}
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        source = f"--set {one_line(assignment)}"
+        if not separator or not all(path.split(".")):
+            raise UserError(f"{source}: write it as key.key=value")
+        value = read_value(text, source)
+        _require_kept(given, path, value, source)
+        given[path] = value
+        _assign(changed, path.split("."), value, source)
+    return changed
+
+
+def _require_kept(given: Mapping[str, Any], path: str, value: Any, source: str) -> None:
+    """Raise `UserError` if setting `path` to `value` would undo an earlier assignment, to it or to what is inside."""
+    for before, kept in given.items():
+        if (before == path and kept != value) or before.startswith(f"{path}."):
+            raise UserError(f"{source}: {before} was set by an earlier --set; leave one of them out")
+
+
+def _assign(target: dict[str, Any], path: Sequence[str], value: Any, source: str) -> None:
+    *parents, last = path
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UserError(f"{source}: {parent} holds a value, not settings")
+    target[last] = value
+
+
+def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
+    """`data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
+    try:
+        # By way of JSON, where strict mode still takes a list for a tuple.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise UserError(f"{source}: {_first(model, data, error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{source}: {one_line(error)}") from None
+
+
+def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> str:
+    """The most telling of the errors in one line.
+
+    An unknown key comes first, since it often causes a missing one; then what lies deepest: where a value may be of
+    several types, the others complain only that it is not theirs.
+    """
+    found = min(
+        error.errors(),
+        key=lambda item: (item["type"] != "extra_forbidden", -len(item["loc"]), item["type"].endswith("_type")),
+    )
+    where = _where(data, found["loc"], names_key=found["type"] in ("extra_forbidden", "missing"))
+    if found["type"] == "extra_forbidden":
+        known = _keys(model, found["loc"][:-1])
+        return f"unknown key '{where}'{suggestion(str(found['loc'][-1]), known)}"
+    if found["type"] == "missing":
+        return f"{where} is missing"
+    message = found["msg"].removeprefix("Value error, ")
+    if found["type"] == "json_invalid":
+        return _not_unicode(data)
+    if not where:
+        return message
+    value = json.dumps(found["input"], default=str)
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{where} is {shown}: {message[0].lower() + message[1:]}"
+
+
+def _not_unicode(data: Any) -> str:
+    """About the first text that holds bytes of no character, as the names of old archives do: JSON cannot hold it."""
+    texts = (
+        text for text in _texts("", data) if not text[1].isascii() and any("\ud800" <= c <= "\udfff" for c in text[1])
+    )
+    key, text = next(texts, ("", ""))
+    return f"{key} is {text!a}, a name that is not in Unicode (UTF-8); rename what it names"
+
+
+def _texts(key: str, data: Any) -> Iterator[tuple[str, str]]:
+    """Texts inside plain values, by dotted key."""
+    if isinstance(data, str):
+        yield key, data
+    elif isinstance(data, Mapping):
+        for name, value in data.items():
+            yield from _texts(f"{key}.{name}".removeprefix("."), value)
+    elif isinstance(data, Sequence):
+        for number, value in enumerate(data):
+            yield from _texts(f"{key}.{number}".removeprefix("."), value)
+
+
+def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
+    """The place as the user would write it: pydantic's location without the names of members of unions."""
+    parts = []
+    for number, part in enumerate(location, start=1):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            if not (names_key and number == len(location)):
+                continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
+    """Keys that the settings at `path` inside `model` may have."""
+    models: list[type[BaseModel]] = [model]
+    for part in path:
+        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if inner:
+            models = [found for annotation in inner for found in _models_in(annotation)]
+    return {name for found in models for name in found.model_fields}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _models_in(argument)]

@@ -1,0 +1,259 @@
+"""Search spaces: choices, and slots that read them. Plans, costs and the keys to measure derive from slots."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import product
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+
+from nasdeploy.core.arch import Arch, Choice, Json, flatten
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block, Plan, Shape, Step
+from nasdeploy.core.registry import suggestion
+
+Codes = npt.NDArray[np.int16]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One position of the network, the choices that it reads, and how often it runs for one sample."""
+
+    name: str
+    reads: tuple[str, ...]
+    times: int = 1
+
+
+class SearchSpace(ABC):
+    """A set of architectures, given by choices and by the block that each slot holds for given values.
+
+    A subclass sets `name`, `choices` and `slots` and defines `block` and `inputs`; a network whose steps do not form a
+    chain also overrides `plan`.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+    slots: tuple[Slot, ...]
+
+    @abstractmethod
+    def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+        """The block in `slot` for the values that the slot reads; None where the network has none (absent depth)."""
+
+    @abstractmethod
+    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
+        """Names and shapes (without batch) of the network's inputs."""
+
+    @property
+    def named(self) -> Mapping[str, Arch]:
+        """Architectures with a published name."""
+        return {}
+
+    def drop_rates(self, dropout: float, drop_connect: float) -> Mapping[str, float]:
+        """Drop probability by slot for regularising the largest network in training; none unless overridden."""
+        return {}
+
+    # -- architectures
+
+    def arch(self, data: Json) -> Arch:
+        """The canonical architecture for values by name or nested JSON; raises `UserError` naming what does not fit.
+
+        Canonical: a choice that no present slot reads has its first value, so equal networks are equal architectures.
+        """
+        values = data if isinstance(data, Arch) else flatten(data)
+        names = {choice.name for choice in self.choices}
+        for name in values:
+            if name not in names:
+                raise UserError(f"architecture: '{name}' is no choice of space {self.name}{suggestion(name, names)}")
+        for choice in self.choices:
+            if choice.name not in values:
+                raise UserError(f"architecture: {choice.name} is missing; allowed: {_list(choice.values)}")
+            if values[choice.name] not in choice.values:
+                found = values[choice.name]
+                raise UserError(f"architecture: {choice.name} is {found}; allowed: {_list(choice.values)}")
+        return self._canonical({choice.name: values[choice.name] for choice in self.choices})
+
+    def _canonical(self, values: Mapping[str, int]) -> Arch:
+        read: set[str] = set()
+        absent = []
+        for slot in self.slots:
+            if self.block_at(slot, values) is None:
+                absent.append(slot)
+            else:
+                read.update(slot.reads)
+        while True:
+            arch = {c.name: values[c.name] if c.name in read else c.values[0] for c in self.choices}
+            # A choice that only absent slots read may be the one that makes them absent.
+            appeared = [slot for slot in absent if self.block_at(slot, arch) is not None]
+            if not appeared:
+                return Arch(arch)
+            read.update(name for slot in appeared for name in slot.reads)
+
+    def plan(self, arch: Arch) -> Plan:
+        """The network of `arch`: here a chain of the present blocks."""
+        cached = self._plans.get(arch)
+        if cached is None:
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.clear()
+            cached = self._plans[arch] = self._chain(arch)
+        return cached
+
+    @cached_property
+    def _plans(self) -> dict[Arch, Plan]:
+        return {}
+
+    def _chain(self, arch: Arch) -> Plan:
+        inputs = self.inputs(arch)
+        previous = inputs[0][0]
+        steps = []
+        for slot in self.slots:
+            block = self.block_at(slot, arch)
+            if block is not None:
+                steps.append(Step(slot.name, block, (previous,), slot.times))
+                previous = slot.name
+        return Plan(inputs, tuple(steps), (previous,))
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """An architecture with each choice uniform over its values (the distribution of supernet training)."""
+        return self._canonical({c.name: c.values[rng.integers(len(c.values))] for c in self.choices})
+
+    def smallest(self) -> Arch:
+        """The architecture with the smallest value of every choice."""
+        return self._canonical({c.name: c.values[0] for c in self.choices})
+
+    def largest(self) -> Arch:
+        """The architecture with the largest value of every choice."""
+        return self._canonical({c.name: c.values[-1] for c in self.choices})
+
+    # -- integer arrays
+
+    @property
+    def size(self) -> int:
+        """Number of combinations of values."""
+        return prod(len(choice.values) for choice in self.choices)
+
+    def sample_codes(self, count: int, rng: np.random.Generator) -> Codes:
+        """Codes `[count, choices]`, each choice uniform; not brought into canonical form."""
+        return np.stack([rng.integers(len(c.values), size=count, dtype=np.int16) for c in self.choices], axis=1)
+
+    def mutate(self, codes: Codes, probability: float, rng: np.random.Generator) -> Codes:
+        """Each gene of `codes` `[n, choices]` drawn anew (uniform over its values) with the given probability."""
+        return np.where(rng.random(codes.shape) < probability, self.sample_codes(len(codes), rng), codes)
+
+    def crossover(self, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
+        """Uniform crossover of equally long `a` and `b` `[n, choices]`: each gene from either parent, 0.5."""
+        return np.where(rng.random(a.shape) < 0.5, a, b)
+
+    def blend(self, codes: Codes, ends: Codes, rng: np.random.Generator) -> Codes:
+        """`codes` `[n, choices]`, of each of which a random share of genes, from none to all, is that of one of `ends`.
+
+        Choices drawn uniformly give networks of middling cost; blended with extreme ones they cover the whole range.
+        """
+        own = rng.random(codes.shape) < rng.random((len(codes), 1))
+        return np.where(own, codes, ends[rng.integers(len(ends), size=len(codes))])
+
+    def encode(self, archs: Sequence[Arch]) -> Codes:
+        """Codes `[n, choices]`: for each choice the index of its value."""
+        places = [(c.name, {value: index for index, value in enumerate(c.values)}) for c in self.choices]
+        return np.array([[place[arch[name]] for name, place in places] for arch in archs], dtype=np.int16).reshape(
+            len(archs), len(self.choices)
+        )
+
+    def decode(self, codes: Codes) -> list[Arch]:
+        """The canonical architectures of codes `[n, choices]`."""
+        columns = [
+            [choice.values[place] for place in column]
+            for choice, column in zip(self.choices, self.canonical(codes).T.tolist(), strict=True)
+        ]
+        return [Arch(dict(zip(self.values_of, values, strict=True))) for values in zip(*columns, strict=True)]
+
+    def canonical(self, codes: Codes) -> Codes:
+        """Codes `[n, choices]` of the same networks, 0 for each choice that no present slot reads."""
+        always, sometimes = self._presence
+        result, read = codes, np.broadcast_to(always, codes.shape).copy()
+        while True:
+            for marked, decisive, present in sometimes:
+                read[:, marked] |= present[tuple(result[:, place] for place in decisive)][:, None]
+            canonical = np.where(read, codes, 0).astype(codes.dtype)
+            # A choice that only absent slots read may be the one that makes them absent.
+            if np.array_equal(canonical, result):
+                return canonical
+            result = canonical
+
+    @cached_property
+    def _presence(self) -> tuple[Mask, list[tuple[list[int], list[int], Mask]]]:
+        """Which choices count in every network; and others, with what decides whether they do.
+
+        That is, the places of choices that some slots read, the places of those that decide whether there is a block in
+        one of these slots, and for which of their values there is.
+        """
+        place = {choice.name: index for index, choice in enumerate(self.choices)}
+        always, slots = np.zeros(len(self.choices), dtype=bool), []
+        for slot in self.slots:
+            present = np.array([block is not None for block in self.blocks_of(slot)])
+            places = [place[name] for name in slot.reads]
+            always[places] |= present.all()
+            slots.append((places, present.reshape([len(self.values_of[name]) for name in slot.reads])))
+        sometimes: dict[tuple[tuple[int, ...], tuple[int, ...]], Mask] = {}
+        for places, present in slots:
+            marked = tuple(one for one in places if not always[one])
+            axes = [axis for axis in range(present.ndim) if np.ptp(present.astype(int), axis=axis).any()]
+            key = marked, tuple(places[axis] for axis in axes)
+            reduced = present[tuple(slice(None) if axis in axes else 0 for axis in range(present.ndim))]
+            sometimes[key] = sometimes[key] | reduced if key in sometimes else reduced
+        return always, [(list(m), list(d), present) for (m, d), present in sometimes.items() if m]
+
+    # -- blocks
+
+    def block_at(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+        """`block`, remembered: a space has few distinct blocks and asks for them often."""
+        place: tuple[str | int, ...] = (slot.name, *(values[name] for name in slot.reads))
+        if place not in self._blocks:
+            self._blocks[place] = self.block(slot, {name: values[name] for name in slot.reads})
+        return self._blocks[place]
+
+    @cached_property
+    def _blocks(self) -> dict[tuple[str | int, ...], Block | None]:
+        return {}
+
+    @cached_property
+    def values_of(self) -> Mapping[str, tuple[int, ...]]:
+        """Admissible values by choice name."""
+        return {choice.name: choice.values for choice in self.choices}
+
+    def blocks_of(self, slot: Slot) -> Iterator[Block | None]:
+        """The slot's block for every combination of the values that it reads; the last choice varies fastest."""
+        for combination in product(*(self.values_of[name] for name in slot.reads)):
+            yield self.block_at(slot, dict(zip(slot.reads, combination, strict=True)))
+
+    def distinct_blocks(self) -> dict[str, Block]:
+        """Every block that some architecture holds, by key, in order of first appearance."""
+        found = (block for slot in self.slots for block in self.blocks_of(slot) if block is not None)
+        return {block.key: block for block in found}
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
+        choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
+        blocks = [
+            f"{slot.name}*{slot.times}:{block.key if block else '-'}"
+            for slot in self.slots
+            for block in self.blocks_of(slot)
+        ]
+        return sha256("\n".join([*choices, *blocks]).encode()).hexdigest()[:12]
+
+
+def classes_of(space: SearchSpace) -> int:
+    """How many classes the networks of `space` tell apart."""
+    return space.plan(space.smallest()).steps[-1].block.output[0]
+
+
+_PLANS_KEPT = 4096
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,48 @@
+"""What a model takes to start: time and memory of a process of its own, which nothing else has warmed up.
+
+`python -m nasdeploy.exporting.footprint FORMAT FILE DEVICE` is that process; torch-free unless the format is not.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+from nasdeploy.core.errors import one_line
+from nasdeploy.exporting.difference import Disagreement
+from nasdeploy.exporting.figures import Footprint
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.runtimes.device import Device
+
+_LONGEST_S = 600
+
+
+def measure_footprint(name: str, path: Path, device: Device) -> Footprint:
+    """Of the model of format `name` in `path`; raises `Disagreement` if its process fails."""
+    command = [sys.executable, "-P", "-m", __name__, name, str(path), device.model_dump_json()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LONGEST_S)
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", None) or "").splitlines()[-1:]
+        raise Disagreement(
+            f"a process that opens nothing but the file fails ({one_line(said[0] if said else error)})"
+        ) from None
+    return Footprint.model_validate_json(done.stdout.splitlines()[-1])
+
+
+def _start(name: str, path: Path, device: Device) -> Footprint:
+    start = perf_counter()
+    session = FORMATS[name].open(path, device)
+    session.call()
+    return Footprint(load_s=perf_counter() - start, peak_bytes=_peak())
+
+
+def _peak() -> int:
+    """Most bytes resident so far. Not by getrusage: a process inherits its parent's there."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+if __name__ == "__main__":
+    form, file, target = sys.argv[1:]
+    print(_start(form, Path(file), Device.model_validate_json(target)).model_dump_json())

@@ -1,0 +1,100 @@
+"""ExecuTorch: a program for its XNNPACK backend, which runs on phones and boards, in a `.pte` file.
+
+It is converted and tried in processes of their own: conversion logs and warns a good deal, and a damaged file may end
+the process that runs it.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.exporting.formats.format import Interchange, Source, mismatch
+from nasdeploy.exporting.formats.sdk import lacking
+from nasdeploy.exporting.formats.torch import save_program
+from nasdeploy.exporting.manifest import TensorFacts
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.executorch import Tensor, check_program
+from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
+
+_APART = "nasdeploy.exporting.formats.program"
+_LONGEST_S = 3600
+_FOUND = TypeAdapter(tuple[tuple[Tensor, ...], tuple[Tensor, ...]])
+
+
+class ExecuTorchFormat(Interchange):
+    """For up to 32 images in a call, or as many as the device's batch: memory is planned for the most."""
+
+    suffixes = (".pte",)
+    precisions: tuple[Precision, ...] = ("fp32",)
+
+    def runtime(self, device: Device) -> str:
+        """ExecuTorch."""
+        return "executorch"
+
+    def recipe(self, device: Device) -> str:
+        """That of its ONNX model: it is not quantised itself."""
+        return "onnxruntime"
+
+    def largest_batch(self, device: Device) -> int:
+        """What memory is planned for."""
+        return max(device.batch, LARGEST_BATCH)
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None."""
+        return lacking("executorch", "executorch", "1.5")
+
+    def write(self, source: Source, path: Path) -> None:
+        """Convert, which takes half a minute; raises `UserError` for a network that ExecuTorch refuses."""
+        largest = self.largest_batch(source.device)
+        with TemporaryDirectory() as folder:
+            program = Path(folder, "network.pt2")
+            save_program(source.network, program, largest)
+            done = _apart("convert", program, path)
+        if done.returncode:
+            raise UserError(f"format executorch: ExecuTorch refuses the network ({_last(done)}); use another format")
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """What its header says of its size, whether it runs, and inputs and outputs that are not as they should be."""
+        try:
+            check_program(path.read_bytes())
+        except ValueError as error:
+            return [f"header: {error}"]
+        done = _apart("describe", path)
+        try:
+            given, results = _FOUND.validate_json(done.stdout.splitlines()[-1] if done.stdout else "")
+        except ValidationError:
+            return [_last(done)]
+        found = [*_differing("input", given, inputs), *_differing("output", results, outputs)]
+        return found or ([_last(done)] if done.returncode else [])
+
+
+def _apart(*arguments: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-P", "-m", _APART, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
+
+
+def _last(done: "subprocess.CompletedProcess[str]") -> str:
+    """What a process says at its end, or how it ended."""
+    if done.returncode < 0:
+        return f"ExecuTorch: the process that ran it ended by signal {-done.returncode}"
+    lines = done.stderr.splitlines()
+    return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
+
+
+def _differing(kind: str, found: Sequence[Tensor], expected: Sequence[TensorFacts]) -> list[str]:
+    shown, wanted = ([_text(each.dtype, each.shape) for each in side] for side in (found, expected))
+    return mismatch(kind, shown, wanted)
+
+
+def _text(kind: str, shape: Sequence[int | str]) -> str:
+    """A program has no names, and of its batch says the largest."""
+    first, *rest = shape
+    batch = first if isinstance(first, int) and first < LARGEST_BATCH else "batch"
+    return f"{kind} [{', '.join(map(str, (batch, *rest)))}]"

@@ -1,0 +1,124 @@
+"""What an export format is. Torch-free, as all files of this package: what they need is imported when it is used."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from nasdeploy.exporting.manifest import TensorFacts
+from nasdeploy.runtimes import runtime_of
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Precision, Session
+
+if TYPE_CHECKING:
+    from nasdeploy.nn.network import Network
+
+STEM = "model"
+"""What the names of all model files begin with."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file is made from: a network in evaluation mode on the CPU, and its ONNX model."""
+
+    network: "Network"
+    onnx: Callable[[Precision], bytes]
+    """The network as ONNX in a precision, quantised for the runtime that the file is for; made when it is asked for."""
+    precision: Precision
+    """That the file is to have."""
+    device: Device
+    """That the file is for."""
+    capabilities: tuple[str, ...] = ()
+    """Compute capabilities of other GPUs than the one that is here, e.g. `SM86`."""
+
+
+class Format(Protocol):
+    """One kind of model file."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of its files, which have one stem; the first file is the one that is opened."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What it can hold, for a runtime that can run it."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether operators of a file in fp16 may stay in fp32."""
+
+    @property
+    def ahead_of_time(self) -> bool:
+        """Whether it can be made for GPUs that are not here."""
+
+    def runtime(self, device: Device) -> str:
+        """Name of the runtime, a key of `RUNTIMES`, that runs the file where `device` is the target."""
+
+    def recipe(self, device: Device) -> str:
+        """Key of `convert.quantise.RECIPES`: how int8 is to be written for that runtime."""
+
+    def largest_batch(self, device: Device) -> int | None:
+        """Images that a call may hold at most where `device` is the target; None where any number from 1 on will do."""
+
+    def missing(self) -> str | None:
+        """What has to be installed to write it, as a command; None if nothing. Imports nothing."""
+
+    def obstacle(self) -> str | None:
+        """What else keeps it from being made on this machine, with what to do; None if nothing."""
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Why a file for these compute capabilities cannot run on this machine; None if it can."""
+
+    def write(self, source: Source, path: Path) -> None:
+        """Write the network to `path` and files of the same stem; raises `UserError` for what the format refuses."""
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """What is wrong with a file without running it, one line each: its form, or its inputs and outputs."""
+
+    def open(self, path: Path, device: Device) -> Session:
+        """The file in its runtime, on this machine; raises `UserError` if that cannot load it."""
+
+
+def file_name(form: Format, precision: Precision) -> str:
+    """Name of the file that is opened, e.g. `model.onnx` or `model.int8.onnx`."""
+    return STEM + ("" if precision == "fp32" else f".{precision}") + form.suffixes[0]
+
+
+def files_of(form: Format, path: Path) -> list[Path]:
+    """All files of the model that is opened by `path`."""
+    stem = path.name.removesuffix(form.suffixes[0])
+    return [path.with_name(stem + suffix) for suffix in form.suffixes]
+
+
+def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """A line if a file's inputs or outputs (`kind`), each in words, are not those expected."""
+    if list(found) == list(expected):
+        return []
+    return [f"{kind}: {', '.join(found) or 'none'}; expected {', '.join(expected)}"]
+
+
+class Interchange:
+    """What formats have in common that every machine can write and run."""
+
+    mixes = False
+    ahead_of_time = False
+
+    def largest_batch(self, device: Device) -> int | None:
+        """None: memory is found when it is called."""
+        return None
+
+    def open(self, path: Path, device: Device) -> Session:
+        """In the device's runtime."""
+        return runtime_of(device).open(path, device)
+
+    def missing(self) -> str | None:
+        """Nothing but what nasdeploy itself needs."""
+        return None
+
+    def obstacle(self) -> str | None:
+        """Nothing."""
+        return None
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Nothing: it runs here."""
+        return None

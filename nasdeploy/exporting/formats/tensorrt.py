@@ -1,0 +1,148 @@
+"""Engines of TensorRT and of TensorRT for RTX: one path for both; see `nasdeploy.runtimes.tensorrt`.
+
+TensorRT builds for the GPU that is there. TensorRT for RTX builds for given compute capabilities too, without a GPU.
+The ONNX model that an engine was built from lies beside it, because engines are tied to a GPU and a version.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasdeploy.core.errors import CheckFailed, UserError
+from nasdeploy.core.registry import listed, suggestion
+from nasdeploy.exporting.formats.format import Source, files_of
+from nasdeploy.exporting.formats.onnx import OnnxFormat
+from nasdeploy.exporting.formats.sdk import lacking
+from nasdeploy.exporting.manifest import TensorFacts
+from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.cuda import compute_capability, missing_gpu
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.engine import read_header
+from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.tensorrt import LARGEST_BATCH, TensorRt
+
+
+class TensorRtFormat:
+    """An engine for the GPU that is here."""
+
+    suffixes: tuple[str, ...] = (".tensorrt.engine", ".tensorrt.onnx")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    mixes = True
+    ahead_of_time = False
+    _name: str = "tensorrt"
+    _sdk = ("tensorrt", "tensorrt", "10")
+    """Module, package, and the first version with strongly typed networks."""
+
+    @property
+    def _runtime(self) -> TensorRt:
+        runtime = RUNTIMES[self._name]
+        assert isinstance(runtime, TensorRt)
+        return runtime
+
+    def runtime(self, device: Device) -> str:
+        """The one that it is the format of."""
+        return self._name
+
+    def recipe(self, device: Device) -> str:
+        """Its own."""
+        return self._name
+
+    def largest_batch(self, device: Device) -> int | None:
+        """What the engine is built for."""
+        return max(device.batch, LARGEST_BATCH)
+
+    def missing(self) -> str | None:
+        """The command that installs it, or None."""
+        return self._runtime.missing() or lacking(*self._sdk)
+
+    def obstacle(self) -> str | None:
+        """Whether there is a GPU to build for."""
+        return missing_gpu()
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Nothing: it is built for the GPU that is here."""
+        return None
+
+    def write(self, source: Source, path: Path) -> None:
+        """Build; raises `UserError` for a model that the parser or the builder refuses, with the operator."""
+        engine, onnx = files_of(self, path)
+        content = source.onnx(source.precision)
+        onnx.write_bytes(content)
+        engine.write_bytes(self._runtime.build(content, source.device, source.capabilities))
+
+    def open(self, path: Path, device: Device) -> Session:
+        """On the first GPU."""
+        runtime_of(device)
+        return self._runtime.load(path, device)
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """Whether there is an engine, which is loaded since there is a GPU; and what is wrong with its ONNX model."""
+        engine, onnx = files_of(self, path)
+        return [*emptiness(engine), *OnnxFormat().inspect(onnx, inputs, outputs)]
+
+
+class TensorRtRtxFormat(TensorRtFormat):
+    """An engine for the GPU that is here, or for GPUs of other compute capabilities. In int8 only weights are."""
+
+    suffixes = (".tensorrt-rtx.engine", ".tensorrt-rtx.onnx")
+    ahead_of_time = True
+    _name = "tensorrt-rtx"
+    _sdk = ("tensorrt_rtx", "tensorrt-rtx-cu13", "1.6")
+
+    def obstacle(self) -> str | None:
+        """Nothing: it builds anywhere, if it is told for which compute capabilities."""
+        return None
+
+    def not_run(self, capabilities: Sequence[str]) -> str | None:
+        """Whether there is a GPU that the engine is for."""
+        if not capabilities:
+            return missing_gpu()
+        absent = missing_gpu()
+        here = None if absent else compute_capability()
+        if here in capabilities:
+            return None
+        place = "no NVIDIA GPU is here" if absent else f"the GPU here is of {here}"
+        return f"not run here: it is for {', '.join(capabilities)}, and {place}"
+
+    def write(self, source: Source, path: Path) -> None:
+        """Build, and see that the engine is for what was asked for."""
+        super().write(source, path)
+        header = read_header(path.read_bytes())
+        if set(header.capabilities) != set(source.capabilities) and source.capabilities:
+            raise CheckFailed(
+                f"format tensorrt-rtx: the engine is for {', '.join(header.capabilities)}, asked for was "
+                f"{', '.join(source.capabilities)}; use another version"
+            )
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """What the header says, and what is wrong with its ONNX model; an engine tells its inputs to a GPU only."""
+        try:
+            read_header(path.read_bytes())
+        except ValueError as error:
+            return [f"header: {error}"]
+        return super().inspect(path, inputs, outputs)
+
+
+def emptiness(engine: Path) -> list[str]:
+    """A line if there is no engine in the file: all that can be said of one without its SDK and a GPU."""
+    return [] if engine.stat().st_size else ["header: the file is empty"]
+
+
+def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
+    """`["sm86,sm89", "8.9"]` as `("SM86", "SM89")`; raises `UserError` for what the installed SDK does not know."""
+    runtime = RUNTIMES["tensorrt-rtx"]
+    assert isinstance(runtime, TensorRt)
+    words = listed(given)
+    if not words:
+        return ()
+    missing = TensorRtRtxFormat().missing()
+    if missing is not None:
+        raise UserError(f"format tensorrt-rtx: its package is missing or too old; run: {missing}")
+    known = runtime.capabilities()
+    found = dict.fromkeys(f"SM{word.upper().removeprefix('SM').replace('.', '')}" for word in words)
+    for name in found:
+        if name not in known:
+            raise UserError(
+                f"--compute-capability {name.lower()}: unknown to this version of TensorRT for RTX"
+                f"{suggestion(name.lower(), [each.lower() for each in known])}"
+            )
+    return tuple(found)

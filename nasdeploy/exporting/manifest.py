@@ -1,0 +1,226 @@
+"""The manifest beside an exported model: what it is, what it takes, how it was made and proved. Torch-free."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Plan
+from nasdeploy.core.settings import Settings
+from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import AugmentSettings
+from nasdeploy.exporting.figures import Count, Proof
+from nasdeploy.latency.machine import Fingerprint
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.data_facts import DataFacts
+from nasdeploy.store.records import read_record
+from nasdeploy.store.run import ClassName
+
+MANIFEST = "manifest.json"
+
+OwnStatistics = Literal["own statistics"]
+OWN_STATISTICS: OwnStatistics = "own statistics"
+"""Said of a model whose batch-norm statistics are those that came with its weights."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+class FileFacts(Settings):
+    """A file that lies beside the manifest."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: Count
+
+    @classmethod
+    def of(cls, path: Path) -> "FileFacts":
+        """Of a file as it is on disk now."""
+        content = path.read_bytes()
+        return cls(name=path.name, sha256=sha256(content).hexdigest(), bytes=len(content))
+
+
+class TensorFacts(Settings):
+    """An input or output of the model; `batch` stands for any number."""
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    shape: tuple[Count | Literal["batch"], ...]
+
+
+class SpaceFacts(Settings):
+    """The search space that the architecture is of."""
+
+    name: str
+    digest: Digest
+
+
+class Recalibration(Settings):
+    """The training images that the batch-norm statistics were recalibrated on."""
+
+    batch_size: Count
+    batches: Count
+    augment: AugmentSettings
+    seed: int
+    unreadable: Annotated[int, Field(ge=0)] = 0
+    """Images that were drawn and left out, because they cannot be read."""
+
+
+class Origin(Settings):
+    """The run that the weights are from."""
+
+    run: str
+    """Its directory."""
+    recipe: dict[str, Any]
+    budget: dict[str, float]
+    """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
+    weights: WeightsFacts | None = None
+    """Of the supernet; None in exports of earlier versions."""
+
+
+class Quantisation(Settings):
+    """How a model in int8 was made."""
+
+    recipe: str
+    """Runtime that the quantised operators are written for."""
+    ranges: Literal["minmax", "entropy", "percentile", "none"]
+    """How ranges of activations were found; none where only weights are quantised."""
+    images: Annotated[int, Field(ge=0)]
+    """Training images that the ranges are from."""
+    reduced_range: bool
+    """Weights in seven bits, because the processor that it was made on would saturate with eight."""
+    layers: Count
+    """Convolutions and matrix products that could be quantised."""
+    kept: tuple[str, ...]
+    """Those that stayed in fp32, because the accuracy suffered too much."""
+    drop: float
+    """Points of top-1 lost against fp32 on the training images held out for the search; negative if it gained."""
+    max_drop: Annotated[float, Field(ge=0.0)]
+
+
+class Artefact(Settings):
+    """One model: its files, what they are for, and what was found out about them."""
+
+    format: str
+    precision: Precision
+    files: tuple[FileFacts, ...] = Field(min_length=1)
+    """The first is the one that is opened; the others lie beside it."""
+    device: Device
+    """That it is for, with the runtime that opens it."""
+    capabilities: tuple[str, ...] = ()
+    """Compute capabilities of the GPUs that it is for, if it is tied to them and they are not just the one here."""
+    largest_batch: Count | None = None
+    """Images that a call may hold at most; None for any number from 1 on. An empty batch has no answer."""
+    not_run: str | None = None
+    """Why it could not run here. `proof` is then that of the ONNX model that it was built from, in ONNX Runtime, and
+    says nothing of latency."""
+    fingerprint: Fingerprint | None
+    """Of the machine that it was proved on; None if it was not run."""
+    quantisation: Quantisation | None = None
+    """None unless it is in int8."""
+    proof: Proof
+
+    @property
+    def file(self) -> FileFacts:
+        """The file that is opened."""
+        return self.files[0]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files together."""
+        return sum(file.bytes for file in self.files)
+
+
+class Embedded(Settings):
+    """A model that preprocesses by itself: uint8 `image` [batch, height, width, 3] of any size, RGB, to logits."""
+
+    file: FileFacts
+    model: str
+    """Name of the file of the model that it was made of."""
+    images: Count
+    """Test images on which the two were compared."""
+    difference: Annotated[float, Field(ge=0.0)]
+    """Largest difference of their logits, as a part of the logits' spread."""
+    allowed: Annotated[float, Field(ge=0.0)]
+    changed: Annotated[int, Field(ge=0)]
+    """Images that get another class."""
+
+
+class ExportManifest(Settings):
+    """Everything that whoever deploys the models has to know. All are of the same network."""
+
+    schema_version: Literal[2] = 2
+    created: str
+    artefacts: tuple[Artefact, ...] = Field(min_length=1)
+    embedded: tuple[Embedded, ...] = ()
+    arch: dict[str, Any]
+    digest: Digest
+    space: SpaceFacts
+    macs: Count
+    """Multiply-accumulate operations for one image."""
+    params: Count
+    inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    outputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    preprocessing: Preprocessing
+    labels: tuple[ClassName, ...] = Field(min_length=2)
+    """Class names in the order of the logits."""
+    recalibration: Recalibration | OwnStatistics
+    device: Device
+    """That the export was for; artefacts of formats that its runtime does not open have devices of their own."""
+    origin: Origin
+    data: DataFacts | None = None
+    """The run's images; None in bundles of earlier versions."""
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ExportManifest":
+        if self.outputs[0].shape != ("batch", len(self.labels)):
+            raise ValueError(f"{len(self.labels)} labels for an output of shape {list(self.outputs[0].shape)}")
+        side = self.preprocessing.resolution
+        if self.inputs[0].shape != ("batch", 3, side, side):
+            raise ValueError(f"preprocessing to {side} x {side} for an input of shape {list(self.inputs[0].shape)}")
+        names = [file.name for artefact in self.artefacts for file in artefact.files]
+        names += [each.file.name for each in self.embedded]
+        if len(set(names)) < len(names):
+            raise ValueError("two artefacts have a file of the same name")
+        return self
+
+
+def load_export(directory: Path) -> ExportManifest:
+    """The manifest of an export, after making sure that the files of its models are those that it describes.
+
+    Raises `UserError` if any of them is missing, damaged or edited, or if a model was rejected.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with 'nasdeploy export'")
+    manifest = read_record(ExportManifest, path, "export again")
+    for artefact in manifest.artefacts:
+        if artefact.proof.problems:
+            raise UserError(f"{path}: of a model that was rejected ({artefact.proof.problems[0]}); export again")
+        for file in artefact.files:
+            _verify(directory / file.name, file)
+    for each in manifest.embedded:
+        _verify(directory / each.file.name, each.file)
+    return manifest
+
+
+def _verify(path: Path, expected: FileFacts) -> None:
+    """Raise `UserError` unless the file has the manifest's size and checksum."""
+    try:
+        found = FileFacts.of(path) if path.stat().st_size == expected.bytes else None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); export again") from None
+    if found != expected:
+        raise UserError(f"{path}: damaged, or of another export than {MANIFEST} beside it; export again")
+
+
+def interface(plan: Plan) -> tuple[tuple[TensorFacts, ...], tuple[TensorFacts, ...]]:
+    """Inputs and outputs that the model of a plan has to have."""
+    inputs = tuple(TensorFacts(name=name, shape=("batch", *shape)) for name, shape in plan.inputs)
+    steps = {step.name: step for step in plan}
+    outputs = tuple(TensorFacts(name="logits", shape=("batch", *steps[name].block.output)) for name in plan.outputs)
+    return inputs, outputs

@@ -1,0 +1,143 @@
+"""What a first recipe says for a folder of images, this machine, and the time that training may take."""
+
+import re
+from dataclasses import dataclass
+from math import ceil
+
+from nasdeploy.data.inspect import FolderSummary
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.initial_recipe.speed import has_gpu, machine, seconds_per_image
+from nasdeploy.spaces import load_space
+
+# Median shorter side in pixels up to which images go to the spaces `digits` and `cifar10`.
+_TINY, _SMALL = 16, 48
+_FEWEST_EPOCHS, _MOST_EPOCHS = 5, 360
+# A step runs four networks forward and, which takes twice as long, backward.
+_FORWARD_PASSES_A_STEP = 4 * 3
+# AlphaNet's search: 20 rounds, the first of 512 architectures and the others of 256.
+_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
+_SEARCH_SHARE = 0.5
+# The standard error of top-1 on as many images is below half a per cent.
+_MOST_HELD_OUT = 10_000
+_MANY_IMAGES = 100_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What follows from the size of the images: space, side to fetch at, shorter side before the crop, augmentation."""
+
+    space: str
+    size: int
+    resize: int
+    crop: str
+    policy: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and in which steps to train, what an epoch takes here in seconds, and the part of images held out."""
+
+    images: int
+    batch_size: int
+    epochs: int
+    epoch_s: float
+    holdout: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """Sizes of recalibration and search, and what one evaluation takes here, in seconds."""
+
+    batch_size: int
+    batches: int
+    parents: int
+    rounds: int
+    evaluation_s: float
+
+    @property
+    def evaluations(self) -> int:
+        """Architectures whose accuracy is measured."""
+        return self.parents + (self.rounds - 1) * (self.parents // 2)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything that a first recipe is written from; `machine` in words."""
+
+    folder: FolderSummary
+    shape: Shape
+    training: Training
+    search: Search
+    machine: str
+
+    @property
+    def name(self) -> str:
+        """The folder's name as the name of a run."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.folder.path.absolute().name).strip("-._")
+        return name or "images"
+
+    @property
+    def training_s(self) -> float:
+        """Estimated time of the whole training."""
+        return self.training.epochs * self.training.epoch_s
+
+    @property
+    def search_s(self) -> float:
+        """Estimated time of the search's evaluations."""
+        return self.search.evaluations * self.search.evaluation_s
+
+
+def draft_for(folder: FolderSummary, hours: float) -> Draft:
+    """A recipe whose training takes about `hours` here; times a few steps, which takes some seconds."""
+    shape = shape_for(folder.sides[1])
+    image_s = _time_an_image(shape, len(folder.classes))
+    training = training_for(folder, shape, image_s, hours)
+    return Draft(folder, shape, training, search_for(training, shape, image_s, hours), machine())
+
+
+def shape_for(side: int) -> Shape:
+    """The shape for images whose shorter side has `side` pixels (the median)."""
+    if side <= _SMALL:
+        size = max(side, 8)
+        return Shape("digits" if side <= _TINY else "cifar10", size, size, "pad", "none")
+    size = min(224, side // 16 * 16)
+    return Shape("alphanet", size, round(size * 8 / 7), "random-resized", "v0-mstd0.5")
+
+
+def _time_an_image(shape: Shape, classes: int) -> float:
+    """Seconds of training for one image, measured on this machine."""
+    batch = 64 if has_gpu() else 2 if shape.space == "alphanet" else 32
+    return seconds_per_image(load_space(shape.space, classes), shape.size, batch)
+
+
+def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: float) -> Training:
+    """Epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many."""
+    given = folder.images["train"] * (1.0 if folder.has_test else 1.0 - _default("test"))
+    holdout = round(min(_default("holdout"), _MOST_HELD_OUT / given), 4)
+    images = round(given * (1 - holdout))
+    largest = 256 if has_gpu() else 32 if shape.space == "alphanet" else 64
+    batch_size = max(8, min(largest, 1 << max(0, images // 16).bit_length()))
+    epoch_s = images * image_s
+    epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, int(3600 * hours / epoch_s)))
+    return Training(images, batch_size, epochs, epoch_s, holdout)
+
+
+def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> Search:
+    """A search of AlphaNet's proportions that takes about half of `hours`, if that allows for 100 evaluations."""
+    if training.images >= _MANY_IMAGES:
+        batch_size, batches = 256, 32
+    else:
+        batch_size = 128
+        batches = max(2, min(8 if shape.space == "alphanet" else 16, ceil(2 * training.images / batch_size)))
+    scored = training.images * training.holdout / (1 - training.holdout)
+    evaluation_s = (batch_size * batches + scored) * image_s / _FORWARD_PASSES_A_STEP
+    wanted = int(_SEARCH_SHARE * 3600 * hours / evaluation_s)
+    evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))
+    rounds = 20 if evaluations >= 2000 else 10
+    # 2 parts in the first round and 1 in each other, half of it mutations and half crossovers.
+    return Search(batch_size, batches, 4 * ceil(evaluations / (rounds + 1) / 2), rounds, evaluation_s)
+
+
+def _default(fraction: str) -> float:
+    value: float = DataSettings.model_fields[fraction].default
+    return value

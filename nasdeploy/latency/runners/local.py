@@ -1,0 +1,40 @@
+"""This machine, and this process."""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+
+from nasdeploy.latency.machine import Fingerprint, fingerprint_here
+from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.runners.run_models import Outcome, measure_models
+from nasdeploy.latency.runners.runner import Model
+from nasdeploy.runtimes import runtime_of
+from nasdeploy.runtimes.device import Device
+
+
+class LocalPlace:
+    """Sessions of this process."""
+
+    def __init__(self, device: Device) -> None:
+        """Raises `UserError` if the device's runtime is not installed."""
+        self._device, self._runtime = device, runtime_of(device)
+        self.fingerprint: Fingerprint = fingerprint_here(device, self._runtime.version())
+
+    def measure(
+        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+    ) -> Iterator[dict[str, Outcome]]:
+        """See `Place.measure`."""
+        return measure_models(
+            models,
+            rounds,
+            protocol,
+            open_model=lambda model: self._runtime.open(model, self._device),
+            on_visit=lambda: on_visits(1),
+        )
+
+    def __enter__(self) -> "LocalPlace":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass

@@ -1,0 +1,173 @@
+"""Several equal boards that share the work: each measures whole groups, so that interleaving is as on one board.
+
+One table holds timings of all of them, without any correction. So they have to be equal: the same fingerprint, and the
+same speed on a few models that all of them measure first. Boards that are not are refused.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import exp, log
+from queue import SimpleQueue
+from statistics import mean
+from types import TracebackType
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.latency.machine import Fingerprint, differences
+from nasdeploy.latency.protocol import Protocol, Rounds, Timing, in_groups
+from nasdeploy.latency.runners.run_models import Outcome
+from nasdeploy.latency.runners.runner import Model, Place, Say
+from nasdeploy.latency.runners.ssh import SshPlace
+from nasdeploy.latency.runners.ssh_connect import address
+from nasdeploy.latency.stratify import evenly
+from nasdeploy.runtimes.device import Device
+
+EQUAL_WITHIN = 1.03
+"""Ratio of the times of boards that count as equal: two processes on one machine differ by as much."""
+_COMPARED = 5
+"""Models that all boards measure first."""
+_VISITS = 10
+
+_COMPARISON = Protocol()
+
+Group = dict[str, Model]
+
+
+@dataclass(frozen=True)
+class _Event:
+    """What a board's thread reports; without any of these it has finished its group."""
+
+    board: str
+    outcomes: dict[str, Outcome] | None = None
+    visits: int = 0
+    error: BaseException | None = None
+
+
+class Team:
+    """Boards by address. Raises `UserError` if their fingerprints differ."""
+
+    def __init__(
+        self,
+        boards: Mapping[str, Place],
+        say: Say,
+        equal_within: float = EQUAL_WITHIN,
+        comparison: Protocol = _COMPARISON,
+    ) -> None:
+        self._boards, self._say = dict(boards), say
+        self._equal_within, self._comparison = equal_within, comparison
+        self._first = next(iter(boards))
+        self.fingerprint: Fingerprint = boards[self._first].fingerprint
+        self._compared = False
+        self._making = threading.Lock()
+        for name, board in boards.items():
+            found = differences(self.fingerprint, board.fingerprint)
+            if found:
+                raise UserError(
+                    f"{name}: another board than {self._first} ({'; '.join(found)}); boards that share a table have to "
+                    "be equal, leave it out of hosts"
+                )
+
+    @classmethod
+    def of(cls, device: Device, say: Say) -> "Team":
+        """All boards of `device`, connected; raises `UserError` if one cannot be used."""
+        with ExitStack() as opened:
+            boards = {address(board): opened.enter_context(SshPlace(device, board, say)) for board in device.boards}
+            team = cls(boards, say)
+            opened.pop_all()
+            return team
+
+    def measure(
+        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+    ) -> Iterator[dict[str, Outcome]]:
+        """See `Place.measure`. A board that is lost for good leaves its group to the others."""
+        if models and not self._compared:
+            self._compare(models)
+            self._compared = True
+        waiting = deque(in_groups(models, rounds.group))
+        running: dict[str, Group] = {}
+        events: SimpleQueue[_Event] = SimpleQueue()
+        while waiting or running:
+            for name in [name for name in self._boards if name not in running][: len(waiting)]:
+                running[name] = waiting.popleft()
+                self._start(name, dict(running[name]), rounds.visits, protocol, events)
+            event = events.get()
+            if event.outcomes is not None:
+                for key in event.outcomes:
+                    del running[event.board][key]
+                yield event.outcomes
+            elif event.visits:
+                on_visits(event.visits)
+            else:
+                left = running.pop(event.board)
+                if event.error is not None:
+                    self._without(event.board, event.error)
+                if left:
+                    waiting.appendleft(left)
+
+    def _start(self, name: str, group: Group, visits: int, protocol: Protocol, events: "SimpleQueue[_Event]") -> None:
+        """Measure a group on a board, in a thread."""
+        board, rounds = self._boards[name], Rounds(len(group), visits)
+        models = {key: self._alone(model) for key, model in group.items()}
+
+        def on_visits(made: int) -> None:
+            events.put(_Event(name, visits=made))
+
+        def work() -> None:
+            try:
+                for outcomes in board.measure(models, rounds, protocol, on_visits=on_visits):
+                    events.put(_Event(name, outcomes=outcomes))
+                events.put(_Event(name))
+            # Whatever it is: raised where `measure` waits for it.
+            except BaseException as error:
+                events.put(_Event(name, error=error))
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def _alone(self, model: Model) -> Model:
+        """The model, made while no other is: the exporter is not for several threads."""
+
+        def made() -> bytes:
+            with self._making:
+                content = model()
+                assert isinstance(content, bytes)
+                return content
+
+        return made
+
+    def _without(self, name: str, error: BaseException) -> None:
+        """Go on without a board; raises the error if that is no reason to, or if it was the last one."""
+        if not isinstance(error, UserError) or len(self._boards) == 1:
+            raise error
+        self._say(f"{error} (the other boards go on)")
+        self._boards.pop(name).__exit__(None, None, None)
+
+    def _compare(self, models: Mapping[str, Model]) -> None:
+        """Raise `UserError` if a board is faster or slower than the first."""
+        keys = list(models)
+        chosen = {keys[place]: models[keys[place]] for place in evenly(len(keys), _COMPARED)}
+        medians = {name: self._medians(board, chosen) for name, board in self._boards.items()}
+        for name, found in medians.items():
+            shared = found.keys() & medians[self._first].keys()
+            ratio = exp(mean(log(found[key] / medians[self._first][key]) for key in shared)) if shared else 1.0
+            if max(ratio, 1 / ratio) > self._equal_within:
+                raise UserError(
+                    f"{name}: takes {ratio:.3g} times as long as {self._first}; boards that share a table have to be "
+                    "equal, so check cooling, power mode and what else runs, or leave it out of hosts"
+                )
+
+    def _medians(self, board: Place, models: Mapping[str, Model]) -> dict[str, float]:
+        rounds = Rounds(len(models), _VISITS)
+        found = board.measure(models, rounds, self._comparison, on_visits=lambda visits: None)
+        outcomes = {key: outcome for some in found for key, outcome in some.items()}
+        return {key: outcome.median for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for board in self._boards.values():
+            board.__exit__(kind, error, trace)

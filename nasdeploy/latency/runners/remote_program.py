@@ -1,0 +1,107 @@
+"""The program on a board as seen from here: how it is started, what it says, and why it ended."""
+
+import json
+import shlex
+import signal
+from typing import Any
+
+from pydantic import Field
+
+from nasdeploy.core.settings import Settings
+from nasdeploy.latency.machine import Fingerprint
+from nasdeploy.latency.protocol import Timing
+from nasdeploy.latency.runners.connection import Ended
+from nasdeploy.latency.runners.payload import PROGRAM
+
+HELLO = "nasdeploy is ready"
+"""The line that the program begins with."""
+# Short, for the command line: everything else is in the bundle, which comes on stdin after its length.
+_BOOT = (
+    "import os,sys;v=sys.version_info[:2];"
+    'v>=(3,10) or sys.exit("Python %d.%d"%v);'
+    'd=sys.argv[1];z=os.path.join(d,"nasdeploy.zip");i=sys.stdin.buffer;'
+    'f=open(z,"wb");f.write(i.read(int(i.readline())));f.close();'
+    f"sys.path.insert(0,z);from {PROGRAM} import main;"
+    f'print("{HELLO}",flush=True);main(d)'
+)
+
+
+class Answer(Settings):
+    """What the program on a board says; it is not trusted to be right."""
+
+    machine: Fingerprint | None = None
+    lacks: str | None = None
+    install: str = ""
+    opened: bool = False
+    refused: str | None = None
+    visits: int = Field(default=0, ge=0)
+    key: str | None = None
+    timing: Timing | None = None
+    done: bool = False
+    error: str | None = None
+
+
+def why_ended(end: Ended, python: str) -> str:
+    """Why the program ended, in one line with what to do."""
+    last = shown((end.stderr.strip().splitlines() or [""])[-1])
+    if end.status is None:
+        return "the connection was lost"
+    if "No module named 'numpy'" in end.stderr:
+        return f"numpy is not installed there; run on the board: {python} -m pip install numpy"
+    if last.startswith("Python "):
+        return f"{last} there is too old; install 3.10 or later and name it as python in the device file"
+    if end.status == _NOT_FOUND:
+        return f"there is no {python}; install it there, or name another as python in the device file"
+    if (full := explained(end.stderr)) is not None:
+        return full
+    if end.status < 0 or end.status > _KILLED:
+        return f"the measuring process was killed ({_signal(end.status - _KILLED)})"
+    return f"the measuring process ended with status {end.status} ({last})"
+
+
+_NOT_FOUND = 127
+_KILLED = 128
+
+
+def explained(text: str) -> str | None:
+    """What to do about an error that a full disk causes; None for any other."""
+    if any(sign in text for sign in ("No space left on device", "Disk quota exceeded")):
+        return "the disk for temporary files there is full; free some space, or set TMPDIR there to another one"
+    return None
+
+
+def _signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return "by a signal"
+    return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+
+
+def shown(text: str) -> str:
+    """Text from a board as it may be shown: one line, not too long, and nothing that a terminal obeys."""
+    line = " ".join(text.split())
+    return "".join(character if character.isprintable() else "?" for character in line)[:_LONGEST_SHOWN]
+
+
+_LONGEST_SHOWN = 400
+
+
+def frame_of(frame: dict[str, Any], content: bytes = b"") -> bytes:
+    """What the program is told, as it goes over the connection."""
+    return json.dumps({**frame, "bytes": len(content)}).encode() + b"\n" + content
+
+
+def command_of(python: str) -> str:
+    """For any login shell: make a directory, run the program in it, and remove it however the program ends.
+
+    What a runtime writes on its way goes there too.
+    """
+    home = python.startswith("~/")
+    quoted = f'"$HOME"/{shlex.quote(python[2:])}' if home else shlex.quote(python)
+    script = (
+        'umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/nasdeploy-board.XXXXXXXX") || exit 73; '
+        "trap 'rm -rf \"$d\"' EXIT; trap 'exit 129' HUP INT TERM; "
+        f'TMPDIR=$d {quoted} -c {shlex.quote(_BOOT)} "$d"'
+    )
+    return f"exec sh -c {shlex.quote(script)}"

@@ -1,8 +1,0 @@
-"""Predictors of accuracy. A new kind of model is a file of this package and a line here. Torch-free."""
-
-from collections.abc import Mapping
-
-from nasdeploy.search.predictors.models import Kind, Mean, Ridge
-from nasdeploy.search.predictors.perceptron import Perceptron
-
-KINDS: Mapping[str, Kind] = {"mean": Mean(), "linear": Ridge(), "mlp": Perceptron()}

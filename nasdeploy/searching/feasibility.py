@@ -1,0 +1,146 @@
+"""Whether a budget can be met at all, and what can be reached where it cannot. Torch-free."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from nasdeploy.core.costs import Floats
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.errors import InfeasibleBudget
+from nasdeploy.core.plan import Block
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import Codes, Slot
+from nasdeploy.searching.footprint import live
+from nasdeploy.searching.problem import Problem, Quantity, excess
+
+_POOL = 10_000
+_KEPT = 200
+_ROUNDS = 30
+_CHILDREN = 2_000
+
+
+def require_feasible(problem: Problem) -> None:
+    """Raise `InfeasibleBudget`, with what can be reached, if no network is within the problem's budget.
+
+    Each bound alone is checked exactly, all together by looking for a network that keeps to them.
+    """
+    for column, quantity in enumerate(problem.quantities):
+        if quantity.bound.bounded:
+            _require_alone(problem, column, quantity)
+    if not is_reachable(problem):
+        raise InfeasibleBudget(
+            f"no network was found within {problem.budget}; each bound can be met, but not all together: relax one of "
+            f"them ({_reach(problem)})"
+        )
+
+
+def reachable_range(problem: Problem, column: int) -> tuple[float, float]:
+    """The smallest and the largest of one of the problem's costs in its space, exactly."""
+    quantity = problem.quantities[column]
+    if quantity.slot_cost is None:
+        return _peak_range(problem, column)
+    low, high = extremes(problem.space, quantity.slot_cost)
+    return low.cost + quantity.offset, high.cost + quantity.offset
+
+
+def _require_alone(problem: Problem, column: int, quantity: Quantity) -> None:
+    low, high = reachable_range(problem, column)
+    asked = _missed(quantity, low, high)
+    if asked is not None:
+        raise InfeasibleBudget(
+            f"no network of this space has {quantity.name} of {asked}; the space reaches from {quantity.text(low)} to "
+            f"{quantity.text(high)}: give a budget in that range"
+        )
+
+
+def _missed(quantity: Quantity, low: float, high: float) -> str | None:
+    """What is asked for and nothing has, None if something has it."""
+    bound = quantity.bound
+    if bound.low > bound.high:
+        return f"{quantity.text(bound.low)} or more and {quantity.text(bound.high)} or less"
+    if bound.high < low * (1 - _ROUNDING):
+        return f"{quantity.text(bound.high)} or less"
+    if bound.low > high * (1 + _ROUNDING):
+        return f"{quantity.text(bound.low)} or more"
+    return None
+
+
+_ROUNDING = 1e-12
+"""Sums over slots are rounded differently in different orders."""
+
+
+def _peak_range(problem: Problem, column: int) -> tuple[float, float]:
+    """Of the peak memory, the largest over slots: its minimum is the least limit that leaves some network."""
+    space = problem.space
+    sizes = sorted({block.live for block in space.distinct_blocks().values()})
+    first, last = 0, len(sizes) - 1
+    while first < last:
+        middle = (first + last) // 2
+        if extremes(space, _larger_than(sizes[middle]))[0].cost == 0:
+            last = middle
+        else:
+            first = middle + 1
+    smallest = extremes(space, _larger_than(sizes[first]))[0].arch
+    costs = problem.costs(space.encode([smallest]))
+    return float(costs[0, column]), float(costs[0, column]) * sizes[-1] / sizes[first]
+
+
+def _larger_than(limit: float) -> Callable[[Slot, Block], float]:
+    return lambda slot, block: float(live(slot, block) > limit)
+
+
+def is_reachable(problem: Problem) -> bool:
+    """Whether a network within all bounds turns up; True without looking where there is one bound at most."""
+    if np.count_nonzero(problem.lower > 0) + np.count_nonzero(problem.upper < np.inf) < 2:
+        return True
+    _, costs = _descended(problem, problem.violation)
+    return bool(problem.feasible(costs).any())
+
+
+def _reach(problem: Problem) -> str:
+    """For each bound that cannot be met beside the others, how far its cost gets while they are kept."""
+    parts = []
+    for column, quantity in enumerate(problem.quantities):
+        for sign, bound, words in ((1.0, quantity.bound.high, "down to"), (-1.0, quantity.bound.low, "up to")):
+            if 0 < bound < np.inf:
+                reached = _best_beside_others(problem, column, sign)
+                if reached is not None and sign * reached > sign * bound:
+                    parts.append(f"within the others {quantity.name} reaches {words} {quantity.text(reached)}")
+    return "; ".join(parts) or "not even all but one of them"
+
+
+def _best_beside_others(problem: Problem, column: int, sign: float) -> float | None:
+    """The least (`sign` 1) or largest (-1) cost in a column within the bounds of the other columns that turns up."""
+    lower, upper = problem.lower.copy(), problem.upper.copy()
+    lower[column], upper[column] = 0.0, np.inf
+
+    def score(costs: Floats) -> Floats:
+        beyond = excess(costs, lower, upper)
+        values = sign * costs[:, column]
+        # Any network within the other bounds comes before any that is not.
+        return np.where(beyond > 0, np.abs(values).max() * (2 + beyond), values)
+
+    _, costs = _descended(problem, score)
+    within = costs[excess(costs, lower, upper) == 0, column]
+    return float(sign * (sign * within).min()) if len(within) else None
+
+
+def _descended(problem: Problem, score: Callable[[Floats], Floats]) -> tuple[Codes, Floats]:
+    """Codes and costs of networks of a low score: random ones, then mutations of the lowest; stops at a score of 0."""
+    space, rng = problem.space, generator(0, "feasible")
+    ends = space.encode(problem.cheapest())
+    uniform = space.sample_codes(_POOL, rng)
+    codes = np.concatenate([ends, uniform, space.blend(uniform, ends, rng)])
+    costs = problem.costs(codes)
+    for _ in range(_ROUNDS):
+        order = np.argsort(score(costs), kind="stable")[:_KEPT]
+        codes, costs = codes[order], costs[order]
+        if score(costs)[0] == 0:
+            break
+        children = space.mutate(codes[rng.integers(len(codes), size=_CHILDREN)], _MUTATION, rng)
+        codes, costs = np.concatenate([codes, children]), np.concatenate([costs, problem.costs(children)])
+    return codes, costs
+
+
+_MUTATION = 0.1
+"""Per choice."""

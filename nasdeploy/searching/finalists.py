@@ -1,0 +1,55 @@
+"""Measuring finalists: whole networks as they would be exported, all in turn."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from nasdeploy.convert import model_for
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.drift import with_references
+from nasdeploy.latency.profile import reference_model
+from nasdeploy.latency.protocol import Protocol, Timing
+from nasdeploy.latency.runners.processes import open_processes
+from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.nn.network import Network
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Model
+
+
+def measure_networks(
+    archs: Sequence[Arch],
+    network_of: Callable[[Arch], Network],
+    space: SearchSpace,
+    device: Device,
+    progress: Progress,
+) -> dict[Arch, Timing]:
+    """Latencies of whole networks on `device` by the protocol for them, beside the reference graph of their space.
+
+    They are those of several processes, after the gaps that the device file says. `network_of` gives the networks ready
+    for inference.
+
+    Raises `UserError` if the device cannot be used or its runtime refuses one.
+    """
+    protocol = Protocol().with_idle(device.idle_ms)
+    by_text = {arch.text: arch for arch in archs}
+    models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
+    wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
+    timings: dict[Arch, Timing] = {}
+    visits = len(wanted) * protocol.networks.visits
+    with open_processes(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
+        for outcomes in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+            for text, outcome in outcomes.items():
+                if text not in by_text:
+                    continue
+                if isinstance(outcome, Refusal):
+                    raise UserError(f"device {device.name}, network {by_text[text].digest}: {outcome.reason}")
+                timings[by_text[text]] = outcome
+    return timings
+
+
+def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> Model:
+    network = network_of(arch)
+    shapes = tuple(shape for _, shape in network.plan.inputs)
+    return model_for(network, shapes, device)

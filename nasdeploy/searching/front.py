@@ -1,0 +1,42 @@
+"""Evaluated architectures with their costs, and which of them no other beats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isnan
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.searching.problem import Problem
+from nasdeploy.store.evaluations import Evaluation
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An evaluated architecture and its costs, in the columns of the problem."""
+
+    arch: Arch
+    evaluation: Evaluation
+    costs: tuple[float, ...]
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The larger, the better: top-1, then cross-entropy, one that is not a number last."""
+        loss = self.evaluation.cross_entropy
+        return self.evaluation.top1, -inf if isnan(loss) else -loss
+
+
+def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence[Evaluation]) -> list[Candidate]:
+    """Architectures with their evaluations and costs."""
+    costs = problem.costs(problem.space.encode(archs))
+    return [
+        Candidate(arch, evaluation, tuple(map(float, row)))
+        for arch, evaluation, row in zip(archs, evaluations, costs, strict=True)
+    ]
+
+
+def pareto_front(found: Sequence[Candidate], axis: int) -> list[Candidate]:
+    """The candidates that no cheaper or equally cheap one beats, by rising cost on `axis`."""
+    front: list[Candidate] = []
+    for candidate in sorted(found, key=lambda c: (c.costs[axis], *(-value for value in c.rank))):
+        if not front or candidate.rank > front[-1].rank:
+            front.append(candidate)
+    return front

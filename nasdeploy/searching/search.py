@@ -1,0 +1,263 @@
+"""The search as a whole: look under the tables' latencies, measure the finalists, correct the tables, repeat."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isnan
+from statistics import median
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import InfeasibleBudget, UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.distributed.jobs import Scoring
+from nasdeploy.latency.protocol import Timing
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.searching.budget import Budget
+from nasdeploy.searching.feasibility import is_reachable
+from nasdeploy.searching.front import Candidate, candidates_of
+from nasdeploy.searching.growing import GrowingFront
+from nasdeploy.searching.predictors.predictor import Fitted
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.safety_margin import meets, predicted_budget
+from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import STRATEGIES
+from nasdeploy.searching.strategies.means import Means, equipped
+from nasdeploy.searching.successive_halving import Evaluating
+from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
+
+Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
+"""Latencies of whole networks on the device of that name."""
+
+Timings = Mapping[str, Mapping[Arch, Timing]]
+"""By device, of whole networks."""
+
+Deploy = Callable[[Sequence[Arch]], Mapping[Arch, Evaluation]]
+"""Accuracies of networks as their device computes them; of none where it does so as the supernet does."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found: all candidates by rank, the finalists by rank, and the winner among them."""
+
+    candidates: list[Candidate]
+    finalists: list[Candidate]
+    fitting: list[Candidate]
+    """The finalists that meet the budget; the winner is the first."""
+    timings: Timings
+    """Of all finalists that were ever measured; empty without a latency budget."""
+    tables: Sequence[LatencyTable]
+    """As corrected by what was measured."""
+    rounds: int
+    deployed: Mapping[Arch, Evaluation] = field(default_factory=dict)
+    """Accuracies of those that fit as their device computes them; empty where it does so as the supernet does."""
+    predictor: Fitted | None = None
+    """The last that a strategy fitted to accuracies."""
+
+    @property
+    def winner(self) -> Candidate:
+        """The best that meets the budget."""
+        return self.fitting[0]
+
+
+@dataclass
+class Search:
+    """Looks for the most accurate network of a space within a budget."""
+
+    space: SearchSpace
+    scoring: Scoring
+    evaluations: Evaluations
+    budget: Budget
+    tables: Sequence[LatencyTable]
+    """One for each device of the budget's latencies, in their order."""
+    measure: Measure
+    settings: SearchSettings
+    seed: int
+    progress: Progress
+    means: Means = field(default_factory=Means)
+    """What the strategy may use beside the problem."""
+    deploy: Deploy = lambda archs: {}
+    """Asked for finalists that meet the budget, which are ranked by its answers."""
+    _predictor: Fitted | None = None
+    _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
+
+    def run(self) -> Outcome:
+        """Search, measure, and repeat with corrected tables until a finalist meets the budget.
+
+        Raises `InfeasibleBudget` if none does after the settings' number of rounds.
+        """
+        tables = self.tables
+        for number in range(1, self.settings.measured_rounds + 1):
+            candidates = self._round(tables, number)
+            finalists = self._finalists(candidates)
+            self._measure(finalists)
+            tables = [table.with_measured(self.space, self._timings[_device(table)]) for table in tables]
+            fitting = [candidate for candidate in finalists if self._measured_within(candidate.arch)]
+            if fitting:
+                return self._outcome(candidates, finalists, fitting, tables, number)
+            self.progress.say(f"search: none of {len(finalists)} finalists meets {self.budget}; the table is corrected")
+            if self._out_of_reach(tables):
+                break
+        raise self._never_met()
+
+    def _outcome(
+        self,
+        candidates: list[Candidate],
+        finalists: list[Candidate],
+        fitting: list[Candidate],
+        tables: Sequence[LatencyTable],
+        rounds: int,
+    ) -> Outcome:
+        """What was found, those that fit ranked by their accuracy on the device."""
+        deployed = self.deploy([candidate.arch for candidate in fitting])
+        fitting.sort(key=lambda c: replace(c, evaluation=deployed.get(c.arch, c.evaluation)).rank, reverse=True)
+        return Outcome(candidates, finalists, fitting, self._timings, tables, rounds, deployed, self._predictor)
+
+    def _measured_within(self, arch: Arch) -> bool:
+        """Whether a measured network leaves the reserve of every latency limit free; True where there is none."""
+        return all(
+            meets(self._timings[name][arch], limit, self.settings.reserve)
+            for name, limit in self.budget.latency.items()
+        )
+
+    def _is_measured(self, arch: Arch) -> bool:
+        return bool(self.tables) and all(arch in self._timings.get(_device(table), {}) for table in self.tables)
+
+    def _out_of_reach(self, tables: Sequence[LatencyTable]) -> bool:
+        """Whether a corrected table says that even the fastest network is too slow."""
+        limits = [self.budget.latency[_device(table)] for table in tables]
+        return any(
+            table.range(self.space)[0] > min(limit.median.high, limit.p95.high / table.p95_ratio)
+            for table, limit in zip(tables, limits, strict=True)
+        )
+
+    def _problem(self, tables: Sequence[LatencyTable]) -> Problem:
+        """The space under the budget that predictions have to keep to, if that leaves anything of the budget."""
+        budget = predicted_budget(
+            self.budget,
+            tables,
+            [table.range(self.space) for table in tables],
+            {_device(table): median(self._ratios(table) or [1.0]) for table in tables},
+            probability=self.settings.probability,
+            reserve=self.settings.reserve,
+        )
+        careful = Problem(self.space, budget, *tables)
+        if is_reachable(careful):
+            return careful
+        self.progress.say("search: with the margins of all bounds no network is left, so predictions have none")
+        return Problem(self.space, self.budget, *tables)
+
+    def _ratios(self, table: LatencyTable) -> list[float]:
+        """Measured over predicted latency of every network measured on the table's device."""
+        timings = self._timings.get(_device(table), {})
+        return [t.median / table.predict(self.space.plan(arch)).seconds for arch, t in timings.items()]
+
+    def _round(self, tables: Sequence[LatencyTable], number: int) -> list[Candidate]:
+        """Everything known that is within the budget after a round of search, best first."""
+        problem = self._problem(tables)
+        means = replace(self.means, say=self._say, keep=self._keep_predictor)
+        strategy = equipped(STRATEGIES[self.settings.strategy], means)
+        front = GrowingFront(problem)
+        with self.progress.task("search", strategy.planned(self.settings), table=front.rows) as task:
+
+            def done(evaluation: Evaluation) -> None:
+                stopped = "" if evaluation.whole else f" on {evaluation.images} images, stopped"
+                front.add(self.evaluations.arch(evaluation, self.space), evaluation)
+                task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %{stopped}")
+
+            evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
+            strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number))
+        known = self._known(problem)
+        while stopped := [c.arch for c in self._finalists(known) if not c.evaluation.whole]:
+            evaluate.completed(stopped)
+            known = self._known(problem)
+        return [candidate for candidate in known if candidate.evaluation.whole]
+
+    def _keep_predictor(self, fitted: Fitted) -> None:
+        self._predictor = fitted
+        self.means.keep(fitted)
+
+    def _say(self, text: str) -> None:
+        self.progress.say(f"search: {text}")
+
+    def _known(self, problem: Problem) -> list[Candidate]:
+        """All evaluations within the budget, those of earlier searches too, best first.
+
+        What was measured is judged by that where it says yes, everything else by its predictions. Networks whose logits
+        are no numbers are left out; raises `UserError` if there are no others.
+        """
+        evaluations = [*self.evaluations.all(), *self.evaluations.stopped()]
+        archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
+        asked = Problem(self.space, replace(self.budget, latency={}), *problem.tables)
+        found = [
+            c
+            for c in candidates_of(problem, archs, evaluations)
+            if problem.allows(c.costs)
+            or (self._is_measured(c.arch) and self._measured_within(c.arch) and asked.allows(c.costs))
+        ]
+        sound = [candidate for candidate in found if not isnan(candidate.evaluation.cross_entropy)]
+        if not sound:
+            raise UserError("no network of the supernet gives numbers (NaN): its training failed; train it again")
+        return sorted(sound, key=lambda candidate: candidate.rank, reverse=True)
+
+    def _finalists(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The best by rank; those that were measured before and did not fit are not tried again."""
+        hopeful = [c for c in candidates if not self._is_measured(c.arch) or self._measured_within(c.arch)]
+        return list(hopeful[: self.settings.finalists]) or list(candidates[: self.settings.finalists])
+
+    def _measure(self, finalists: Sequence[Candidate]) -> None:
+        for table in self.tables:
+            name = _device(table)
+            known = self._timings.setdefault(name, {})
+            missing = [candidate.arch for candidate in finalists if candidate.arch not in known]
+            for arch, timing in (self.measure(name, missing) if missing else {}).items():
+                known[arch] = timing
+                self._keep(name, arch, timing, table.predict(self.space.plan(arch)).seconds)
+
+    def _keep(self, device: str, arch: Arch, timing: Timing, predicted: float) -> None:
+        self.evaluations.put_measurement(
+            Measurement(
+                digest=arch.digest,
+                device=device,
+                median=timing.median,
+                p10=timing.p10,
+                p90=timing.p90,
+                n=timing.n,
+                predicted=predicted,
+            )
+        )
+
+    def _never_met(self) -> InfeasibleBudget:
+        slow = [text for table in self.tables if (text := self._slow(table))]
+        if slow:
+            return InfeasibleBudget(f"no measured network meets {self.budget}: {'; '.join(slow)}")
+        fastest = ", ".join(
+            f"{1e3 * min(t.median for t in timings.values()):.4g} ms on {name}"
+            for name, timings in self._timings.items()
+        )
+        return InfeasibleBudget(
+            f"none of {len(self._timings[_device(self.tables[0])])} measured networks meets {self.budget} with a "
+            f"reserve of {100 * self.settings.reserve:.3g} %; the fastest took {fastest}: give a larger budget, a "
+            "smaller search.reserve, or more search.finalists"
+        )
+
+    def _slow(self, table: LatencyTable) -> str | None:
+        """What to say of a device that runs slower, throughout, than when its table was measured."""
+        ratios = self._ratios(table)
+        if min(ratios) < _SLOWER or max(ratios) > _ALIKE * min(ratios):
+            return None
+        them = "the one that was measured" if len(ratios) == 1 else f"all {len(ratios)} of them"
+        return (
+            f"{_device(table)} took {min(ratios):.2f} to {max(ratios):.2f} times as long as its table says for {them}, "
+            "so it runs slower than when it was profiled; see 'nasdeploy table check', wait until it "
+            "is as fast as it was, or measure again with 'nasdeploy profile --restart'"
+        )
+
+
+_SLOWER = 1.1
+_ALIKE = 1.25
+"""Largest ratio between the slowness of networks that all suffer from the same machine."""
+
+
+def _device(table: LatencyTable) -> str:
+    return table.conditions.device.name

@@ -1,0 +1,108 @@
+"""How the search goes. Torch-free."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from nasdeploy.core.registry import suggestion
+from nasdeploy.core.settings import Settings
+from nasdeploy.searching.bounds import is_latency
+
+STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
+"""Of `nasdeploy.searching.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""
+
+
+class SearchSettings(Settings):
+    """A search under a budget: a first round of `parents`, then rounds of `mutations` and `crossovers`.
+
+    Evolution's settings. The other strategies evaluate as many in the same rounds, each by its own rule. The defaults
+    are AlphaNet's (section 4) but for `screening`, which finds better networks by as many evaluations; those of OFA
+    (section 4.1: population 100, a quarter of it parents, 500 generations) are `rounds: 500, parents: 100,
+    mutations: 50, crossovers: 50, mutation_probability: 0.1, buckets: 0, elite: 25, screening: 1`.
+    """
+
+    strategy: str = "evolution"
+    latency: str | dict[str, str] | None = None
+    """Budget of `nasdeploy run`: milliseconds (`2.5ms`), a part of the reachable range (`40%`), or a range of either
+    (`2ms..2.5ms`); on several devices by their names."""
+    rounds: int = Field(default=20, ge=1, le=10_000)
+    parents: int = Field(default=512, ge=1, le=1_000_000)
+    """Random architectures of the first round."""
+    mutations: int = Field(default=128, ge=0, le=1_000_000)
+    crossovers: int = Field(default=128, ge=0, le=1_000_000)
+    mutation_probability: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Per choice."""
+    buckets: int = Field(default=100, ge=0, le=10_000)
+    """Intervals of the cost range; the best network of each may be a parent (AlphaNet: 10 MFLOPs each)."""
+    elite: int = Field(default=0, ge=0, le=1_000_000)
+    """The best networks of all, whatever their cost, that are parents too."""
+    screening: int = Field(default=10, ge=1, le=1000)
+    """Networks that evolution and nsga2 draw for each one that they evaluate, from the second round on. Above 1, those
+    are evaluated that a Gaussian process over what is known finds most promising, and half of what evolution draws is
+    random. The papers: 1."""
+    finalists: int = Field(default=8, ge=1, le=1000)
+    """Networks that are measured on the device as a whole at the end of a round of search."""
+    measured_rounds: int = Field(default=5, ge=1, le=5)
+    """Searches, each with a table that knows what was measured before, until a finalist meets the budget."""
+    probability: float = Field(default=0.9, ge=0.5, lt=1.0)
+    """With which a network that is predicted to meet a latency budget does, by the table's uncertainty."""
+    reserve: float = Field(default=0.02, ge=0.0, lt=1.0)
+    """Part of the latency budget that a finalist must leave free, for noise between this measurement and the next.
+
+    The probability is of a prediction, and ends where the network is measured; this is of the measurement.
+    """
+    batch_size: int = Field(default=256, ge=1, le=65536)
+    """Images scored at once, or as many of them as fit into a GPU's memory."""
+    cache_gib: float = Field(default=2.0, ge=0.0, le=65536)
+    """Memory for images that are kept ready for networks; what does not fit is prepared anew for each network."""
+    halving: int = Field(default=1, ge=1, le=16)
+    """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out images, the better
+    half of them on half of the images, and the better half of those on all. 1 scores every network on all."""
+    predictor: Literal["mlp", "linear"] = "mlp"
+    """Kind of accuracy predictor that `predictor-guided` fits."""
+    predictor_file: str | None = None
+    """A predictor that an earlier search of the run kept, from which `predictor-guided` starts."""
+    reward: Literal["soft", "hard"] = "soft"
+    """Of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the budget."""
+    gradient_steps: int = Field(default=300, ge=1, le=1_000_000)
+    """Of `differentiable`, each on a batch of training images."""
+
+    @property
+    def evaluations(self) -> int:
+        """What a search evaluates at most: those of the first round and of each further one."""
+        return self.parents + (self.rounds - 1) * self.offspring
+
+    @property
+    def offspring(self) -> int:
+        """Architectures of each round after the first."""
+        return self.mutations + self.crossovers
+
+    @model_validator(mode="after")
+    def _some_parents(self) -> Self:
+        if not self.buckets and not self.elite:
+            raise ValueError("buckets and elite are both 0, so that no network would be a parent; raise one of them")
+        return self
+
+    @field_validator("strategy")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in STRATEGY_NAMES:
+            raise ValueError(f"unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
+        return name
+
+    @field_validator("latency")
+    @classmethod
+    def _budget(cls, given: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        for text in given.values() if isinstance(given, dict) else [given]:
+            if text is not None and not is_latency(text):
+                raise ValueError(
+                    "write it as milliseconds, such as 2.5ms, or as a part of the reachable range, such as 40%"
+                )
+        return given
+
+    @property
+    def latencies(self) -> tuple[str, ...]:
+        """The latency budgets as on the command line: `40%` or `DEVICE=40%`; none if there is none."""
+        if isinstance(self.latency, dict):
+            return tuple(f"{device}={text}" for device, text in self.latency.items())
+        return () if self.latency is None else (self.latency,)

@@ -1,0 +1,170 @@
+"""Teachers from outside the supernet: functions from images to logits that learn nothing (AlphaNet, appendix C)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.registry import suggestion
+from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
+from nasdeploy.supernet.sound import uncomputable
+from nasdeploy.training.trial import Classifier, Normalisation, Reading
+
+Teacher = Callable[[Tensor], Tensor]
+"""From images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a gradient."""
+
+
+def without_gradient(network: Callable[[Tensor], Tensor]) -> Teacher:
+    """The network as a teacher, in the mode that it is in."""
+
+    def teach(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits = network(images)
+        # A loss must not keep a tensor of inference mode for its backward pass.
+        return logits.clone()
+
+    return teach
+
+
+@dataclass(frozen=True)
+class ReadTeacher:
+    """A `Teacher`: a classifier that may expect its images otherwise, or give its answers so, than training does."""
+
+    classifier: Classifier
+    given: Normalisation
+    """Of the images that it is called with."""
+    reading: Reading
+    columns: Sequence[int]
+    """Which of its outputs is that of each class."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `[N, classes]` of images `[N, 3, S, S]`."""
+        if self.reading.normalisation != self.given:
+            images = _renormalised(images, self.given, self.reading.normalisation)
+        logits = self.classifier(images)
+        if self.reading.probabilities:
+            # float32 holds no logarithm of less; a probability of 0 is one that was rounded.
+            logits = logits.float().clamp_min(_LEAST_PROBABILITY).log()
+        if list(self.columns) == list(range(logits.shape[-1])):
+            return logits
+        return logits[:, list(self.columns)]
+
+
+_LEAST_PROBABILITY = 1e-12
+_MOST_NAMED = 3
+
+
+def _renormalised(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
+    of_given, of_given_std, mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        for values in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return (images.float() * of_given_std + of_given - mean) / std
+
+
+def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
+    """A classifier of torchvision in evaluation mode, with the state dict in a file (PyTorch's or safetensors).
+
+    Raises `UserError` for an unknown name, a file that cannot be read, or weights of another network or number of
+    classes.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(f"teacher torchvision:{name}: unknown model{suggestion(name, known)}")
+    state = _read_state(weights)
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    own = network.state_dict()
+    differing = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    differing += [key for key in state if key not in own]
+    if differing and all(_is_classifier(own.get(key), state.get(key), classes) for key in differing):
+        raise UserError(f"{weights}: a teacher of {len(state[differing[0]])} classes, and the data have {classes}")
+    if differing:
+        raise UserError(
+            f"{weights}: no weights of torchvision's {name} ({differing[0]} does not fit); name its own file"
+        )
+    if (defect := uncomputable(state)) is not None:
+        raise UserError(f"{weights}: no weights of a teacher: {defect}; name another file")
+    network.load_state_dict(state)
+    return network.requires_grad_(False).eval()
+
+
+def _is_classifier(own: Tensor | None, given: Tensor | None, classes: int) -> bool:
+    """Whether two tensors differ in the number of classes alone."""
+    if own is None or given is None or own.ndim == 0 or own.ndim != given.ndim:
+        return False
+    return len(own) == classes and own.shape[1:] == given.shape[1:]
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the teacher's state dict in train.distillation.teacher_weights")
+    try:
+        state: Any
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        UnpicklingError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        EOFError,
+    ):
+        state = None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: damaged, or no state dict (names and tensors alone); save it with model.state_dict()")
+    return state
+
+
+def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> None:
+    """Try a teacher on images of a step's shape; raises `UserError` if it refuses them or has other classes."""
+    refusals: tuple[type[Exception], ...] = (
+        RuntimeError,
+        ValueError,
+        AssertionError,
+        IndexError,
+        *onnxruntime_errors(),
+    )
+    try:
+        logits = teacher(images)
+    except refusals as error:
+        raise UserError(
+            f"teacher {name}: refuses batches of shape {_shape(images)} ({one_line(error)}); choose data.size and "
+            "train.batch_size for it, or another teacher"
+        ) from None
+    if logits.ndim != 2 or len(logits) != len(images):
+        raise UserError(
+            f"teacher {name}: gives {_shape(logits)} for {len(images)} images, not a row of logits for each"
+        )
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"teacher {name}: {logits.shape[1]} classes, and the data have {classes}; choose another teacher"
+        )
+
+
+def not_finite(teacher: str, images: Sequence[str], among: str, autocast: str) -> UserError:
+    """The refusal of a teacher that gives NaN or infinity for some `images`, by name, `among` others."""
+    more = len(images) - _MOST_NAMED
+    named = ", ".join(images[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+    wider = "" if autocast == "none" else f", set train.autocast=none in place of {autocast}"
+    return UserError(
+        f"teacher {teacher}: gives numbers that are not finite for {named} (of {among}); remove what is wrong with "
+        f"{'it' if len(images) == 1 else 'them'}{wider}, or choose another teacher"
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "a single number"

@@ -1,0 +1,64 @@
+"""What the steps after training need, checked before it: nobody trains for a day to learn of a missing package.
+
+Torch-free.
+"""
+
+from importlib.util import find_spec
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.distributed.rank_errors import processes
+from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.latency.files import TABLES
+from nasdeploy.recipe import Recipe
+from nasdeploy.runtimes import described_runtime, runtime_of
+from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.searching.bounds import split_device
+from nasdeploy.store.files import require_writable
+from nasdeploy.workflows.request import Bounds, bounds_or_recipes, latency_devices, require_any
+
+
+def require_whole_way(recipe: Recipe, bounds: Bounds) -> None:
+    """Raise `UserError` if a run of a recipe within `bounds` cannot be profiled, searched and exported on this machine.
+
+    What depends on the space is checked by `foresee_search`.
+    """
+    if processes() > 1:
+        raise UserError(
+            "torchrun: only 'nasdeploy train' and 'nasdeploy search' use several processes; do these first, then go on "
+            "without it"
+        )
+    if recipe.train.sampling.kind == "alone":
+        raise UserError(
+            "train.sampling.kind is alone: one network is trained, and there is nothing to search; use 'nasdeploy "
+            "train' and 'nasdeploy export'"
+        )
+    require_any(bounds_or_recipes(bounds, recipe))
+    devices = latency_devices(recipe, bounds)
+    target = load_device(export_device(recipe, bounds))
+    if not target.is_local:
+        raise UserError(
+            f"device {target.name}: 'nasdeploy run' ends with an export that is proved on this machine, and the device "
+            "is another one; use 'nasdeploy train', 'profile' and 'search', then 'nasdeploy export --device cpu'"
+        )
+    plan_jobs(("onnx",), target)
+    for device in devices:
+        (runtime_of if device.is_local else _reachable)(device)
+    if devices:
+        require_writable(TABLES / "table.json")
+
+
+def _reachable(device: Device) -> None:
+    """Raise `UserError` unless the packages are here with which networks are measured on another machine."""
+    described_runtime(device)
+    if find_spec("asyncssh") is None:
+        raise UserError(f"device {device.name}: it is measured over SSH, for which run: pip install asyncssh")
+
+
+def export_device(recipe: Recipe, bounds: Bounds) -> str:
+    """Name or file of the device that the winner within `bounds` is exported for.
+
+    The first of the bounds' devices that is this machine, else the recipe's.
+    """
+    bounds = bounds_or_recipes(bounds, recipe)
+    named = [given or recipe.device for given, _ in map(split_device, (*bounds.latency, *bounds.p95))]
+    return next((name for name in named if load_device(name).is_local), recipe.device)

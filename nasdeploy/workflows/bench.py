@@ -1,0 +1,220 @@
+"""Latency of finished models side by side: ONNX files, bundles, and models of torchvision and timm by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.registry import suggestion
+from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.runners.processes import open_processes
+from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.latency.runners.runner import Place
+from nasdeploy.runtimes import described_runtime
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DEFAULT = Protocol(sustained_s=1.0)
+_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model to measure."""
+
+    make: Callable[[], Model]
+    bytes: int
+    """Of the file; of a model by name, of its parameters in fp32."""
+
+
+@dataclass(frozen=True)
+class AfterGaps:
+    """Calls that came after the device had done nothing for `gap_ms`."""
+
+    gap_ms: float
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    p95_ms: float
+    processes_ms: tuple[float, ...]
+    noise: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found out about a model. Latencies are of calls back to back, in the median of the processes."""
+
+    model: str
+    megabytes: float
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    p95_ms: float
+    processes_ms: tuple[float, ...]
+    """Medians of the processes, ascending; empty where it was one."""
+    noise: str
+    """Why the figures are not to be trusted; empty if they are."""
+    images_per_s: float | None
+    """Images that were done within `throughput_s` of the clock, by that; None where it was not measured."""
+    throughput_s: float | None
+    after_gaps: AfterGaps | None
+    """None where no gaps were asked for."""
+    ties: tuple[str, ...]
+    """Other models whose medians the processes do not tell from this one's."""
+
+
+def bench(
+    models: Sequence[str],
+    device: Device,
+    progress: Progress,
+    *,
+    gap_ms: float | None = None,
+    protocol: Protocol = _DEFAULT,
+) -> tuple[Result, ...]:
+    """Measure models in turn on `device`, on this machine or on its board, in the order given.
+
+    Each is measured in several processes, started anew: back to back, and after gaps of `gap_ms`, by default those of
+    the device. Raises `UserError` for a model that is not there, damaged, or refused by the device's runtime.
+    """
+    contenders = {name: contender(name, device) for name in dict.fromkeys(models)}
+    gap_ms = device.idle_ms if gap_ms is None else gap_ms
+    rounds = Rounds(group=len(contenders), visits=protocol.networks.visits)
+    with open_processes(device, progress.say) as place:
+        timings = _measured(place, contenders, rounds, protocol, device, progress)
+        after = {}
+        if gap_ms:
+            paused, once = replace(rounds, idle_s=gap_ms / 1e3), replace(protocol, sustained_s=0.0)
+            after = _measured(place, contenders, paused, once, device, progress)
+    return tuple(_result(name, each, timings, after.get(name), device, gap_ms) for name, each in contenders.items())
+
+
+def _measured(
+    place: Place,
+    contenders: Mapping[str, Contender],
+    rounds: Rounds,
+    protocol: Protocol,
+    device: Device,
+    progress: Progress,
+) -> dict[str, Timing]:
+    found: dict[str, Timing] = {}
+    makers = {name: each.make for name, each in contenders.items()}
+    how = f"after gaps of {1e3 * rounds.idle_s:g} ms" if rounds.idle_s else "back to back"
+    with progress.task(f"measuring {how}, visits", len(contenders) * rounds.visits) as task:
+        for outcomes in place.measure(makers, rounds, protocol, on_visits=task.advance):
+            for name, outcome in outcomes.items():
+                if isinstance(outcome, Refusal):
+                    raise UserError(f"{name}: device {device.name} cannot run it: {outcome.reason}")
+                found[name] = outcome
+    return found
+
+
+def _result(
+    name: str,
+    contender: Contender,
+    timings: Mapping[str, Timing],
+    after: Timing | None,
+    device: Device,
+    gap_ms: float,
+) -> Result:
+    timing = timings[name]
+    throughput = timing.throughput
+    return Result(
+        name,
+        contender.bytes / 1e6,
+        **_milliseconds(timing),
+        processes_ms=_processes_ms(timing),
+        noise=timing.noise,
+        images_per_s=device.batch * throughput.per_s if throughput else None,
+        throughput_s=throughput.seconds if throughput else None,
+        after_gaps=AfterGaps(gap_ms, **_milliseconds(after), processes_ms=_processes_ms(after), noise=after.noise)
+        if after
+        else None,
+        ties=tuple(other for other in timings if other != name and timing.ties(timings[other])),
+    )
+
+
+def _milliseconds(timing: Timing) -> dict[str, float]:
+    return {f"{name}_ms": 1e3 * getattr(timing, name) for name in ("median", "p10", "p90", "p95")}
+
+
+def _processes_ms(timing: Timing) -> tuple[float, ...]:
+    return tuple(1e3 * seconds for seconds in timing.processes)
+
+
+def contender(text: str, device: Device) -> Contender:
+    """The model that `text` names: a file, a bundle, `torchvision:NAME` or `timm:NAME`; raises `UserError`."""
+    library, colon, name = text.partition(":")
+    if colon and library in _LIBRARIES:
+        return _named(*_LIBRARIES[library](name), device)
+    path = Path(text)
+    if path.is_dir():
+        path = _in_bundle(path, device)
+    elif not path.is_file():
+        raise UserError(f"{text}: no such file or bundle; a model by name is torchvision:NAME or timm:NAME")
+    if described_runtime(device).form == "module":
+        raise UserError(f"{text}: device {device.name} runs PyTorch modules, not files; use another device, e.g. cpu")
+    return Contender(path.read_bytes, path.stat().st_size)
+
+
+def _in_bundle(folder: Path, device: Device) -> Path:
+    """The bundle's file that the device's runtime opens, if it has several that in the device's precision."""
+    kind = device.runtime if described_runtime(device).form == "program" else "onnx"
+    found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == kind]
+    if not found:
+        raise UserError(f"{folder}: holds no {kind} file, which device {device.name} is measured with; export one")
+    best = next((artefact for artefact in found if artefact.precision == device.precision), found[0])
+    return folder / best.file.name
+
+
+def _named(module: "nn.Module", side: int, device: Device) -> Contender:
+    from nasdeploy.convert import model_for
+
+    size = sum(each.numel() * each.element_size() for each in module.state_dict().values())
+    return Contender(partial(model_for, module, [(3, side, side)], device), size)
+
+
+def _torchvision(name: str) -> tuple["nn.Module", int]:
+    """A model with random weights, and the side of its images in pixels."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UserError(f"torchvision has no model '{name}' for images{suggestion(name, known)}")
+    crop = models.get_model_weights(name)["DEFAULT"].transforms().crop_size
+    module: nn.Module = models.get_model(name, weights=None)
+    return module.eval(), int(crop[0])
+
+
+def _timm(name: str) -> tuple["nn.Module", int]:
+    """The same from timm."""
+    try:
+        import timm
+    except ImportError:
+        raise UserError("timm is not installed; run: pip install timm") from None
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        raise UserError(f"timm has no model '{name}'{suggestion(name, known)}")
+    module: nn.Module = timm.create_model(name, pretrained=False)
+    settings: Mapping[str, Any] = module.pretrained_cfg or {}  # type: ignore[assignment]
+    return module.eval(), int(settings.get("input_size", (3, _SIDE, _SIDE))[-1])
+
+
+_LIBRARIES: Mapping[str, Callable[[str], tuple["nn.Module", int]]] = {"torchvision": _torchvision, "timm": _timm}
+
+
+def as_json(results: Sequence[Result], device: Device) -> dict[str, Any]:
+    """The results as one JSON object."""
+    return {
+        "device": device.name,
+        "runtime": device.runtime,
+        "batch": device.batch,
+        "threads": device.threads,
+        "models": [asdict(result) for result in results],
+    }

@@ -1,0 +1,104 @@
+"""What an export is asked for, checked before anything heavy is loaded. Torch-free."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.exporting.choose import resolve_arch
+from nasdeploy.latency.files import find_table, table_path
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.recipe import Recipe, space_of
+from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.searching.result import SearchResult, load_result
+from nasdeploy.store.checkpoints import Weights, trained_weights
+from nasdeploy.store.evaluations import known_architectures
+from nasdeploy.store.run import Run
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """An architecture of a run and the device that it is for; `table` is None if that was not profiled.
+
+    `budget` is what the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that the user names.
+    """
+
+    run: Run
+    recipe: Recipe
+    space: SearchSpace
+    arch: Arch
+    device: Device
+    table: LatencyTable | None
+    budget: dict[str, float]
+    weights: Weights
+
+
+def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
+    """What is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
+
+    In a run that trained one network alone it is that one. `recipe` is the run's, with what was changed for this call.
+
+    Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
+    """
+    space = space_of(run)
+    weights = trained_weights(run)
+    budget: dict[str, float] = {}
+    if text is not None:
+        arch = resolve_arch(text, space, known_architectures(run.search_database, space))
+        target = load_device(device or recipe.device)
+    elif recipe.train.sampling.kind == "alone":
+        arch = space.arch(recipe.train.sampling.arch)
+        progress.say(f"export: {arch.digest}, the network that was trained alone")
+        target = load_device(device or recipe.device)
+    else:
+        result = load_result(run.search_result)
+        arch = _winner(result, space, weights, run.search_result)
+        progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
+        target = _device(device, recipe, result)
+        budget = _bounds(result, target)
+    table = find_table(space, target) if table_path(space, target).exists() else None
+    return ExportRequest(run, recipe, space, arch, target, table, budget, weights)
+
+
+def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Path) -> Arch:
+    """The search's winner; raises `UserError` if the result in `path` is of another space or other weights."""
+    if result.space != space.digest:
+        raise UserError(f"{path}: of another search space ({result.space}, not {space.digest}); search again")
+    if result.weights not in (None, weights.facts):
+        raise UserError(
+            f"{path}: searched on other weights ({result.weights}) than {weights.path} holds ({weights.facts}); search "
+            "again with 'nasdeploy search', or name a network with --arch"
+        )
+    try:
+        return space.arch(result.winner.arch)
+    except UserError as error:
+        raise UserError(f"{path}: damaged ({error}); search again") from None
+
+
+def _bounds(result: SearchResult, device: Device) -> dict[str, float]:
+    """The search's upper bounds, of its latency bounds those on `device`."""
+    budget, limit = result.budget, result.budget.latency.get(device.name)
+    bounds = {
+        "latency_ms": limit.median_ms if limit else None,
+        "latency_p95_ms": limit.p95_ms if limit else None,
+        "macs_m": budget.macs_m,
+        "params_m": budget.params_m,
+        "size_mb": budget.size_mb,
+        "memory_mb": budget.memory_mb,
+    }
+    return {name: bound[1] for name, bound in bounds.items() if bound is not None and bound[1] is not None}
+
+
+def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:
+    """The device given; else the search's, which is known by name only; else the recipe's."""
+    if given is not None:
+        return load_device(given)
+    of_recipe = load_device(recipe.device)
+    if result.device in (None, of_recipe.name):
+        return of_recipe
+    try:
+        return load_device(str(result.device))
+    except UserError as error:
+        raise UserError(f"the search was for device {result.device} ({error}); name its file with --device") from None

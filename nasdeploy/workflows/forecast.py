@@ -1,0 +1,121 @@
+"""What a search would do: what its budget leaves, and how long it would take. Evaluates one network at most."""
+
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.randomness import generator
+from nasdeploy.latency.protocol import Protocol
+from nasdeploy.runtimes.device import Device
+from nasdeploy.searching.feasibility import reachable_range
+from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.strategies import STRATEGIES
+from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.workflows.request import SearchRequest
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the networks of a space cost, and what of that is asked for."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    asked: str
+    """Empty where it is not bounded."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of a search; times in seconds."""
+
+    reaches: tuple[Reach, ...]
+    """Of every latency, and of what else is bounded."""
+    feasible: FeasibleSize
+    evaluations: int
+    """In a round at most."""
+    known: int
+    """Networks of this run that were evaluated already, and are not evaluated again."""
+    seconds_each: float
+    """Of an evaluation."""
+    measuring: float
+    """Seconds for the finalists on all devices, a round."""
+
+    @property
+    def seconds(self) -> float:
+        """For one round; a further one is only needed where no finalist meets the budget."""
+        return self.evaluations * self.seconds_each + self.measuring
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "seconds": self.seconds}
+
+
+def forecast(request: SearchRequest, progress: Progress) -> Forecast:
+    """What the search of `request` would come to.
+
+    Its time is that of earlier evaluations; in a run without any, one network is evaluated, and kept.
+    """
+    problem = Problem(request.space, request.budget, *request.tables)
+    settings = request.recipe.search
+    seconds = _evaluated(request) or _trial(request, problem, progress)
+    return Forecast(
+        reaches=tuple(_reaches(problem)),
+        feasible=feasible_size(problem),
+        evaluations=STRATEGIES[settings.strategy].planned(settings),
+        known=len(seconds),
+        seconds_each=fmean(seconds),
+        measuring=sum(settings.finalists * _seconds_to_measure(problem, device) for device in request.devices),
+    )
+
+
+def _reaches(problem: Problem) -> list[Reach]:
+    found = []
+    for column, quantity in enumerate(problem.quantities):
+        if column < len(problem.tables) or quantity.bound.bounded:
+            low, high = (quantity.scale * end for end in reachable_range(problem, column))
+            asked = quantity.bound.text(quantity.scale, quantity.unit)
+            found.append(Reach(quantity.name, quantity.unit, low, high, asked))
+    return found
+
+
+def _evaluated(request: SearchRequest) -> list[float]:
+    """Seconds of each evaluation in the run's database; none where there is no database."""
+    from nasdeploy.workflows.evaluator import supernet_of
+
+    run = request.run
+    if not run.search_database.exists():
+        return []
+    supernet = supernet_of(request.run, request.recipe, request.weights.facts)
+    with Evaluations(run.search_database, supernet) as evaluations:
+        return [evaluation.seconds for evaluation in evaluations.all()]
+
+
+def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list[float]:
+    """Seconds of one evaluation that is made now."""
+    from nasdeploy.distributed.jobs import InTurn
+    from nasdeploy.searching.successive_halving import Evaluating
+    from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
+
+    run, recipe, weights = request.run, request.recipe, request.weights
+    progress.say("search: nothing was evaluated in this run; one network is, to see how long it takes")
+    archs = Candidates(problem, generator(recipe.seed, "forecast")).random(1)
+    with run.lock():
+        evaluator = open_evaluator(run, recipe, request.space, weights.path)
+        with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts)) as evaluations:
+            evaluate = Evaluating(InTurn(lambda job: evaluator(job.arch, job.first, job.end)), evaluations)
+            return [evaluation.seconds for evaluation in evaluate(archs)]
+
+
+def _seconds_to_measure(problem: Problem, device: Device) -> float:
+    """Of one network on a device: runs and gaps by the protocol, and about a second to make and open it."""
+    protocol = Protocol().with_idle(device.idle_ms)
+    visits = protocol.networks.visits
+    runs = protocol.warmup + visits * (protocol.discarded + protocol.kept)
+    slowest = max((bound for bound in problem.upper[: len(problem.tables)] if bound < float("inf")), default=0.0)
+    gaps = visits * protocol.kept * protocol.networks.idle_s
+    return 1.0 + runs * max(float(slowest), protocol.shortest_run_s) + gaps

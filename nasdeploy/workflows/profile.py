@@ -1,0 +1,22 @@
+"""Measuring the space of a run."""
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.latency.files import find_table, table_path
+from nasdeploy.latency.profile import profile
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.recipe import space_of
+from nasdeploy.runtimes.device import Device
+from nasdeploy.store.run import Run
+
+
+def ensure_table(run: Run, device: Device, progress: Progress) -> LatencyTable:
+    """The latency table of a run's space on a device, measured now if there is none yet."""
+    space = space_of(run)
+    path = table_path(space, device)
+    if path.exists():
+        progress.say(f"profile: {path} is there")
+        return find_table(space, device)
+    progress.say(f"profile: space {space.name} on device {device.name}, into {path}")
+    table = profile(space, device, path, progress)
+    run.finish("profile", {"device": device.name, "table": str(path)})
+    return table

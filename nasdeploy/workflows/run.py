@@ -1,0 +1,93 @@
+"""All four steps in a row: train, profile, search, export; what is finished already is not done again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.manifest import MANIFEST, ExportManifest, Recalibration
+from nasdeploy.recipe import Recipe, with_range
+from nasdeploy.searching.result import SearchResult, load_result
+from nasdeploy.store.run import Run
+from nasdeploy.workflows import export as export_step
+from nasdeploy.workflows import search as search_step
+from nasdeploy.workflows import train as train_step
+from nasdeploy.workflows.ahead import export_device, require_whole_way
+from nasdeploy.workflows.choice import ExportRequest, request_export
+from nasdeploy.workflows.profile import ensure_table
+from nasdeploy.workflows.request import Bounds, SearchRequest, foresee_search, latency_devices, request_search
+from nasdeploy.workflows.resume import has_its_weights
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a whole run comes to."""
+
+    run: Run
+    result: SearchResult
+    directory: Path
+    manifest: ExportManifest
+
+
+def run_all(
+    recipe: Recipe, directory: Path, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
+) -> Product:
+    """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
+    require_whole_way(recipe, bounds)
+    run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, bounds, space, strict))
+    recipe = with_range(recipe, run.manifest.range)
+    for device in latency_devices(recipe, bounds):
+        ensure_table(run, device, progress)
+    request = request_search(run, recipe, bounds, strict, progress)
+    result = _searched(request, progress)
+    directory, manifest = _exported(
+        request_export(run, recipe, None, export_device(recipe, bounds), progress), progress
+    )
+    return Product(run, result, directory, manifest)
+
+
+def _trained(
+    recipe: Recipe, directory: Path, progress: Progress, restart: bool, require: Callable[[SearchSpace], None]
+) -> Run:
+    run = None if restart else train_step.begun(recipe, directory)
+    if run is None or not run.is_finished("train") or not has_its_weights(run):
+        trained = train_step.train(recipe, directory, progress, restart=restart, require=require)
+        assert trained is not None  # This is the only process.
+        return trained
+    progress.say(f"train: {run.path} is finished")
+    return run
+
+
+def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
+    """The run's search result if it is of this request, else that of a search now."""
+    run = request.run
+    if run.is_finished("search") and run.facts("search") == search_step.facts(request):
+        found = load_result(run.search_result)
+        if found.weights in (None, request.weights.facts):
+            progress.say(f"search: {run.search_result} is there")
+            return found
+    result = search_step.search(request, progress)
+    assert result is not None  # This is the only process.
+    return result
+
+
+def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:
+    """The export that is there, if it is whole, recalibrated, and for the same device and budget, else a new one."""
+    directory = request.run.exports / request.arch.digest
+    if (directory / MANIFEST).exists():
+        try:
+            manifest = load_bundle(directory)
+        except UserError as error:
+            progress.say(f"export: {error}")
+        else:
+            origin = manifest.origin
+            same = manifest.device == request.device and origin.budget == request.budget
+            same = same and origin.weights in (None, request.weights.facts)
+            if same and isinstance(manifest.recalibration, Recalibration):
+                progress.say(f"export: {directory} is there")
+                return directory, manifest
+    return export_step.export(request, plan_jobs(("onnx",), request.device), progress)

@@ -1,0 +1,161 @@
+"""Searching a run: the request's budget against the run's supernet, with everything kept in the run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from statistics import median
+from typing import Any
+
+from torch.distributed.distributed_c10d import Store
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import InfeasibleBudget
+from nasdeploy.core.progress import Progress
+from nasdeploy.distributed.coordinator import Pulled, leading
+from nasdeploy.distributed.jobs import InTurn, Scoring, ScoringJob
+from nasdeploy.distributed.rank_errors import FailedElsewhere
+from nasdeploy.distributed.ranks import met
+from nasdeploy.distributed.worker import help_out
+from nasdeploy.latency.protocol import Timing
+from nasdeploy.report.pareto import draw_front
+from nasdeploy.searching.finalists import measure_networks
+from nasdeploy.searching.front import candidates_of
+from nasdeploy.searching.kept import KeptTimings
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.reporting import result_of
+from nasdeploy.searching.result import BudgetRecord, SearchResult
+from nasdeploy.searching.search import Outcome, Search
+from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
+from nasdeploy.workflows.history import keep, next_id
+from nasdeploy.workflows.int8_accuracy import deploy_for
+from nasdeploy.workflows.means import means_of
+from nasdeploy.workflows.request import SearchRequest
+
+PICTURE = "pareto.png"
+_FINALISTS = ".finalists.jsonl"
+
+
+def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
+    """Search, and write search.json, searches/ID.json and pareto.png into the run.
+
+    Started by `torchrun`, all processes evaluate what the first one asks for; only that one writes, and the others
+    return None, or raise `FailedElsewhere` where it failed.
+    """
+    with met() as meeting:
+        supernet = supernet_of(request.run, request.recipe, request.weights.facts)
+        if meeting.store is None:
+            return _search(request, supernet, progress, InTurn)
+        if meeting.rank > 0:
+            _help_out(request, supernet, meeting.store, meeting.rank)
+            return None
+        with leading(meeting.store, meeting.world, supernet) as store:
+            scoring = partial(
+                Pulled, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
+            )
+            return _search(request, supernet, progress, scoring)
+
+
+def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: Callable[..., Scoring]) -> SearchResult:
+    run, recipe, weights = request.run, request.recipe, request.weights.path
+    progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
+    with run.lock():
+        evaluator = open_evaluator(run, recipe, request.space, weights)
+        kept = KeptTimings(run.path / _FINALISTS, request.tables)
+        with Evaluations(run.search_database, supernet) as evaluations, _until_it_ends(kept):
+            outcome = Search(
+                space=request.space,
+                scoring=scoring(score=_score_of(evaluator), images=evaluator.images),
+                evaluations=evaluations,
+                budget=request.budget,
+                tables=request.tables,
+                measure=kept.around(lambda device, archs: _measure(request, evaluator, device, archs, progress)),
+                settings=recipe.search,
+                seed=recipe.seed,
+                progress=progress,
+                means=means_of(request, weights, supernet),
+                deploy=deploy_for(request, evaluator, supernet, progress),
+            ).run()
+            return _written(request, supernet, outcome, evaluator.unreadable)
+
+
+def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:
+    """Evaluate what the first process asks for, until it ends."""
+
+    def open_score() -> Callable[[ScoringJob], Score]:
+        return _score_of(open_evaluator(request.run, request.recipe, request.space, request.weights.path))
+
+    code = help_out(store, rank, request.space, open_score, supernet)
+    if code:
+        raise FailedElsewhere(code)
+
+
+def _score_of(evaluator: Evaluator) -> Callable[[ScoringJob], Score]:
+    return lambda job: evaluator(job.arch, job.first, job.end)
+
+
+@contextmanager
+def _until_it_ends(kept: KeptTimings) -> Iterator[None]:
+    """Keeps timings of a search that is stopped, and of no other."""
+    try:
+        yield
+    except InfeasibleBudget:
+        kept.remove()
+        raise
+    kept.remove()
+
+
+def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable: int) -> SearchResult:
+    run = request.run
+    problem = Problem(request.space, request.budget, *outcome.tables)
+    # The tables know more now than when the candidates were found.
+    known = candidates_of(problem, [c.arch for c in outcome.candidates], [c.evaluation for c in outcome.candidates])
+    result = result_of(
+        outcome,
+        problem,
+        known,
+        request.tables,
+        id=next_id(run),
+        supernet=supernet,
+        weights=request.weights.facts,
+        unreadable=unreadable,
+        settings=request.recipe.search,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    keep(run, result)
+    draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in known], run.path / PICTURE)
+    run.finish("search", facts(request))
+    return result
+
+
+def facts(request: SearchRequest) -> dict[str, Any]:
+    """What a finished search was asked for; the result itself lies beside the run's manifest."""
+    return {
+        "budget": BudgetRecord.of(request.budget).model_dump(mode="json"),
+        "devices": [device.name for device in request.devices],
+        "settings": request.recipe.search.model_dump(mode="json"),
+        "recalibration": request.recipe.recalibration.model_dump(mode="json"),
+    }
+
+
+def _measure(
+    request: SearchRequest, evaluator: Evaluator, device: str, archs: Sequence[Arch], progress: Progress
+) -> Mapping[Arch, Timing]:
+    targets = zip(request.devices, request.tables, strict=True)
+    ((target, table),) = (pair for pair in targets if pair[0].name == device)
+    timings = measure_networks(archs, evaluator.network, request.space, target, progress)
+    request.run.require_there()
+    usual = {arch: table.as_when_profiled(timing) for arch, timing in timings.items()}
+    busier = median(timings[arch].median / usual[arch].median for arch in archs)
+    if busier > _BUSIER:
+        progress.say(
+            f"search: medians on {device} are {busier:.2f} times what they were when it was as quiet as when it was "
+            "profiled; networks are judged as they would be then"
+        )
+    return usual
+
+
+_BUSIER = 1.1
+"""Medians this many times as long are worth a word."""

@@ -1,0 +1,133 @@
+"""Whether a latency table still holds on its device."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.calibration import relative_errors
+from nasdeploy.latency.campaign import all_measured
+from nasdeploy.latency.diff import Ratios, ratios
+from nasdeploy.latency.journal import Kind
+from nasdeploy.latency.profile import block_model, network_model
+from nasdeploy.latency.protocol import Rounds, Timing
+from nasdeploy.latency.runners.runner import Model, Place
+from nasdeploy.latency.stratify import evenly
+from nasdeploy.latency.table import LatencyTable, check_fingerprint
+
+TIE = 0.03
+"""Two measurements of one thing in two processes differ by so much on a quiet machine."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much of a table is measured again."""
+
+    entries: int = 24
+    networks: int = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """A sample of a table measured again."""
+
+    differences: list[str]
+    """One line for each thing that differs between the device then and now."""
+    entries: Ratios
+    """Seconds now by those in the table."""
+    networks: Ratios
+    prediction_error: float
+    """Mean absolute relative error of predictions for the networks, undisturbed, as measured now."""
+    allowed_error: float
+    noisy: int
+    """How many of these measurements are not to be trusted."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether entries, networks and predictions are what a measurement now gives."""
+        moved = max(abs(found.median - 1) for found in (self.entries, self.networks))
+        return moved <= TIE and self.prediction_error <= self.allowed_error
+
+
+def check(
+    table: LatencyTable, space: SearchSpace, place: Place, progress: Progress, *, sample: Sample, strict: bool
+) -> Check:
+    """Measure a sample of the table's entries and networks again, at a place of its device, by its protocol.
+
+    Raises `UserError` if `strict` and the device differs from the table's.
+    """
+    table.require_space(space)
+    device, protocol = table.conditions.device, table.conditions.protocol
+    differing = check_fingerprint(table, device, place.fingerprint, strict=strict)
+    for line in differing:
+        progress.say(f"the device differs from the table's: {line}")
+    blocks = space.distinct_blocks()
+    keys = spread([key for key in by_latency(table.entries) if key in blocks], sample.entries)
+    measured = _measure(
+        place,
+        {key: partial(block_model, blocks[key], device) for key in keys},
+        "blocks",
+        protocol.blocks,
+        table,
+        progress,
+    )
+    networks = {space.arch(n.arch).text: n for n in sorted(table.networks, key=lambda n: n.timing.median)}
+    plans = {text: space.plan(space.arch(networks[text].arch)) for text in spread(list(networks), sample.networks)}
+    whole = _measure(
+        place,
+        {text: partial(network_model, plan, device) for text, plan in plans.items()},
+        "networks",
+        protocol.networks,
+        table,
+        progress,
+    )
+    errors = relative_errors(
+        [table.predict(plan).seconds / table.median_ratio for plan in plans.values()],
+        [whole[text].undisturbed for text in plans],
+    )
+    return Check(
+        differences=differing,
+        entries=_ratios({key: table.entries[key] for key in keys}, measured),
+        networks=_ratios({text: networks[text].timing for text in plans}, whole),
+        prediction_error=float(np.abs(errors).mean()),
+        allowed_error=_allowed(table),
+        noisy=sum(timing.noisy for timing in [*measured.values(), *whole.values()]),
+    )
+
+
+def _allowed(table: LatencyTable) -> float:
+    """Twice the table's own error: the sample is small. At least that of two measurements."""
+    own = table.held_out_undisturbed.mean_absolute if table.held_out_undisturbed else max(table.uncertainty.relative)
+    return max(TIE, 2 * own)
+
+
+def by_latency(entries: Mapping[str, Timing]) -> list[str]:
+    """Keys in ascending latency."""
+    return sorted(entries, key=lambda key: entries[key].median)
+
+
+def spread(items: Sequence[T], number: int) -> list[T]:
+    """Up to `number` items at equal distances, the first and the last included."""
+    return [items[place] for place in evenly(len(items), number)] if items else []
+
+
+def _measure(
+    place: Place, models: Mapping[str, Model], what: Kind, rounds: Rounds, table: LatencyTable, progress: Progress
+) -> dict[str, Timing]:
+    protocol = table.conditions.protocol
+    with progress.task(f"measuring {len(models)} {what} again, visits", len(models) * rounds.visits) as task:
+        groups = place.measure(models, rounds, protocol, on_visits=task.advance)
+        outcomes = {key: outcome for group in groups for key, outcome in group.items()}
+    return all_measured(what, outcomes)
+
+
+def _ratios(then: Mapping[str, Timing], now: Mapping[str, Timing]) -> Ratios:
+    found = Ratios.of(list(ratios(then, now).values()))
+    assert found is not None
+    return found

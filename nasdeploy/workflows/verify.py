@@ -1,0 +1,236 @@
+"""A bundle tried again, on the machine where it is to work: sums, form, sample, accuracy, latency."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from nasdeploy.core.errors import CheckFailed, UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.data.datasets import open_data
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.file_facts import facts_of
+from nasdeploy.data.images import FileImages, Images
+from nasdeploy.data.inventory import Identities
+from nasdeploy.data.listing import list_part
+from nasdeploy.data.split import set_digest
+from nasdeploy.exporting.bundle.opening import Runnable, runnable
+from nasdeploy.exporting.bundle.sample import Sample
+from nasdeploy.exporting.bundle.trial import (
+    Found,
+    check_accuracy,
+    check_embedded,
+    check_inputs,
+    check_outputs,
+    count_correct,
+)
+from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.difference import Disagreement
+from nasdeploy.exporting.figures import Latency
+from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
+from nasdeploy.latency.protocol import Protocol, Rounds, Timing, measure
+from nasdeploy.recipe import parse_recipe
+from nasdeploy.runtimes.device import Device
+from nasdeploy.store.data_facts import ComparedBy
+
+_DEFAULT = Protocol(sustained_s=1.0)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out for each model of a bundle."""
+
+    found: tuple[Found, ...]
+    images: str
+    """Where the test images are from, or why there are none."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Of all models, one line each."""
+        return tuple(f"{each.model}: {problem}" for each in self.found for problem in each.problems)
+
+
+def verify(
+    bundle: Path,
+    progress: Progress,
+    *,
+    data: str | None = None,
+    device: Device | None = None,
+    protocol: Protocol = _DEFAULT,
+) -> Verification:
+    """Try every model of a bundle that runs here, or on `device`.
+
+    Test images are those in the folder `data`, else those of the run's recipe if they are here. Raises `CheckFailed` if
+    the bundle is damaged, and `UserError` if none of its models can run here or `data` does not fit.
+    """
+    if not bundle.is_dir():
+        raise UserError(f"{bundle}: no such bundle; give the directory that 'nasdeploy export' wrote")
+    try:
+        manifest = load_bundle(bundle)
+        sample = Sample.load(bundle)
+        check_inputs(manifest, sample)
+    except (UserError, Disagreement) as error:
+        raise CheckFailed(str(error)) from None
+    models = _runnable(bundle, manifest, device)
+    images, source = _images(manifest, bundle, data)
+    progress.say(f"verify: {source}")
+    outcomes = [
+        _tried(model, manifest, sample, images, progress, protocol) if isinstance(model, Runnable) else model
+        for model in models
+    ]
+    plain = {model.path.name: model for model in models if isinstance(model, Runnable)}
+    embedded = [_embedded(plain[each.model], each, sample) for each in manifest.embedded if each.model in plain]
+    return Verification((*outcomes, *embedded), source)
+
+
+def _runnable(bundle: Path, manifest: ExportManifest, device: Device | None) -> list[Runnable | Found]:
+    """Each model, or why it cannot run here; raises `UserError` if none can."""
+    models: list[Runnable | Found] = []
+    for artefact in manifest.artefacts:
+        try:
+            models.append(runnable(bundle, artefact, device))
+        except UserError as error:
+            models.append(Found(artefact.file.name, not_run=str(error)))
+    if not any(isinstance(model, Runnable) for model in models):
+        raise UserError(str(next(model.not_run for model in models if isinstance(model, Found))))
+    return models
+
+
+def _tried(
+    model: Runnable,
+    manifest: ExportManifest,
+    sample: Sample,
+    images: Images | None,
+    progress: Progress,
+    protocol: Protocol,
+) -> Found:
+    """The gate's stages, up to the first that the model fails."""
+    proof = model.artefact.proof
+    found = Found(model.path.name)
+    problems = model.form.inspect(model.path, manifest.inputs, manifest.outputs)
+    if problems:
+        return replace(found, problems=tuple(problems))
+    try:
+        with model.opened() as session:
+            found = replace(found, difference=check_outputs(model, session, sample))
+            if images is not None:
+                with progress.task(f"{found.model}, test images", len(images)) as task:
+                    correct, count = count_correct(session, manifest, _counted(images, task.advance))
+                exported = proof.accuracy.top1 if proof.accuracy else None
+                unreadable = len(images) - count + images.unreadable
+                found = replace(
+                    found, images=count, unreadable=unreadable, top1=correct / count, top1_exported=exported
+                )
+                check_accuracy(correct, count, proof.accuracy)
+    except (Disagreement, UserError) as error:
+        return replace(found, problems=(str(error),))
+    return _timed(found, model, proof.latency, protocol)
+
+
+def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> Found:
+    """What a model that preprocesses by itself makes of the sample, where `plain`, which does not, runs."""
+    found = Found(embedded.file.name)
+    model = replace(plain, path=plain.path.with_name(embedded.file.name))
+    try:
+        with model.opened() as session:
+            return replace(found, difference=check_embedded(session, embedded, sample))
+    except (Disagreement, UserError) as error:
+        return replace(found, problems=(str(error),))
+
+
+def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Image, int]]:
+    """The images that can be read, with their labels."""
+    for index in range(len(images)):
+        try:
+            yield images[index]
+        except UnreadableImage:
+            continue
+        finally:
+            advance()
+
+
+def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: Protocol) -> Found:
+    """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
+    timing = _timing(model, protocol.networks, protocol)
+    found = replace(
+        found,
+        median_ms=1e3 * timing.median,
+        median_ms_exported=exported.median_ms if exported else None,
+        images_per_s=model.device.batch * timing.throughput.per_s if timing.throughput else None,
+    )
+    then = exported.after_gaps if exported else None
+    if then is None:
+        return found
+    rounds = Rounds(1, ceil(protocol.networks.visits / 2), then.gap_ms / 1e3)
+    after = _timing(model, rounds, replace(protocol, retries=0, sustained_s=0.0))
+    return replace(found, gap_ms=then.gap_ms, after_gaps_ms=1e3 * after.median, after_gaps_ms_exported=then.median_ms)
+
+
+def _timing(model: Runnable, rounds: Rounds, protocol: Protocol) -> Timing:
+    name = model.path.name
+    (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, rounds, protocol)
+    return timings[name]
+
+
+def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple[Images | None, str]:
+    """Test images and where they are from; without `folder`, None and the reason if the run's are not here."""
+    if folder is not None:
+        classes = _classes(Path(folder), manifest)
+        images = _test_set(manifest, bundle, folder) if classes is None else classes
+        return images, f"the test images in {folder}"
+    try:
+        return _test_set(manifest, bundle), f"the test images of {manifest.origin.run}"
+    except UserError as error:
+        return None, f"accuracy is not tried without --data ({error})"
+
+
+def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
+    """Those of the run's recipe, where they were or in `folder`."""
+    recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
+    # Images that cannot be read are left out and counted.
+    changes = {"on_unreadable": "skip"} | ({} if folder is None else {"path": folder})
+    data = recipe.data.model_copy(update=changes)
+    sets = open_data(data, recipe.seed)
+    if sets.classes != manifest.labels:
+        raise UserError(f"{data.path}: its classes are not those of the model; give images of {_some(manifest)}")
+    _require_same(manifest, str(data.path or data.kind), sets.split.test_digest(_compared_by(manifest)), len(sets.test))
+    return sets.test
+
+
+def _compared_by(manifest: ExportManifest) -> ComparedBy:
+    return manifest.data.compared_by if manifest.data else "contents"
+
+
+def _require_same(manifest: ExportManifest, place: str, digest: str, count: int) -> None:
+    """Raise `UserError` unless images in `place` are those that the bundle's accuracy is of, if it says which."""
+    if manifest.data is not None and digest != manifest.data.test_digest:
+        raise UserError(
+            f"{place}: its {count} test images, or their classes, are not the {manifest.data.images['test']} that the "
+            "models were tested on when they were exported; give those"
+        )
+
+
+def _classes(folder: Path, manifest: ExportManifest) -> Images | None:
+    """Test images in `folder`/test/CLASS or `folder`/CLASS; None if it is another kind of data, or also has others."""
+    if (folder / "train").exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give one that holds CLASS/*.jpg, or test/CLASS/*.jpg")
+    root = folder / "test" if (folder / "test").is_dir() else folder
+    part = list_part(root)
+    found = [(path, label) for label, name in enumerate(manifest.labels) for path in part.images.get(name, ())]
+    if not found:
+        raise UserError(f"{root}: holds no images in folders called {_some(manifest)}; name them after the classes")
+    files = [path for path, _ in found]
+    images = FileImages(files, [label for _, label in found], manifest.preprocessing.decoding)
+    identities = Identities.of(facts_of(root, files), np.arange(len(files)))
+    _require_same(manifest, str(folder), set_digest(images.labels, identities, _compared_by(manifest)), len(images))
+    return images
+
+
+def _some(manifest: ExportManifest) -> str:
+    shown = ", ".join(manifest.labels[:3])
+    return shown + (f" and {len(manifest.labels) - 3} more" if len(manifest.labels) > 3 else "")

@@ -1,0 +1,99 @@
+import io
+import sys
+
+import pytest
+
+from nasdeploy.core import progress
+from nasdeploy.core.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_come_at_intervals_and_at_the_end(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress().task("training", total=100) as task:
+        for _ in range(100):
+            clock[0] += 0.5
+            task.advance(note="loss 2.30")
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == ""
+    assert lines[0] == "training: 20/100, 2/s, 0:40 left  loss 2.30"
+    assert len(lines) == 5
+    assert lines[-1] == "training: 100/100, 2/s, 0:00 left  loss 2.30"
+
+
+def test_a_resumed_task_counts_its_rate_from_where_it_resumed(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress().task("training", total=200, done=100) as task:
+        clock[0] = 10.0
+        task.advance(50)
+    assert capsys.readouterr().err == "training: 150/200, 5/s, 0:10 left\n"
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = Progress(quiet=True)
+    quiet.say("hello")
+    with quiet.task("training", total=1) as task:
+        task.advance()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_say_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress().say("hello")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_a_terminal_gets_a_bar_with_rate_and_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress().task("training [a0]", total=8, done=3) as task:
+        for _ in range(5):
+            task.advance(note="loss [/x] 2.3")
+    shown = terminal.getvalue()
+    assert "training [a0]" in shown
+    assert "8/8" in shown
+    assert "/s" in shown
+    assert "loss [/x] 2.3" in shown
+
+
+def test_an_error_inside_a_task_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(ZeroDivisionError), Progress().task("x", total=1):
+        raise ZeroDivisionError
+
+
+def test_a_terminal_gets_a_table_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    rows: list[list[str]] = []
+    with Progress().task("search", total=2, table=lambda: rows) as task:
+        task.advance()
+        rows += [["network", "top-1"], ["[bold]0123", "97.5"]]
+        task.advance()
+    lines = terminal.getvalue().splitlines()
+    assert any("network" in line and "top-1" in line for line in lines)
+    assert any("[bold]0123" in line and "97.5" in line for line in lines)
+
+
+def test_other_outputs_never_make_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def table() -> list[list[str]]:
+        raise AssertionError
+
+    with Progress().task("search", total=1, table=table) as task:
+        task.advance()
+    with Progress(quiet=True).task("search", total=1, table=table) as task:
+        task.advance()
+    assert capsys.readouterr().err.startswith("search: 1/1")

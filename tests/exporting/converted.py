@@ -1,0 +1,37 @@
+"""Networks that many tests export are converted once in a test process: PyTorch's exporter takes seconds for each.
+
+That equal weights give equal bytes is tested where this is not in use: `tests/convert/test_onnx.py`, and the export of
+one network twice in `test_export.py`.
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+
+from nasdeploy.convert import to_onnx
+from nasdeploy.exporting import conversions
+from nasdeploy.nn.network import Network
+
+_CONVERTED: dict[str, bytes] = {}
+
+
+def converted(network: Network) -> bytes:
+    """`to_onnx`, or what it gave for the same blocks with the same weights and statistics."""
+    seen = sha256(repr(network.plan).encode())
+    for name, tensor in network.state_dict().items():
+        seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        seen.update(tensor.contiguous().numpy().tobytes())
+    key = seen.hexdigest()
+    if key not in _CONVERTED:
+        _CONVERTED[key] = to_onnx(network)
+    # The exporter leaves networks in evaluation mode.
+    network.eval()
+    return _CONVERTED[key]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def converted_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversions, "to_onnx", converted)
+        yield

@@ -1,0 +1,101 @@
+"""A small trained-looking network, its images and a device, for tests of exported models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import torch
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.data.datasets import open_data
+from nasdeploy.data.images import ImageSets
+from nasdeploy.data.settings import AugmentSettings, DataSettings
+from nasdeploy.exporting.export import Exporter
+from nasdeploy.exporting.formats.format import Source
+from nasdeploy.exporting.formats.onnx import OnnxFormat
+from nasdeploy.exporting.jobs import Job, plan_jobs
+from nasdeploy.exporting.manifest import Origin
+from nasdeploy.exporting.proof import Target
+from nasdeploy.latency.conditions import Conditions
+from nasdeploy.latency.profile import randomise_norms
+from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.runtimes.device import Device
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.supernet.settings import RecalibrationSettings
+from nasdeploy.supernet.supernet import Supernet
+from tests.data.pictures import write_folder
+
+QUICK = Protocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
+DEVICE = Device(name="cpu", runtime="onnxruntime")
+TABLE = MobileNetTable.model_validate_json(
+    """{"name": "tiny", "resolution": [8, 12], "activation": "swish", "stem": {"width": [8]},
+    "stages": [{"width": [8, 16], "depth": [1, 2], "kernel": [3], "expand": [2], "stride": 2, "se": true}],
+    "head": {"width": [16], "expand": 2},
+    "named": {"t0": {"resolution": 12, "width": [8, 16, 16], "depth": [2], "kernel_size": [3], "expand_ratio": [2]}}}"""
+)
+
+
+def tiny_space(classes: int = 3) -> SearchSpace:
+    return space_from_table(TABLE, classes)
+
+
+def supernet_of(space: SearchSpace) -> Supernet:
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    randomise_norms(supernet)
+    return supernet
+
+
+def folder_data(root: Path) -> tuple[DataSettings, ImageSets]:
+    """Pictures of 11 x 11 pixels in files, so that every step of preprocessing has something to do."""
+    write_folder(root, {"train": {"ant": 8, "bee": 8, "cat": 8}, "test": {"ant": 25, "bee": 25, "cat": 25}}, side=11)
+    augment = AugmentSettings(crop="pad", pad=1)
+    data = DataSettings(kind="folder", path=str(root), size=8, resize=9, augment=augment, workers=0)
+    return data, open_data(data, seed=0)
+
+
+def latency_table(space: SearchSpace, seconds: float) -> LatencyTable:
+    """A table of this machine in which each block takes `seconds`, and a network as long as its blocks together."""
+    known = {key: timing(seconds) for key in space.distinct_blocks()}
+    archs = [space.smallest(), space.largest()]
+    networks = [
+        network_terms(known, space, arch, "calibration", timing(seconds * len(space.plan(arch).steps)))
+        for arch in archs
+    ]
+    return LatencyTable.fitted(Conditions.here(space, DEVICE, QUICK), "2026-01-01T00:00:00+00:00", known, networks)
+
+
+def timing(seconds: float) -> Timing:
+    return Timing(seconds, seconds, seconds, seconds, 10, "2026-01-01T00:00:00+00:00")
+
+
+def jobs(*formats: str, precision: str = "fp32") -> tuple[Job, ...]:
+    return plan_jobs(formats or ("onnx",), DEVICE, precision)
+
+
+def exporter(root: Path, *, recalibrate: bool = True, table: LatencyTable | None = None) -> Exporter:
+    data, sets = folder_data(root / "images")
+    return Exporter(
+        supernet=supernet_of(tiny_space()),
+        sets=sets,
+        data=data,
+        recalibration=RecalibrationSettings(batch_size=12, batches=3) if recalibrate else None,
+        seed=0,
+        target=Target(DEVICE, table, QUICK),
+        origin=Origin(run="runs/x", recipe={"name": "x"}, budget={"latency_ms": 1.5}),
+        progress=Progress(quiet=True),
+    )
+
+
+class Tampered(OnnxFormat):
+    """A converter that goes wrong."""
+
+    def __init__(self, change: Callable[[onnx.ModelProto], None]) -> None:
+        self._change = change
+
+    def write(self, source: Source, path: Path) -> None:
+        model = onnx.load_from_string(source.onnx(source.precision))
+        self._change(model)
+        path.write_bytes(model.SerializeToString())

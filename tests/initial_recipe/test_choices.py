@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nasdeploy.initial_recipe.choices import search_for, shape_for, training_for
+from nasdeploy.spaces import load_space
+from tests.initial_recipe.drafts import draft, summary
+
+
+@pytest.fixture(autouse=True)
+def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdeploy.initial_recipe.choices.has_gpu", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("side", "space", "size", "crop"),
+    [
+        (5, "digits", 8, "pad"),
+        (8, "digits", 8, "pad"),
+        (28, "cifar10", 28, "pad"),
+        (32, "cifar10", 32, "pad"),
+        (48, "cifar10", 48, "pad"),
+        (64, "alphanet", 64, "random-resized"),
+        (100, "alphanet", 96, "random-resized"),
+        (224, "alphanet", 224, "random-resized"),
+        (3000, "alphanet", 224, "random-resized"),
+    ],
+)
+def test_the_space_follows_the_size_of_the_images(side: int, space: str, size: int, crop: str) -> None:
+    found = shape_for(side)
+    assert (found.space, found.size, found.crop) == (space, size, crop)
+    assert load_space(found.space, 2).name == space
+
+
+def test_large_images_are_cropped_as_is_usual() -> None:
+    assert shape_for(500).resize == 256
+
+
+def test_epochs_fill_the_hours() -> None:
+    folder = summary(train=10_000, test=1000)
+    training = training_for(folder, shape_for(32), image_s=0.01, hours=1.0)
+    assert training.images == 9000
+    assert training.epoch_s == pytest.approx(90)
+    assert training.epochs == 40
+
+
+def test_images_for_testing_are_not_trained_on() -> None:
+    assert training_for(summary(train=1000), shape_for(32), 0.01, 1.0).images == 720
+
+
+def test_epochs_have_bounds() -> None:
+    assert training_for(summary(), shape_for(32), image_s=10.0, hours=0.1).epochs == 5
+    assert training_for(summary(), shape_for(32), image_s=1e-6, hours=10.0).epochs == 360
+
+
+def test_no_more_is_held_out_than_the_search_needs() -> None:
+    training = training_for(summary(train=1_000_000, test=10), shape_for(224), 0.001, 1.0)
+    assert training.holdout == 0.01
+    search = search_for(training, shape_for(224), 0.001, 1.0)
+    assert (search.batch_size, search.batches) == (256, 32)
+
+
+def test_with_time_enough_the_search_is_alphanets() -> None:
+    search = draft(summary(), image_s=1e-5, hours=10).search
+    assert (search.parents, search.rounds, search.evaluations) == (512, 20, 512 + 19 * 256)
+
+
+@given(
+    train=st.integers(4, 2_000_000),
+    side=st.integers(1, 5000),
+    image_s=st.floats(1e-6, 100),
+    hours=st.floats(0.01, 1000),
+)
+def test_estimates_and_sizes_are_sensible(train: int, side: int, image_s: float, hours: float) -> None:
+    found = draft(summary(train=train, side=side), image_s, hours)
+    assert 8 <= found.training.batch_size <= 64
+    assert found.training.epochs == 5 or found.training_s <= 3600 * hours + 1e-6
+    assert found.search.parents % 4 == 0
+    assert 100 <= found.search.evaluations <= 512 + 19 * 256
+    # Sizes of rounds are rounded up: by at most 44 evaluations in all.
+    assert found.search.evaluations <= 144 or found.search_s <= 0.5 * 3600 * hours + 44 * found.search.evaluation_s

@@ -1,0 +1,363 @@
+"""The measuring protocol, with sessions that move a clock of their own."""
+
+import gc
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.latency.protocol import REFERENCE, Protocol, Rounds, Timing, measure
+from nasdeploy.latency.sensors import Reading
+from nasdeploy.latency.throughput import Throughput
+
+MS = 1_000_000
+
+
+class World:
+    """A clock, sessions that take fake time, and a log of what happens."""
+
+    def __init__(self):
+        self.now = 0
+        self.log = []
+        self.pauses = []
+        self.open = 0
+        self.most_open = 0
+
+    def opener(self, key, nanoseconds):
+        def opened():
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+            return Session(self, key, nanoseconds)
+
+        return opened
+
+    def measure(self, openers, rounds, protocol, **options):
+        found = measure(openers, rounds, protocol, clock=lambda: self.now, pause=self.pauses.append, **options)
+        return {key: timing for group in found for key, timing in group.items()}
+
+
+class Session:
+    def __init__(self, world, key, nanoseconds):
+        self.world, self.key, self.nanoseconds = world, key, nanoseconds
+        self.calls = 0
+
+    def call(self):
+        self.calls += 1
+        self.world.log.append(self.key)
+        self.world.now += self.nanoseconds(self.calls) if callable(self.nanoseconds) else self.nanoseconds
+
+    def close(self):
+        self.world.open -= 1
+
+
+PLAIN = Protocol(warmup=2, discarded=1, kept=3, shortest_group_s=0, retries=3, wait_s=7.0)
+
+
+def runs(log):
+    """Consecutive calls of one session, as (key, calls)."""
+    found = []
+    for key in log:
+        if found and found[-1][0] == key:
+            found[-1][1] += 1
+        else:
+            found.append([key, 1])
+    return [tuple(run) for run in found]
+
+
+def test_sessions_are_visited_in_turn():
+    world = World()
+    world.measure({"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}, Rounds(2, 3), PLAIN)
+    warm_up, visits = [("a", 2), ("b", 2)], [("a", 4), ("b", 4)] * 3
+    assert runs(world.log) == warm_up + visits
+
+
+def test_times_are_the_sessions():
+    world = World()
+    found = world.measure({"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}, Rounds(2, 5), PLAIN)
+    assert (found["a"].p10, found["a"].median, found["a"].p90) == pytest.approx((2e-3, 2e-3, 2e-3))
+    assert (found["a"].n, found["a"].noisy) == (15, False)
+    assert found["b"].median == pytest.approx(3e-3)
+
+
+def test_first_run_of_a_visit_does_not_count():
+    world = World()
+    # After the two runs of warm-up, the first of every four runs is cold.
+    cold = world.opener("a", lambda call: 9 * MS if call > 2 and (call - 3) % 4 == 0 else 2 * MS)
+    assert world.measure({"a": cold}, Rounds(1, 5), PLAIN)["a"].p90 == pytest.approx(2e-3)
+    world = World()
+    cold = world.opener("a", lambda call: 9 * MS if call > 2 and (call - 3) % 4 == 0 else 2 * MS)
+    assert world.measure({"a": cold}, Rounds(1, 5), replace(PLAIN, discarded=0))["a"].p90 > 8e-3
+
+
+def test_short_calls_are_timed_together():
+    world = World()
+    found = world.measure({"a": world.opener("a", MS // 10)}, Rounds(1, 2), PLAIN)
+    # Warm-up: one call, then as many as last a millisecond; two visits of four runs of ten calls.
+    assert len(world.log) == 1 + 10 + 2 * 4 * 10
+    assert found["a"].median == pytest.approx(1e-4)
+    assert found["a"].n == 6
+
+
+def test_run_lasts_a_millisecond_even_if_the_first_call_was_slow():
+    world = World()
+    world.measure({"a": world.opener("a", lambda call: 50 * MS if call == 1 else MS // 4)}, Rounds(1, 1), PLAIN)
+    assert len(world.log) == 1 + 1 + 4 * 4
+
+
+def test_a_group_is_visited_until_it_has_lasted_long_enough():
+    world, visits = World(), []
+    openers = {"a": world.opener("a", 2 * MS), "b": world.opener("b", 3 * MS)}
+    longer = replace(PLAIN, shortest_group_s=0.1)
+    found = world.measure(openers, Rounds(2, 2), longer, on_visit=lambda: visits.append(world.now))
+    # The three runs that count of each visit make 15 ms a round, so it takes seven rounds.
+    assert (found["a"].n, found["b"].n) == (3 * 7, 3 * 7)
+    assert len(visits) == 2 * 2
+    assert world.log.count("a") == 2 + 4 * 7
+
+
+def test_only_a_group_is_open_at_once():
+    world = World()
+    openers = {str(number): world.opener(str(number), 2 * MS) for number in range(7)}
+    groups = list(measure(openers, Rounds(3, 1), PLAIN, clock=lambda: world.now))
+    assert [list(group) for group in groups] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert world.most_open == 3
+    assert world.open == 0
+
+
+def test_noisy_session_is_measured_again_after_a_pause_and_then_trusted():
+    world = World()
+    # The first visits (2 + 2 * 4 calls) see every second call slow; later ones are quiet.
+    calms_down = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
+    found = world.measure({"quiet": world.opener("quiet", 3 * MS), "noisy": calms_down}, Rounds(2, 2), PLAIN)
+    assert world.pauses == [7.0]
+    assert found["noisy"].p90 == pytest.approx(2e-3)
+    assert not found["noisy"].noisy
+    assert world.log.count("quiet") == 2 + 2 * 4
+    assert world.log.count("noisy") == 2 + 2 * 4 * 2
+
+
+def test_what_stays_noisy_is_flagged_after_three_more_attempts():
+    world = World()
+    found = world.measure({"a": world.opener("a", lambda call: 8 * MS if call % 2 else 2 * MS)}, Rounds(1, 2), PLAIN)
+    assert found["a"].noisy
+    assert world.pauses == [7.0] * 3
+    assert len(world.log) == 2 + 2 * 4 * 4
+
+
+def test_quietest_attempt_is_kept():
+    world = World()
+
+    def wild_then_restless_then_wild(call):
+        slow = 3 * MS if 10 < call <= 18 else 20 * MS
+        return slow if call % 2 else 2 * MS
+
+    found = world.measure({"a": world.opener("a", wild_then_restless_then_wild)}, Rounds(1, 2), PLAIN)
+    assert found["a"].noisy
+    assert found["a"].p90 < 4e-3
+
+
+def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
+    world = World()
+    # The counter rises during the first visits only: read before, and after each of two visits.
+    readings = iter([Reading(throttles=4), Reading(throttles=4), Reading(throttles=5), *[Reading(throttles=5)] * 9])
+    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), PLAIN, sense=lambda: next(readings))
+    assert world.pauses == [7.0]
+    assert found["a"].noise == ""
+
+
+@pytest.mark.parametrize(
+    ("readings", "noise"),
+    [
+        ([Reading(), Reading()], ""),
+        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_500_000)], ""),
+        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_000_000)], "frequency"),
+        ([Reading(), Reading(capped=True)], "throttling"),
+        ([Reading(throttles=3), Reading(throttles=9, kilohertz=1)], "throttling"),
+        ([Reading(stops=7), Reading(stops=7)], ""),
+        ([Reading(stops=7), Reading(stops=8, throttles=1)], "quota"),
+    ],
+)
+def test_what_the_sensors_say_is_kept_as_the_reason(readings, noise):
+    world = World()
+    told = iter([*readings, *[readings[-1]] * 9])
+    protocol = replace(PLAIN, retries=0)
+    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), protocol, sense=lambda: next(told))
+    assert found["a"].noise == noise
+
+
+def test_a_run_during_which_the_clock_jumped_back_is_made_again():
+    world = World()
+    found = world.measure(
+        {"a": world.opener("a", lambda call: -500 * MS if call in (2, 5) else 2 * MS)}, Rounds(1, 2), PLAIN
+    )
+    assert (found["a"].median, found["a"].n, found["a"].noise) == (pytest.approx(2e-3), 6, "")
+
+
+def test_after_gaps_each_call_counts_alone_and_the_reference_has_none():
+    world = World()
+    openers = {f"{REFERENCE} 0": world.opener("reference", MS // 4), "a": world.opener("a", MS // 10)}
+    found = world.measure(openers, Rounds(2, 2, idle_s=0.1), PLAIN)
+    # Three runs that count in each of two visits: nothing is discarded, and no run is of several calls.
+    assert world.pauses == [0.1] * 6
+    assert (found["a"].n, found["a"].median) == (6, pytest.approx(1e-4))
+    assert runs(world.log)[-4:] == [("reference", 4 * 4), ("a", 3), ("reference", 4 * 4), ("a", 3)]
+
+
+def test_gaps_count_for_the_shortest_time_of_a_group():
+    world = World()
+    longer = replace(PLAIN, shortest_group_s=1.0)
+    found = world.measure({"a": world.opener("a", MS // 10)}, Rounds(1, 1, idle_s=0.1), longer)
+    assert found["a"].n == 12
+
+
+def test_throughput_is_what_was_done_by_the_clock_whatever_calls_take():
+    world = World()
+
+    class Stopped(Session):
+        """Half of the time it stands still, between calls: no call is slow, and half as many are done."""
+
+        def call(self):
+            super().call()
+            if self.calls % 50 == 0:
+                self.world.log.append("stop")
+                self.world.stopped += 50 * MS
+
+    world.stopped = 0
+    clock = {"a": lambda: Stopped(world, "a", MS)}
+    (found,) = measure(
+        clock, Rounds(1, 2), replace(PLAIN, sustained_s=2.0), clock=lambda: world.now + world.stopped, sense=Reading
+    )
+    throughput = found["a"].throughput
+    assert throughput.per_s == pytest.approx(500, rel=0.03)
+    assert 2.0 <= throughput.seconds < 2.1
+    assert 1 / found["a"].p10 == pytest.approx(1000)
+
+
+def test_throughput_is_not_measured_unless_asked_for_nor_of_the_reference():
+    world = World()
+    openers = {f"{REFERENCE} 0": world.opener("reference", MS), "a": world.opener("a", MS)}
+    assert world.measure(openers, Rounds(2, 1), PLAIN)["a"].throughput is None
+    found = world.measure(openers, Rounds(2, 1), replace(PLAIN, sustained_s=0.01))
+    assert (found["a"].throughput, found[f"{REFERENCE} 0"].throughput) == (Throughput(10, 0.01), None)
+
+
+def of_processes(*medians, factor=1.0):
+    middle = factor * float(np.median(medians))
+    at = datetime.now(UTC).isoformat()
+    return Timing(middle, middle, middle, middle, 5, at, processes=tuple(sorted(medians)))
+
+
+def test_what_processes_do_not_tell_apart_is_a_tie():
+    wide, fast, slow = of_processes(0.9, 1.0, 1.5), of_processes(0.8, 0.85, 0.89), of_processes(1.4, 1.6, 1.7)
+    assert wide.process_spread == pytest.approx(1.5 / 0.9)
+    assert wide.ties(slow)
+    assert slow.ties(wide)
+    assert not wide.ties(fast)
+    # A correction of the median moves the band with it.
+    assert replace(slow, median=2.0, p90=2.0, p95=2.0).band == pytest.approx((1.75, 2.125))
+
+
+def test_of_one_process_a_tie_is_what_two_usually_differ_by():
+    at = datetime.now(UTC).isoformat()
+    one, near, far = (Timing(s, s, s, s, 5, at) for s in (1.0, 1.05, 1.08))
+    assert one.process_spread is None
+    assert one.ties(near)
+    assert not one.ties(far)
+
+
+@pytest.mark.parametrize("step", [0, -MS])
+def test_a_clock_that_does_not_go_forwards_is_one_line(step):
+    world = World()
+    with pytest.raises(UserError, match="the clock of the machine that measures stands still or runs backwards"):
+        world.measure({"a": world.opener("a", step)}, Rounds(1, 2), PLAIN)
+    assert world.open == 0
+
+
+def test_percentiles_are_numpys_and_the_time_is_now():
+    world = World()
+    single = replace(PLAIN, retries=0)
+    found = world.measure({"a": world.opener("a", lambda call: call * 2 * MS)}, Rounds(1, 4), single)["a"]
+    runs = [2e-3 * call for call in range(3, 19) if call % 4 != 3]
+    assert [found.p10, found.median, found.p90, found.p95] == pytest.approx(np.percentile(runs, [10, 50, 90, 95]))
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(found.at)) < timedelta(minutes=1)
+
+
+def test_every_visit_is_announced_but_no_retry():
+    world = World()
+    heard = []
+    openers = {"a": world.opener("a", lambda call: 8 * MS if call % 2 else 2 * MS), "b": world.opener("b", MS)}
+    world.measure(openers, Rounds(2, 4), PLAIN, on_visit=lambda: heard.append(1))
+    assert len(heard) == 8
+
+
+def test_garbage_collection_is_off_while_timing_and_on_again_afterwards():
+    world = World()
+    seen = []
+
+    class Watching(Session):
+        def call(self):
+            super().call()
+            seen.append(gc.isenabled())
+
+    assert gc.isenabled()
+    world.measure({"a": lambda: Watching(world, "a", 2 * MS)}, Rounds(1, 1), PLAIN)
+    assert gc.isenabled()
+    assert seen == [True, True, False, False, False, False]
+
+
+def test_sessions_are_closed_and_collection_restored_when_stopped():
+    world = World()
+
+    def stop(call):
+        if call > 3:
+            raise KeyboardInterrupt
+        return MS
+
+    openers = {"a": world.opener("a", MS), "b": world.opener("b", stop)}
+    with pytest.raises(KeyboardInterrupt):
+        world.measure(openers, Rounds(2, 2), PLAIN)
+    assert world.open == 0
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"median": 0.0, "p10": 0.0},
+        {"p10": -1.0},
+        {"p10": 2.5},
+        {"p90": 1.5},
+        {"p95": 2.5},
+        {"median": float("nan")},
+        {"p95": float("inf")},
+        {"n": 0},
+        {"reference": 0.0},
+        {"at": "2026-11-24T00:00:00"},
+    ],
+)
+def test_impossible_timings_are_refused(wrong):
+    sound = Timing(median=2.0, p10=1.0, p90=3.0, p95=4.0, n=1, at="2026-11-24T00:00:00+00:00")
+    with pytest.raises(ValueError, match="a timing"):
+        replace(sound, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kept": 0},
+        {"warmup": 0},
+        {"retries": -1},
+        {"wait_s": -1.0},
+        {"noisy_above": 1.0},
+        {"drift_above": 0.9},
+        {"shortest_run_s": 0},
+        {"sustained_s": -1.0},
+    ],
+)
+def test_impossible_protocols_are_refused(wrong):
+    with pytest.raises(ValueError, match="a protocol"):
+        replace(PLAIN, **wrong)
+    with pytest.raises(ValueError, match="a group and a visit"):
+        Rounds(group=0, visits=1)

@@ -1,0 +1,48 @@
+"""Finalists are measured beside the reference graph, as the table's networks are."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.latency.protocol import REFERENCE
+from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.searching import finalists as module
+from nasdeploy.searching.finalists import measure_networks
+from tests.latency.tables import DEVICE, SPACE, archs, timing
+
+CHOSEN = archs()[:3]
+
+
+class Place:
+    """Says one millisecond of all, and refuses networks in `refused`."""
+
+    def __init__(self, refused: str = "") -> None:
+        self.refused, self.asked = refused, list[str]()
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        pass
+
+    def measure(self, models, rounds, protocol, *, on_visits) -> Iterator[dict]:
+        self.asked += models
+        yield {key: Refusal("no such operator") if key == self.refused else timing(1e-3) for key in models}
+
+
+def measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.setattr(module, "open_processes", lambda device, say: place)
+    return measure_networks(CHOSEN, lambda arch: None, SPACE, DEVICE, Progress(quiet=True))
+
+
+def test_the_reference_is_measured_and_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place()
+    assert list(measured(place, monkeypatch)) == CHOSEN
+    assert place.asked == [f"{REFERENCE} 0", *(arch.text for arch in CHOSEN)]
+
+
+def test_a_refused_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=f"network {CHOSEN[1].digest}: no such operator"):
+        measured(Place(refused=CHOSEN[1].text), monkeypatch)

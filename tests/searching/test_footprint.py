@@ -1,0 +1,98 @@
+"""What networks take of memory, against plans made by hand and files that were written."""
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.convert import to_onnx
+from nasdeploy.core.plan import Block, Plan, Step
+from nasdeploy.latency.profile import randomise_norms
+from nasdeploy.nn import build
+from nasdeploy.nn.network import Network
+from nasdeploy.searching.footprint import live_elements, peak_memory, size_cost
+from nasdeploy.spaces import load_space
+from tests.latency.tables import SPACE, archs
+from tests.toy import Square, ToySpace
+
+
+def test_in_a_chain_the_peak_is_that_of_the_largest_step():
+    steps = (Step("a", Square(8, 3, 1), ("input",)), Step("b", Square(3, 7, 1), ("a",)))
+    assert live_elements(Plan((("input", (8,)),), steps, ("b",))) == 8 + 3
+
+
+def test_what_waits_for_a_later_step_is_alive():
+    steps = (
+        Step("a", Square(2, 10, 1), ("input",)),
+        Step("b", Square(10, 4, 1), ("a",)),
+        Step("c", Square(4, 6, 1), ("b",)),
+        Step("d", Square(10, 1, 1), ("a",)),
+    )
+    # While c computes, a waits for d; while d does, c waits to be returned.
+    assert live_elements(Plan((("input", (2,)),), steps, ("c", "d"))) == 10 + 4 + 6
+    assert live_elements(Plan((("input", (2,)),), steps[:3], ("a", "c"))) == 10 + 4 + 6
+    assert live_elements(Plan((("input", (2,)),), steps[:3], ("c",))) == 10 + 4
+
+
+def test_many_at_once_are_as_one_by_one_in_chains_and_elsewhere():
+    class Branched(ToySpace):
+        def plan(self, arch):
+            return ToySpace.plan(self, arch)
+
+    codes = SPACE.encode(archs())
+    expected = [4 * live_elements(SPACE.plan(arch)) for arch in archs()]
+    assert peak_memory(SPACE, "fp32")(codes).tolist() == expected
+    assert peak_memory(Branched(), "fp32")(codes).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("block", "live"),
+    [
+        (Stem(16, 8, 3, 2, "swish"), 3 * 256 + 8 * 64),
+        # Input, and the expansion before and after the depthwise convolution.
+        (MBConv(8, 4, 6, 3, 6, 2, False, "swish"), 4 * 64 + 24 * 64 + 24 * 16),
+        (MBConv(8, 4, 4, 3, 1, 1, False, "swish"), 3 * 4 * 64),
+        (PoolHead(4, 8, 16, 6, 10, "swish"), 8 * 16 + 48 * 16),
+    ],
+)
+def test_live_activations_of_blocks_by_hand(block, live):
+    assert block.live == live
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10"])
+def test_blocks_hold_at_least_what_their_modules_make(name):
+    for block in list(load_space(name, 10).distinct_blocks().values())[::40]:
+        assert block.live >= largest_convolution(block) > 0
+
+
+class Watched(TorchFunctionMode):
+    """Notes how many elements each convolution takes and gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if function is torch.nn.functional.conv2d:
+            self.elements.append(args[0].numel() + output.numel())
+        return output
+
+
+def largest_convolution(block: Block) -> int:
+    """Most elements that a convolution of the block's module takes and gives."""
+    module = build(block).eval()
+    with torch.no_grad(), Watched() as watched:
+        module(*(torch.zeros(1, *shape) for shape in block.inputs))
+    return max(watched.elements)
+
+
+@pytest.mark.slow
+def test_sizes_of_files_are_estimated_from_above():
+    space, cost = load_space("digits", 10), size_cost("fp32")
+    for arch in (space.smallest(), space.largest()):
+        network = Network(space.plan(arch))
+        randomise_norms(network)
+        bytes_of_file = len(to_onnx(network))
+        estimate = sum(cost(slot, block) for slot in space.slots if (block := space.block_at(slot, arch)))
+        assert bytes_of_file <= estimate <= 1.06 * bytes_of_file

@@ -1,0 +1,33 @@
+"""What a recipe may say of a search."""
+
+import pytest
+
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import parse
+from nasdeploy.searching.settings import STRATEGY_NAMES, SearchSettings
+from nasdeploy.searching.strategies import STRATEGIES
+
+
+def test_every_strategy_may_be_asked_for_and_no_other():
+    assert set(STRATEGY_NAMES) == set(STRATEGIES)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"strategy": "evolutoin"}, "unknown search strategy; did you mean 'evolution'?"),
+        ({"buckets": 0}, "buckets and elite are both 0, so that no network would be a parent; raise one of them"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(given, message):
+    with pytest.raises(UserError) as error:
+        parse(SearchSettings, given, "recipe")
+    assert str(error.value).endswith(message)
+
+
+def test_alphanet_and_ofa_evaluate_as_many_as_published():
+    assert SearchSettings().evaluations == 512 + 19 * 256
+    ofa = SearchSettings(
+        rounds=500, parents=100, mutations=50, crossovers=50, mutation_probability=0.1, buckets=0, elite=25
+    )
+    assert ofa.evaluations == 500 * 100

@@ -1,0 +1,87 @@
+"""A sandwich step by one of some processes, counting its reductions; prints them as JSON.
+
+python counted.py [SPACE]        (started by torchrun)
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.settings import parse
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.distributed.ranks import Ranks, joined
+from nasdeploy.spaces import load_space
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.training.losses import kl_divergence
+from nasdeploy.training.sandwich import Sandwich, SandwichStep, draw
+from nasdeploy.training.totals import to_tensor
+from tests.training.recipes import CONTENT
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """The bytes of each reduction that happens meanwhile, whichever function of PyTorch makes it."""
+    found: list[int] = []
+    names = ("all_reduce", "reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce_scatter_tensor")
+    originals = {name: getattr(dist, name) for name in names}
+
+    def recording(name: str) -> Callable[..., object]:
+        def call(tensor: Tensor, *rest: object, **more: object) -> object:
+            found.append(tensor.nbytes)
+            return originals[name](tensor, *rest, **more)
+
+        return call
+
+    try:
+        for name in names:
+            setattr(dist, name, recording(name))
+        yield found
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)
+
+
+def one_step(ranks: Ranks, supernet: Supernet, sandwiches: Sequence[Sandwich], images: Tensor) -> None:
+    """Gradients of a step, averaged over the processes after each of the sandwiches."""
+    step = SandwichStep(supernet, kl_divergence, 0.0, {})
+    for sandwich in sandwiches:
+        losses = step(sandwich, images, torch.arange(len(images)) % 2)
+        ranks.average(supernet.parameters(), to_tensor(losses, False))
+
+
+def counted(ranks: Ranks, space: SearchSpace, sandwiches: Sequence[Sandwich]) -> dict[str, object]:
+    """Bytes of each reduction, and of the gradients in the end."""
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    with counting() as reduced:
+        one_step(ranks, supernet, sandwiches, torch.randn(2, 3, 10, 10))
+    gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
+    return {"reduced": reduced, "gradients": sum(gradient.nbytes for gradient in gradients)}
+
+
+def main() -> None:
+    """Count in a step with four networks, with the largest alone, and with a reduction after each of the four."""
+    tiny = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
+    space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
+    four = draw(space, 2, generator(0, "step"))
+    assert four.smallest is not None
+    steps = {
+        "four": [four],
+        "one": [Sandwich(space.largest())],
+        "each": [Sandwich(arch) for arch in (four.largest, *four.random, four.smallest)],
+    }
+    with joined() as ranks:
+        counts = {name: counted(ranks, space, sandwiches) for name, sandwiches in steps.items()}
+        if ranks.first:
+            print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

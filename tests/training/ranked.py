@@ -1,0 +1,79 @@
+"""Five steps of training in float64 by one of some processes; writes its weights to a file.
+
+python ranked.py OUT.pt        (started by torchrun, or alone with twice the batch)
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.settings import parse
+from nasdeploy.distributed.ranks import Ranks, joined
+from nasdeploy.nn.functional import BATCH, SYNCHRONISED
+from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.training.losses import kl_divergence
+from nasdeploy.training.optimizer import make_optimizer
+from nasdeploy.training.sandwich import SandwichStep, draw
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.totals import to_tensor
+from tests.nn.reference import randomise
+from tests.training.recipes import CONTENT
+
+BATCH_SIZE, STEPS = 16, 5
+
+
+def kl_in_float64(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL without the conversion to float32."""
+    log_q, log_p = torch.log_softmax(student, 1), torch.log_softmax(teacher, 1)
+    return torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+class Exact(SandwichStep):
+    """Label loss in float64."""
+
+    def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def train(ranks: Ranks, exact: bool) -> Supernet:
+    """The supernet after five steps."""
+    space = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    # A fresh supernet's zeros would leave most gradients zero.
+    randomise(supernet, 0)
+    supernet.to(torch.float64 if exact else torch.float32)
+    optimizer = make_optimizer(supernet, TrainSettings())
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randn(STEPS, BATCH_SIZE, 3, 10, 10, generator=draws, dtype=torch.float64)
+    labels = torch.randint(10, (STEPS, BATCH_SIZE), generator=draws)
+    step = (Exact if exact else SandwichStep)(
+        supernet,
+        kl_in_float64 if exact else kl_divergence,
+        0.0,
+        {},
+        statistics=SYNCHRONISED if ranks.world > 1 else BATCH,
+    )
+    for number in range(STEPS):
+        optimizer.zero_grad()
+        mine = slice(ranks.rank, None, ranks.world)
+        part = images[number, mine].to(next(supernet.parameters()).dtype)
+        losses = step(draw(space, 2, generator(0, "step", number)), part, labels[number, mine])
+        ranks.average(supernet.parameters(), to_tensor(losses, False))
+        optimizer.step()
+    return supernet
+
+
+def main() -> None:
+    """Train in both precisions; the first process writes."""
+    with joined() as ranks:
+        weights = {exact: train(ranks, exact).state_dict() for exact in (True, False)}
+        if ranks.first:
+            torch.save(weights, Path(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The gradients of a step against those of four separate networks by plain autograd."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.plan import Block
+from nasdeploy.nn import Forward, eager
+from nasdeploy.nn.functional import BATCH, Statistics
+from nasdeploy.nn.network import Network
+from nasdeploy.nn.rescale import rescale
+from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.training.losses import distillation_loss, kl_divergence
+from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep, draw
+from nasdeploy.training.settings import DistillationSettings
+from tests.nn.reference import randomise
+from tests.supernet.tiny import tiny_space
+
+SMOOTHING = 0.1
+
+
+class Recording(Supernet):
+    """Remembers what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny_space())
+        self.calls: list[tuple[Arch, Mapping[str, float] | None]] = []
+
+    def forward(
+        self,
+        x: Tensor,
+        arch: Arch,
+        drop_rates: Mapping[str, float] | None = None,
+        statistics: Statistics = BATCH,
+        forward_of: Callable[[Block], Forward] = eager,
+    ) -> Tensor:
+        self.calls.append((arch, drop_rates))
+        return super().forward(x, arch, drop_rates, statistics, forward_of)
+
+
+@pytest.fixture
+def supernet() -> Recording:
+    torch.manual_seed(0)
+    made = Recording()
+    randomise(made)
+    return made
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def sandwich(supernet: Supernet) -> Sandwich:
+    return draw(supernet.space, 2, np.random.default_rng(0))
+
+
+def add(total: dict[str, Tensor], network: Network) -> None:
+    """Add a network's gradients to the supernet's by name: leading channels, and the centre of larger kernels."""
+    for name, parameter in network.named_parameters():
+        if parameter.grad is None:
+            continue
+        name = "weights." + name.removeprefix("blocks.").replace(".weights.", ".", 1)
+        target = total[name]
+        places = [slice(0, size) for size in parameter.shape]
+        for axis in range(2, parameter.ndim):
+            margin = (target.shape[axis] - parameter.shape[axis]) // 2
+            places[axis] = slice(margin, margin + parameter.shape[axis])
+        target[tuple(places)] += parameter.grad
+
+
+def logits_of(network: Network, images: Tensor) -> Tensor:
+    out: Tensor = network.train()(rescale(images, input_side(network.plan)))
+    return out
+
+
+def by_autograd(supernet: Supernet, step: Sandwich, kind: str, beta: float) -> tuple[dict[str, Tensor], Losses]:
+    images, labels = batch()
+    total = {name: torch.zeros_like(parameter) for name, parameter in supernet.named_parameters()}
+    distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
+    largest = extract(supernet, step.largest)
+    logits = logits_of(largest, images)
+    label_loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+    torch.autograd.backward(label_loss)
+    add(total, largest)
+    losses = []
+    for arch in (*step.random, step.smallest):
+        network = extract(supernet, arch)
+        student = logits_of(network, images)
+        if distillation is None:
+            loss = F.cross_entropy(student, labels, label_smoothing=SMOOTHING)
+        else:
+            loss = beta * distillation(student, logits.detach())
+            loss = loss + (1 - beta) * F.cross_entropy(student, labels, label_smoothing=SMOOTHING)
+        torch.autograd.backward(loss)
+        add(total, network)
+        losses.append(loss.item())
+    return total, Losses(label_loss.item(), (losses[0] + losses[1]) / 2, losses[2])
+
+
+@pytest.mark.parametrize(("kind", "beta"), [("alpha", 1.0), ("kl", 1.0), ("none", 1.0), ("alpha", 0.5), ("kl", 0.9)])
+def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, supernet: Recording) -> None:
+    step = sandwich(supernet)
+    distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
+    found = SandwichStep(supernet, distillation, SMOOTHING, {}, beta)(step, *batch())
+    expected, losses = by_autograd(supernet, step, kind, beta)
+    assert (found.largest, found.random, found.smallest) == pytest.approx(
+        (losses.largest, losses.random, losses.smallest)
+    )
+    assert set(expected) == {name for name, _ in supernet.named_parameters()}
+    for name, parameter in supernet.named_parameters():
+        assert parameter.grad is not None, name
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_only_the_largest_network_is_regularised(supernet: Recording) -> None:
+    step, rates = sandwich(supernet), supernet.space.drop_rates(0.3, 0.2)
+    assert rates
+    SandwichStep(supernet, None, SMOOTHING, rates)(step, *batch())
+    archs = [step.largest, *step.random, step.smallest]
+    assert supernet.calls == [(arch, rates if arch == step.largest else None) for arch in archs]
+
+
+def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Recording) -> None:
+    step, (images, labels) = sandwich(supernet), batch()
+    teachers = []
+
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+        teachers.append(teacher)
+        return (student - teacher).square().mean()
+
+    SandwichStep(supernet, distance, SMOOTHING, {})(step, images, labels)
+    expected = supernet(images, step.largest).detach()
+    assert len(teachers) == 3
+    for teacher in teachers:
+        assert not teacher.requires_grad
+        assert torch.equal(teacher, expected)
+
+
+def test_gradients_add_to_those_that_are_there(supernet: Recording) -> None:
+    step = SandwichStep(supernet, None, SMOOTHING, {})
+    step(sandwich(supernet), *batch())
+    once = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
+    step(sandwich(supernet), *batch())
+    for name, parameter in supernet.named_parameters():
+        torch.testing.assert_close(parameter.grad, 2 * once[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_sandwich_has_both_ends_and_random_ones_between() -> None:
+    space = tiny_space()
+    drawn = draw(space, 3, np.random.default_rng(0))
+    assert (drawn.largest, drawn.smallest, len(drawn.random)) == (space.largest(), space.smallest(), 3)
+    assert drawn == draw(space, 3, np.random.default_rng(0))
+    assert drawn != draw(space, 3, np.random.default_rng(1))
+    assert draw(space, 0, np.random.default_rng(0)).random == ()
+
+
+def test_without_random_networks_their_loss_is_none(supernet: Recording) -> None:
+    losses = SandwichStep(supernet, None, SMOOTHING, {})(draw(supernet.space, 0, np.random.default_rng(0)), *batch())
+    assert losses.random is None
+    assert len(supernet.calls) == 2
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.25])
+def test_all_networks_learn_from_a_teacher_of_their_own(beta: float, supernet: Recording) -> None:
+    step, (images, labels) = sandwich(supernet), batch()
+    given = torch.randn(6, 3)
+    seen: list[Tensor] = []
+
+    def teacher(images: Tensor) -> Tensor:
+        seen.append(images)
+        return given
+
+    found = SandwichStep(supernet, kl_divergence, SMOOTHING, {}, beta, teacher)(step, images, labels)
+    assert len(seen) == 1 and seen[0] is images
+    gradients = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
+    supernet.zero_grad()
+    losses = []
+    for arch in (step.largest, *step.random, step.smallest):
+        logits = supernet(images, arch)
+        label = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
+        soft = F.kl_div(logits.log_softmax(1), given.softmax(1), reduction="batchmean")
+        losses.append(beta * soft + (1 - beta) * label)
+        torch.autograd.backward(losses[-1])
+    assert found.largest == pytest.approx(losses[0].item())
+    assert found.smallest == pytest.approx(losses[3].item())
+    for name, parameter in supernet.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)

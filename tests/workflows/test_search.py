@@ -1,0 +1,127 @@
+"""What a search leaves behind."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nasdeploy.core.errors import InfeasibleBudget
+from nasdeploy.core.progress import Progress
+from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import LatencyTable
+from nasdeploy.recipe import recipe_of
+from nasdeploy.runtimes.device import load_device
+from nasdeploy.searching.budget import Budget
+from nasdeploy.searching.front import Candidate
+from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.reporting import found_of
+from nasdeploy.searching.result import load_result
+from nasdeploy.store.checkpoints import trained_weights
+from nasdeploy.store.evaluations import Evaluation
+from nasdeploy.store.files import read_json, write_json
+from nasdeploy.store.run import Run
+from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.search import search
+from tests.exporting.models import DEVICE, timing
+from tests.toy import ToySpace
+from tests.workflows.runs import SPACE, table_of, trained_run
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.mark.parametrize(("cross_entropy", "written"), [(0.5, 0.5), (math.nan, None), (math.inf, None)])
+def test_a_network_without_finite_logits_can_be_written(cross_entropy, written, tmp_path):
+    space = ToySpace()
+    arch = space.smallest()
+    evaluation = Evaluation(arch.digest, arch.text, 0.1, 0.01, cross_entropy, images=10, seconds=1.0)
+    found = found_of(Candidate(arch, evaluation, (1.0, 2.0, 3.0, 4.0)), Problem(space, Budget()), {})
+    write_json(tmp_path / "found.json", found.model_dump(mode="json"))
+    assert read_json(tmp_path / "found.json")["cross_entropy"] == written
+
+
+class Machine:
+    """Takes the place of measuring: as fast as the tables say times `factor`, and stopped on the device `stops_on`."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[str, str]] = []
+        self.factor, self.stops_on = 1.0, ""
+        self.reference: float | None = None
+
+    def __call__(self, archs, network_of, space, device, progress):
+        if device.name == self.stops_on:
+            raise KeyboardInterrupt
+        self.measured += [(device.name, arch.digest) for arch in archs]
+        seconds = {arch: self.factor * 1e-4 * len(SPACE.plan(arch).steps) for arch in archs}
+        return {arch: replace(timing(seconds[arch]), reference=self.reference) for arch in archs}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr("nasdeploy.workflows.search.measure_networks", made)
+    return made
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    made = trained_run(tmp_path)
+    Path("board.yaml").write_text("name: board\nruntime: onnxruntime\nthreads: 2\n")
+    for device in (DEVICE, load_device("board.yaml")):
+        table_of(device).save(table_path(SPACE, device))
+    return made
+
+
+def searched(run: Run, *latency: str):
+    return search(request_search(run, recipe_of(run), Bounds(latency=latency), False, QUIET), QUIET)
+
+
+def test_a_search_for_two_devices_has_the_figures_of_both(run: Run, machine: Machine) -> None:
+    result = searched(run, "cpu=90%", "board.yaml=1")
+    assert result == load_result(run.search_result) == load_result(run.path / "searches/1.json")
+    assert result.weights == trained_weights(run).facts
+    assert result.devices == ("cpu", "board") == tuple(result.winner.latency)
+    for one in result.winner.latency.values():
+        assert one.predicted_ms == pytest.approx(one.measured_ms)
+    assert {name for name, _ in machine.measured} == {"cpu", "board"}
+    assert (run.path / "pareto.png").exists()
+    assert run.facts("search")["devices"] == ["cpu", "board"]
+
+
+def test_a_search_that_was_killed_measures_only_what_is_missing(run: Run, machine: Machine) -> None:
+    machine.stops_on = "board"
+    with pytest.raises(KeyboardInterrupt):
+        searched(run, "cpu=90%", "board.yaml=1")
+    on_cpu = list(machine.measured)
+    assert on_cpu and {name for name, _ in on_cpu} == {"cpu"}
+    machine.stops_on = ""
+    result = searched(run, "cpu=90%", "board.yaml=1")
+    assert machine.measured == [*on_cpu, *(("board", digest) for _, digest in on_cpu)]
+    searched(run, "cpu=90%", "board.yaml=1")
+    assert len(machine.measured) == 4 * len(on_cpu)
+    assert [one.digest for one in result.finalists] == [digest for _, digest in on_cpu]
+
+
+def test_a_search_that_found_nothing_leaves_no_measurements(run: Run, machine: Machine) -> None:
+    machine.factor = 50.0
+    with pytest.raises(InfeasibleBudget, match=r"cpu took 50\.00 to 50\.00 times as long as its table says"):
+        searched(run, "90%")
+    before = len(machine.measured)
+    machine.factor = 1.0
+    assert searched(run, "90%").winner.measured_ms is not None
+    assert len(machine.measured) > before
+    assert not run.search_result.with_name(".finalists.jsonl").exists()
+
+
+def test_finalists_count_at_the_speed_of_the_table(run: Run, machine: Machine) -> None:
+    """The machine is twice as fast as when the table was measured, and its reference graph says so."""
+    table = LatencyTable.load(table_path(SPACE, DEVICE))
+    known = {key: replace(one, reference=2e-4) for key, one in table.entries.items()}
+    LatencyTable.fitted(table.conditions, table.created, known, table.networks, steadied=1.0).save(
+        table_path(SPACE, DEVICE)
+    )
+    machine.factor, machine.reference = 0.5, 1e-4
+    result = searched(run, "90%")
+    assert result.winner.measured_ms == pytest.approx(result.winner.latency["cpu"].predicted_ms)
+    assert result.rounds == 1
