@@ -8,6 +8,7 @@ PACKAGE = Path(nasdeploy.__file__).parent
 
 LAYERS = (
     "core",
+    "tasks.metrics",
     "blocks",
     "spaces",
     "store",
@@ -18,6 +19,7 @@ LAYERS = (
     "data",
     "supernet.evaluate",
     "convert",
+    "tasks",
     "latency.profile",
     "distributed",
     "training searching exporting",

@@ -1,0 +1,118 @@
+"""Scores: how good a network is at its task, and the one place that says which of two networks is better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, isnan, sqrt
+from typing import Literal
+
+Aggregate = Literal["proportion", "mean", "whole"]
+"""How a score comes from its samples: the part of them that is right, the mean of a number for each, or neither."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the scores of a task measure, in which direction they are better, and how they are written."""
+
+    key: str
+    """The name in JSON files and databases, a Python identifier, e.g. `accuracy`."""
+    name: str
+    """The name in texts, e.g. `mean absolute error`."""
+    maximise: bool
+    """Whether larger values are better."""
+    best: float
+    """The value that no network can beat."""
+    aggregate: Aggregate
+    """How a score comes from its samples."""
+    scale: float = 1.0
+    """The factor from values to what is shown, e.g. 100 for per cent."""
+    unit: str = ""
+    """The unit of what is shown, e.g. `%`."""
+    decimals: int = 2
+    """How many decimals are shown."""
+    loss_key: str = "loss"
+    """The name in JSON files and databases of the mean label loss, which decides between equal values."""
+    samples: str = "samples"
+    """What the samples are called, in the plural: in texts, JSON files and databases."""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether scores of parts of the samples add up to that of all, so that a network may be scored in parts."""
+        return self.aggregate != "whole"
+
+    @property
+    def error_key(self) -> str:
+        """The name in JSON files and databases of the standard error."""
+        return f"{self.key}_error"
+
+    def regret(self, value: float) -> float:
+        """Return how far a value is from the best one: what is minimised, whatever the direction."""
+        return self.best - value if self.maximise else value - self.best
+
+    def gain(self, value: float) -> float:
+        """Return the value, negative where smaller ones are better: what is maximised, whatever the direction."""
+        return value if self.maximise else -value
+
+    def text(self, value: float) -> str:
+        """Return a value as people read it, e.g. `91.25 %`."""
+        shown = f"{self.scale * value:.{self.decimals}f}"
+        return f"{shown} {self.unit}" if self.unit else shown
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good one network is on a set of samples."""
+
+    metric: Metric
+    value: float
+    error: float
+    """The standard error of `value`, in its unit."""
+    samples: int
+    loss: float
+    """The mean label loss; not a number where the network's outputs were not."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The key that orders networks, larger for better ones: the value, and among equals the smaller loss."""
+        return self.metric.gain(self.value), -inf if isnan(self.loss) else -self.loss
+
+    def ties(self, worse: "Score") -> bool:
+        """Return whether this value is better than a worse one by no more than its own standard error."""
+        return self.metric.gain(self.value) - self.metric.gain(worse.value) <= self.error
+
+    @property
+    def text(self) -> str:
+        """The value as people read it."""
+        return self.metric.text(self.value)
+
+
+def proportion(metric: Metric, right: int, samples: int, loss: float) -> Score:
+    """Return the score of `right` among `samples`, with the binomial standard error.
+
+    One success and one failure are added for the error (Agresti and Coull, 1998), so that it is never 0.
+    """
+    smoothed = (right + 1) / (samples + 2)
+    return Score(metric, right / samples, sqrt(smoothed * (1 - smoothed) / samples), samples, loss)
+
+
+def mean_score(metric: Metric, values: Sequence[float], loss: float) -> Score:
+    """Return the mean of one value for each sample, with its standard error; infinite for a single sample."""
+    count = len(values)
+    mean = sum(values) / count
+    variance = sum((value - mean) ** 2 for value in values) / (count - 1) if count > 1 else inf
+    return Score(metric, mean, sqrt(variance / count), count, loss)
+
+
+def together(scores: Sequence[Score]) -> Score:
+    """Return the score on all samples from those on disjoint parts of them.
+
+    Raises ValueError for a metric that is no mean over samples: its parts say nothing about the whole.
+    """
+    metric, count = scores[0].metric, sum(score.samples for score in scores)
+    if not metric.is_mean:
+        raise ValueError(f"{metric.name} of parts of the {metric.samples} do not add up to that of all")
+    loss = sum(score.loss * score.samples for score in scores) / count
+    if metric.aggregate == "proportion":
+        return proportion(metric, sum(round(score.value * score.samples) for score in scores), count, loss)
+    value = sum(score.value * score.samples for score in scores) / count
+    error = sqrt(sum((score.error * score.samples) ** 2 for score in scores)) / count
+    return Score(metric, value, error, count, loss)

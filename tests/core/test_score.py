@@ -1,0 +1,85 @@
+"""Which of two networks is better, in either direction, and what parts of the samples say about all."""
+
+from math import inf, nan, sqrt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from nasdeploy.core.score import Metric, Score, mean_score, proportion, together
+
+ACCURACY = Metric("accuracy", "accuracy", True, 1.0, "proportion", scale=100, unit="%", samples="images")
+ERROR = Metric("rmse", "root mean squared error", False, 0.0, "whole", unit="m", decimals=1)
+DISTANCE = Metric("mae", "mean absolute error", False, 0.0, "mean")
+
+
+def score(metric: Metric, value: float, loss: float = 1.0, error: float = 0.1) -> Score:
+    return Score(metric, value, error, 10, loss)
+
+
+def test_the_better_network_has_the_larger_rank_in_either_direction() -> None:
+    assert max([score(ACCURACY, 0.7), score(ACCURACY, 0.9)], key=lambda s: s.rank).value == 0.9
+    assert max([score(ERROR, 0.7), score(ERROR, 0.9)], key=lambda s: s.rank).value == 0.7
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, ERROR])
+def test_among_equals_the_smaller_loss_is_better_and_no_number_is_worst(metric: Metric) -> None:
+    losses = [nan, 2.0, 1.0, inf]
+    assert max((score(metric, 0.5, loss) for loss in losses), key=lambda s: s.rank).loss == 1.0
+    assert score(metric, 0.5, nan).rank == score(metric, 0.5, inf).rank
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_less_regret_is_more_gain(a: float, b: float) -> None:
+    for metric in (ACCURACY, ERROR):
+        assert (metric.gain(a) >= metric.gain(b)) == (metric.regret(a) <= metric.regret(b)) or abs(a - b) < 1e-15
+        assert metric.regret(metric.best) == 0.0
+
+
+def test_values_within_the_better_ones_standard_error_tie() -> None:
+    assert score(ACCURACY, 0.9).ties(score(ACCURACY, 0.8125))
+    assert not score(ACCURACY, 0.9).ties(score(ACCURACY, 0.7))
+    assert score(ERROR, 0.5).ties(score(ERROR, 0.5625))
+    assert not score(ERROR, 0.5).ties(score(ERROR, 0.75))
+
+
+def test_values_are_shown_in_their_unit() -> None:
+    assert score(ACCURACY, 0.91254).text == "91.25 %"
+    assert score(ERROR, 3.24).text == "3.2 m"
+    assert score(DISTANCE, 3.0).text == "3.00"
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.floats(0, 1)), min_size=1, max_size=6))
+def test_proportions_of_parts_are_that_of_all(parts: list[tuple[int, float]]) -> None:
+    counts = [(round(share * samples), samples) for samples, share in parts]
+    right, samples = sum(r for r, _ in counts), sum(n for _, n in counts)
+    assert together([proportion(ACCURACY, r, n, 2.0) for r, n in counts]) == proportion(
+        ACCURACY,
+        right,
+        samples,
+        pytest.approx(2.0),  # type: ignore[arg-type]
+    )
+
+
+def test_means_of_parts_are_that_of_all() -> None:
+    parts = [[1.0, 2.0, 4.0], [3.0, 5.0]]
+    found = together([mean_score(DISTANCE, values, 1.0) for values in parts])
+    assert found.value == pytest.approx(3.0)
+    assert found.samples == 5
+    errors = [float(stats.sem(values)) for values in parts]
+    assert found.error == pytest.approx(sqrt((3 * errors[0]) ** 2 + (2 * errors[1]) ** 2) / 5)
+
+
+def test_what_is_no_mean_cannot_be_added_up() -> None:
+    with pytest.raises(ValueError, match="root mean squared error of parts"):
+        together([score(ERROR, 1.0), score(ERROR, 2.0)])
+
+
+def test_the_error_of_a_single_sample_is_not_known() -> None:
+    assert mean_score(DISTANCE, [2.0], 1.0).error == inf
+
+
+def test_a_proportion_of_all_or_nothing_has_an_error() -> None:
+    all_right, none_right = (proportion(ACCURACY, right, 10, 0.0).error for right in (10, 0))
+    assert 0 < all_right == pytest.approx(none_right)
