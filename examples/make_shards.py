@@ -14,7 +14,7 @@ from pathlib import Path
 
 from webdataset import TarWriter
 
-from nasdeploy.data.listing import list_folder
+from nasdeploy.data.folder import list_folder
 from nasdeploy.store.files import replacing, write_text
 
 

@@ -80,7 +80,7 @@ def _classes_in(data: "DataSettings") -> int:
     if data.kind in KNOWN_CLASSES:
         return KNOWN_CLASSES[data.kind]
 
-    from nasdeploy.data.listing import list_folder
+    from nasdeploy.data.folder import list_folder
     from nasdeploy.data.shards import list_shards
 
     path = Path(data.path or "")

@@ -1,23 +1,45 @@
-"""Batches of images for training, evaluation and recalibration, float32 and normalised."""
+"""Batches of images, float32 and normalised: for training, evaluation and recalibration, and those kept for scoring."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count as counted
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from nasdeploy.core.randomness import generator, seed_for
-from nasdeploy.data.balance import balanced_draws
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images, Indices
-from nasdeploy.data.loader import load
-from nasdeploy.data.resized import fetched
-from nasdeploy.data.sample import name_of
+from nasdeploy.data.loader import fetched, load
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.transforms import normalise, training_transform
+from nasdeploy.data.transforms import name_of, normalise, training_transform
+from nasdeploy.nn.device import layout_for
+from nasdeploy.nn.rescale import rescale
+
+Weights = npt.NDArray[np.float64]
+
+
+def balanced_draws(labels: Indices, rng: np.random.Generator) -> Indices:
+    """As many indices as there are `labels` `[N]`, with replacement, in random order: each class is as likely."""
+    counts = np.bincount(labels)
+    chances = 1.0 / (np.count_nonzero(counts) * counts[labels])
+    drawn: Indices = rng.choice(len(labels), size=len(labels), p=chances).astype(np.int64)
+    return drawn
+
+
+def class_weights(labels: Indices, classes: int) -> Weights:
+    """Weights `[classes]` with which the images of each class weigh as much together; 0 for a class without any.
+
+    They are inversely proportional to the number of images, and their mean over all images is 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.zeros(classes)
+    np.divide(len(labels) / np.count_nonzero(counts), counts, out=weights, where=counts > 0)
+    return weights
+
 
 CPU = torch.device("cpu")
 
@@ -175,3 +197,78 @@ def calibration_batches(
     epochs = (_augmented(images, settings, batch_size, own_seed, epoch, start=0) for epoch in counted())
     batches = (pixels for epoch in epochs for pixels, _ in epoch)
     return CalibrationBatches(islice(batches, count), settings)
+
+
+_FLOAT_BYTES = 4
+
+
+class Memory:
+    """Bytes that may be taken, once."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+
+    def take(self, wanted: int) -> bool:
+        """Whether so many were left, which are then taken."""
+        if wanted > self._free:
+            return False
+        self._free -= wanted
+        return True
+
+
+class PreparedBatches:
+    """Batches of images, kept as bytes on their device; normalised and rescaled for each side, in that device's layout.
+
+    What was prepared for a side is kept if there is `memory` for it, and made anew each time otherwise.
+    """
+
+    def __init__(self, pixels: Iterable[Tensor], settings: DataSettings, memory: Memory) -> None:
+        """Pixels are uint8, `[N, 3, size, size]` each."""
+        self._pixels, self._settings, self._memory = tuple(pixels), settings, memory
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+        self._images = sum(len(batch) for batch in self._pixels)
+
+    def at(self, side: int) -> Iterable[Tensor]:
+        """The batches `[N, 3, side, side]`, float32; they must not be changed."""
+        if side not in self._kept and self._memory.take(self._images * 3 * side * side * _FLOAT_BYTES):
+            self._kept[side] = tuple(self._prepared(side))
+        return self._kept.get(side) or self._prepared(side)
+
+    def _prepared(self, side: int) -> Iterator[Tensor]:
+        for pixels in self._pixels:
+            images = rescale(normalise(pixels, self._settings.mean, self._settings.std), side)
+            yield images.contiguous(memory_format=layout_for(images.device))
+
+
+class HeldOutImages:
+    """The images that networks are scored on: decoded once and kept if there is memory for it, else read each time."""
+
+    def __init__(
+        self, images: Images, settings: DataSettings, batch_size: int, device: torch.device, memory: Memory
+    ) -> None:
+        self._settings, self._batch_size = settings, batch_size
+        self._labels: Sequence[Tensor] = ()
+        self._streamed: Images | None = images
+        if memory.take(len(images) * 3 * settings.size**2):
+            batches = [
+                (pixels.to(device), labels) for pixels, labels in evaluation_pixels(images, settings, batch_size)
+            ]
+            self._labels = [labels for _, labels in batches]
+            self._batches = PreparedBatches((pixels for pixels, _ in batches), settings, memory)
+            self._streamed = None
+        self._count = len(images) if self._streamed else sum(map(len, self._labels))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, side: int, first: int = 0, end: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images `[N, 3, S, S]` and labels `[N]` from image `first` up to `end`; S is `side` where they are kept."""
+        if self._streamed is not None:
+            yield from evaluation_batches(self._streamed, self._settings, self._batch_size, first, end)
+            return
+        at = 0
+        for images, labels in zip(self._batches.at(side), self._labels, strict=True):
+            part = slice(max(0, first - at), None if end is None else max(0, end - at))
+            at += len(labels)
+            if len(labels[part]):
+                yield images[part], labels[part]

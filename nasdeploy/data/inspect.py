@@ -9,15 +9,12 @@ from statistics import median
 import numpy as np
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.copies import each_once
-from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.folder import read_folder, stop
+from nasdeploy.data.decode import COLOUR, Header, UnreadableImage
+from nasdeploy.data.folder import list_folder, read_folder, stop
 from nasdeploy.data.images import FileImages, Images
+from nasdeploy.data.inventory import OpenedData, each_once
 from nasdeploy.data.layout import require_utf8
 from nasdeploy.data.levels import LOOKED_AT, note_on_levels, used_range
-from nasdeploy.data.listing import list_folder
-from nasdeploy.data.opened import OpenedData
-from nasdeploy.data.pillow import COLOUR, Header
 from nasdeploy.data.settings import DatasetKind, Decoding
 from nasdeploy.data.shards import holds_shards, list_shards, read_shards
 from nasdeploy.data.split import require_enough

@@ -11,9 +11,8 @@ from math import ceil, floor, isqrt
 import numpy as np
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.decode import UnreadableImage, to_levels
+from nasdeploy.data.decode import COLOUR, EIGHT_BITS, FLOATING, GREY, UnreadableImage, to_levels
 from nasdeploy.data.images import Images
-from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY
 from nasdeploy.data.settings import Bounds
 
 LOOKED_AT = 64

@@ -13,10 +13,8 @@ import numpy.typing as npt
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.randomness import generator
-from nasdeploy.data.copies import Copies, Mask, copies_in, each_once, lines_about
 from nasdeploy.data.images import Images, ImageSets, Indices
-from nasdeploy.data.inventory import Identities, Inventory
-from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.inventory import Copies, Identities, Inventory, Mask, OpenedData, copies_in, each_once, lines_about
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.store.data_facts import ComparedBy, CopyFacts, DataFacts
 

@@ -1,14 +1,21 @@
-"""From pictures to tensors: fetching, normalising, and random changes in training."""
+"""From pictures to tensors: fetching, normalising, random changes in training, and a sample of all classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from nasdeploy.data.policy import policy_transform
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.randomness import generator
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.nn.rescale import rescale
@@ -61,3 +68,122 @@ def _crop(size: int, augment: AugmentSettings) -> list[Callable[[Image.Image], I
     if augment.crop == "pad":
         return [v2.RandomCrop(size, padding=augment.pad)]
     return []
+
+
+PictureTransform = Callable[[Image.Image], Image.Image]
+
+
+def policy_transform(policy: str, settings: DataSettings) -> PictureTransform:
+    """The policy for pictures of `settings.size`; raises `UserError` for a timm notation that timm refuses.
+
+    `imagenet` is torchvision's AutoAugment, `trivial` its TrivialAugment Wide; the rest is timm's, which draws from
+    Python's and NumPy's global generators where torchvision draws from torch's.
+    """
+    fill = [round(255 * value) for value in settings.mean]
+    transform: PictureTransform
+    if policy == "imagenet":
+        transform = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, InterpolationMode.BILINEAR, fill)
+    elif policy == "trivial":
+        transform = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR, fill=fill)
+    else:
+        transform = _timm(policy, {"translate_const": int(0.45 * settings.size), "img_mean": tuple(fill)})
+    return transform
+
+
+def _timm(policy: str, parameters: dict[str, Any]) -> PictureTransform:
+    from timm.data import auto_augment
+
+    kind = policy.partition("-")[0]
+    makers = {"rand": auto_augment.rand_augment_transform, "augmix": auto_augment.augment_and_mix_transform}
+    try:
+        transform: PictureTransform = makers.get(kind, auto_augment.auto_augment_transform)(policy, parameters)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"data.augment.policy is '{policy}': timm refuses it ({error}); correct it") from None
+    for operation in _operations(transform):
+        if operation.aug_fn is auto_augment.posterize:
+            operation.aug_fn = _posterize
+    return transform
+
+
+def _operations(transform: Any) -> Iterator[Any]:
+    if hasattr(transform, "policy"):
+        for part in transform.policy:
+            yield from part
+    else:
+        yield from transform.ops
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the upper `bits`. With 0, which timm asks for at strong magnitudes and Pillow 13 refuses, black remains."""
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits >= 1 else Image.new(image.mode, image.size)
+
+
+_MOST = 512
+_LONGEST_S = 3.0
+_FEWEST = 64
+"""Images that are read however long that takes."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Labelled images; any first part of them has as many of each class as there are."""
+
+    pixels: Tensor
+    """uint8 `[N, 3, S, S]`"""
+    labels: Tensor
+    """`[N]`"""
+    names: Sequence[str]
+    """Of the images, for messages."""
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, count: int) -> "Sample":
+        """The first images."""
+        return Sample(self.pixels[:count], self.labels[:count], self.names[:count], self.classes)
+
+
+def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings, seed: int) -> Sample:
+    """At most 512 images, read in a few seconds, `settings.size` wide; those that cannot be read are left out.
+
+    Raises `UnreadableImage` if that leaves none.
+    """
+    began = monotonic()
+    pixels: list[Tensor] = []
+    indices: list[int] = []
+    for index in _turn_by_turn(images.labels, generator(seed, "sample"))[:_MOST].tolist():
+        if len(indices) >= _FEWEST and monotonic() - began > _LONGEST_S:
+            break
+        try:
+            pixels.append(F.pil_to_tensor(fetch(images.image(index), settings.shorter_side, settings.size)))
+            indices.append(index)
+        except UnreadableImage as error:
+            # Training says what becomes of it.
+            unreadable = error
+    if not pixels:
+        raise unreadable
+    return Sample(
+        torch.stack(pixels),
+        torch.from_numpy(images.labels[np.asarray(indices, dtype=np.int64)]),
+        [name_of(images, index, classes) for index in indices],
+        classes,
+    )
+
+
+def name_of(images: Images, index: int, classes: Sequence[str]) -> str:
+    """An image in a message: its file, or its number and class."""
+    path = images.path(index)
+    return str(path) if path is not None else f"image {index} ({classes[int(images.labels[index])]})"
+
+
+def _turn_by_turn(labels: Indices, rng: np.random.Generator) -> Indices:
+    """Indices of all images at random, one of each class before a second of any."""
+    drawn = rng.permutation(len(labels))
+    by_class = np.argsort(labels[drawn], kind="stable")
+    _, sizes = np.unique(labels, return_counts=True)
+    turn = np.empty(len(drawn), dtype=np.int64)
+    turn[by_class] = np.concatenate([np.arange(size) for size in sizes]) if len(sizes) else 0
+    return drawn[np.argsort(turn, kind="stable")]

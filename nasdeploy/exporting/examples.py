@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from nasdeploy.data.batches import evaluation_batches
-from nasdeploy.data.images import Images, ImageSets
+from nasdeploy.data.images import Images, ImageSets, readable
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.unreadable import readable
 from nasdeploy.exporting.conversions import Examples
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.runtimes.runtime import Array

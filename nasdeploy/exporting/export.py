@@ -13,10 +13,9 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress, Task
 from nasdeploy.data.batches import calibration_batches
-from nasdeploy.data.images import ImageSets
+from nasdeploy.data.images import ImageSets, readable
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.unreadable import readable
 from nasdeploy.exporting.bundle.embedding import embed_models
 from nasdeploy.exporting.bundle.extras import Extras
 from nasdeploy.exporting.bundle.sample import Sample, make_sample

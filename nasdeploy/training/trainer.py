@@ -17,8 +17,7 @@ from nasdeploy.core.plan import Block
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.balance import class_weights
-from nasdeploy.data.batches import batch_names, steps_per_epoch, train_batches
+from nasdeploy.data.batches import batch_names, class_weights, steps_per_epoch, train_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.distributed.ranks import Ranks

@@ -12,9 +12,8 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from nasdeploy.data.sample import Sample
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.data.transforms import Triple, normalise
+from nasdeploy.data.transforms import Sample, Triple, normalise
 from nasdeploy.training.class_order import ORDERS, ClassOrder, columns
 
 LONGEST_S = 3.0

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.batches import calibration_batches
-from nasdeploy.data.cached_batches import HeldOutImages, Memory, PreparedBatches
-from nasdeploy.data.images import Images
-from nasdeploy.data.unreadable import readable
+from nasdeploy.data.batches import HeldOutImages, Memory, PreparedBatches, calibration_batches
+from nasdeploy.data.images import Images, readable
 from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.store.checkpoints import WeightsFacts

@@ -6,11 +6,10 @@ Otherwise labels would mean something else, and images that taught would be test
 from collections.abc import Iterable
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.changes import changes
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.opened import OpenedData
-from nasdeploy.data.recorded_split import load_split
+from nasdeploy.data.inventory import OpenedData
+from nasdeploy.data.recorded_split import changes, load_split
 from nasdeploy.data.split import sets_of, split
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run

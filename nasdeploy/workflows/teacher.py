@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.sample import draw_sample
+from nasdeploy.data.transforms import draw_sample
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.store.checkpoints import trained_weights

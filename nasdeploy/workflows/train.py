@@ -12,7 +12,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import Bounds
 from nasdeploy.data.split import sets_of, split

@@ -12,10 +12,10 @@ from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.decode import UnreadableImage
-from nasdeploy.data.file_facts import facts_of
+from nasdeploy.data.facts import facts_of
+from nasdeploy.data.folder import list_part
 from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.inventory import Identities
-from nasdeploy.data.listing import list_part
 from nasdeploy.data.split import set_digest
 from nasdeploy.exporting.bundle.opening import Runnable, runnable
 from nasdeploy.exporting.bundle.sample import Sample

@@ -23,8 +23,8 @@ from PIL import Image
 
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.decode import looks_whole
+from nasdeploy.data.folder import list_folder
 from nasdeploy.data.images import ArrayImages, FileImages
-from nasdeploy.data.listing import list_folder
 from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import fingerprint_of, stratified

@@ -6,8 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from nasdeploy.core.randomness import generator
-from nasdeploy.data.balance import balanced_draws, class_weights
-from nasdeploy.data.batches import calibration_batches, epoch_order, train_batches
+from nasdeploy.data.batches import balanced_draws, calibration_batches, class_weights, epoch_order, train_batches
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from tests.data.arrays import noise_images
 

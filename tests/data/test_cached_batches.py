@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasdeploy.data import cached_batches as module
-from nasdeploy.data.batches import evaluation_batches
-from nasdeploy.data.cached_batches import HeldOutImages, Memory, PreparedBatches
+from nasdeploy.data import batches as module
+from nasdeploy.data.batches import HeldOutImages, Memory, PreparedBatches, evaluation_batches
 from nasdeploy.data.images import ArrayImages
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.nn.rescale import rescale

@@ -9,8 +9,19 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasdeploy.data.decode import UnreadableImage, examined, looks_whole, read_header, read_rgb, read_values
-from nasdeploy.data.pillow import COLOUR, EIGHT_BITS, FLOATING, GREY, opened
+from nasdeploy.data.decode import (
+    COLOUR,
+    EIGHT_BITS,
+    FLOATING,
+    GREY,
+    UnreadableImage,
+    examined,
+    looks_whole,
+    opened,
+    read_header,
+    read_rgb,
+    read_values,
+)
 from nasdeploy.data.settings import Decoding
 from tests.data.pictures import noise, write_png
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import open_data
+from nasdeploy.data.folder import list_folder
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.listing import list_folder
 from nasdeploy.data.settings import DataSettings
 from tests.data.pictures import noise, write_folder, write_png
 

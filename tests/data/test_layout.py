@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.data.folder import list_folder
 from nasdeploy.data.layout import beside, meant
-from nasdeploy.data.listing import list_folder
 from tests.data.test_walk import write
 
 CLASSES = ("cat", "dog")

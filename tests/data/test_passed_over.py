@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.data.passed_over import ADVICE, held, notes_of, some
-from nasdeploy.data.walk import Part, read_part
+from nasdeploy.data.walk import ADVICE, Part, held, notes_of, read_part, some
 from tests.data.test_walk import write
 
 

@@ -9,9 +9,8 @@ import torch
 from nasdeploy.data.batches import evaluation_batches
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import ArrayImages, FileImages
-from nasdeploy.data.sample import draw_sample
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.transforms import normalise
+from nasdeploy.data.transforms import draw_sample, normalise
 from tests.data.pictures import noise
 
 CLASSES = ("a", "b", "c")

@@ -12,9 +12,8 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data import shard_cache
-from nasdeploy.data.shard_cache import remembered_index
-from nasdeploy.data.shard_index import ShardIndex, index_of
+from nasdeploy.data import shard_index as shard_cache
+from nasdeploy.data.shard_index import ShardIndex, index_of, remembered_index
 from tests.data.shards import write_tar
 
 GOOD = {"__key__": "a", "jpg": b"image a", "cls": b"3"}

@@ -18,7 +18,7 @@ from nasdeploy.data.batches import epoch_order, train_batches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.inspect import inspect_folder
-from nasdeploy.data.resized import fetched
+from nasdeploy.data.loader import fetched
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shards import list_shards
@@ -168,7 +168,7 @@ def test_workers_restarts_and_memory_change_nothing(tmp_path: Path, crop: str, m
     root = many_shards(tmp_path, shards=WINDOW + 2, each=3)
     given = settings(root, augment={"crop": crop})
     alone = list(train_batches(images_of(root), given, 4, 5, 1))
-    monkeypatch.setattr("nasdeploy.data.resized._MOST_BYTES", 0)
+    monkeypatch.setattr("nasdeploy.data.loader._MOST_BYTES", 0)
     with_one = list(train_batches(images_of(root), given.model_copy(update={"workers": 1}), 4, 5, 1))
     later = list(train_batches(images_of(root), given, 4, 5, 1, start=3))
     halves = [list(train_batches(images_of(root), given, 4, 5, 1, part=(place, 2))) for place in (0, 1)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, ImageSets
-from nasdeploy.data.opened import OpenedData
+from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import sets_of, some_of_each, split, stratified
 from tests.data.arrays import noise_images

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.files import is_hidden, suffix_of
-from nasdeploy.data.walk import read_part
+from nasdeploy.data.walk import is_hidden, read_part, suffix_of
 from tests.data.pictures import write_odd_part
 
 

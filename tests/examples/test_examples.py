@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.progress import Progress
-from nasdeploy.data.listing import list_folder
+from nasdeploy.data.folder import list_folder
 from nasdeploy.data.shards import list_shards
 from nasdeploy.recipe import load_recipe
 from nasdeploy.workflows import train as step

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.progress import Progress
+from nasdeploy.data.images import readable
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.unreadable import readable
 from nasdeploy.exporting.accuracy import wilson
 from nasdeploy.exporting.difference import Disagreement, difference
 from nasdeploy.exporting.figures import TOLERANCE, Latency, Proof

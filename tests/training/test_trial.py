@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nasdeploy.data.sample import Sample
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.data.transforms import normalise
+from nasdeploy.data.transforms import Sample, normalise
 from nasdeploy.training.trial import USUAL, Normalisation, Reading, Trial, try_classifier
 
 UNIT, BYTES, SYMMETRIC, IMAGENET = USUAL

@@ -11,7 +11,7 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.data import file_facts
+from nasdeploy.data import facts as file_facts
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.recorded_split import split_content

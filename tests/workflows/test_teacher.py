@@ -17,8 +17,7 @@ from PIL import Image
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
-from nasdeploy.data.sample import draw_sample
-from nasdeploy.data.transforms import normalise
+from nasdeploy.data.transforms import draw_sample, normalise
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.store.run import Run

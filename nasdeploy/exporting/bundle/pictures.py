@@ -1,7 +1,7 @@
 """From files and folders to the model's input, for `predict.py`: which files are images, and every step to numbers.
 
 In a bundle it lies beside that program. It needs NumPy and Pillow, and nothing else. Which files are images is as
-`nasdeploy/data/files.py` says, and a picture is read and prepared as in training's evaluation, bit for bit.
+`nasdeploy/data/walk.py` says, and a picture is read and prepared as in training's evaluation, bit for bit.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasdeploy.data import decode, files
+from nasdeploy.data import decode
+from nasdeploy.data import walk as files
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import MOST_PIXELS, Decoding
 from nasdeploy.data.transforms import prepare

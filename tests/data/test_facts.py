@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nasdeploy.data import file_facts
-from nasdeploy.data.facts import Facts, Look, look_at
-from nasdeploy.data.file_facts import facts_of
+from nasdeploy.data import facts as file_facts
+from nasdeploy.data.facts import Facts, Look, facts_of, look_at
 from tests.data.pictures import write_folder
 
 LONG_AGO = 1_000_000_000

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data import file_facts
-from nasdeploy.data.copies import Copies
+from nasdeploy.data import facts as file_facts
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.inspect import inspect_folder
+from nasdeploy.data.inventory import Copies
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.store.data_facts import CopyFacts
 from tests.data.pictures import write_folder

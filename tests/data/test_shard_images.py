@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data import shard_facts
-from nasdeploy.data.shard_facts import remembered_records
+from nasdeploy.data import shard_images as shard_facts
+from nasdeploy.data.shard_images import remembered_records
 from nasdeploy.data.shard_index import ShardIndex, index_of
 from tests.data.shards import png, write_shards
 
