@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nasdeploy.core.arch import Arch, Choice
-from nasdeploy.core.plan import Block, Shape
-from nasdeploy.core.space import SearchSpace, Slot
+from nasdeploy.core.plan import Block, TensorType
+from nasdeploy.core.space import PartSpec, SearchSpace, Slot
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Square(Block):
     doubled: bool = False
 
     @property
-    def inputs(self) -> tuple[Shape, ...]:
-        return ((self.inside,),)
+    def inputs(self) -> tuple[TensorType, ...]:
+        return (TensorType((self.inside,)),)
 
     @property
-    def output(self) -> Shape:
-        return (self.outside,)
+    def output(self) -> TensorType:
+        return TensorType((self.outside,))
 
     @property
     def macs(self) -> int:
@@ -37,6 +37,7 @@ class Square(Block):
 class ToySpace(SearchSpace):
     """Two stages of width `width.0` and `width.1`; the second has up to three layers of `kind.1`, or none at all.
 
+    The third layer is a part of its own, which runs three times; so are those after it, which run once.
     `twist` is read by the third layer only, `skip` decides about the last one: at 1 it is absent.
     """
 
@@ -53,9 +54,9 @@ class ToySpace(SearchSpace):
     slots = (
         Slot("first", ("width.0", "kind.0")),
         Slot("second", ("width.0", "width.1", "kind.1")),
-        Slot("third", ("kind.1", "depth", "width.1"), times=3),
-        Slot("fourth", ("width.1", "depth", "twist", "kind.1")),
-        Slot("last", ("skip", "width.1")),
+        Slot("third", ("kind.1", "depth", "width.1"), PartSpec("loop", runs=3)),
+        Slot("fourth", ("width.1", "depth", "twist", "kind.1"), PartSpec("end")),
+        Slot("last", ("skip", "width.1"), PartSpec("end")),
     )
 
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
@@ -69,5 +70,5 @@ class ToySpace(SearchSpace):
             return None
         return Square(values["width.1"], values["width.1"], values["kind.1"], bool(values.get("twist")))
 
-    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
-        return (("input", (8,)),)
+    def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
+        return (("input", TensorType((8 if part == "network" else arch["width.1"],))),)

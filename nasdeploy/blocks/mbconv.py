@@ -1,9 +1,8 @@
 """Blocks of MobileNet-like networks: stem convolution, MBConv and pooling head (AlphaNet, Table 7)."""
 
 from dataclasses import dataclass
-from math import prod
 
-from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.plan import Block, TensorType
 
 Activation = str
 """`swish`, `relu` or `hswish`."""
@@ -32,20 +31,20 @@ class Stem(Block):
     in_channels: int = 3
 
     @property
-    def inputs(self) -> tuple[Shape, ...]:
+    def inputs(self) -> tuple[TensorType, ...]:
         """One image."""
-        return ((self.in_channels, self.side, self.side),)
+        return (TensorType((self.in_channels, self.side, self.side)),)
 
     @property
-    def output(self) -> Shape:
+    def output(self) -> TensorType:
         """Feature map."""
         side = strided(self.side, self.stride)
-        return (self.out_channels, side, side)
+        return TensorType((self.out_channels, side, side))
 
     @property
     def macs(self) -> int:
         """Of the convolution."""
-        return self.output[1] ** 2 * self.out_channels * self.in_channels * self.kernel_size**2
+        return self.output.shape[1] ** 2 * self.out_channels * self.in_channels * self.kernel_size**2
 
     @property
     def params(self) -> int:
@@ -71,15 +70,15 @@ class MBConv(Block):
     activation: Activation
 
     @property
-    def inputs(self) -> tuple[Shape, ...]:
+    def inputs(self) -> tuple[TensorType, ...]:
         """One feature map."""
-        return ((self.in_channels, self.side, self.side),)
+        return (TensorType((self.in_channels, self.side, self.side)),)
 
     @property
-    def output(self) -> Shape:
+    def output(self) -> TensorType:
         """Feature map."""
         side = strided(self.side, self.stride)
-        return (self.out_channels, side, side)
+        return TensorType((self.out_channels, side, side))
 
     @property
     def mid_channels(self) -> int:
@@ -99,7 +98,7 @@ class MBConv(Block):
     @property
     def macs(self) -> int:
         """Of all convolutions, squeeze-and-excitation and shortcut included."""
-        mid, area = self.mid_channels, self.output[1] ** 2
+        mid, area = self.mid_channels, self.output.shape[1] ** 2
         expand = 0 if self.expand_ratio == 1 else self.side**2 * self.in_channels * mid
         shortcut = 0 if self.in_channels == self.out_channels else area * self.in_channels * self.out_channels
         spatial = area * mid * (self.kernel_size**2 + self.out_channels)
@@ -117,7 +116,7 @@ class MBConv(Block):
     @property
     def live(self) -> int:
         """The input stays for the shortcut: beside it before and after the depthwise convolution, then the output."""
-        area, given, output = self.output[1] ** 2, self.in_channels * self.side**2, prod(self.output)
+        area, given, output = self.output.shape[1] ** 2, self.in_channels * self.side**2, self.output.elements
         wide, narrow = self.mid_channels * self.side**2, self.mid_channels * area
         depthwise = narrow if self.expand_ratio == 1 else wide + narrow
         scaled = 2 * narrow if self.se else narrow
@@ -139,14 +138,14 @@ class PoolHead(Block):
     activation: Activation
 
     @property
-    def inputs(self) -> tuple[Shape, ...]:
+    def inputs(self) -> tuple[TensorType, ...]:
         """One feature map."""
-        return ((self.in_channels, self.side, self.side),)
+        return (TensorType((self.in_channels, self.side, self.side)),)
 
     @property
-    def output(self) -> Shape:
+    def output(self) -> TensorType:
         """Logits."""
-        return (self.classes,)
+        return TensorType((self.classes,))
 
     @property
     def mid_channels(self) -> int:

@@ -22,11 +22,11 @@ def to_onnx(network: Network) -> bytes:
     The network is exported, and left, in evaluation mode. Equal weights give equal bytes. Raises `CheckFailed` if the
     exporter did not keep to the operator version or to the dynamic batch.
     """
-    ((_, shape),) = network.plan.inputs
+    ((_, tensor),) = network.plan.only.inputs
     # With a batch of 1 the exporter would take the dimension for a constant.
     model = _exported(
         network,
-        [shape],
+        [tensor.shape],
         batch=2,
         input_names=["input"],
         output_names=["logits"],

@@ -27,12 +27,12 @@ _CHUNK = 8192
 
 def macs(slot: Slot, block: Block) -> float:
     """Multiply-accumulate operations of a slot's block for one sample."""
-    return float(slot.times * block.macs)
+    return float(slot.part.runs * block.macs)
 
 
 def params(slot: Slot, block: Block) -> float:
-    """Parameters of a slot's block."""
-    return float(block.params)
+    """Parameters that a slot's block adds: none where its weights are those of another slot."""
+    return 0.0 if slot.shares else float(block.params)
 
 
 @dataclass(frozen=True)

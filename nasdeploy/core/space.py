@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch, Choice, Json, flatten
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Block, Plan, Shape, Step
+from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.core.registry import suggestion
 
 Codes = npt.NDArray[np.int16]
@@ -21,32 +21,65 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class PartSpec:
+    """A part of every network of a space: its name, and how often it runs for one sample."""
+
+    name: str
+    runs: int = 1
+
+
+NETWORK = PartSpec("network")
+"""The part of networks that have one."""
+
+
+@dataclass(frozen=True)
 class Slot:
-    """One position of the network, the choices that it reads, and how often it runs for one sample."""
+    """One position of the network and the choices that it reads."""
 
     name: str
     reads: tuple[str, ...]
-    times: int = 1
+    part: PartSpec = NETWORK
+    weights: str = ""
+    """The name of an earlier slot whose weights this one computes with; by default it has weights of its own."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it computes with the weights of another slot."""
+        return self.weights not in ("", self.name)
 
 
 class SearchSpace(ABC):
     """A set of architectures, given by choices and by the block that each slot holds for given values.
 
-    A subclass sets `name`, `choices` and `slots` and defines `block` and `inputs`; a network whose steps do not form a
-    chain also overrides `plan`.
+    A subclass sets `name`, `choices` and `slots` and defines `block` and `inputs`. Where a part is more than a chain of
+    its present blocks, from its one input on, it also sets `is_chain` to False and overrides `takes` and `outputs`.
     """
 
     name: str
     choices: tuple[Choice, ...]
     slots: tuple[Slot, ...]
+    is_chain: bool = True
+    """Whether each part is a chain in every network: what decides how its peak of memory is found."""
 
     @abstractmethod
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
         """The block in `slot` for the values that the slot reads; None where the network has none (absent depth)."""
 
     @abstractmethod
-    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
-        """Names and shapes (without batch) of the network's inputs."""
+    def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
+        """Names and types of the inputs of a part."""
+
+    def takes(self, slot: Slot, values: Mapping[str, int], made: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of what the block in `slot` takes, in the order of its inputs.
+
+        `made` are the inputs of its part, and the steps of the part that are present and come before it. By default it
+        takes the last of them. `values` are those of all choices that the slot reads.
+        """
+        return (made[-1],)
+
+    def outputs(self, part: str, made: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the steps that a part gives out, of its present steps `made`; by default the last one."""
+        return (made[-1],)
 
     @property
     def named(self) -> Mapping[str, Arch]:
@@ -94,28 +127,38 @@ class SearchSpace(ABC):
             read.update(name for slot in appeared for name in slot.reads)
 
     def plan(self, arch: Arch) -> Plan:
-        """The network of `arch`: here a chain of the present blocks."""
+        """Return the network of `arch`, made once; a part of which no slot is present is left out."""
         cached = self._plans.get(arch)
         if cached is None:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.clear()
-            cached = self._plans[arch] = self._chain(arch)
+            parts = (self._part(part, arch) for part in self.parts)
+            cached = self._plans[arch] = Plan(tuple(part for part in parts if part.steps))
         return cached
 
     @cached_property
     def _plans(self) -> dict[Arch, Plan]:
         return {}
 
-    def _chain(self, arch: Arch) -> Plan:
-        inputs = self.inputs(arch)
-        previous = inputs[0][0]
-        steps = []
+    @cached_property
+    def parts(self) -> tuple[PartSpec, ...]:
+        """The parts of the networks, in the order of the slots; raises `ValueError` if two have one name."""
+        found = tuple(dict.fromkeys(slot.part for slot in self.slots))
+        if len({part.name for part in found}) < len(found):
+            raise ValueError(f"space {self.name}: a part runs equally often wherever it is named; found {found}")
+        return found
+
+    def _part(self, part: PartSpec, arch: Arch) -> Part:
+        inputs = self.inputs(part.name, arch)
+        made, steps = [name for name, _ in inputs], []
         for slot in self.slots:
-            block = self.block_at(slot, arch)
+            block = self.block_at(slot, arch) if slot.part == part else None
             if block is not None:
-                steps.append(Step(slot.name, block, (previous,), slot.times))
-                previous = slot.name
-        return Plan(inputs, tuple(steps), (previous,))
+                values = {name: arch[name] for name in slot.reads}
+                steps.append(Step(slot.name, block, self.takes(slot, values, made), slot.weights))
+                made.append(slot.name)
+        outputs = self.outputs(part.name, made[len(inputs) :]) if steps else ()
+        return Part(part.name, inputs, tuple(steps), outputs, part.runs)
 
     def sample(self, rng: np.random.Generator) -> Arch:
         """An architecture with each choice uniform over its values (the distribution of supernet training)."""
@@ -240,16 +283,22 @@ class SearchSpace(ABC):
         """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
         choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
         blocks = [
-            f"{slot.name}*{slot.times}:{block.key if block else '-'}"
+            f"{_place(slot)}*{slot.part.runs}:{block.key if block else '-'}"
             for slot in self.slots
             for block in self.blocks_of(slot)
         ]
         return sha256("\n".join([*choices, *blocks]).encode()).hexdigest()[:12]
 
 
+def _place(slot: Slot) -> str:
+    """Return how the digest names a slot: by its name alone where its part and its weights are the usual ones."""
+    part = "" if slot.part.name == NETWORK.name else f"{slot.part.name}/"
+    return f"{part}{slot.name}{f'={slot.weights}' if slot.shares else ''}"
+
+
 def classes_of(space: SearchSpace) -> int:
     """How many classes the networks of `space` tell apart."""
-    return space.plan(space.smallest()).steps[-1].block.output[0]
+    return space.plan(space.smallest()).steps[-1].block.output.shape[0]
 
 
 _PLANS_KEPT = 4096

@@ -220,7 +220,8 @@ def _verify(path: Path, expected: FileFacts) -> None:
 
 def interface(plan: Plan) -> tuple[tuple[TensorFacts, ...], tuple[TensorFacts, ...]]:
     """Inputs and outputs that the model of a plan has to have."""
-    inputs = tuple(TensorFacts(name=name, shape=("batch", *shape)) for name, shape in plan.inputs)
-    steps = {step.name: step for step in plan}
-    outputs = tuple(TensorFacts(name="logits", shape=("batch", *steps[name].block.output)) for name in plan.outputs)
+    part = plan.only
+    inputs = tuple(TensorFacts(name=name, shape=("batch", *tensor.shape)) for name, tensor in part.inputs)
+    made = {step.name: step.block.output for step in part}
+    outputs = tuple(TensorFacts(name="logits", shape=("batch", *made[name].shape)) for name in part.outputs)
     return inputs, outputs

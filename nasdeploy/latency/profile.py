@@ -177,18 +177,18 @@ def _open_journal(path: Path, conditions: Conditions, progress: Progress) -> Jou
 
 def block_model(block: Block, device: Device) -> Model:
     """A block with random weights, to be measured."""
-    return _model(build(block), block.inputs, device)
+    return _model(build(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
     """The graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
-    return _model(build(block), block.inputs, device)
+    return _model(build(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:
     """A whole network with random weights, to be measured."""
-    return _model(Network(plan), tuple(shape for _, shape in plan.inputs), device)
+    return _model(Network(plan), tuple(tensor.shape for _, tensor in plan.only.inputs), device)
 
 
 def _model(module: nn.Module, inputs: tuple[Shape, ...], device: Device) -> Model:

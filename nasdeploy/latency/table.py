@@ -161,7 +161,7 @@ class LatencyTable(Settings):
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
         """Seconds that a slot's block adds to a network's predicted latency; the calibration's offset comes on top."""
         once = self.calibration.per_block + self.calibration.per_param * block.params
-        return self.calibration.slope * self._entry(slot, block) + slot.times * once
+        return self.calibration.slope * self._entry(slot, block) + slot.part.runs * once
 
     @cached_property
     def _entry(self) -> SlotCost:
@@ -238,8 +238,8 @@ def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int, int]:
     missing = sorted({key for key in plan.keys if key not in entries})
     if missing:
         raise _lacks(missing)
-    total = sum(step.times * entries[step.block.key].undisturbed for step in plan)
-    return total, sum(step.times for step in plan), sum(step.times * step.block.params for step in plan)
+    total = plan.total(lambda block: entries[block.key].undisturbed)
+    return total, plan.total(lambda block: 1), plan.total(lambda block: block.params)
 
 
 def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
@@ -251,7 +251,7 @@ def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
     def cost(slot: Slot, block: Block) -> float:
         if block.key not in entries:
             raise _lacks([block.key])
-        return slot.times * entries[block.key].undisturbed
+        return slot.part.runs * entries[block.key].undisturbed
 
     return cost
 

@@ -65,9 +65,7 @@ class Pace:
     def of_networks(self, space: SearchSpace, number: int, protocol: Protocol) -> float:
         """Seconds for measuring so many whole networks, spread over the range at equal ratios."""
         plans = [space.plan(arch) for arch in (space.smallest(), space.largest())]
-        fastest, slowest = (
-            sum((step.times * (self.call + self.per_mac * step.block.macs) for step in plan), 0.0) for plan in plans
-        )
+        fastest, slowest = (plan.total(lambda block: self.call + self.per_mac * block.macs) for plan in plans)
         opening = self.opening * sum(len(plan.steps) for plan in plans) / 2
         return self._measuring(np.geomspace(fastest, slowest, number), opening, protocol.networks, protocol)
 

@@ -32,7 +32,7 @@ class Network(nn.Module):
         def compute(step: Step, x: Tensor) -> Tensor:
             return self.block(step.name).compute(x, statistics)
 
-        return run(self.plan, x, compute)
+        return run(self.plan.only, x, compute)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[N, classes]` of images `[N, 3, side, side]` at the plan's input side."""

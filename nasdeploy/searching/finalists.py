@@ -51,5 +51,5 @@ def measure_networks(
 
 def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> Model:
     network = network_of(arch)
-    shapes = tuple(shape for _, shape in network.plan.inputs)
+    shapes = tuple(tensor.shape for _, tensor in network.plan.only.inputs)
     return model_for(network, shapes, device)

@@ -1,12 +1,11 @@
 """What a network takes of memory: bytes of its file, and of the activations that live at once. Torch-free."""
 
 from collections.abc import Callable
-from math import prod
 
 import numpy as np
 
 from nasdeploy.core.costs import Costs, Floats, SlotCost
-from nasdeploy.core.plan import Block, Plan
+from nasdeploy.core.plan import Block, Part, Plan
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.runtimes.runtime import Precision
 
@@ -32,37 +31,38 @@ _FILE_PER_BLOCK = 2900
 
 
 def live_elements(plan: Plan) -> int:
-    """Most elements of activations that exist at once: the maximum over steps s of
+    """Most elements of activations that exist at once: the maximum over the steps s of each part of
     `live(block of s) + sum of the sizes of the other tensors that were made before s and are needed after it`.
 
     `live` is the block's own (its inputs, its output, and the largest that it holds inside). Batch 1; weights are not
     counted, and neither is what a runtime needs to run at all.
     """
-    sizes = dict(_sizes(plan))
-    needed = {name: len(plan.steps) for name in plan.outputs}
-    for place, step in enumerate(plan.steps):
+    return max(_live_elements(part) for part in plan.parts)
+
+
+def _live_elements(part: Part) -> int:
+    sizes = {name: tensor.elements for name, tensor in part.inputs}
+    sizes |= {step.name: step.block.output.elements for step in part}
+    needed = {name: len(part.steps) for name in part.outputs}
+    for place, step in enumerate(part):
         for name in step.takes:
             needed[name] = max(needed.get(name, place), place)
-    made = [name for name, _ in plan.inputs]
+    made = [name for name, _ in part.inputs]
     most = 0
-    for place, step in enumerate(plan.steps):
+    for place, step in enumerate(part):
         waiting = [name for name in made if needed.get(name, -1) > place and name not in step.takes]
         most = max(most, step.block.live + sum(sizes[name] for name in waiting))
         made.append(step.name)
     return most
 
 
-def _sizes(plan: Plan) -> list[tuple[str, int]]:
-    return [(name, prod(shape)) for name, shape in (*plan.inputs, *((s.name, s.block.output) for s in plan.steps))]
-
-
 def peak_memory(space: SearchSpace, precision: Precision) -> Callable[[Codes], Floats]:
     """Bytes of peak activation memory `[n]` of codes `[n, choices]`; see `live_elements`.
 
-    In a chain nothing waits, so that the peak is the largest over slots, which is looked up for many codes at once.
+    In chains nothing waits, so that the peak is the largest over slots, which is looked up for many codes at once.
     """
     width = _BYTES[precision]
-    if type(space).plan is SearchSpace.plan:
+    if space.is_chain:
         largest = Costs(space, [live], np.maximum)
         return lambda codes: width * largest(codes)[:, 0]
     return lambda codes: np.array([float(width * live_elements(space.plan(arch))) for arch in space.decode(codes)])

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, strided
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace, Slot
 
@@ -142,9 +142,9 @@ class MobileNetSpace(SearchSpace):
             activation=row.activation or self.table.activation,
         )
 
-    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
+    def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
         """One RGB image at the architecture's resolution."""
-        return (("input", (3, arch["resolution"], arch["resolution"])),)
+        return (("input", TensorType((3, arch["resolution"], arch["resolution"]))),)
 
     @cached_property
     def named(self) -> Mapping[str, Arch]:

@@ -46,12 +46,12 @@ class Supernet(nn.Module):
             tensors = FAMILIES[type(step.block)].slice(self.weights[step.name], step.block)
             return forward_of(step.block)(tensors, x, statistics, rates.get(step.name, 0.0))
 
-        return run(plan, rescale(x, input_side(plan)), compute)
+        return run(plan.only, rescale(x, input_side(plan)), compute)
 
 
 def input_side(plan: Plan) -> int:
     """Side in pixels of the square images that a plan takes."""
-    return plan.inputs[0][1][-1]
+    return plan.only.inputs[0][1].shape[-1]
 
 
 def _cover(space: SearchSpace, slot: Slot) -> nn.Module:

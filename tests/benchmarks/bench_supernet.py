@@ -121,7 +121,7 @@ def report_extraction() -> None:
 def report_scoring() -> None:
     """Print the rate at which architectures are scored."""
     space = load_space("alphanet")
-    costs = Costs(space, [macs, params, lambda slot, block: float(slot.times)])
+    costs = Costs(space, [macs, params, lambda slot, block: float(slot.part.runs)])
     codes = space.sample_codes(1_000_000, np.random.default_rng(0))
     took = median(seconds(lambda: costs(codes)) for _ in range(5))
     print(f"scoring MACs, parameters and a latency-like sum: {1 / took:.1f} million architectures a second")

@@ -38,8 +38,9 @@ class Networks:
         place = {key: number for number, key in enumerate(self.space.distinct_blocks())}
         found = np.zeros([len(self.archs), len(place)])
         for row, arch in zip(found, self.archs, strict=True):
-            for step in self.space.plan(arch):
-                row[place[step.block.key]] += step.times
+            for part in self.space.plan(arch).parts:
+                for step in part:
+                    row[place[step.block.key]] += part.runs
         return found
 
     @cached_property

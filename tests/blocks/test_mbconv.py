@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, make_divisible, strided
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.plan import Block, Plan
+from nasdeploy.core.plan import Block, Plan, TensorType
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces import load_space
@@ -21,7 +21,7 @@ MILLION_MACS = {"a0": 203, "a1": 279, "a2": 317, "a3": 357, "a4": 444, "a5-small
 
 def counted(module: torch.nn.Module, block: Block | Plan) -> tuple[int, int]:
     """MACs by torch's own counter (one multiply-accumulate is two FLOPs), and parameters."""
-    shape = block.inputs[0][1] if isinstance(block, Plan) else block.inputs[0]
+    shape = (block.only.inputs[0][1] if isinstance(block, Plan) else block.inputs[0]).shape
     with FlopCounterMode(display=False) as counter:
         module.eval()(torch.empty(1, *shape, device="meta"))
     flops = counter.get_total_flops()
@@ -75,7 +75,12 @@ def test_strided_is_the_side_that_a_convolution_gives(side: int, stride: int, ke
 
 def test_a_block_counted_by_hand() -> None:
     block = MBConv(7, 16, 24, kernel_size=3, expand_ratio=4, stride=2, se=True, activation="swish")
-    assert (block.mid_channels, block.se_channels, block.inputs, block.output) == (64, 16, ((16, 7, 7),), (24, 4, 4))
+    assert (block.mid_channels, block.se_channels, block.inputs, block.output) == (
+        64,
+        16,
+        (TensorType((16, 7, 7)),),
+        TensorType((24, 4, 4)),
+    )
     expand, depthwise, squeeze, project, shortcut = 49 * 16 * 64, 16 * 9 * 64, 64 * 16 * 2, 16 * 64 * 24, 16 * 16 * 24
     assert block.macs == expand + depthwise + squeeze + project + shortcut
     weights, biases, norms = 16 * 64 + 9 * 64 + 2 * 64 * 16 + 64 * 24 + 16 * 24, 16 + 64, 2 * (64 + 64 + 24)
@@ -109,8 +114,8 @@ def test_macs_and_parameters_of_every_kind_of_block() -> None:
     for block in blocks:
         with torch.device("meta"):
             module = build(block)
-            output = module(torch.empty(2, *block.inputs[0]))
-        assert output.shape == (2, *block.output), block.key
+            output = module(torch.empty(2, *block.inputs[0].shape))
+        assert output.shape == (2, *block.output.shape), block.key
         assert counted(module, block) == (block.macs, block.params), block.key
 
 

@@ -34,17 +34,21 @@ def archs(space: SearchSpace, count: int, seed: int = 0) -> list[Arch]:
 
 
 def assert_valid(plan: Plan) -> None:
-    """Names are unique, every step takes the shapes that are there, and something is returned."""
-    shapes = dict(plan.inputs)
-    assert len(shapes) == len(plan.inputs)
-    for step in plan:
-        assert step.name not in shapes
-        assert tuple(shapes[name] for name in step.takes) == step.block.inputs
-        assert step.times >= 1
-        shapes[step.name] = step.block.output
-    assert plan.outputs
-    assert set(plan.outputs) <= {step.name for step in plan}
-    assert all(side >= 1 for shape in shapes.values() for side in shape)
+    """Names are unique, every step takes the types that are there, and something is returned."""
+    assert plan.parts
+    assert len({part.name for part in plan.parts}) == len(plan.parts)
+    assert len({step.name for step in plan}) == len(plan.steps)
+    for part in plan.parts:
+        types = dict(part.inputs)
+        assert len(types) == len(part.inputs)
+        for step in part:
+            assert step.name not in types
+            assert tuple(types[name] for name in step.takes) == step.block.inputs
+            types[step.name] = step.block.output
+        assert part.runs >= 1
+        assert part.outputs
+        assert set(part.outputs) <= {step.name for step in part}
+        assert all(side >= 1 for tensor in types.values() for side in tensor.shape)
 
 
 def test_choices_have_ascending_values_and_are_all_read(space: SearchSpace) -> None:
@@ -60,7 +64,7 @@ def test_plans_are_valid(space: SearchSpace) -> None:
     for arch in archs(space, 50):
         plan = space.plan(arch)
         assert_valid(plan)
-        assert plan.steps[-1].block.output == (CLASSES,)
+        assert plan.steps[-1].block.output.shape == (CLASSES,)
 
 
 def test_canonical_form_keeps_the_network(space: SearchSpace) -> None:
@@ -95,9 +99,9 @@ def test_codes_round_trip(name: str, seed: int, count: int) -> None:
 
 def test_batch_costs_are_those_of_the_plans(space: SearchSpace) -> None:
     codes = space.sample_codes(200, np.random.default_rng(1))
-    found = Costs(space, [costs.macs, costs.params, lambda slot, block: float(slot.times)])(codes)
+    found = Costs(space, [costs.macs, costs.params, lambda slot, block: float(slot.part.runs)])(codes)
     plans = [space.plan(arch) for arch in space.decode(codes)]
-    assert np.array_equal(found, [[p.macs, p.params, sum(step.times for step in p)] for p in plans])
+    assert np.array_equal(found, [[p.macs, p.params, p.total(lambda block: 1)] for p in plans])
 
 
 def test_every_block_is_among_the_distinct_ones(space: SearchSpace) -> None:

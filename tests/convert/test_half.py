@@ -49,7 +49,7 @@ def model_of(block: MBConv | PoolHead, change: Change) -> bytes:
 
 
 def images(block: MBConv | PoolHead) -> Array:
-    x: Array = torch.randn(IMAGES, *block.inputs[0], generator=torch.Generator().manual_seed(1)).numpy()
+    x: Array = torch.randn(IMAGES, *block.inputs[0].shape, generator=torch.Generator().manual_seed(1)).numpy()
     return x
 
 

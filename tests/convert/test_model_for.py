@@ -46,7 +46,7 @@ def test_networks_in_fp16_take_fp32_and_blocks_do_not():
     plan = space.plan(space.smallest())
     half = device(precision="fp16")
     assert first_input(model_for(build(BLOCK), BLOCK.inputs, half)).elem_type == TensorProto.FLOAT16
-    network = model_for(Network(plan), [shape for _, shape in plan.inputs], half)
+    network = model_for(Network(plan), [tensor.shape for _, tensor in plan.only.inputs], half)
     assert first_input(network).elem_type == TensorProto.FLOAT
 
 

@@ -105,7 +105,7 @@ def test_quick_blocks_agree_with_pytorch(place):
     block = list(SPACE.distinct_blocks().values())[place]
     module = build(block).eval()
     randomise_norms(module)
-    x = torch.randn(1, *block.inputs[0])
+    x = torch.randn(1, *block.inputs[0].shape)
     with torch.no_grad():
         expected = module(x).numpy()
     np.testing.assert_allclose(run(quick_onnx(module, block.inputs, 1), x), expected, rtol=1e-4, atol=1e-5)

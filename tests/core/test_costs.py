@@ -15,9 +15,9 @@ SPACE = ToySpace()
 @given(st.integers(0, 2**32), st.integers(1, 200))
 def test_batch_costs_are_those_of_the_plans(seed: int, count: int) -> None:
     codes = SPACE.sample_codes(count, np.random.default_rng(seed))
-    found = Costs(SPACE, [costs.macs, costs.params, lambda slot, block: float(slot.times)])(codes)
+    found = Costs(SPACE, [costs.macs, costs.params, lambda slot, block: float(slot.part.runs)])(codes)
     plans = [SPACE.plan(arch) for arch in SPACE.decode(codes)]
-    expected = [[p.macs, p.params, sum(step.times for step in p)] for p in plans]
+    expected = [[p.macs, p.params, p.total(lambda block: 1)] for p in plans]
     assert np.array_equal(found, expected)
 
 

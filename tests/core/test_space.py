@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Block, Step
-from nasdeploy.core.space import Slot
+from nasdeploy.core.plan import Block, Part, Step, TensorType
+from nasdeploy.core.space import PartSpec, Slot
 from tests.toy import Square, ToySpace
 
 SPACE = ToySpace()
@@ -27,19 +27,28 @@ def blocks(values: dict[str, int]) -> list[Block | None]:
     return [SPACE.block(slot, {name: values[name] for name in slot.reads}) for slot in SPACE.slots]
 
 
-def test_plan_is_the_chain_of_present_blocks() -> None:
+def test_plan_has_a_chain_of_present_blocks_for_each_part() -> None:
     plan = SPACE.plan(SPACE.arch(nested(depth=2)))
-    assert plan.inputs == (("input", (8,)),)
-    assert plan.steps == (
-        Step("first", Square(8, 2, 2), ("input",)),
-        Step("second", Square(2, 5, 5), ("first",)),
-        Step("third", Square(5, 5, 5), ("second",), times=3),
-        Step("last", Square(5, 5, 1), ("third",)),
+    given = (("input", TensorType((5,))),)
+    steps = (Step("first", Square(8, 2, 2), ("input",)), Step("second", Square(2, 5, 5), ("first",)))
+    assert plan.parts == (
+        Part("network", (("input", TensorType((8,))),), steps, ("second",)),
+        Part("loop", given, (Step("third", Square(5, 5, 5), ("input",)),), ("third",), runs=3),
+        Part("end", given, (Step("last", Square(5, 5, 1), ("input",)),), ("last",)),
     )
-    assert plan.outputs == ("last",)
+    assert [step.name for step in plan] == ["first", "second", "third", "last"]
     assert plan.macs == 8 * 2 * 2 + 2 * 5 * 5 + 3 * 5 * 5 * 5 + 5 * 5
     assert plan.params == (16 + 2) + (10 + 5) + (25 + 5) + (25 + 1)
     assert plan.keys[0] == "Square(inside=8,outside=2,kind=2,doubled=0)"
+
+
+def test_a_part_without_blocks_is_left_out() -> None:
+    plan = SPACE.plan(SPACE.arch(nested(depth=1, skip=1)))
+    assert plan.only == plan.part("network") and len(plan.only.steps) == 2
+    with pytest.raises(KeyError, match="loop"):
+        plan.part("loop")
+    with pytest.raises(ValueError, match="a network of one part is expected; it has network, loop, end"):
+        _ = SPACE.plan(SPACE.arch(nested())).only
 
 
 def test_a_choice_that_no_present_slot_reads_does_not_count() -> None:
@@ -171,7 +180,7 @@ def test_digest_tells_networks_apart() -> None:
             )
 
     class Oftener(ToySpace):
-        slots = (*ToySpace.slots[:-1], Slot("last", ("skip", "width.1"), times=2))
+        slots = (*ToySpace.slots[:-1], Slot("last", ("skip", "width.1"), PartSpec("end", runs=2)))
 
     digests = {SPACE.digest, Wider().digest, Oftener().digest}
     assert len(digests) == 3

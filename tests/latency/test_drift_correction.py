@@ -50,7 +50,7 @@ def raw(table):
     networks = []
     for network in table.networks:
         timing = steadied(network.timing, usual, -table.steadied)
-        total = sum(step.times * entries[step.block.key].undisturbed for step in SPACE.plan(SPACE.arch(network.arch)))
+        total = SPACE.plan(SPACE.arch(network.arch)).total(lambda block: entries[block.key].undisturbed)
         networks.append(replace(network, entries=total, timing=timing))
     return entries, networks
 

@@ -43,7 +43,7 @@ def test_generated_code_agrees() -> None:
     supernet = Supernet(space)
     randomise(supernet)
     tensors = FAMILIES[type(block)].slice(supernet.weights[slot], block)
-    x = torch.randn(2, *block.inputs[0])
+    x = torch.randn(2, *block.inputs[0].shape)
     expected = eager(block)(tensors, x, BATCH, 0.0)
     found = compiled()(block)(tensors, x, BATCH, 0.0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

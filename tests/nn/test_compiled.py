@@ -72,7 +72,7 @@ def test_a_block_that_cannot_be_compiled_is_named() -> None:
     module = build(block)
     tensors = FAMILIES[MBConv].slice(module.weights, block)
     with pytest.raises(UserError) as caught:
-        compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0]), BATCH, 0.0)
+        compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0].shape), BATCH, 0.0)
     assert str(caught.value).startswith(f"train.compile: {block.key} cannot be compiled (")
     assert "no C++ compiler is here" in str(caught.value)
     assert str(caught.value).endswith("; set it to false")

@@ -55,7 +55,7 @@ def test_a_block_equals_one_of_torchs_modules(block: Block, training: bool) -> N
     randomise(module)
     module = module.double().train(training)
     other = reference(module).double().train(training)
-    x = torch.randn(3, *block.inputs[0], dtype=torch.float64)
+    x = torch.randn(3, *block.inputs[0].shape, dtype=torch.float64)
     torch.testing.assert_close(module(x), other(x), rtol=1e-9, atol=1e-9)
 
 
@@ -122,7 +122,7 @@ def test_a_strided_shortcut_averages_with_the_padding_counted(side: int) -> None
     x = torch.randn(2, 8, side, side, dtype=torch.float64)
     got = shortcut_alone(block)(x).detach().numpy()
     expected = np.array([[pooled(channel) for channel in image] for image in x.numpy()])
-    assert got.shape == (2, *block.output)
+    assert got.shape == (2, *block.output.shape)
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.costs import Floats
-from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.problem import Problem
@@ -46,8 +46,8 @@ class Stages(SearchSpace):
         kernel = next(value for name, value in values.items() if name.startswith("kernel"))
         return Square(inside[0] if inside else 3, outside, kernel * values["resolution"] ** 2)
 
-    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
-        return (("input", (3,)),)
+    def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
+        return (("input", TensorType((3,))),)
 
 
 SPACE = Stages()

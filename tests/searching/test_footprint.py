@@ -6,7 +6,7 @@ from torch.overrides import TorchFunctionMode
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.convert import to_onnx
-from nasdeploy.core.plan import Block, Plan, Step
+from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import build
 from nasdeploy.nn.network import Network
@@ -16,9 +16,13 @@ from tests.latency.tables import SPACE, archs
 from tests.toy import Square, ToySpace
 
 
+def plan_of(inputs: int, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> Plan:
+    return Plan((Part("network", (("input", TensorType((inputs,))),), steps, outputs),))
+
+
 def test_in_a_chain_the_peak_is_that_of_the_largest_step():
     steps = (Step("a", Square(8, 3, 1), ("input",)), Step("b", Square(3, 7, 1), ("a",)))
-    assert live_elements(Plan((("input", (8,)),), steps, ("b",))) == 8 + 3
+    assert live_elements(plan_of(8, steps, ("b",))) == 8 + 3
 
 
 def test_what_waits_for_a_later_step_is_alive():
@@ -29,15 +33,14 @@ def test_what_waits_for_a_later_step_is_alive():
         Step("d", Square(10, 1, 1), ("a",)),
     )
     # While c computes, a waits for d; while d does, c waits to be returned.
-    assert live_elements(Plan((("input", (2,)),), steps, ("c", "d"))) == 10 + 4 + 6
-    assert live_elements(Plan((("input", (2,)),), steps[:3], ("a", "c"))) == 10 + 4 + 6
-    assert live_elements(Plan((("input", (2,)),), steps[:3], ("c",))) == 10 + 4
+    assert live_elements(plan_of(2, steps, ("c", "d"))) == 10 + 4 + 6
+    assert live_elements(plan_of(2, steps[:3], ("a", "c"))) == 10 + 4 + 6
+    assert live_elements(plan_of(2, steps[:3], ("c",))) == 10 + 4
 
 
 def test_many_at_once_are_as_one_by_one_in_chains_and_elsewhere():
     class Branched(ToySpace):
-        def plan(self, arch):
-            return ToySpace.plan(self, arch)
+        is_chain = False
 
     codes = SPACE.encode(archs())
     expected = [4 * live_elements(SPACE.plan(arch)) for arch in archs()]
@@ -83,7 +86,7 @@ def largest_convolution(block: Block) -> int:
     """Most elements that a convolution of the block's module takes and gives."""
     module = build(block).eval()
     with torch.no_grad(), Watched() as watched:
-        module(*(torch.zeros(1, *shape) for shape in block.inputs))
+        module(*(torch.zeros(1, *tensor.shape) for tensor in block.inputs))
     return max(watched.elements)
 
 

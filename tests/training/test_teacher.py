@@ -131,12 +131,12 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     randomise(supernet)
     made = extract(supernet, tiny_space().largest()).eval()
     path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
-    path.write_bytes(quick_onnx(made, [made.plan.inputs[0][1]], batch=4))
+    path.write_bytes(quick_onnx(made, [made.plan.only.inputs[0][1].shape], batch=4))
     return path, made
 
 
 def side_of(network: nn.Module) -> int:
-    return int(network.plan.inputs[0][1][-1])
+    return network.plan.only.inputs[0][1].shape[-1]
 
 
 def test_an_onnx_file_gives_its_first_output(onnx: tuple[Path, nn.Module]) -> None:

@@ -70,13 +70,13 @@ def save_program(network: "Network", path: Path, largest: int | None = None) -> 
     """Write, and give, the program of a network, for any batch or up to the `largest`, and without a pickle."""
     import torch
 
-    ((_, shape),) = network.plan.inputs
+    ((_, tensor),) = network.plan.only.inputs
     with torch.no_grad():
         program = torch.export.export(
             network.eval(),
             # With a batch of 1 the exporter would take the dimension for a constant. PyTorch chooses between ways to
             # convolve by it, at 16, and takes the range that the example is in for the one that is meant.
-            (torch.zeros(largest or 2, *shape),),
+            (torch.zeros(largest or 2, *tensor.shape),),
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=largest)},),
         )
     # They are what torch.export would write as a pickle.

@@ -52,8 +52,8 @@ class TorchTensorRtFormat(TensorRtFormat):
     def write(self, source: Source, path: Path) -> None:
         """Convert and build; raises `UserError` for a network that Torch-TensorRT refuses."""
         engine, program = files_of(self, path)
-        ((_, shape),) = source.network.plan.inputs
-        engine.write_bytes(_convert(save_program(source.network, program), shape, source.device))
+        ((_, tensor),) = source.network.plan.only.inputs
+        engine.write_bytes(_convert(save_program(source.network, program), tensor.shape, source.device))
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """What is wrong with the program, and whether there is an engine, which is loaded since there is a GPU."""

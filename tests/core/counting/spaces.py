@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 
 from nasdeploy.core.arch import Arch, Choice
-from nasdeploy.core.plan import Block, Shape
+from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 
 
@@ -25,12 +25,12 @@ class Layer(Block):
     expand: int
 
     @property
-    def inputs(self) -> tuple[Shape, ...]:
-        return ((self.side, self.side),)
+    def inputs(self) -> tuple[TensorType, ...]:
+        return (TensorType((self.side, self.side)),)
 
     @property
-    def output(self) -> Shape:
-        return (self.side, self.side)
+    def output(self) -> TensorType:
+        return TensorType((self.side, self.side))
 
     @property
     def macs(self) -> int:
@@ -66,5 +66,5 @@ class LayerwiseSpace(SearchSpace):
         side = values["resolution"] // 2 ** (stage + 1)
         return Layer(side, values[f"kernel_size.{slot.name}"], values[f"expand_ratio.{slot.name}"] * 2**stage)
 
-    def inputs(self, arch: Arch) -> tuple[tuple[str, Shape], ...]:
-        return (("input", (arch["resolution"], arch["resolution"])),)
+    def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
+        return (("input", TensorType((arch["resolution"], arch["resolution"]))),)

@@ -53,7 +53,7 @@ HALVES = Halves(SPACE, macs, find_cut(SPACE))
 
 def test_large_integers_are_exact_too():
     def count(slot, block):
-        return float(slot.times)
+        return float(slot.part.runs)
 
     costs = 10**9 * Costs(SPACE, [macs])(CODES)[:, 0] + Costs(SPACE, [count])(CODES)[:, 0]
     halves = Halves(SPACE, lambda slot, block: 1e9 * macs(slot, block) + count(slot, block), find_cut(SPACE))

@@ -19,7 +19,7 @@ def drawn(space: SearchSpace, seed: int) -> SlotCost:
     """A cost of each slot and block, about as large as its MACs."""
     rng = np.random.default_rng(seed)
     blocks = [(slot, block) for slot in space.slots for block in space.blocks_of(slot) if block is not None]
-    known = {(slot.name, block.key): slot.times * block.macs * rng.uniform(0.5, 1.5) for slot, block in blocks}
+    known = {(slot.name, block.key): slot.part.runs * block.macs * rng.uniform(0.5, 1.5) for slot, block in blocks}
     return lambda slot, block: known[slot.name, block.key]
 
 

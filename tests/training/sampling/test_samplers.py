@@ -90,7 +90,7 @@ def test_a_latency_prior_bins_by_the_tables_prediction() -> None:
     """A table in which nothing but the resolution costs time: the networks of a bin have one resolution."""
     seconds = {key: timing(1e-9) for key in SPACE.distinct_blocks()}
     stems = SPACE.blocks_of(SPACE.slots[0])
-    seconds |= {block.key: timing(float(block.inputs[0][1])) for block in stems if block is not None}
+    seconds |= {block.key: timing(float(block.inputs[0].shape[1])) for block in stems if block is not None}
     conditions = CONDITIONS.model_copy(update={"space": SPACE.name, "space_digest": SPACE.digest})
     measured = network_terms(seconds, SPACE, SPACE.largest(), "calibration", timing(9.0))
     table = LatencyTable.fitted(conditions, "today", seconds, [measured])
