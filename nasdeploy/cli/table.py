@@ -62,12 +62,12 @@ def check(
     found = _required(loaded, space)
     progress = Progress(quiet)
 
-    from nasdeploy.latency.runners.open_runner import open_place
-    from nasdeploy.workflows.table import Sample
+    from nasdeploy.latency.runners.open_runner import open_runner
+    from nasdeploy.workflows.table import RecheckSize
     from nasdeploy.workflows.table import check as measure_again
 
-    with open_place(loaded.conditions.device, progress.say) as place:
-        outcome = measure_again(loaded, found, place, progress, sample=Sample(entries, networks), strict=strict)
+    with open_runner(loaded.conditions.device, progress.say) as runner:
+        outcome = measure_again(loaded, found, runner, progress, sample=RecheckSize(entries, networks), strict=strict)
     result = {"table": str(table), "holds": outcome.holds, **asdict(outcome)}
     emit(result, as_json, lambda: _check_text(result))
     if not outcome.holds:

@@ -25,7 +25,7 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import Job
 from nasdeploy.exporting.manifest import interface
 from nasdeploy.exporting.reference import Reference
-from nasdeploy.latency.protocol import REFERENCE, Opener, Protocol, Rounds, Timing, measure
+from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Opener, Rounds, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
@@ -45,7 +45,7 @@ class Target:
 
     device: Device
     table: LatencyTable | None
-    protocol: Protocol = field(default_factory=lambda: Protocol(sustained_s=1.0))
+    protocol: MeasurementProtocol = field(default_factory=lambda: MeasurementProtocol(sustained_s=1.0))
     reference_graph: Callable[[], Model] | None = None
     """Makes the graph that tells whether the machine is as fast as when the table was measured."""
     max_drop: float = MAX_DROP
@@ -157,7 +157,7 @@ def measure_latency(
     )
 
 
-def _after_gaps(openers: Mapping[str, Opener], gap_ms: float, protocol: Protocol) -> dict[str, Timing]:
+def _after_gaps(openers: Mapping[str, Opener], gap_ms: float, protocol: MeasurementProtocol) -> dict[str, Timing]:
     """Half as many visits as back to back, since each call costs a gap."""
     rounds = Rounds(len(openers), ceil(protocol.networks.visits / 2), gap_ms / 1e3)
     (timings,) = measure(openers, rounds, replace(protocol, retries=0, sustained_s=0.0))

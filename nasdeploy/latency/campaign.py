@@ -1,4 +1,4 @@
-"""Measuring many models at a place into a journal: what is missing, and once more what was disturbed."""
+"""Measuring many models with a runner into a journal: what is missing, and once more what was disturbed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,21 +17,21 @@ from nasdeploy.latency.drift import (
     with_references,
 )
 from nasdeploy.latency.journal import Journal, Kind
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import Model, Place
+from nasdeploy.latency.runners.runner import ModelMaker, Runner
 from nasdeploy.latency.time_budget import Pace
 
 
 @dataclass(frozen=True)
-class Measuring:
+class Campaign:
     """One measurement of a table, wherever it runs; all of it goes through a journal."""
 
-    place: Place
-    protocol: Protocol
+    runner: Runner
+    protocol: MeasurementProtocol
     journal: Journal
     progress: Progress
-    reference: Model
+    reference: ModelMaker
     """Makes the reference graph, of which each group has one."""
     ends: float = inf
     """When the time that the user gives is over, by `perf_counter`."""
@@ -50,7 +50,7 @@ class Measuring:
         )
 
     def timings(
-        self, kind: Kind, models: Mapping[str, Model], rounds: Rounds, later_s: float = 0.0
+        self, kind: Kind, models: Mapping[str, ModelMaker], rounds: Rounds, later_s: float = 0.0
     ) -> dict[str, Timing]:
         """Timings of all; measured now is what the journal lacks, and again what was disturbed, as often as the
         protocol says, but once where runs varied and nothing else is wrong: what a table adds up are undisturbed runs,
@@ -95,7 +95,7 @@ class Measuring:
             self.progress.say(f"no time is left to measure {len(worst)} {kind} again, which are flagged: {why}")
         return again
 
-    def _measure(self, kind: Kind, models: Mapping[str, Model], keys: Sequence[str], rounds: Rounds) -> None:
+    def _measure(self, kind: Kind, models: Mapping[str, ModelMaker], keys: Sequence[str], rounds: Rounds) -> None:
         """Measure these models, whatever the journal has of them, into the journal, unless it has a quieter timing."""
         wanted = with_references({key: models[key] for key in keys}, self.reference, rounds.group)
         done = (len(models) - len(keys)) * rounds.visits
@@ -104,7 +104,7 @@ class Measuring:
         # waits for that.
         once = replace(self.protocol, retries=0)
         with self.progress.task(name, done + len(wanted) * rounds.visits, done) as task:
-            for outcomes in self.place.measure(wanted, rounds, once, on_visits=task.advance):
+            for outcomes in self.runner.measure(wanted, rounds, once, on_visits=task.advance):
                 kept = {
                     key: found for key, found in outcomes.items() if key in models and self._better(kind, key, found)
                 }

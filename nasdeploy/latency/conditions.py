@@ -6,7 +6,7 @@ from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace, classes_of
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import Protocol
+from nasdeploy.latency.protocol import MeasurementProtocol
 from nasdeploy.runtimes.device import Device
 
 
@@ -15,19 +15,21 @@ class Conditions(Settings):
 
     device: Device
     fingerprint: Fingerprint
-    protocol: Protocol
+    protocol: MeasurementProtocol
     space: str
     space_digest: str
     classes: int
 
     @classmethod
-    def here(cls, space: SearchSpace, device: Device, protocol: Protocol) -> "Conditions":
+    def here(cls, space: SearchSpace, device: Device, protocol: MeasurementProtocol) -> "Conditions":
         """Of the machine that `device` names; raises `UserError` if it cannot be used."""
         return cls.of(space, device, fingerprint(device), protocol)
 
     @classmethod
-    def of(cls, space: SearchSpace, device: Device, machine: Fingerprint, protocol: Protocol) -> "Conditions":
-        """Of a place that is open."""
+    def of(
+        cls, space: SearchSpace, device: Device, machine: Fingerprint, protocol: MeasurementProtocol
+    ) -> "Conditions":
+        """Of a runner that is open."""
         return cls(
             device=device,
             fingerprint=machine,
@@ -44,7 +46,7 @@ class Conditions(Settings):
             found.append(f"space: {self.space} ({self.space_digest}), now {now.space} ({now.space_digest})")
         if self.device.name != now.device.name:
             found.append(f"device: {self.device.name}, now {now.device.name}")
-        for field in fields(Protocol):
+        for field in fields(MeasurementProtocol):
             before, after = getattr(self.protocol, field.name), getattr(now.protocol, field.name)
             if before != after:
                 found.append(f"protocol, {field.name}: {before}, now {after}")

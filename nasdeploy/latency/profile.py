@@ -18,14 +18,14 @@ from nasdeploy.core.plan import Block, Plan, Shape
 from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.campaign import Measuring, all_measured
+from nasdeploy.latency.campaign import Campaign, all_measured
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import reference_block
 from nasdeploy.latency.drift_correction import steadied_table
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.protocol import Protocol, Timing
-from nasdeploy.latency.runners.open_runner import open_place
-from nasdeploy.latency.runners.runner import Place
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing
+from nasdeploy.latency.runners.open_runner import open_runner
+from nasdeploy.latency.runners.runner import Runner
 from nasdeploy.latency.stratify import evenly, stratified
 from nasdeploy.latency.table import LatencyTable, Role, entry_cost
 from nasdeploy.latency.time_budget import (
@@ -44,7 +44,7 @@ from nasdeploy.store.files import locked, remove_partial_of
 
 T = TypeVar("T")
 
-_DEFAULT = Protocol()
+_DEFAULT = MeasurementProtocol()
 
 
 def profile(
@@ -53,7 +53,7 @@ def profile(
     path: Path,
     progress: Progress,
     *,
-    protocol: Protocol = _DEFAULT,
+    protocol: MeasurementProtocol = _DEFAULT,
     budget_s: float | None = None,
     started: float | None = None,
     restart: bool = False,
@@ -76,15 +76,15 @@ def profile(
             journal.unlink(missing_ok=True)
         elif path.exists() and not journal.exists():
             raise UserError(f"{path}: this is measured already; use it, or measure again with --restart")
-        with open_place(device, progress.say) as place:
-            pace = measure_pace(space, device, place, protocol)
+        with open_runner(device, progress.say) as runner:
+            pace = measure_pace(space, device, runner, protocol)
             spent = perf_counter() - started
             if budget_s is not None:
                 protocol = begun_with(journal) or within(budget_s, pace, space, protocol, spent)
-            conditions = Conditions.of(space, device, place.fingerprint, protocol)
+            conditions = Conditions.of(space, device, runner.fingerprint, protocol)
             reference = partial(reference_model, space, device)
             kept = _open_journal(journal, conditions, progress)
-            measuring = Measuring(place, protocol, kept, progress, reference, ends)
+            measuring = Campaign(runner, protocol, kept, progress, reference, ends)
             table, took = _profile(space, device, path, pace, measuring, conditions)
             if budget_s is not None and (late := _over(budget_s, {"starting and a trial": spent, **took})) is not None:
                 progress.say(late)
@@ -105,14 +105,14 @@ def _over(budget_s: float, took: Mapping[str, float]) -> str | None:
 _ABOUT = 1.1
 
 
-def measure_pace(space: SearchSpace, device: Device, place: Place, protocol: Protocol) -> Pace:
+def measure_pace(space: SearchSpace, device: Device, runner: Runner, protocol: MeasurementProtocol) -> Pace:
     """How long things take, from a few blocks; those that the runtime refuses are not among them."""
     blocks, trial = sampled_blocks(space), trial_protocol(protocol)
     models = {key: partial(block_model, block, device) for key, block in blocks.items()}
     # What is imported for the first model is no part of the others.
     next(iter(models.values()))()
     start = perf_counter()
-    found = place.measure(models, trial.blocks, trial, on_visits=lambda visits: None)
+    found = runner.measure(models, trial.blocks, trial, on_visits=lambda visits: None)
     outcomes = {key: outcome for group in found for key, outcome in group.items()}
     elapsed = perf_counter() - start
     timings = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
@@ -122,7 +122,7 @@ def measure_pace(space: SearchSpace, device: Device, place: Place, protocol: Pro
 
 
 def _profile(
-    space: SearchSpace, device: Device, path: Path, pace: Pace, measuring: Measuring, conditions: Conditions
+    space: SearchSpace, device: Device, path: Path, pace: Pace, measuring: Campaign, conditions: Conditions
 ) -> tuple[LatencyTable, dict[str, float]]:
     """The table, and the seconds that its parts took."""
     start = perf_counter()
@@ -159,7 +159,9 @@ def _in_random_order(items: Sequence[T], name: str) -> list[T]:
     return [items[place] for place in generator(0, name).permutation(len(items))]
 
 
-def choose_networks(space: SearchSpace, entries: Mapping[str, Timing], protocol: Protocol) -> dict[Arch, Role]:
+def choose_networks(
+    space: SearchSpace, entries: Mapping[str, Timing], protocol: MeasurementProtocol
+) -> dict[Arch, Role]:
     """Whole networks to measure, spread over the latency range; both ends of it are for calibration."""
     number = protocol.calibration_networks + protocol.held_out_networks
     archs = stratified(space, entry_cost(entries), number, generator(0, "choice of networks"))

@@ -16,8 +16,8 @@ from time import gmtime, perf_counter_ns, sleep, strftime
 import numpy as np
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.sensors import Reading, read_sensors
-from nasdeploy.latency.throughput import Throughput
+from nasdeploy.latency.sensors import SensorReading, read_sensors
+from nasdeploy.latency.throughput import SustainedCalls
 
 M = typing.TypeVar("M")
 
@@ -45,7 +45,7 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MeasurementProtocol:
     """How to measure. A visit is a few runs of one session; the open sessions are visited in turn.
 
     Raises `ValueError` for settings that nothing can be measured with.
@@ -88,7 +88,7 @@ class Protocol:
         if min(self.discarded, *others) < 0:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
 
-    def with_idle(self, idle_ms: float) -> "Protocol":
+    def with_idle(self, idle_ms: float) -> "MeasurementProtocol":
         """The same for a device with gaps of so many milliseconds: whole networks are measured after them.
 
         Blocks are not, since their calls are parts of one; how networks differ from their sum, calibration finds out.
@@ -116,7 +116,7 @@ class Timing:
     noise: Noise = ""
     reference: float | None = None
     """Undisturbed seconds of the reference graph meanwhile, if there was one."""
-    throughput: Throughput | None = None
+    throughput: SustainedCalls | None = None
     """None where it was not measured."""
     processes: tuple[float, ...] = ()
     """Medians of the processes that it was measured in, ascending; each has its own place in memory, and its own speed.
@@ -192,12 +192,12 @@ REFERENCE = "reference graph"
 def measure(
     openers: Mapping[str, Opener],
     rounds: Rounds,
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
     *,
     on_visit: Callable[[], None] = lambda: None,
     clock: Clock = perf_counter_ns,
     pause: Callable[[float], None] = sleep,
-    sense: Callable[[], Reading] = read_sensors,
+    sense: Callable[[], SensorReading] = read_sensors,
 ) -> Iterator[dict[str, Timing]]:
     """Timings by key, group after group; a group's sessions are open only while it is measured.
 
@@ -222,10 +222,10 @@ class _Group:
         self,
         openers: Mapping[str, Opener],
         rounds: Rounds,
-        protocol: Protocol,
+        protocol: MeasurementProtocol,
         clock: Clock,
         pause: Callable[[float], None],
-        sense: Callable[[], Reading],
+        sense: Callable[[], SensorReading],
     ) -> None:
         self._openers, self._rounds, self._protocol = openers, rounds, protocol
         self._clock, self._pause, self._sense = clock, pause, sense
@@ -323,7 +323,7 @@ class _Group:
             for _ in range(self._calls[key]):
                 call()
             done, taken = done + self._calls[key], self._clock() - start
-        return replace(timing, throughput=Throughput(done, taken * 1e-9))
+        return replace(timing, throughput=SustainedCalls(done, taken * 1e-9))
 
     def _run(self, session: Timed, calls: int) -> float:
         """Mean seconds of that many calls; made again where the clock says that they took none."""
@@ -363,7 +363,7 @@ _STEADY = 0.9
 """Frequencies of the same core at work are within this ratio of each other."""
 
 
-def _noise_of(readings: list[Reading]) -> Noise:
+def _noise_of(readings: list[SensorReading]) -> Noise:
     """What the sensors say about the time between the first and the last reading, the latter ones under load."""
     frequencies = [reading.kilohertz for reading in readings[1:]]
     if readings[-1].stops > readings[0].stops:

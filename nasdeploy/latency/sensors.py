@@ -15,7 +15,7 @@ _MOST_CPUS = 8
 
 
 @dataclass(frozen=True)
-class Reading:
+class SensorReading:
     """Sensors at one moment; zeros where the system does not tell, as in most virtual machines."""
 
     throttles: int = 0
@@ -28,13 +28,13 @@ class Reading:
     """How often a quota of processors' time was used up, so that everything stood still until the next period."""
 
 
-def read_sensors(root: Path = _ROOT) -> Reading:
+def read_sensors(root: Path = _ROOT) -> SensorReading:
     """The sensors in the file systems `sys` and `proc` below `root`."""
     sys = root / "sys"
     cpus = [sys / "devices/system/cpu" / f"cpu{number}" for number in range(_MOST_CPUS)]
     counters = [cpu / "thermal_throttle" / f"{kind}_throttle_count" for cpu in cpus for kind in ("core", "package")]
     coolers = [kind.parent for kind in sys.glob("class/thermal/cooling_device*/type") if _cools_cpu(kind)]
-    return Reading(
+    return SensorReading(
         throttles=sum(_numbers(counters)),
         capped=any(_numbers(cooler / "cur_state" for cooler in coolers)),
         kilohertz=max(_numbers(cpu / "cpufreq/scaling_cur_freq" for cpu in cpus), default=0),

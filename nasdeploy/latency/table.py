@@ -55,7 +55,7 @@ class MeasuredNetwork:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictedLatency:
     """Seconds of the median call, their standard deviation, and the 95th percentile, as seen on whole networks."""
 
     seconds: float
@@ -153,10 +153,10 @@ class LatencyTable(Settings):
 
     # -- prediction
 
-    def predict(self, plan: Plan) -> Prediction:
+    def predict(self, plan: Plan) -> PredictedLatency:
         """Latency of a network; raises `UserError` naming blocks that the table lacks."""
         (seconds,) = self.calibration(np.array([_sums(self.entries, plan)])).tolist()
-        return Prediction(seconds, self.uncertainty(seconds) * seconds, self.p95_ratio * seconds)
+        return PredictedLatency(seconds, self.uncertainty(seconds) * seconds, self.p95_ratio * seconds)
 
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
         """Seconds that a slot's block adds to a network's predicted latency; the calibration's offset comes on top."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Throughput:
+class SustainedCalls:
     """Calls that were done back to back within so many seconds of the clock, whatever stopped them meanwhile.
 
     One over the median call is no throughput: where a quota lets processors work half of the time, it is twice that.

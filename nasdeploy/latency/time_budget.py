@@ -13,7 +13,7 @@ from nasdeploy.core.progress import duration
 from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.protocol import REFERENCE_EVERY, Protocol, Rounds, Timing
+from nasdeploy.latency.protocol import REFERENCE_EVERY, MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.stratify import blocks_by_macs, evenly
 from nasdeploy.store.files import read_json_lines
 
@@ -21,7 +21,7 @@ SAMPLED = 8
 """Blocks that are timed beforehand."""
 
 
-def trial_protocol(protocol: Protocol) -> Protocol:
+def trial_protocol(protocol: MeasurementProtocol) -> MeasurementProtocol:
     """The quickest look at a block that still tells how long it takes."""
     return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, shortest_group_s=0, retries=0)
 
@@ -42,7 +42,7 @@ class Pace:
 
     @classmethod
     def of(
-        cls, blocks: Mapping[str, Block], timings: Mapping[str, Timing], elapsed: float, protocol: Protocol
+        cls, blocks: Mapping[str, Block], timings: Mapping[str, Timing], elapsed: float, protocol: MeasurementProtocol
     ) -> "Pace":
         """From a trial of `blocks` by `protocol` that took `elapsed` seconds in all."""
         from scipy.optimize import nnls
@@ -57,19 +57,19 @@ class Pace:
         opening = max(elapsed - float(measuring), 0.0) / len(blocks)
         return cls(opening, float(call), float(per_largest) / max(macs.max(), 1.0))
 
-    def of_blocks(self, blocks: Sequence[Block], protocol: Protocol) -> float:
+    def of_blocks(self, blocks: Sequence[Block], protocol: MeasurementProtocol) -> float:
         """Seconds for measuring `blocks` one by one, references included."""
         seconds = np.array([self.call + self.per_mac * block.macs for block in blocks])
         return self._measuring(seconds, self.opening, protocol.blocks, protocol)
 
-    def of_networks(self, space: SearchSpace, number: int, protocol: Protocol) -> float:
+    def of_networks(self, space: SearchSpace, number: int, protocol: MeasurementProtocol) -> float:
         """Seconds for measuring so many whole networks, spread over the range at equal ratios."""
         plans = [space.plan(arch) for arch in (space.smallest(), space.largest())]
         fastest, slowest = (plan.total(lambda block: self.call + self.per_mac * block.macs) for plan in plans)
         opening = self.opening * sum(len(plan.steps) for plan in plans) / 2
         return self._measuring(np.geomspace(fastest, slowest, number), opening, protocol.networks, protocol)
 
-    def _measuring(self, seconds: Floats, opening: float, rounds: Rounds, p: Protocol) -> float:
+    def _measuring(self, seconds: Floats, opening: float, rounds: Rounds, p: MeasurementProtocol) -> float:
         runs = p.warmup + rounds.visits * (p.discarded + p.kept)
         measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum())
         references = 1 / max(rounds.group - 1, 1)
@@ -80,14 +80,16 @@ class Pace:
         )
 
 
-def total(pace: Pace, space: SearchSpace, protocol: Protocol) -> float:
+def total(pace: Pace, space: SearchSpace, protocol: MeasurementProtocol) -> float:
     """Seconds for a whole table."""
     number = protocol.calibration_networks + protocol.held_out_networks
     blocks = list(space.distinct_blocks().values())
     return pace.of_blocks(blocks, protocol) + pace.of_networks(space, number, protocol)
 
 
-def within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol, spent: float = 0.0) -> Protocol:
+def within(
+    budget: float, pace: Pace, space: SearchSpace, protocol: MeasurementProtocol, spent: float = 0.0
+) -> MeasurementProtocol:
     """The most thorough form of `protocol` that takes at most what `spent` seconds leave of `budget` seconds.
 
     Every block is measured in any case, since a table that lacks one is of no use; then visits are given up first,
@@ -106,7 +108,9 @@ def within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol, sp
     )
 
 
-def with_networks_within(budget: float, pace: Pace, space: SearchSpace, protocol: Protocol, slower: float) -> Protocol:
+def with_networks_within(
+    budget: float, pace: Pace, space: SearchSpace, protocol: MeasurementProtocol, slower: float
+) -> MeasurementProtocol:
     """The form of `protocol`, after its blocks, whose whole networks take at most `budget` seconds; the least if none.
 
     `slower`: how many times as long as by `pace` the blocks took.
@@ -125,7 +129,7 @@ _SHARES_OF_NETWORKS = (0.75, 0.5, 0.375, 0.25)
 _LEAST_SHARE_OF_VISITS = 0.2
 
 
-def _forms(protocol: Protocol) -> Iterator[Protocol]:
+def _forms(protocol: MeasurementProtocol) -> Iterator[MeasurementProtocol]:
     for share in _SHARES_OF_VISITS:
         yield _shortened(protocol, share, 1.0)
     for share in _SHARES_OF_NETWORKS:
@@ -133,7 +137,7 @@ def _forms(protocol: Protocol) -> Iterator[Protocol]:
     yield _shortened(protocol, _LEAST_SHARE_OF_VISITS, _SHARES_OF_NETWORKS[-1])
 
 
-def _shortened(protocol: Protocol, visits: float, networks: float) -> Protocol:
+def _shortened(protocol: MeasurementProtocol, visits: float, networks: float) -> MeasurementProtocol:
     return replace(
         protocol,
         blocks=replace(protocol.blocks, visits=_part(protocol.blocks.visits, visits)),
@@ -148,7 +152,7 @@ def _part(whole: int, share: float) -> int:
     return min(whole, max(1, round(whole * share)))
 
 
-def begun_with(journal: Path) -> Protocol | None:
+def begun_with(journal: Path) -> MeasurementProtocol | None:
     """The protocol of a measurement that was stopped; None if there is none, or its journal is damaged."""
     try:
         lines = read_json_lines(journal) if journal.exists() else []

@@ -90,7 +90,7 @@ class ExecuTorch:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ProgramTensor:
     """An input or output of a program."""
 
     dtype: str
@@ -200,8 +200,8 @@ class ExecuTorchSession:
         self._fixed = ()
 
 
-def _tensor(meta: Any) -> Tensor:
-    return Tensor(_TYPES.get(meta.dtype(), f"type {meta.dtype()}"), tuple(meta.sizes()))
+def _tensor(meta: Any) -> ProgramTensor:
+    return ProgramTensor(_TYPES.get(meta.dtype(), f"type {meta.dtype()}"), tuple(meta.sizes()))
 
 
 def _tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:

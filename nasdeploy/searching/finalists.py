@@ -10,7 +10,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.profile import reference_model
-from nasdeploy.latency.protocol import Protocol, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.latency.runners.run_models import Refusal
 from nasdeploy.nn.network import Network
@@ -32,14 +32,14 @@ def measure_networks(
 
     Raises `UserError` if the device cannot be used or its runtime refuses one.
     """
-    protocol = Protocol().with_idle(device.idle_ms)
+    protocol = MeasurementProtocol().with_idle(device.idle_ms)
     by_text = {arch.text: arch for arch in archs}
     models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
     wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
     timings: dict[Arch, Timing] = {}
     visits = len(wanted) * protocol.networks.visits
-    with open_processes(device, progress.say) as place, progress.task("measuring finalists, visits", visits) as task:
-        for outcomes in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+    with open_processes(device, progress.say) as runner, progress.task("measuring finalists, visits", visits) as task:
+        for outcomes in runner.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for text, outcome in outcomes.items():
                 if text not in by_text:
                     continue

@@ -10,10 +10,10 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.registry import suggestion
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.latency.runners.run_models import Refusal
-from nasdeploy.latency.runners.runner import Place
+from nasdeploy.latency.runners.runner import Runner
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -21,12 +21,12 @@ from nasdeploy.runtimes.runtime import Model
 if TYPE_CHECKING:
     from torch import nn
 
-_DEFAULT = Protocol(sustained_s=1.0)
+_DEFAULT = MeasurementProtocol(sustained_s=1.0)
 _SIDE = 224
 
 
 @dataclass(frozen=True)
-class Contender:
+class BenchModel:
     """A model to measure."""
 
     make: Callable[[], Model]
@@ -35,7 +35,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class AfterGaps:
+class BenchAfterGaps:
     """Calls that came after the device had done nothing for `gap_ms`."""
 
     gap_ms: float
@@ -48,7 +48,7 @@ class AfterGaps:
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchResult:
     """What was found out about a model. Latencies are of calls back to back, in the median of the processes."""
 
     model: str
@@ -64,7 +64,7 @@ class Result:
     images_per_s: float | None
     """Images that were done within `throughput_s` of the clock, by that; None where it was not measured."""
     throughput_s: float | None
-    after_gaps: AfterGaps | None
+    after_gaps: BenchAfterGaps | None
     """None where no gaps were asked for."""
     ties: tuple[str, ...]
     """Other models whose medians the processes do not tell from this one's."""
@@ -76,38 +76,38 @@ def bench(
     progress: Progress,
     *,
     gap_ms: float | None = None,
-    protocol: Protocol = _DEFAULT,
-) -> tuple[Result, ...]:
+    protocol: MeasurementProtocol = _DEFAULT,
+) -> tuple[BenchResult, ...]:
     """Measure models in turn on `device`, on this machine or on its board, in the order given.
 
     Each is measured in several processes, started anew: back to back, and after gaps of `gap_ms`, by default those of
     the device. Raises `UserError` for a model that is not there, damaged, or refused by the device's runtime.
     """
-    contenders = {name: contender(name, device) for name in dict.fromkeys(models)}
+    chosen = {name: contender(name, device) for name in dict.fromkeys(models)}
     gap_ms = device.idle_ms if gap_ms is None else gap_ms
-    rounds = Rounds(group=len(contenders), visits=protocol.networks.visits)
-    with open_processes(device, progress.say) as place:
-        timings = _measured(place, contenders, rounds, protocol, device, progress)
+    rounds = Rounds(group=len(chosen), visits=protocol.networks.visits)
+    with open_processes(device, progress.say) as runner:
+        timings = _measured(runner, chosen, rounds, protocol, device, progress)
         after = {}
         if gap_ms:
             paused, once = replace(rounds, idle_s=gap_ms / 1e3), replace(protocol, sustained_s=0.0)
-            after = _measured(place, contenders, paused, once, device, progress)
-    return tuple(_result(name, each, timings, after.get(name), device, gap_ms) for name, each in contenders.items())
+            after = _measured(runner, chosen, paused, once, device, progress)
+    return tuple(_result(name, each, timings, after.get(name), device, gap_ms) for name, each in chosen.items())
 
 
 def _measured(
-    place: Place,
-    contenders: Mapping[str, Contender],
+    runner: Runner,
+    chosen: Mapping[str, BenchModel],
     rounds: Rounds,
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
     device: Device,
     progress: Progress,
 ) -> dict[str, Timing]:
     found: dict[str, Timing] = {}
-    makers = {name: each.make for name, each in contenders.items()}
+    makers = {name: each.make for name, each in chosen.items()}
     how = f"after gaps of {1e3 * rounds.idle_s:g} ms" if rounds.idle_s else "back to back"
-    with progress.task(f"measuring {how}, visits", len(contenders) * rounds.visits) as task:
-        for outcomes in place.measure(makers, rounds, protocol, on_visits=task.advance):
+    with progress.task(f"measuring {how}, visits", len(chosen) * rounds.visits) as task:
+        for outcomes in runner.measure(makers, rounds, protocol, on_visits=task.advance):
             for name, outcome in outcomes.items():
                 if isinstance(outcome, Refusal):
                     raise UserError(f"{name}: device {device.name} cannot run it: {outcome.reason}")
@@ -117,23 +117,23 @@ def _measured(
 
 def _result(
     name: str,
-    contender: Contender,
+    model: BenchModel,
     timings: Mapping[str, Timing],
     after: Timing | None,
     device: Device,
     gap_ms: float,
-) -> Result:
+) -> BenchResult:
     timing = timings[name]
     throughput = timing.throughput
-    return Result(
+    return BenchResult(
         name,
-        contender.bytes / 1e6,
+        model.bytes / 1e6,
         **_milliseconds(timing),
         processes_ms=_processes_ms(timing),
         noise=timing.noise,
         images_per_s=device.batch * throughput.per_s if throughput else None,
         throughput_s=throughput.seconds if throughput else None,
-        after_gaps=AfterGaps(gap_ms, **_milliseconds(after), processes_ms=_processes_ms(after), noise=after.noise)
+        after_gaps=BenchAfterGaps(gap_ms, **_milliseconds(after), processes_ms=_processes_ms(after), noise=after.noise)
         if after
         else None,
         ties=tuple(other for other in timings if other != name and timing.ties(timings[other])),
@@ -148,7 +148,7 @@ def _processes_ms(timing: Timing) -> tuple[float, ...]:
     return tuple(1e3 * seconds for seconds in timing.processes)
 
 
-def contender(text: str, device: Device) -> Contender:
+def contender(text: str, device: Device) -> BenchModel:
     """The model that `text` names: a file, a bundle, `torchvision:NAME` or `timm:NAME`; raises `UserError`."""
     library, colon, name = text.partition(":")
     if colon and library in _LIBRARIES:
@@ -160,7 +160,7 @@ def contender(text: str, device: Device) -> Contender:
         raise UserError(f"{text}: no such file or bundle; a model by name is torchvision:NAME or timm:NAME")
     if described_runtime(device).form == "module":
         raise UserError(f"{text}: device {device.name} runs PyTorch modules, not files; use another device, e.g. cpu")
-    return Contender(path.read_bytes, path.stat().st_size)
+    return BenchModel(path.read_bytes, path.stat().st_size)
 
 
 def _in_bundle(folder: Path, device: Device) -> Path:
@@ -173,11 +173,11 @@ def _in_bundle(folder: Path, device: Device) -> Path:
     return folder / best.file.name
 
 
-def _named(module: "nn.Module", side: int, device: Device) -> Contender:
+def _named(module: "nn.Module", side: int, device: Device) -> BenchModel:
     from nasdeploy.convert import model_for
 
     size = sum(each.numel() * each.element_size() for each in module.state_dict().values())
-    return Contender(partial(model_for, module, [(3, side, side)], device), size)
+    return BenchModel(partial(model_for, module, [(3, side, side)], device), size)
 
 
 def _torchvision(name: str) -> tuple["nn.Module", int]:
@@ -209,7 +209,7 @@ def _timm(name: str) -> tuple["nn.Module", int]:
 _LIBRARIES: Mapping[str, Callable[[str], tuple["nn.Module", int]]] = {"torchvision": _torchvision, "timm": _timm}
 
 
-def as_json(results: Sequence[Result], device: Device) -> dict[str, Any]:
+def as_json(results: Sequence[BenchResult], device: Device) -> dict[str, Any]:
     """The results as one JSON object."""
     return {
         "device": device.name,

@@ -6,7 +6,7 @@ from typing import Any
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
-from nasdeploy.latency.protocol import Protocol
+from nasdeploy.latency.protocol import MeasurementProtocol
 from nasdeploy.runtimes.device import Device
 from nasdeploy.searching.feasibility import reachable_range
 from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
@@ -113,7 +113,7 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
 
 def _seconds_to_measure(problem: Problem, device: Device) -> float:
     """Of one network on a device: runs and gaps by the protocol, and about a second to make and open it."""
-    protocol = Protocol().with_idle(device.idle_ms)
+    protocol = MeasurementProtocol().with_idle(device.idle_ms)
     visits = protocol.networks.visits
     runs = protocol.warmup + visits * (protocol.discarded + protocol.kept)
     slowest = max((bound for bound in problem.upper[: len(problem.tables)] if bound < float("inf")), default=0.0)

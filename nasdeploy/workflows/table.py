@@ -15,7 +15,7 @@ from nasdeploy.latency.diff import Ratios, ratios
 from nasdeploy.latency.journal import Kind
 from nasdeploy.latency.profile import block_model, network_model
 from nasdeploy.latency.protocol import Rounds, Timing
-from nasdeploy.latency.runners.runner import Model, Place
+from nasdeploy.latency.runners.runner import ModelMaker, Runner
 from nasdeploy.latency.stratify import evenly
 from nasdeploy.latency.table import LatencyTable, check_fingerprint
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Sample:
+class RecheckSize:
     """How much of a table is measured again."""
 
     entries: int = 24
@@ -56,21 +56,21 @@ class Check:
 
 
 def check(
-    table: LatencyTable, space: SearchSpace, place: Place, progress: Progress, *, sample: Sample, strict: bool
+    table: LatencyTable, space: SearchSpace, runner: Runner, progress: Progress, *, sample: RecheckSize, strict: bool
 ) -> Check:
-    """Measure a sample of the table's entries and networks again, at a place of its device, by its protocol.
+    """Measure a sample of the table's entries and networks again, with a runner of its device, by its protocol.
 
     Raises `UserError` if `strict` and the device differs from the table's.
     """
     table.require_space(space)
     device, protocol = table.conditions.device, table.conditions.protocol
-    differing = check_fingerprint(table, device, place.fingerprint, strict=strict)
+    differing = check_fingerprint(table, device, runner.fingerprint, strict=strict)
     for line in differing:
         progress.say(f"the device differs from the table's: {line}")
     blocks = space.distinct_blocks()
     keys = spread([key for key in by_latency(table.entries) if key in blocks], sample.entries)
     measured = _measure(
-        place,
+        runner,
         {key: partial(block_model, blocks[key], device) for key in keys},
         "blocks",
         protocol.blocks,
@@ -80,7 +80,7 @@ def check(
     networks = {space.arch(n.arch).text: n for n in sorted(table.networks, key=lambda n: n.timing.median)}
     plans = {text: space.plan(space.arch(networks[text].arch)) for text in spread(list(networks), sample.networks)}
     whole = _measure(
-        place,
+        runner,
         {text: partial(network_model, plan, device) for text, plan in plans.items()},
         "networks",
         protocol.networks,
@@ -118,11 +118,16 @@ def spread(items: Sequence[T], number: int) -> list[T]:
 
 
 def _measure(
-    place: Place, models: Mapping[str, Model], what: Kind, rounds: Rounds, table: LatencyTable, progress: Progress
+    runner: Runner,
+    models: Mapping[str, ModelMaker],
+    what: Kind,
+    rounds: Rounds,
+    table: LatencyTable,
+    progress: Progress,
 ) -> dict[str, Timing]:
     protocol = table.conditions.protocol
     with progress.task(f"measuring {len(models)} {what} again, visits", len(models) * rounds.visits) as task:
-        groups = place.measure(models, rounds, protocol, on_visits=task.advance)
+        groups = runner.measure(models, rounds, protocol, on_visits=task.advance)
         outcomes = {key: outcome for group in groups for key, outcome in group.items()}
     return all_measured(what, outcomes)
 

@@ -31,12 +31,12 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.difference import Disagreement
 from nasdeploy.exporting.figures import Latency
 from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, measure
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.data_facts import ComparedBy
 
-_DEFAULT = Protocol(sustained_s=1.0)
+_DEFAULT = MeasurementProtocol(sustained_s=1.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def verify(
     *,
     data: str | None = None,
     device: Device | None = None,
-    protocol: Protocol = _DEFAULT,
+    protocol: MeasurementProtocol = _DEFAULT,
 ) -> Verification:
     """Try every model of a bundle that runs here, or on `device`.
 
@@ -105,7 +105,7 @@ def _tried(
     sample: Sample,
     images: Images | None,
     progress: Progress,
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
 ) -> Found:
     """The gate's stages, up to the first that the model fails."""
     proof = model.artefact.proof
@@ -152,7 +152,7 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
             advance()
 
 
-def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: Protocol) -> Found:
+def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: MeasurementProtocol) -> Found:
     """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
     timing = _timing(model, protocol.networks, protocol)
     found = replace(
@@ -169,7 +169,7 @@ def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: Pr
     return replace(found, gap_ms=then.gap_ms, after_gaps_ms=1e3 * after.median, after_gaps_ms_exported=then.median_ms)
 
 
-def _timing(model: Runnable, rounds: Rounds, protocol: Protocol) -> Timing:
+def _timing(model: Runnable, rounds: Rounds, protocol: MeasurementProtocol) -> Timing:
     name = model.path.name
     (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, rounds, protocol)
     return timings[name]

@@ -27,7 +27,7 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format, Source, file_name
 from nasdeploy.exporting.jobs import device_for
 from nasdeploy.exporting.manifest import interface
-from nasdeploy.latency.protocol import Protocol, Rounds, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, measure
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
@@ -150,7 +150,7 @@ def latency(arch: str, made: Conversions, images: torch.Tensor) -> dict[str, Any
     openers = {
         f"{name} {place}": lambda name=name: runtime_of(CPU).open(models[name], CPU) for place, name in enumerate(order)
     }
-    (timings,) = measure(openers, Rounds(group=len(openers), visits=20), Protocol())
+    (timings,) = measure(openers, Rounds(group=len(openers), visits=20), MeasurementProtocol())
     seconds = {
         name: min(timing.median for key, timing in timings.items() if key.rsplit(" ", 1)[0] == name) for name in models
     }

@@ -31,8 +31,8 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
-from nasdeploy.latency.protocol import Protocol, Timing
-from nasdeploy.latency.runners.open_runner import open_place
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing
+from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.spaces import SPACES, load_space
@@ -68,10 +68,10 @@ def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -
     wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
     found: dict[str, dict[str, float]] = {}
     with (
-        open_place(device, progress.say) as place,
+        open_runner(device, progress.say) as runner,
         progress.task("measuring held-out networks again, visits", len(wanted) * protocol.networks.visits) as task,
     ):
-        for group in place.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+        for group in runner.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
             for key, timing in group.items():
                 assert isinstance(timing, Timing)
                 steady = table.at_usual_speed(timing)
@@ -242,7 +242,7 @@ def main() -> None:
     space, device = load_space(arguments.space, arguments.classes), load_device(arguments.device)
     folder, progress = arguments.folder, Progress()
     folder.mkdir(parents=True, exist_ok=True)
-    protocol = Protocol(calibration_networks=arguments.networks, held_out_networks=arguments.networks)
+    protocol = MeasurementProtocol(calibration_networks=arguments.networks, held_out_networks=arguments.networks)
     path = folder / "table.json"
     table = LatencyTable.load(path) if path.exists() else profile(space, device, path, progress, protocol=protocol)
     table.require_space(space)

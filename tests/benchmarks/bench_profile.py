@@ -23,7 +23,7 @@ from nasdeploy.core.progress import Progress, Task
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.files import table_path
 from nasdeploy.latency.profile import profile, randomise_norms
-from nasdeploy.latency.protocol import Protocol, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, measure
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
@@ -74,7 +74,7 @@ def report_exporters(archs: dict[str, Arch], space: SearchSpace, device: Device,
         shapes = tuple(tensor.shape for _, tensor in network.plan.only.inputs)
         models[f"{name} quick"] = quick_onnx(network, shapes, device.batch)
         models[f"{name} deliverable"] = to_onnx(network)
-    runtime, protocol = runtime_of(device), Protocol()
+    runtime, protocol = runtime_of(device), MeasurementProtocol()
     openers = {name: partial(runtime.open, model, device) for name, model in models.items()}
     with progress.task("measuring both exports", len(openers) * protocol.networks.visits) as task:
         groups = measure(openers, protocol.networks, protocol, on_visit=task.advance)
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--space", default="alphanet", choices=sorted(SPACES))
     parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--held-out", type=int, default=Protocol.held_out_networks)
+    parser.add_argument("--held-out", type=int, default=MeasurementProtocol.held_out_networks)
     parser.add_argument("--in", dest="directory", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -101,7 +101,9 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         path = table_path(space, device, arguments.directory or Path(folder))
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = profile(space, device, path, progress, protocol=Protocol(held_out_networks=arguments.held_out))
+        table = profile(
+            space, device, path, progress, protocol=MeasurementProtocol(held_out_networks=arguments.held_out)
+        )
     report_table(table, space)
     report_repeatability(table, space, progress)
     report_exporters(ends, space, device, progress)

@@ -30,8 +30,8 @@ from nasdeploy.core.settings import parse
 from nasdeploy.latency.drift import steadied, usual_reference
 from nasdeploy.latency.journal import Journal
 from nasdeploy.latency.profile import block_model, profile
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing
-from nasdeploy.latency.runners.open_runner import open_place
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
+from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
@@ -54,7 +54,7 @@ SMALL = space_from_table(
     10,
 )
 # No retries: what drifts would be measured, and rightly be in the journal, twice.
-QUICK = Protocol(
+QUICK = MeasurementProtocol(
     Rounds(4, 2),
     Rounds(4, 2),
     warmup=1,
@@ -122,9 +122,9 @@ def report_timing(name: str, blocks: int, rounds: int) -> None:
 
 def timings_of(device: Device, models: Mapping[str, Callable[[], bytes]]) -> dict[str, Timing]:
     """Timings by block, in their order, connection and all; what is noisy is not measured again, as for a table."""
-    protocol = Protocol(retries=0)
-    with open_place(device) as place:
-        outcomes = [*place.measure(models, protocol.blocks, protocol, on_visits=lambda visits: None)]
+    protocol = MeasurementProtocol(retries=0)
+    with open_runner(device) as runner:
+        outcomes = [*runner.measure(models, protocol.blocks, protocol, on_visits=lambda visits: None)]
     timings = {key: outcome for some in outcomes for key, outcome in some.items() if isinstance(outcome, Timing)}
     return {key: timings[key] for key in models}
 

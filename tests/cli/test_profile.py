@@ -11,7 +11,7 @@ from nasdeploy.cli.profile import profile
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency import profile as measuring
 from nasdeploy.latency.files import find_table
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.run import RUNS, Run
@@ -27,7 +27,7 @@ RECIPE = {
         "head": {"width": [16], "expand": 2},
     },
 }
-HASTY = Protocol(
+HASTY = MeasurementProtocol(
     Rounds(9, 1),
     Rounds(9, 1),
     warmup=1,

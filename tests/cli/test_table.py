@@ -58,34 +58,34 @@ def test_show_without_its_space_leaves_out_the_range():
 
 
 @pytest.fixture
-def place(monkeypatch):
+def runner(monkeypatch):
     def placed(found):
         found.__class__.__enter__ = lambda self: self
         found.__class__.__exit__ = lambda self, *error: None
-        monkeypatch.setattr(opening, "open_place", lambda device, say: found)
+        monkeypatch.setattr(opening, "open_runner", lambda device, say: found)
 
     return placed
 
 
-def test_check_that_holds(place):
-    place(Replay())
+def test_check_that_holds(runner):
+    runner(Replay())
     found = printed("check", "table.json", "--entries", "5", "--quiet")
     assert (found["holds"], found["entries"]["n"], found["networks"]["n"]) == (True, 5, 2)
     assert "holds" in run("check", "table.json", "--quiet").stdout
 
 
-def test_check_that_does_not_hold_prints_why_and_ends_in_4(place, capsys):
-    place(Replay(1.2))
+def test_check_that_does_not_hold_prints_why_and_ends_in_4(runner, capsys):
+    runner(Replay(1.2))
     with pytest.raises(CheckFailed, match="no longer holds; measure again") as caught:
         module.check(Path("table.json"), as_json=True, quiet=True)
     assert caught.value.exit_code == 4
     assert json.loads(capsys.readouterr().out)["entries"]["median"] == pytest.approx(1.2)
 
 
-def test_check_strict(place):
+def test_check_strict(runner):
     other = Replay()
     other.fingerprint = replace(FINGERPRINT, cpu="another")
-    place(other)
+    runner(other)
     assert printed("check", "table.json", "--quiet")["differences"] == ["cpu: measured with a processor, here another"]
     with pytest.raises(UserError, match="measured on another device"):
         run("check", "table.json", "--strict", "--quiet")

@@ -19,7 +19,7 @@ from nasdeploy.exporting.manifest import Origin
 from nasdeploy.exporting.proof import Target
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
@@ -27,7 +27,7 @@ from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from tests.data.pictures import write_folder
 
-QUICK = Protocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
+QUICK = MeasurementProtocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
 DEVICE = Device(name="cpu", runtime="onnxruntime")
 TABLE = MobileNetTable.model_validate_json(
     """{"name": "tiny", "resolution": [8, 12], "activation": "swish", "stem": {"width": [8]},

@@ -6,7 +6,7 @@ import numpy as np
 
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.protocol import Protocol, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
 from tests.toy import ToySpace
@@ -30,7 +30,7 @@ FINGERPRINT = Fingerprint(
 CONDITIONS = Conditions(
     device=DEVICE,
     fingerprint=FINGERPRINT,
-    protocol=Protocol(),
+    protocol=MeasurementProtocol(),
     space=SPACE.name,
     space_digest=SPACE.digest,
     classes=10,

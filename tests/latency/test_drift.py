@@ -7,7 +7,7 @@ import pytest
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency import campaign as module
-from nasdeploy.latency.campaign import Measuring
+from nasdeploy.latency.campaign import Campaign
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.drift import (
     disturbances,
@@ -18,7 +18,7 @@ from nasdeploy.latency.drift import (
     with_references,
 )
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.protocol import REFERENCE, Protocol, Rounds, measure
+from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Rounds, measure
 from tests.latency.tables import CONDITIONS, SPACE, timing
 from tests.latency.test_protocol import MS, World, runs
 
@@ -66,7 +66,7 @@ def test_timings_of_a_group_know_their_reference_and_a_retry_its_own():
     reference = world.opener("reference", lambda call: 5 * MS if call <= 10 else 4 * MS)
     noisy = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
     openers = {f"{REFERENCE} 0": reference, "quiet": world.opener("quiet", 3 * MS), "noisy": noisy}
-    found = world.measure(openers, Rounds(3, 2), Protocol(warmup=2, discarded=1, kept=3, shortest_group_s=0))
+    found = world.measure(openers, Rounds(3, 2), MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0))
     assert (found["quiet"].reference, found["noisy"].reference) == (pytest.approx(5e-3), pytest.approx(4e-3))
 
 
@@ -74,7 +74,9 @@ def test_the_reference_is_visited_all_over_a_round():
     world = World()
     openers = {f"{REFERENCE} 0": world.opener("reference", MS)}
     openers |= {f"s{number}": world.opener(f"s{number}", 2 * MS) for number in range(19)}
-    found = world.measure(openers, Rounds(20, 2), Protocol(warmup=1, discarded=1, kept=3, shortest_group_s=0))
+    found = world.measure(
+        openers, Rounds(20, 2), MeasurementProtocol(warmup=1, discarded=1, kept=3, shortest_group_s=0)
+    )
     visits = [key for key, calls in runs(world.log) if calls == 4]
     assert [place for place, key in enumerate(visits) if key == "reference"] == [0, 8, 17, 22, 30, 39]
     assert (found[f"{REFERENCE} 0"].n, found["s0"].n) == (18, 6)
@@ -84,7 +86,7 @@ def test_the_reference_is_visited_all_over_a_round():
 
 
 class SlowFor:
-    """A place that is slower than usual while it makes its first measurements of some models, by their references."""
+    """A runner that is slower than usual while it makes its first measurements of some models, by their references."""
 
     def __init__(self, slow, attempts):
         self.slow, self.attempts, self.asked = slow, attempts, []
@@ -97,20 +99,20 @@ class SlowFor:
         yield {**references, **{key: at(self.slow.get(key, 1e-4) if disturbed else 1e-4) for key in keys}}
 
 
-def measuring(place, folder, ends=inf, **changes):
-    conditions = Conditions.of(SPACE, CONDITIONS.device, CONDITIONS.fingerprint, Protocol(**changes))
+def measuring(runner, folder, ends=inf, **changes):
+    conditions = Conditions.of(SPACE, CONDITIONS.device, CONDITIONS.fingerprint, MeasurementProtocol(**changes))
     journal = Journal(folder / "journal.jsonl", conditions)
-    return Measuring(place, conditions.protocol, journal, Progress(), lambda: b"", ends, pause=lambda seconds: None)
+    return Campaign(runner, conditions.protocol, journal, Progress(), lambda: b"", ends, pause=lambda seconds: None)
 
 
 MODELS = {key: lambda: b"" for key in "abcde"}
 
 
 def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, capsys):
-    place = SlowFor({"b": 2e-4, "d": 2e-4}, attempts=1)
-    work = measuring(place, tmp_path)
+    runner = SlowFor({"b": 2e-4, "d": 2e-4}, attempts=1)
+    work = measuring(runner, tmp_path)
     found = work.timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked == [list("abcde"), ["b", "d"]]
+    assert runner.asked == [list("abcde"), ["b", "d"]]
     assert {t.noise for t in found.values()} == {""}
     assert found == work.journal.outcomes["blocks"]
     said = capsys.readouterr().err
@@ -118,9 +120,9 @@ def test_what_was_disturbed_is_measured_again_though_it_looked_quiet(tmp_path, c
 
 
 def test_what_stays_disturbed_is_flagged(tmp_path):
-    place = SlowFor({"b": 2e-4}, attempts=9)
-    found = measuring(place, tmp_path, retries=2).timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked[1:] == [["b"], ["b"]]
+    runner = SlowFor({"b": 2e-4}, attempts=9)
+    found = measuring(runner, tmp_path, retries=2).timings("blocks", MODELS, Rounds(6, 1))
+    assert runner.asked[1:] == [["b"], ["b"]]
     assert {key: t.noise for key, t in found.items() if t.noisy} == {"b": "drift"}
 
 
@@ -139,9 +141,9 @@ def test_what_was_disturbed_most_is_measured_again_in_the_time_that_is_left(
     """Five blocks take a second each, and one second has to be left for networks."""
     now = iter([0.0, *[5.0] * 2])
     monkeypatch.setattr(module, "perf_counter", lambda: next(now))
-    place = SlowFor({"b": 2e-4, "d": 3e-4}, attempts=1)
-    found = measuring(place, tmp_path, ends, retries=1).timings("blocks", MODELS, Rounds(6, 1), later_s=1.0)
-    assert place.asked[1:] == ([again] if again else [])
+    runner = SlowFor({"b": 2e-4, "d": 3e-4}, attempts=1)
+    found = measuring(runner, tmp_path, ends, retries=1).timings("blocks", MODELS, Rounds(6, 1), later_s=1.0)
+    assert runner.asked[1:] == ([again] if again else [])
     assert {key for key, t in found.items() if t.noisy} == {"b", "d"} - set(again or ())
     assert said in capsys.readouterr().err
 
@@ -152,15 +154,15 @@ def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
             self.asked.append(list(models))
             yield {key: at(1e-4 * 1.2**number) for number, key in enumerate(models)}
 
-    place = Restless({}, 0)
-    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(1, 1))
-    assert len(place.asked) == 1
+    runner = Restless({}, 0)
+    found = measuring(runner, tmp_path).timings("blocks", MODELS, Rounds(1, 1))
+    assert len(runner.asked) == 1
     assert [t.noise for t in found.values()] == ["drift", "drift", "", "drift", "drift"]
     assert "the machine is not quiet" in capsys.readouterr().err
 
 
 class Varying:
-    """A place where the runs of some models vary, as much as is said for each time that they are measured."""
+    """A runner where the runs of some models vary, as much as is said for each time that they are measured."""
 
     def __init__(self, spreads):
         self.spreads = {key: iter(values) for key, values in spreads.items()}
@@ -178,27 +180,27 @@ class Varying:
 
 
 def test_what_varied_is_measured_again_once_together_and_its_quietest_timing_is_kept(tmp_path, capsys):
-    place = Varying({"b": [1.5, 1.0], "e": [1.3, 1.6, 1.0]})
-    work = measuring(place, tmp_path, wait_s=7.0)
+    runner = Varying({"b": [1.5, 1.0], "e": [1.3, 1.6, 1.0]})
+    work = measuring(runner, tmp_path, wait_s=7.0)
     paused = []
     found = replace(work, pause=paused.append).timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked == [list("abcde"), ["b", "e"]]
+    assert runner.asked == [list("abcde"), ["b", "e"]]
     assert paused == [7.0]
     assert {key: (t.noise, round(t.spread, 6)) for key, t in found.items() if key in "be"} == {
         "b": ("", 1.0),
         "e": ("spread", 1.3),
     }
-    # The place does not wait in between.
-    assert [protocol.retries for protocol in place.protocols] == [0, 0]
+    # The runner does not wait in between.
+    assert [protocol.retries for protocol in runner.protocols] == [0, 0]
     assert "measuring 2 blocks again: runs varied (p90/p50 up to 1.50)" in capsys.readouterr().err
     # A measurement that goes on from the journal knows the same.
-    assert measuring(place, tmp_path, wait_s=7.0).journal.outcomes["blocks"] == found
+    assert measuring(runner, tmp_path, wait_s=7.0).journal.outcomes["blocks"] == found
 
 
 def test_where_most_vary_none_of_them_is_measured_again_for_that(tmp_path):
-    place = Varying({key: [1.5] for key in "abd"})
-    found = measuring(place, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
-    assert place.asked == [list("abcde")]
+    runner = Varying({key: [1.5] for key in "abd"})
+    found = measuring(runner, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
+    assert runner.asked == [list("abcde")]
     assert {key for key, timing in found.items() if timing.noise == "spread"} == set("abd")
 
 
@@ -219,5 +221,5 @@ def test_references_are_no_entries(tmp_path):
 def test_measure_without_references_gives_none():
     world = World()
     openers = {"a": world.opener("a", 2 * MS)}
-    (group,) = measure(openers, Rounds(2, 1), Protocol(), clock=lambda: world.now)
+    (group,) = measure(openers, Rounds(2, 1), MeasurementProtocol(), clock=lambda: world.now)
     assert group["a"].reference is None

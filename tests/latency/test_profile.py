@@ -17,7 +17,7 @@ from nasdeploy.latency import profile as module
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.profile import choose_networks, profile
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.table import LatencyTable, check_fingerprint
 from nasdeploy.latency.time_budget import Pace, begun_with
 from nasdeploy.runtimes.device import Device
@@ -35,7 +35,7 @@ TABLE = {
 }
 SPACE = space_from_table(parse(MobileNetTable, TABLE, "table"), 10)
 DEVICE = Device(name="here", runtime="onnxruntime")
-HASTY = Protocol(
+HASTY = MeasurementProtocol(
     blocks=Rounds(group=4, visits=1),
     networks=Rounds(group=3, visits=1),
     warmup=1,
@@ -198,7 +198,9 @@ def test_table_under_a_wrong_name_is_refused(path):
 @pytest.mark.latency
 def test_predicts_the_order_of_networks(path):
     space = space_from_table(parse(MobileNetTable, {**TABLE, "resolution": [8, 16, 32, 64]}, "table"), 10)
-    protocol = Protocol(Rounds(50, 3), Rounds(20, 5), retries=1, calibration_networks=6, held_out_networks=12)
+    protocol = MeasurementProtocol(
+        Rounds(50, 3), Rounds(20, 5), retries=1, calibration_networks=6, held_out_networks=12
+    )
     found = []
     # A machine that changes its speed in between is given two more chances.
     while len(found) < 3 and not any(correlation > 0.9 for correlation in found):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.protocol import REFERENCE, Protocol, Rounds, Timing, measure
-from nasdeploy.latency.sensors import Reading
-from nasdeploy.latency.throughput import Throughput
+from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Rounds, Timing, measure
+from nasdeploy.latency.sensors import SensorReading
+from nasdeploy.latency.throughput import SustainedCalls
 
 MS = 1_000_000
 
@@ -52,7 +52,7 @@ class Session:
         self.world.open -= 1
 
 
-PLAIN = Protocol(warmup=2, discarded=1, kept=3, shortest_group_s=0, retries=3, wait_s=7.0)
+PLAIN = MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0, retries=3, wait_s=7.0)
 
 
 def runs(log):
@@ -161,7 +161,14 @@ def test_quietest_attempt_is_kept():
 def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
     world = World()
     # The counter rises during the first visits only: read before, and after each of two visits.
-    readings = iter([Reading(throttles=4), Reading(throttles=4), Reading(throttles=5), *[Reading(throttles=5)] * 9])
+    readings = iter(
+        [
+            SensorReading(throttles=4),
+            SensorReading(throttles=4),
+            SensorReading(throttles=5),
+            *[SensorReading(throttles=5)] * 9,
+        ]
+    )
     found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), PLAIN, sense=lambda: next(readings))
     assert world.pauses == [7.0]
     assert found["a"].noise == ""
@@ -170,13 +177,19 @@ def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
 @pytest.mark.parametrize(
     ("readings", "noise"),
     [
-        ([Reading(), Reading()], ""),
-        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_500_000)], ""),
-        ([Reading(kilohertz=800_000), Reading(kilohertz=2_600_000), Reading(kilohertz=2_000_000)], "frequency"),
-        ([Reading(), Reading(capped=True)], "throttling"),
-        ([Reading(throttles=3), Reading(throttles=9, kilohertz=1)], "throttling"),
-        ([Reading(stops=7), Reading(stops=7)], ""),
-        ([Reading(stops=7), Reading(stops=8, throttles=1)], "quota"),
+        ([SensorReading(), SensorReading()], ""),
+        (
+            [SensorReading(kilohertz=800_000), SensorReading(kilohertz=2_600_000), SensorReading(kilohertz=2_500_000)],
+            "",
+        ),
+        (
+            [SensorReading(kilohertz=800_000), SensorReading(kilohertz=2_600_000), SensorReading(kilohertz=2_000_000)],
+            "frequency",
+        ),
+        ([SensorReading(), SensorReading(capped=True)], "throttling"),
+        ([SensorReading(throttles=3), SensorReading(throttles=9, kilohertz=1)], "throttling"),
+        ([SensorReading(stops=7), SensorReading(stops=7)], ""),
+        ([SensorReading(stops=7), SensorReading(stops=8, throttles=1)], "quota"),
     ],
 )
 def test_what_the_sensors_say_is_kept_as_the_reason(readings, noise):
@@ -227,7 +240,11 @@ def test_throughput_is_what_was_done_by_the_clock_whatever_calls_take():
     world.stopped = 0
     clock = {"a": lambda: Stopped(world, "a", MS)}
     (found,) = measure(
-        clock, Rounds(1, 2), replace(PLAIN, sustained_s=2.0), clock=lambda: world.now + world.stopped, sense=Reading
+        clock,
+        Rounds(1, 2),
+        replace(PLAIN, sustained_s=2.0),
+        clock=lambda: world.now + world.stopped,
+        sense=SensorReading,
     )
     throughput = found["a"].throughput
     assert throughput.per_s == pytest.approx(500, rel=0.03)
@@ -240,7 +257,7 @@ def test_throughput_is_not_measured_unless_asked_for_nor_of_the_reference():
     openers = {f"{REFERENCE} 0": world.opener("reference", MS), "a": world.opener("a", MS)}
     assert world.measure(openers, Rounds(2, 1), PLAIN)["a"].throughput is None
     found = world.measure(openers, Rounds(2, 1), replace(PLAIN, sustained_s=0.01))
-    assert (found["a"].throughput, found[f"{REFERENCE} 0"].throughput) == (Throughput(10, 0.01), None)
+    assert (found["a"].throughput, found[f"{REFERENCE} 0"].throughput) == (SustainedCalls(10, 0.01), None)
 
 
 def of_processes(*medians, factor=1.0):

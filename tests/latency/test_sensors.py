@@ -2,7 +2,7 @@
 
 import pytest
 
-from nasdeploy.latency.sensors import Reading, read_sensors
+from nasdeploy.latency.sensors import SensorReading, read_sensors
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def write(tmp_path):
 
 
 def test_a_machine_that_tells_nothing(tmp_path):
-    assert read_sensors(tmp_path) == Reading(0, False, 0)
+    assert read_sensors(tmp_path) == SensorReading(0, False, 0)
 
 
 def test_counters_are_added_up_and_the_fastest_processor_counts(tmp_path, write):
@@ -24,7 +24,7 @@ def test_counters_are_added_up_and_the_fastest_processor_counts(tmp_path, write)
         write(f"devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count", core)
         write(f"devices/system/cpu/cpu{cpu}/thermal_throttle/package_throttle_count", package)
         write(f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq", kilohertz)
-    assert read_sensors(tmp_path) == Reading(throttles=23, capped=False, kilohertz=2_600_000)
+    assert read_sensors(tmp_path) == SensorReading(throttles=23, capped=False, kilohertz=2_600_000)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_periods_that_a_quota_ended_are_counted(tmp_path, write):
     (tmp_path / "proc/self/cgroup").write_text("0::/\n")
     (tmp_path / "proc/self/mountinfo").write_text("26 23 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     write("fs/cgroup/cpu.stat", "usage_usec 9\nnr_periods 40\nnr_throttled 12\nthrottled_usec 5")
-    assert read_sensors(tmp_path) == Reading(stops=12)
+    assert read_sensors(tmp_path) == SensorReading(stops=12)
 
 
 def test_this_machine_can_be_read():

@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.time_budget import (
     Pace,
     begun_with,
@@ -24,7 +24,7 @@ from tests.latency.tables import CONDITIONS, timing
 SPACE = load_space("digits", 10)
 BLOCKS = SPACE.distinct_blocks()
 PACE = Pace(opening=0.02, call=2e-5, per_mac=1e-7)
-PROTOCOL = Protocol()
+PROTOCOL = MeasurementProtocol()
 
 
 def seconds(block):

@@ -15,13 +15,13 @@ from tests.latency.tables import DEVICE, SPACE, archs, timing
 CHOSEN = archs()[:3]
 
 
-class Place:
+class Runner:
     """Says one millisecond of all, and refuses networks in `refused`."""
 
     def __init__(self, refused: str = "") -> None:
         self.refused, self.asked = refused, list[str]()
 
-    def __enter__(self) -> "Place":
+    def __enter__(self) -> "Runner":
         return self
 
     def __exit__(self, *of_error: object) -> None:
@@ -32,17 +32,17 @@ class Place:
         yield {key: Refusal("no such operator") if key == self.refused else timing(1e-3) for key in models}
 
 
-def measured(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict:
+def measured(place: Runner, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(module, "open_processes", lambda device, say: place)
     return measure_networks(CHOSEN, lambda arch: None, SPACE, DEVICE, Progress(quiet=True))
 
 
 def test_the_reference_is_measured_and_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Place()
+    place = Runner()
     assert list(measured(place, monkeypatch)) == CHOSEN
     assert place.asked == [f"{REFERENCE} 0", *(arch.text for arch in CHOSEN)]
 
 
 def test_a_refused_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=f"network {CHOSEN[1].digest}: no such operator"):
-        measured(Place(refused=CHOSEN[1].text), monkeypatch)
+        measured(Runner(refused=CHOSEN[1].text), monkeypatch)

@@ -13,16 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 from nasdeploy.cli import bench as command
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.runners.processes import open_processes
-from nasdeploy.latency.throughput import Throughput
+from nasdeploy.latency.throughput import SustainedCalls
 from nasdeploy.runtimes.device import Device
 from nasdeploy.workflows import bench as step
 from nasdeploy.workflows.bench import bench, contender
 from tests.latency.tables import timing
 
 CPU = Device(name="cpu", runtime="onnxruntime", batch=2)
-HASTY = Protocol(
+HASTY = MeasurementProtocol(
     networks=Rounds(group=1, visits=2),
     warmup=1,
     kept=2,
@@ -68,7 +68,7 @@ def test_models_are_measured_in_turn_and_given_in_order(tmp_path: Path) -> None:
 def test_throughput_is_of_the_devices_batch_and_gaps_are_measured_besides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a place that plays calls of 1 ms, of which 600 a second are done, and of 3 ms after gaps."""
+    """With a runner that plays calls of 1 ms, of which 600 a second are done, and of 3 ms after gaps."""
     asked = []
 
     class Played:
@@ -81,7 +81,7 @@ def test_throughput_is_of_the_devices_batch_and_gaps_are_measured_besides(
         def measure(self, models, rounds, protocol, *, on_visits):  # type: ignore[no-untyped-def]
             asked.append((rounds.idle_s, protocol.sustained_s))
             seconds = 3e-3 if rounds.idle_s else 1e-3
-            done = replace(timing(seconds), throughput=Throughput(1200, 2.0), processes=(0.9 * seconds, seconds))
+            done = replace(timing(seconds), throughput=SustainedCalls(1200, 2.0), processes=(0.9 * seconds, seconds))
             yield dict.fromkeys(models, done)
 
     monkeypatch.setattr(step, "open_processes", lambda device, say: Played())

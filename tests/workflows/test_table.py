@@ -1,4 +1,4 @@
-"""Checking a table, at a place that plays its device."""
+"""Checking a table, with a runner that plays its device."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.spaces import load_space
 from nasdeploy.workflows import table as module
-from nasdeploy.workflows.table import Sample, check, spread
+from nasdeploy.workflows.table import RecheckSize, check, spread
 from tests.latency.tables import AT, CONDITIONS, FINGERPRINT, timing
 
 SPACE = load_space("digits", 10)
@@ -46,19 +46,19 @@ class Replay:
         return replace(timing(seconds), noise=self.noise)
 
 
-def checked(place, **options):
-    return check(TABLE, SPACE, place, Progress(), **{"sample": Sample(6, 2), "strict": False, **options})
+def checked(runner, **options):
+    return check(TABLE, SPACE, runner, Progress(), **{"sample": RecheckSize(6, 2), "strict": False, **options})
 
 
 def test_what_has_not_changed_holds():
-    place = Replay()
-    found = checked(place)
+    runner = Replay()
+    found = checked(runner)
     assert found.holds
     assert (found.entries.n, found.entries.median, found.networks.n, found.networks.median) == (6, 1.0, 2, 1.0)
     assert (found.differences, found.noisy) == ([], 0)
     assert found.prediction_error == pytest.approx(0, abs=1e-9)
     by_latency = sorted(KNOWN, key=lambda key: KNOWN[key].median)
-    assert (place.asked[0][0], place.asked[0][-1]) == (by_latency[0], by_latency[-1])
+    assert (runner.asked[0][0], runner.asked[0][-1]) == (by_latency[0], by_latency[-1])
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,17 @@ def test_noise_is_counted():
 
 
 def test_another_device_is_said_or_with_strict_refused(capsys):
-    place = Replay()
-    place.fingerprint = replace(FINGERPRINT, governor="powersave")
-    assert checked(place).differences == ["governor: measured with performance, here powersave"]
+    runner = Replay()
+    runner.fingerprint = replace(FINGERPRINT, governor="powersave")
+    assert checked(runner).differences == ["governor: measured with performance, here powersave"]
     assert "the device differs from the table's: governor" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"measured on another device \(governor: .*nasdeploy profile --device cpu"):
-        checked(place, strict=True)
+        checked(runner, strict=True)
 
 
 def test_another_space_is_refused():
     with pytest.raises(UserError, match="not of cifar10"):
-        check(TABLE, load_space("cifar10", 10), Replay(), Progress(), sample=Sample(), strict=False)
+        check(TABLE, load_space("cifar10", 10), Replay(), Progress(), sample=RecheckSize(), strict=False)
 
 
 def test_what_is_measured_are_the_blocks_and_networks_of_these_keys(monkeypatch):
@@ -101,9 +101,9 @@ def test_what_is_measured_are_the_blocks_and_networks_of_these_keys(monkeypatch)
                 model()
             return super().measure(models, rounds, protocol, on_visits=on_visits)
 
-    place = Making()
-    checked(place)
-    assert made == [*place.asked[0], SPACE.plan(SPACE.smallest()), SPACE.plan(SPACE.largest())]
+    runner = Making()
+    checked(runner)
+    assert made == [*runner.asked[0], SPACE.plan(SPACE.smallest()), SPACE.plan(SPACE.largest())]
 
 
 @pytest.mark.parametrize(("number", "found"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (30, list(range(10)))])

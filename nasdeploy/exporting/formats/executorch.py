@@ -19,13 +19,13 @@ from nasdeploy.exporting.formats.sdk import lacking
 from nasdeploy.exporting.formats.torch import save_program
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.executorch import Tensor, check_program
+from nasdeploy.runtimes.executorch import ProgramTensor, check_program
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
 _APART = "nasdeploy.exporting.formats.program"
 _LONGEST_S = 3600
-_FOUND = TypeAdapter(tuple[tuple[Tensor, ...], tuple[Tensor, ...]])
+_FOUND = TypeAdapter(tuple[tuple[ProgramTensor, ...], tuple[ProgramTensor, ...]])
 
 
 class ExecuTorchFormat(Interchange):
@@ -88,7 +88,7 @@ def _last(done: "subprocess.CompletedProcess[str]") -> str:
     return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _differing(kind: str, found: Sequence[Tensor], expected: Sequence[TensorFacts]) -> list[str]:
+def _differing(kind: str, found: Sequence[ProgramTensor], expected: Sequence[TensorFacts]) -> list[str]:
     shown, wanted = ([_text(each.dtype, each.shape) for each in side] for side in (found, expected))
     return mismatch(kind, shown, wanted)
 

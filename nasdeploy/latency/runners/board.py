@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.latency.machine import fingerprint_here
-from nasdeploy.latency.protocol import Protocol, Rounds, Timed
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timed
 from nasdeploy.latency.runners.run_models import Refusal, measure_sessions, opened
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.runtime import Execution
@@ -160,8 +160,10 @@ class Visits:
         self._made, self._told = 0, time.monotonic()
 
 
-def _protocol(fields: dict[str, Any]) -> Protocol:
-    return Protocol(**{**fields, "blocks": Rounds(**fields["blocks"]), "networks": Rounds(**fields["networks"])})
+def _protocol(fields: dict[str, Any]) -> MeasurementProtocol:
+    return MeasurementProtocol(
+        **{**fields, "blocks": Rounds(**fields["blocks"]), "networks": Rounds(**fields["networks"])}
+    )
 
 
 def remove_forgotten(own: Path) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 from nasdeploy.latency.machine import Fingerprint, fingerprint_here
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.runners.run_models import Outcome, measure_models
-from nasdeploy.latency.runners.runner import Model
+from nasdeploy.latency.runners.runner import ModelMaker
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 
 
-class LocalPlace:
+class LocalRunner:
     """Sessions of this process."""
 
     def __init__(self, device: Device) -> None:
@@ -20,9 +20,14 @@ class LocalPlace:
         self.fingerprint: Fingerprint = fingerprint_here(device, self._runtime.version())
 
     def measure(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        *,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Place.measure`."""
+        """See `Runner.measure`."""
         return measure_models(
             models,
             rounds,
@@ -31,7 +36,7 @@ class LocalPlace:
             on_visit=lambda: on_visits(1),
         )
 
-    def __enter__(self) -> "LocalPlace":
+    def __enter__(self) -> "LocalRunner":
         return self
 
     def __exit__(

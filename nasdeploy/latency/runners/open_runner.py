@@ -1,28 +1,28 @@
-"""From a device to the place that it names."""
+"""From a device to the runner that it names."""
 
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.runners.local import LocalPlace
-from nasdeploy.latency.runners.pool import Team
-from nasdeploy.latency.runners.runner import Place, Say
-from nasdeploy.latency.runners.ssh import SshPlace
+from nasdeploy.latency.runners.local import LocalRunner
+from nasdeploy.latency.runners.pool import RunnerPool
+from nasdeploy.latency.runners.runner import Runner, Say
+from nasdeploy.latency.runners.ssh import SshRunner
 from nasdeploy.runtimes.device import Device
 
 
-def open_place(device: Device, say: Say = lambda text: None) -> Place:
-    """The place that `device` names; raises `UserError` if it cannot be used. `say` hears of losses and retries."""
-    place = reached(device, say)
-    if (line := crowding(device, place.fingerprint)) is not None:
+def open_runner(device: Device, say: Say = lambda text: None) -> Runner:
+    """The runner that `device` names; raises `UserError` if it cannot be used. `say` hears of losses and retries."""
+    runner = reached(device, say)
+    if (line := crowding(device, runner.fingerprint)) is not None:
         say(line)
-    return place
+    return runner
 
 
-def reached(device: Device, say: Say) -> Place:
-    """The same, without a word on threads: for a place that is opened again and again."""
+def reached(device: Device, say: Say) -> Runner:
+    """The same, without a word on threads: for a runner that is opened again and again."""
     if device.is_local:
-        return LocalPlace(device)
+        return LocalRunner(device)
     if len(device.boards) == 1:
-        return SshPlace(device, device.boards[0], say)
-    return Team.of(device, say)
+        return SshRunner(device, device.boards[0], say)
+    return RunnerPool.of(device, say)
 
 
 def crowding(device: Device, machine: Fingerprint) -> str | None:

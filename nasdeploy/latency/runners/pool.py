@@ -16,10 +16,10 @@ from types import TracebackType
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing, in_groups
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, in_groups
 from nasdeploy.latency.runners.run_models import Outcome
-from nasdeploy.latency.runners.runner import Model, Place, Say
-from nasdeploy.latency.runners.ssh import SshPlace
+from nasdeploy.latency.runners.runner import ModelMaker, Runner, Say
+from nasdeploy.latency.runners.ssh import SshRunner
 from nasdeploy.latency.runners.ssh_connect import address
 from nasdeploy.latency.stratify import evenly
 from nasdeploy.runtimes.device import Device
@@ -30,9 +30,9 @@ _COMPARED = 5
 """Models that all boards measure first."""
 _VISITS = 10
 
-_COMPARISON = Protocol()
+_COMPARISON = MeasurementProtocol()
 
-Group = dict[str, Model]
+Group = dict[str, ModelMaker]
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class _Event:
     error: BaseException | None = None
 
 
-class Team:
+class RunnerPool:
     """Boards by address. Raises `UserError` if their fingerprints differ."""
 
     def __init__(
         self,
-        boards: Mapping[str, Place],
+        boards: Mapping[str, Runner],
         say: Say,
         equal_within: float = EQUAL_WITHIN,
-        comparison: Protocol = _COMPARISON,
+        comparison: MeasurementProtocol = _COMPARISON,
     ) -> None:
         self._boards, self._say = dict(boards), say
         self._equal_within, self._comparison = equal_within, comparison
@@ -70,18 +70,23 @@ class Team:
                 )
 
     @classmethod
-    def of(cls, device: Device, say: Say) -> "Team":
+    def of(cls, device: Device, say: Say) -> "RunnerPool":
         """All boards of `device`, connected; raises `UserError` if one cannot be used."""
         with ExitStack() as opened:
-            boards = {address(board): opened.enter_context(SshPlace(device, board, say)) for board in device.boards}
-            team = cls(boards, say)
+            boards = {address(board): opened.enter_context(SshRunner(device, board, say)) for board in device.boards}
+            pool = cls(boards, say)
             opened.pop_all()
-            return team
+            return pool
 
     def measure(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        *,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Place.measure`. A board that is lost for good leaves its group to the others."""
+        """See `Runner.measure`. A board that is lost for good leaves its group to the others."""
         if models and not self._compared:
             self._compare(models)
             self._compared = True
@@ -106,7 +111,9 @@ class Team:
                 if left:
                     waiting.appendleft(left)
 
-    def _start(self, name: str, group: Group, visits: int, protocol: Protocol, events: "SimpleQueue[_Event]") -> None:
+    def _start(
+        self, name: str, group: Group, visits: int, protocol: MeasurementProtocol, events: "SimpleQueue[_Event]"
+    ) -> None:
         """Measure a group on a board, in a thread."""
         board, rounds = self._boards[name], Rounds(len(group), visits)
         models = {key: self._alone(model) for key, model in group.items()}
@@ -125,7 +132,7 @@ class Team:
 
         threading.Thread(target=work, daemon=True).start()
 
-    def _alone(self, model: Model) -> Model:
+    def _alone(self, model: ModelMaker) -> ModelMaker:
         """The model, made while no other is: the exporter is not for several threads."""
 
         def made() -> bytes:
@@ -143,7 +150,7 @@ class Team:
         self._say(f"{error} (the other boards go on)")
         self._boards.pop(name).__exit__(None, None, None)
 
-    def _compare(self, models: Mapping[str, Model]) -> None:
+    def _compare(self, models: Mapping[str, ModelMaker]) -> None:
         """Raise `UserError` if a board is faster or slower than the first."""
         keys = list(models)
         chosen = {keys[place]: models[keys[place]] for place in evenly(len(keys), _COMPARED)}
@@ -157,13 +164,13 @@ class Team:
                     "equal, so check cooling, power mode and what else runs, or leave it out of hosts"
                 )
 
-    def _medians(self, board: Place, models: Mapping[str, Model]) -> dict[str, float]:
+    def _medians(self, board: Runner, models: Mapping[str, ModelMaker]) -> dict[str, float]:
         rounds = Rounds(len(models), _VISITS)
         found = board.measure(models, rounds, self._comparison, on_visits=lambda visits: None)
         outcomes = {key: outcome for some in found for key, outcome in some.items()}
         return {key: outcome.median for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
 
-    def __enter__(self) -> "Team":
+    def __enter__(self) -> "RunnerPool":
         return self
 
     def __exit__(

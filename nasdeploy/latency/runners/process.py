@@ -13,11 +13,11 @@ from typing import Any
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.protocol import Protocol, Rounds, in_groups
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, in_groups
 from nasdeploy.latency.runners import fresh
 from nasdeploy.latency.runners.remote_program import Answer, frame_of, shown
 from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import Model
+from nasdeploy.latency.runners.runner import ModelMaker
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Execution, content_of
@@ -27,7 +27,7 @@ _COMMAND = (sys.executable, "-P", "-m", fresh.__name__)
 _ENDS_WITHIN_S = 10.0
 
 
-class ProcessPlace:
+class ProcessRunner:
     """One process. Raises `UserError` if the device's runtime cannot be used on this machine, or opens no files."""
 
     def __init__(self, device: Device) -> None:
@@ -46,14 +46,19 @@ class ProcessPlace:
         self.fingerprint: Fingerprint = machine
 
     def measure(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        *,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Place.measure`."""
+        """See `Runner.measure`."""
         for group in in_groups(models, rounds.group):
             refused = {key: refusal for key, model in group.items() if (refusal := self._open(key, model)) is not None}
             yield {**refused, **self._measure(rounds, protocol, on_visits)}
 
-    def _open(self, key: str, model: Model) -> Refusal | None:
+    def _open(self, key: str, model: ModelMaker) -> Refusal | None:
         content = model()
         # PyTorch's modules, which are no files, were refused.
         assert not hasattr(content, "module")
@@ -61,7 +66,9 @@ class ProcessPlace:
         refused = self._answer().refused
         return None if refused is None else Refusal(refused)
 
-    def _measure(self, rounds: Rounds, protocol: Protocol, on_visits: Callable[[int], None]) -> dict[str, Outcome]:
+    def _measure(
+        self, rounds: Rounds, protocol: MeasurementProtocol, on_visits: Callable[[int], None]
+    ) -> dict[str, Outcome]:
         self._send({"do": "measure", "rounds": asdict(rounds), "protocol": asdict(protocol)})
         found: dict[str, Outcome] = {}
         while not (answer := self._answer()).done:
@@ -111,7 +118,7 @@ class ProcessPlace:
             self._process.wait()
         self._said.close()
 
-    def __enter__(self) -> "ProcessPlace":
+    def __enter__(self) -> "ProcessRunner":
         return self
 
     def __exit__(

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.protocol import Noise, Protocol, Rounds, Timing
-from nasdeploy.latency.runners.open_runner import crowding, open_place, reached
-from nasdeploy.latency.runners.process import ProcessPlace
+from nasdeploy.latency.protocol import MeasurementProtocol, Noise, Rounds, Timing
+from nasdeploy.latency.runners.open_runner import crowding, open_runner, reached
+from nasdeploy.latency.runners.process import ProcessRunner
 from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import Model, Place, Say
-from nasdeploy.latency.throughput import Throughput
+from nasdeploy.latency.runners.runner import ModelMaker, Runner, Say
+from nasdeploy.latency.throughput import SustainedCalls
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel, content_of
@@ -30,13 +30,13 @@ _BUILT = ("tensorrt", "tensorrt-rtx")
 """Runtimes that build an engine whenever they open a model, for up to minutes; the engine is what is fast or slow."""
 
 
-def open_processes(device: Device, say: Say = lambda text: None, number: int = PROCESSES) -> Place:
-    """A place that measures in `number` processes that are started anew, here or on the device's board.
+def open_processes(device: Device, say: Say = lambda text: None, number: int = PROCESSES) -> Runner:
+    """A runner that measures in `number` processes that are started anew, here or on the device's board.
 
     In one where the runtime opens no files, or takes long to. Raises `UserError` if the device cannot be used.
     """
     if (device.is_local and described_runtime(device).form == "module") or device.runtime in _BUILT or number == 1:
-        return open_place(device, say)
+        return open_runner(device, say)
     return Processes(device, say, number)
 
 
@@ -45,32 +45,37 @@ class Processes:
 
     def __init__(self, device: Device, say: Say, number: int) -> None:
         self._device, self._say, self._number = device, say, number
-        self._first: Place | None = self._started()
+        self._first: Runner | None = self._started()
         self.fingerprint: Fingerprint = self._first.fingerprint
         if (line := crowding(device, self.fingerprint)) is not None:
             say(line)
 
-    def _started(self) -> Place:
-        return ProcessPlace(self._device) if self._device.is_local else reached(self._device, self._say)
+    def _started(self) -> Runner:
+        return ProcessRunner(self._device) if self._device.is_local else reached(self._device, self._say)
 
     def measure(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        *,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Place.measure`: all at the end. Processes share the visits, and the shortest time of a group."""
+        """See `Runner.measure`: all at the end. Processes share the visits, and the shortest time of a group."""
         share = replace(rounds, visits=ceil(rounds.visits / self._number))
         once = replace(protocol, retries=0, shortest_group_s=protocol.shortest_group_s / self._number)
         told = _Told(on_visits, rounds.visits * len(models), share.visits * len(models) * self._number)
         refused: dict[str, Outcome] = {}
         found: dict[str, list[Timing]] = {key: [] for key in models}
         with TemporaryDirectory() as folder:
-            kept = {key: _kept(model, Path(folder, str(place))) for place, (key, model) in enumerate(models.items())}
+            kept = {key: _kept(model, Path(folder, str(number))) for number, (key, model) in enumerate(models.items())}
             for _ in range(self._number):
                 wanted = {key: model for key, model in kept.items() if key not in refused}
                 if not wanted:
                     break
-                place, self._first = self._first or self._started(), None
-                with place:
-                    for outcomes in place.measure(wanted, share, once, on_visits=told.count):
+                runner, self._first = self._first or self._started(), None
+                with runner:
+                    for outcomes in runner.measure(wanted, share, once, on_visits=told.count):
                         for key, outcome in outcomes.items():
                             if isinstance(outcome, Refusal):
                                 refused[key] = outcome
@@ -103,7 +108,7 @@ class _Told:
             self._said = due
 
 
-def _kept(model: Model, path: Path) -> Model:
+def _kept(model: ModelMaker, path: Path) -> ModelMaker:
     """A model that is made once, and in a file for the other processes: making takes longer than measuring."""
 
     def made() -> bytes:
@@ -129,7 +134,7 @@ def combined(timings: Sequence[Timing]) -> Timing:
         at=timings[-1].at,
         noise=_noise([timing.noise for timing in timings]),
         reference=median(references) if references else None,
-        throughput=Throughput(sum(each.calls for each in stretches), sum(each.seconds for each in stretches))
+        throughput=SustainedCalls(sum(each.calls for each in stretches), sum(each.seconds for each in stretches))
         if stretches
         else None,
         processes=tuple(sorted(timing.median for timing in timings)),

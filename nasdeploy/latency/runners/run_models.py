@@ -1,4 +1,4 @@
-"""Measuring models in this process: what a place on this machine and the program on a board have in common.
+"""Measuring models in this process: what a runner on this machine and the program on a board have in common.
 
 NumPy and the standard library only: this also runs on a small board.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.latency.protocol import Protocol, Rounds, Timed, Timing, in_groups, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timed, Timing, in_groups, measure
 from nasdeploy.runtimes.runtime import Model
 
 
@@ -40,7 +40,7 @@ def opened(model: Model, open_model: Open) -> Timed | Refusal:
 
 
 def measure_sessions(
-    sessions: Mapping[str, Timed], rounds: Rounds, protocol: Protocol, on_visit: Callable[[], None]
+    sessions: Mapping[str, Timed], rounds: Rounds, protocol: MeasurementProtocol, on_visit: Callable[[], None]
 ) -> dict[str, Timing]:
     """Timings of open sessions, which are one group of `rounds`, visited in turn; all of them are closed afterwards."""
     if not sessions:
@@ -57,7 +57,7 @@ def _returning(session: Timed) -> Callable[[], Timed]:
 def measure_models(
     models: Mapping[str, Callable[[], Model]],
     rounds: Rounds,
-    protocol: Protocol,
+    protocol: MeasurementProtocol,
     open_model: Open,
     on_visit: Callable[[], None],
 ) -> Iterator[dict[str, Outcome]]:

@@ -13,12 +13,12 @@ from typing import Any
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import Protocol, Rounds, in_groups
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, in_groups
 from nasdeploy.latency.runners.connection import Connection, Ended
 from nasdeploy.latency.runners.payload import bundle
 from nasdeploy.latency.runners.remote_program import HELLO, Answer, command_of, explained, frame_of, shown, why_ended
 from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import Model, Say
+from nasdeploy.latency.runners.runner import ModelMaker, Say
 from nasdeploy.latency.runners.ssh_connect import Unreachable, address
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
@@ -57,7 +57,7 @@ class _Shown:
         self.count(self.total)
 
 
-class SshPlace:
+class SshRunner:
     """One board. The connection is made at once, so that what is wrong with it is known before anything is measured."""
 
     def __init__(self, device: Device, board: SshHost, say: Say, waits: Sequence[float] = WAITS_S) -> None:
@@ -84,14 +84,23 @@ class SshPlace:
     # -- measuring
 
     def measure(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, *, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        *,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Place.measure`; outcomes come one by one."""
+        """See `Runner.measure`; outcomes come one by one."""
         for group in in_groups(models, rounds.group):
             yield from self._group(group, rounds, protocol, on_visits)
 
     def _group(
-        self, group: dict[str, Model], rounds: Rounds, protocol: Protocol, on_visits: Callable[[int], None]
+        self,
+        group: dict[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
         """Outcomes of all models of a group, however often the connection is lost meanwhile."""
         shown = _Shown(on_visits, len(group) * rounds.visits)
@@ -111,7 +120,11 @@ class SshPlace:
         shown.finish()
 
     def _attempt(
-        self, models: Mapping[str, Model], rounds: Rounds, protocol: Protocol, on_visits: Callable[[int], None]
+        self,
+        models: Mapping[str, ModelMaker],
+        rounds: Rounds,
+        protocol: MeasurementProtocol,
+        on_visits: Callable[[int], None],
     ) -> Iterator[tuple[str, Outcome]]:
         """Outcomes of these models as long as the connection lasts."""
         accepted = set()
@@ -240,7 +253,7 @@ class SshPlace:
 
     @property
     def _open_connection(self) -> Connection:
-        assert self._connection is not None, "the place is closed"
+        assert self._connection is not None, "the runner is closed"
         return self._connection
 
     def _rubbish(self, what: str) -> UserError:
@@ -249,7 +262,7 @@ class SshPlace:
     def _why(self, end: Ended) -> str:
         return why_ended(end, self._device.python)
 
-    def __enter__(self) -> "SshPlace":
+    def __enter__(self) -> "SshRunner":
         return self
 
     def __exit__(

@@ -11,13 +11,13 @@ import numpy as np
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.bundle import predict as program
-from nasdeploy.latency.protocol import Protocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.runtimes.device import Device
 from nasdeploy.workflows.bench import bench
 from nasdeploy.workflows.verify import verify
 
 QUIET = Progress(quiet=True)
-QUICK = Protocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
+QUICK = MeasurementProtocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
 DEVICE = Device(name="cpu", runtime="onnxruntime")
 
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from nasdeploy.latency.protocol import Protocol, Rounds
-from nasdeploy.latency.runners.ssh import SshPlace
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.runners.ssh import SshRunner
 from nasdeploy.runtimes.device import Device
 
 
@@ -24,7 +24,7 @@ def model(size, operator="Relu"):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
-HASTY = Protocol(warmup=1, discarded=0, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0)
+HASTY = MeasurementProtocol(warmup=1, discarded=0, kept=2, shortest_run_s=1e-6, shortest_group_s=0, retries=0)
 ROUNDS = Rounds(group=3, visits=2)
 MODELS = {f"m{number}": lambda number=number: model(number) for number in range(1, 8)}
 
@@ -35,9 +35,9 @@ def device(server, **changes):
     )
 
 
-def place(server, say=lambda text: None, waits=(0.05, 0.1, 0.2), **changes):
+def runner(server, say=lambda text: None, waits=(0.05, 0.1, 0.2), **changes):
     found = device(server, **changes)
-    return SshPlace(found, found.boards[0], say, waits)
+    return SshRunner(found, found.boards[0], say, waits)
 
 
 def measured(where, models=MODELS, rounds=ROUNDS, protocol=HASTY, on_visits=lambda visits: None):

@@ -12,13 +12,13 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.runners import ssh as module
-from nasdeploy.latency.runners.open_runner import open_place
+from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.runners.remote_program import command_of
-from nasdeploy.latency.runners.ssh import SshPlace
+from nasdeploy.latency.runners.ssh import SshRunner
 from nasdeploy.latency.runners.ssh_connect import Timeouts, Unreachable, address, connect
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.host import SshHost
-from tests.latency.runners.boards import MODELS, measured, place, script
+from tests.latency.runners.boards import MODELS, measured, runner, script
 from tests.latency.runners.sshd import new_key
 
 
@@ -51,21 +51,21 @@ def test_address_is_as_in_the_device_file(host):
 
 def test_a_device_with_a_host_is_measured_there(server):
     device = Device(name="board", runtime="onnxruntime", host=server.url, python=sys.executable)
-    with open_place(device) as board:
-        assert isinstance(board, SshPlace)
+    with open_runner(device) as board:
+        assert isinstance(board, SshRunner)
 
 
 def test_nothing_listens(server):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         host = f"ssh://127.0.0.1:{taken.getsockname()[1]}"
-        found = trouble(lambda: place(server, host=host))
+        found = trouble(lambda: runner(server, host=host))
     assert found.startswith(f"{host}: cannot be reached ([Errno 111]")
     assert found.endswith("; check its address and port, and that its SSH server runs")
 
 
 def test_name_that_does_not_exist(server):
-    found = trouble(lambda: place(server, host="ssh://board.invalid"))
+    found = trouble(lambda: runner(server, host="ssh://board.invalid"))
     assert found == "ssh://board.invalid: no machine of that name is known; check host in the device file"
 
 
@@ -82,7 +82,7 @@ def test_no_answer(server):
 
 def test_unknown_host_key_is_refused_and_the_command_adds_it(restored):
     known_hosts(restored).unlink()
-    found = trouble(lambda: place(restored))
+    found = trouble(lambda: runner(restored))
     key = subprocess.run(
         ["ssh-keygen", "-lf", restored.folder / "host_key.pub"], capture_output=True, text=True, check=True
     ).stdout.split()[1]
@@ -91,7 +91,7 @@ def test_unknown_host_key_is_refused_and_the_command_adds_it(restored):
         f"{restored.url}: its host key ({key}) is not known; compare it on the board, and add it with: {command}"
     )
     subprocess.run(command, shell=True, check=True, capture_output=True)
-    with place(restored) as board:
+    with runner(restored) as board:
         assert list(measured(board)) == list(MODELS)
 
 
@@ -99,7 +99,7 @@ def test_changed_host_key_is_refused_with_the_command_that_forgets_the_old_one(r
     new_key(tmp_path / "other")
     other = (tmp_path / "other.pub").read_text()
     known_hosts(restored).write_text(f"[127.0.0.1]:{restored.port} {other}")
-    found = trouble(lambda: place(restored))
+    found = trouble(lambda: runner(restored))
     assert re.fullmatch(
         rf"{restored.url}: its host key has changed, to SHA256:\S+, so it may be another machine; if that is right, "
         rf"forget the old key with: ssh-keygen -R '\[127\.0\.0\.1\]:{restored.port}'",
@@ -111,12 +111,12 @@ def test_changed_host_key_is_refused_with_the_command_that_forgets_the_old_one(r
 def test_no_configuration_makes_it_believe_any_host(restored, setting):
     known_hosts(restored).unlink()
     (restored.ssh / "config").write_text(f"Host *\n  {setting}\n")
-    assert "is not known; compare it" in trouble(lambda: place(restored))
+    assert "is not known; compare it" in trouble(lambda: runner(restored))
 
 
 def test_login_that_is_refused(restored):
     new_key(restored.ssh / "id_ed25519")
-    assert trouble(lambda: place(restored)) == (
+    assert trouble(lambda: runner(restored)) == (
         f"{restored.url}: it refuses to log in {restored.user}; send it your key with: "
         f"ssh-copy-id -p {restored.port} {restored.user}@127.0.0.1 (a key with a passphrase has to be in ssh-agent)"
     )
@@ -127,7 +127,7 @@ def test_a_server_that_runs_no_commands(restored):
     saved = authorized.read_text()
     authorized.write_text(f'restrict,command="echo No." {saved}')
     try:
-        found = trouble(lambda: place(restored))
+        found = trouble(lambda: runner(restored))
     finally:
         authorized.write_text(saved)
     assert found == f"{restored.url}: the measuring process ended with status 0 (No.)"
@@ -141,13 +141,13 @@ def test_users_configuration_counts(restored):
         f"Host bench\n  HostName 127.0.0.1\n  Port {restored.port}\n  User {restored.user}\n"
         f"  IdentityFile {moved}\n  UserKnownHostsFile {restored.ssh}/hosts\n"
     )
-    with place(restored, host="ssh://bench") as board:
+    with runner(restored, host="ssh://bench") as board:
         assert list(measured(board)) == list(MODELS)
 
 
 def test_configuration_that_is_wrong(restored):
     (restored.ssh / "config").write_text("Host *\n  Port many\n")
-    found = trouble(lambda: place(restored, host="ssh://127.0.0.1"))
+    found = trouble(lambda: runner(restored, host="ssh://127.0.0.1"))
     assert found.startswith("ssh://127.0.0.1: your SSH configuration or key cannot be used (")
 
 
@@ -167,7 +167,7 @@ def test_the_command_runs_in_any_shell_and_leaves_nothing(tmp_path, shell):
 
 
 def test_no_python(server):
-    assert trouble(lambda: place(server, python="python4")) == (
+    assert trouble(lambda: runner(server, python="python4")) == (
         f"{server.url}: there is no python4; install it there, or name another as python in the device file"
     )
 
@@ -175,7 +175,7 @@ def test_no_python(server):
 def test_old_python(server, tmp_path):
     code = "import sys; sys.version_info = (3, 8, 1); exec(sys.argv.pop(1))"
     python = script(tmp_path / "python", f"#!/bin/sh\nshift; exec {sys.executable} -c '{code}' \"$@\"\n")
-    assert trouble(lambda: place(server, python=python)) == (
+    assert trouble(lambda: runner(server, python=python)) == (
         f"{server.url}: Python 3.8 there is too old; install 3.10 or later and name it as python in the device file"
     )
 
@@ -195,7 +195,7 @@ def with_numpy(folder):
 
 def test_no_numpy(server, tmp_path):
     python = without_packages(tmp_path)
-    assert trouble(lambda: place(server, python=python)) == (
+    assert trouble(lambda: runner(server, python=python)) == (
         f"{server.url}: numpy is not installed there; run on the board: {python} -m pip install numpy"
     )
 
@@ -205,7 +205,7 @@ def test_a_runtime_that_is_too_old_for_the_models(version, server, tmp_path):
     python = with_numpy(tmp_path)
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text(f"__version__ = '{version}'")
-    assert trouble(lambda: place(server, python=python)) == (
+    assert trouble(lambda: runner(server, python=python)) == (
         f"{server.url}: onnxruntime {version} is installed there, and models need 1.8 or later; run on the board: "
         f"{python} -m pip install --upgrade onnxruntime"
     )
@@ -213,14 +213,14 @@ def test_a_runtime_that_is_too_old_for_the_models(version, server, tmp_path):
 
 def test_no_runtime(server, tmp_path):
     python = with_numpy(tmp_path)
-    assert trouble(lambda: place(server, python=python)) == (
+    assert trouble(lambda: runner(server, python=python)) == (
         f"{server.url}: onnxruntime is not installed there; run on the board: {python} -m pip install onnxruntime"
     )
 
 
 def test_no_place_for_temporary_files(own_server):
     own_server.start(TMPDIR="/nowhere")
-    found = trouble(lambda: place(own_server))
+    found = trouble(lambda: runner(own_server))
     assert found.startswith(f"{own_server.url}: the measuring process ended with status 73 (mktemp: ")
 
 
@@ -229,7 +229,7 @@ def test_disk_that_is_full(own_server):
         pytest.skip("a small disk needs the right to mount one")
     try:
         own_server.start()
-        assert trouble(lambda: place(own_server)) == (
+        assert trouble(lambda: runner(own_server)) == (
             f"{own_server.url}: the disk for temporary files there is full; free some space, or set TMPDIR there to "
             "another one"
         )
@@ -240,6 +240,6 @@ def test_disk_that_is_full(own_server):
 def test_no_asyncssh_here(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     device = Device(name="board", runtime="onnxruntime", host="ssh://board")
-    assert trouble(lambda: open_place(device)) == (
+    assert trouble(lambda: open_runner(device)) == (
         "device board: asyncssh, which reaches boards, is not installed; run: pip install 'nasdeploy[ssh]'"
     )

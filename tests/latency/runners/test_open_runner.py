@@ -1,10 +1,10 @@
-"""From a device to its place."""
+"""From a device to its runner."""
 
 from dataclasses import replace
 
 import pytest
 
-from nasdeploy.latency.runners.open_runner import crowding, open_place
+from nasdeploy.latency.runners.open_runner import crowding, open_runner
 from nasdeploy.runtimes.device import Device
 from tests.latency.tables import FINGERPRINT
 
@@ -33,6 +33,6 @@ def test_more_threads_than_cores_are_said(threads, cores, quota, said):
 
 def test_opening_a_place_says_it_once():
     said = []
-    with open_place(Device(name="mine", runtime="onnxruntime", threads=1000), said.append):
+    with open_runner(Device(name="mine", runtime="onnxruntime", threads=1000), said.append):
         assert len(said) == 1
         assert "1000 threads" in said[0]

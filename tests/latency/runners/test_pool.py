@@ -8,9 +8,9 @@ from itertools import islice
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.protocol import Protocol, Rounds
-from nasdeploy.latency.runners.open_runner import open_place
-from nasdeploy.latency.runners.pool import Team
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.runners.open_runner import open_runner
+from nasdeploy.latency.runners.pool import RunnerPool
 from nasdeploy.latency.runners.run_models import Refusal
 from tests.latency.runners.boards import HASTY, MODELS, device, measured
 from tests.latency.tables import FINGERPRINT, timing
@@ -47,9 +47,11 @@ class Board:
 
 
 def run(boards, models=None, say=lambda text: None, rounds=Rounds(4, 3), visits=None):
-    team = Team({f"ssh://{number}": board for number, board in enumerate(boards)}, say)
+    pool = RunnerPool({f"ssh://{number}": board for number, board in enumerate(boards)}, say)
     chosen = models or {key: lambda: b"model" for key in KEYS}
-    found = [*team.measure(chosen, rounds, Protocol(), on_visits=(visits if visits is not None else []).append)]
+    found = [
+        *pool.measure(chosen, rounds, MeasurementProtocol(), on_visits=(visits if visits is not None else []).append)
+    ]
     keys = [key for some in found for key in some]
     assert len(keys) == len(set(keys))
     return {key: outcome for some in found for key, outcome in some.items()}
@@ -137,7 +139,7 @@ def test_refused_models_are_not_compared():
 
 
 def test_two_servers_share_the_work(server, own_server, monkeypatch):
-    monkeypatch.setattr(Team.__init__, "__defaults__", (100.0, HASTY))
+    monkeypatch.setattr(RunnerPool.__init__, "__defaults__", (100.0, HASTY))
     own_server.start()
     for name in ("id_ed25519", "id_ed25519.pub"):
         (own_server.ssh / name).write_bytes((server.ssh / name).read_bytes())
@@ -146,7 +148,7 @@ def test_two_servers_share_the_work(server, own_server, monkeypatch):
         (own_server.ssh / "known_hosts").read_text() + (server.ssh / "known_hosts").read_text()
     )
     boards = device(server).model_copy(update={"host": "local", "hosts": (server.url, own_server.url)})
-    with open_place(boards) as team:
-        assert isinstance(team, Team)
-        assert measured(team, MODELS, Rounds(2, 1), HASTY).keys() == MODELS.keys()
+    with open_runner(boards) as pool:
+        assert isinstance(pool, RunnerPool)
+        assert measured(pool, MODELS, Rounds(2, 1), HASTY).keys() == MODELS.keys()
         assert len(server.programs()) == len(own_server.programs()) == 1

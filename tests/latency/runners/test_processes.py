@@ -13,11 +13,11 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.protocol import Rounds
 from nasdeploy.latency.runners import process, processes
-from nasdeploy.latency.runners.local import LocalPlace
-from nasdeploy.latency.runners.process import ProcessPlace
+from nasdeploy.latency.runners.local import LocalRunner
+from nasdeploy.latency.runners.process import ProcessRunner
 from nasdeploy.latency.runners.processes import combined, open_processes
 from nasdeploy.latency.runners.run_models import Refusal
-from nasdeploy.latency.throughput import Throughput
+from nasdeploy.latency.throughput import SustainedCalls
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from tests.latency.runners.boards import HASTY, MODELS, ROUNDS, measured, model
@@ -53,8 +53,8 @@ def test_each_model_is_measured_in_each_process_and_made_once(started, tmp_path)
     # A file is read as it is.
     (tmp_path / "m9.onnx").write_bytes(model(9))
     wanted = {"m9": lambda: tmp_path / "m9.onnx", "m1": making("m1"), "m2": making("m2")}
-    with open_processes(CPU, number=3) as place:
-        found = measured(place, wanted, Rounds(2, 4), replace(HASTY, sustained_s=0.01), visits.append)
+    with open_processes(CPU, number=3) as runner:
+        found = measured(runner, wanted, Rounds(2, 4), replace(HASTY, sustained_s=0.01), visits.append)
     assert made == ["m1", "m2"]
     assert len({one.pid for one in started}) == 3
     assert [one.returncode for one in started] == [0] * 3
@@ -66,8 +66,8 @@ def test_each_model_is_measured_in_each_process_and_made_once(started, tmp_path)
 
 
 def test_its_device_is_that_of_this_process():
-    with open_processes(CPU) as place:
-        assert place.fingerprint == fingerprint(CPU)
+    with open_processes(CPU) as runner:
+        assert runner.fingerprint == fingerprint(CPU)
 
 
 def test_no_torch_is_in_such_a_process():
@@ -76,8 +76,8 @@ def test_no_torch_is_in_such_a_process():
 
 
 def test_a_model_that_the_runtime_refuses_is_refused_once():
-    with open_processes(CPU, number=2) as place:
-        found = measured(place, {"good": lambda: model(3), "bad": lambda: b"junk"}, ROUNDS)
+    with open_processes(CPU, number=2) as runner:
+        found = measured(runner, {"good": lambda: model(3), "bad": lambda: b"junk"}, ROUNDS)
     assert isinstance(found["bad"], Refusal)
     assert "ONNX Runtime cannot load it" in found["bad"].reason
     assert not isinstance(found["good"], Refusal)
@@ -90,10 +90,10 @@ def test_a_process_that_is_killed_is_one_line(started):
         return model(3)
 
     with (
-        open_processes(CPU, number=2) as place,
+        open_processes(CPU, number=2) as runner,
         pytest.raises(UserError, match=r"device cpu: the process that measures was killed by signal 9") as caught,
     ):
-        measured(place, {"m": kill})
+        measured(runner, {"m": kill})
     assert "\n" not in str(caught.value)
 
 
@@ -101,29 +101,29 @@ def test_a_process_ends_with_what_asked_for_it(started):
     def stop(visits):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), ProcessPlace(CPU) as place:
-        measured(place, on_visits=stop)
+    with pytest.raises(KeyboardInterrupt), ProcessRunner(CPU) as runner:
+        measured(runner, on_visits=stop)
     assert started[0].returncode is not None
 
 
 def test_what_a_library_prints_is_no_answer(monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "always")
     monkeypatch.setenv("PYTHONVERBOSE", "1")
-    with open_processes(CPU, number=2) as place:
-        assert measured(place).keys() == MODELS.keys()
+    with open_processes(CPU, number=2) as runner:
+        assert measured(runner).keys() == MODELS.keys()
 
 
 def test_a_users_file_of_a_modules_name_is_not_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "queue.py").write_text("raise SystemExit('the wrong file')")
-    with ProcessPlace(CPU) as place:
-        assert place.fingerprint.cores >= 1
+    with ProcessRunner(CPU) as runner:
+        assert runner.fingerprint.cores >= 1
 
 
 @pytest.mark.parametrize("runtime", ["torch", "tensorrt"])
 def test_modules_and_engines_stay_in_one_process(runtime, monkeypatch):
     opened = []
-    monkeypatch.setattr(processes, "open_place", lambda device, say: opened.append(device.runtime))
+    monkeypatch.setattr(processes, "open_runner", lambda device, say: opened.append(device.runtime))
     open_processes(Device(name="x", runtime=runtime))
     assert opened == [runtime]
 
@@ -131,18 +131,18 @@ def test_modules_and_engines_stay_in_one_process(runtime, monkeypatch):
 def test_modules_are_not_sent_to_another_process():
     torch_device = Device(name="x", runtime="torch")
     with pytest.raises(UserError, match="device x: torch runs modules of this process, and of no other"):
-        ProcessPlace(torch_device)
-    with open_processes(torch_device) as place:
-        assert isinstance(place, LocalPlace)
-    with ProcessPlace(CPU) as place, pytest.raises(AssertionError):
-        measured(place, {"m": lambda: TorchModel(None, {})})
+        ProcessRunner(torch_device)
+    with open_processes(torch_device) as runner:
+        assert isinstance(runner, LocalRunner)
+    with ProcessRunner(CPU) as runner, pytest.raises(AssertionError):
+        measured(runner, {"m": lambda: TorchModel(None, {})})
 
 
 def test_more_threads_than_cores_are_said_once():
     said = []
     crowded = CPU.model_copy(update={"threads": bound_cpus() + 1})
-    with open_processes(crowded, said.append, 2) as place:
-        measured(place, {"m": lambda: model(3)})
+    with open_processes(crowded, said.append, 2) as runner:
+        measured(runner, {"m": lambda: model(3)})
     assert len(said) == 1
     assert f"{crowded.threads} threads for" in said[0]
 
@@ -165,8 +165,8 @@ def test_a_board_is_asked_again_for_each_process_and_its_threads_are_said_once(m
 
     monkeypatch.setattr(processes, "reached", lambda device, say: Board())
     board = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi", threads=2)
-    with open_processes(board, said.append, 3) as place:
-        found = measured(place, {"m": lambda: model(3)})["m"]
+    with open_processes(board, said.append, 3) as runner:
+        found = measured(runner, {"m": lambda: model(3)})["m"]
     assert (len(set(map(id, opened))), found.processes) == (3, pytest.approx((1e-3, 2e-3, 3e-3)))
     assert len(said) == 1
 
@@ -174,11 +174,11 @@ def test_a_board_is_asked_again_for_each_process_and_its_threads_are_said_once(m
 def test_processes_are_put_together():
     slow, usual, fast = timing(2e-3), timing(1e-3), replace(timing(0.9e-3), reference=3e-4)
     found = combined(
-        [replace(usual, throughput=Throughput(100, 1.0)), replace(slow, throughput=Throughput(50, 1.0)), fast]
+        [replace(usual, throughput=SustainedCalls(100, 1.0)), replace(slow, throughput=SustainedCalls(50, 1.0)), fast]
     )
     assert (found.median, found.p10, found.p95, found.n) == (1e-3, usual.p10, usual.p95, 75)
     assert found.processes == (0.9e-3, 1e-3, 2e-3)
-    assert found.throughput == Throughput(150, 2.0)
+    assert found.throughput == SustainedCalls(150, 2.0)
     assert found.reference == 3e-4
 
 

@@ -26,7 +26,7 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(ssh.SshPlace.__init__, "__defaults__", ((0.05, 0.1, 0.2),))
+    monkeypatch.setattr(ssh.SshRunner.__init__, "__defaults__", ((0.05, 0.1, 0.2),))
     monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=1e-2, call=1e-5, per_mac=1e-9))
 
 

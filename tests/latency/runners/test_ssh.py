@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.protocol import Protocol, Rounds, Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.connection import Connection, Ended
-from nasdeploy.latency.runners.local import LocalPlace
+from nasdeploy.latency.runners.local import LocalRunner
 from nasdeploy.latency.runners.run_models import Refusal
 from nasdeploy.latency.runners.ssh_connect import Timeouts
 from nasdeploy.runtimes.device import Device
-from tests.latency.runners.boards import HASTY, MODELS, device, measured, model, place, script, until
+from tests.latency.runners.boards import HASTY, MODELS, device, measured, model, runner, script, until
 
 
 def test_outcomes_are_timings_of_every_model(server):
     visits = []
-    with place(server) as board:
+    with runner(server) as board:
         found = measured(board, on_visits=visits.append)
     assert list(found) == list(MODELS)
     assert all(isinstance(timing, Timing) and timing.n == 4 for timing in found.values())
@@ -32,13 +32,13 @@ def test_outcomes_are_timings_of_every_model(server):
 
 
 def test_fingerprint_is_that_of_the_same_machine_measured_here(server):
-    here = LocalPlace(Device(name="here", runtime="onnxruntime"))
-    with place(server) as board:
+    here = LocalRunner(Device(name="here", runtime="onnxruntime"))
+    with runner(server) as board:
         assert board.fingerprint == here.fingerprint
 
 
 def test_its_directory_is_there_as_long_as_the_place_is_open(server):
-    with place(server) as board:
+    with runner(server) as board:
         measured(board, dict(list(MODELS.items())[:1]))
         assert len(list(server.tmp.iterdir())) == len(server.programs()) == 1
 
@@ -50,7 +50,7 @@ def unknown_operator():
 @pytest.mark.parametrize("local", [True, False])
 def test_a_model_that_the_runtime_cannot_run_does_not_stop_the_others(server, local):
     models = {**MODELS, "m2": unknown_operator}
-    with LocalPlace(Device(name="here", runtime="onnxruntime")) if local else place(server) as somewhere:
+    with LocalRunner(Device(name="here", runtime="onnxruntime")) if local else runner(server) as somewhere:
         found = measured(somewhere, models)
     assert {key for key, outcome in found.items() if isinstance(outcome, Timing)} == MODELS.keys() - {"m2"}
     assert isinstance(found["m2"], Refusal)
@@ -94,7 +94,7 @@ def cmdline(pid):
 
 def test_program_that_is_killed_is_started_again(server):
     said = []
-    with place(server, said.append) as board:
+    with runner(server, said.append) as board:
         assert list(measured(board, killing(server.programs))) == list(MODELS)
     (line,) = said
     assert line == (
@@ -104,7 +104,7 @@ def test_program_that_is_killed_is_started_again(server):
 
 def test_connection_that_is_cut_is_made_again(server):
     said = []
-    with place(server, said.append) as board:
+    with runner(server, said.append) as board:
         assert list(measured(board, killing(lambda: sessions(server)))) == list(MODELS)
     assert said == [f"{server.url}: the connection was lost; trying again in 0.05 s"]
 
@@ -136,7 +136,7 @@ def test_a_connection_that_is_cut_at_one_model_again_and_again_is_not_the_models
     cutting = threading.Thread(target=cut)
     cutting.start()
     try:
-        with place(server, python=with_site(tmp_path)) as board:
+        with runner(server, python=with_site(tmp_path)) as board:
             (outcome,) = measured(board, {"m1": lambda: model(1)}).values()
     finally:
         done.set()
@@ -146,7 +146,7 @@ def test_a_connection_that_is_cut_at_one_model_again_and_again_is_not_the_models
 
 
 def test_what_was_cut_while_it_measured_is_measured_again_and_its_visits_count_once(server):
-    slow = Protocol(warmup=1, discarded=0, kept=1, shortest_run_s=0.1, shortest_group_s=0, retries=0)
+    slow = MeasurementProtocol(warmup=1, discarded=0, kept=1, shortest_run_s=0.1, shortest_group_s=0, retries=0)
     visits = []
 
     def on_visits(number):
@@ -154,7 +154,7 @@ def test_what_was_cut_while_it_measured_is_measured_again_and_its_visits_count_o
             os.kill(server.programs()[0], signal.SIGKILL)
         visits.append(number)
 
-    with place(server) as board:
+    with runner(server) as board:
         found = measured(board, dict(list(MODELS.items())[:3]), Rounds(3, 5), slow, on_visits)
     assert len(found) == 3
     assert sum(visits) == 15
@@ -164,13 +164,13 @@ def test_shell_and_program_killed_together_leave_a_directory_that_the_next_progr
     def all_of_it():
         return [pid for pid in server.descendants() if b"sshd" not in cmdline(pid)]
 
-    with place(server) as board:
+    with runner(server) as board:
         assert list(measured(board, killing(all_of_it))) == list(MODELS)
         until(lambda: len(list(server.tmp.iterdir())) == 1)
 
 
 def test_directories_of_others_that_are_at_work_stay(server):
-    with place(server) as first, place(server) as second:
+    with runner(server) as first, runner(server) as second:
         assert len(list(server.tmp.iterdir())) == 2
         assert list(measured(first)) == list(measured(second)) == list(MODELS)
 
@@ -185,7 +185,7 @@ def test_server_that_does_not_come_back_is_given_up_and_everything_measured_is_t
         return victims
 
     said = []
-    with place(own_server, said.append) as board:
+    with runner(own_server, said.append) as board:
         outcomes = board.measure(killing(gone), Rounds(3, 2), HASTY, on_visits=lambda visits: None)
         with pytest.raises(UserError) as caught:
             found.update(pair for some in outcomes for pair in some.items())
@@ -206,7 +206,7 @@ def test_another_machine_in_its_place_is_refused(server, tmp_path):
         "open(again, 'w').close()\n"
     )
     python = with_site(tmp_path)
-    with place(server, python=python) as board, pytest.raises(UserError) as caught:
+    with runner(server, python=python) as board, pytest.raises(UserError) as caught:
         measured(board, killing(server.programs))
     assert str(caught.value).startswith(f"{server.url}: another machine than before (system: measured with ")
 
@@ -224,7 +224,7 @@ def test_model_that_crashes_the_runtime_is_refused_and_the_others_go_on(server, 
         "    return real(content, *rest, **options)\n"
         "onnxruntime.InferenceSession = session\n"
     )
-    with place(server, python=with_site(tmp_path)) as board:
+    with runner(server, python=with_site(tmp_path)) as board:
         found = measured(board, {**MODELS, "m4": unknown_operator})
     assert found.keys() == MODELS.keys()
     assert found["m4"] == Refusal("the runtime crashes when it opens it (the measuring process was killed (SIGSEGV))")
@@ -232,7 +232,7 @@ def test_model_that_crashes_the_runtime_is_refused_and_the_others_go_on(server, 
 
 # -- answers that are not to be trusted
 
-MACHINE = {"machine": asdict(LocalPlace(Device(name="here", runtime="onnxruntime")).fingerprint)}
+MACHINE = {"machine": asdict(LocalRunner(Device(name="here", runtime="onnxruntime")).fingerprint)}
 TIMING = {"median": 1.0, "p10": 1.0, "p90": 1.0, "p95": 1.0, "n": 5, "at": "2026-11-24T00:00:00+00:00"}
 
 
@@ -259,7 +259,7 @@ def test_an_answer_that_is_none_is_one_line(server, tmp_path, answers, message):
     lines = [answer if isinstance(answer, str) else json.dumps(answer) for answer in answers]
     (tmp_path / "answers").write_text("\n".join(["hello", "nasdeploy is ready", *lines]) + "\n")
     python = script(tmp_path / "python", f"#!/bin/sh\ncat {tmp_path}/answers; exec cat >/dev/null\n")
-    with pytest.raises(UserError) as caught, place(server, python=python) as board:
+    with pytest.raises(UserError) as caught, runner(server, python=python) as board:
         measured(board, {"m1": MODELS["m1"]})
     assert message in str(caught.value)
     assert str(caught.value).startswith(f"{server.url}: ")
@@ -268,7 +268,7 @@ def test_an_answer_that_is_none_is_one_line(server, tmp_path, answers, message):
 
 def test_greetings_of_the_boards_shell_do_not_matter(server, tmp_path):
     python = script(tmp_path / "python", f'#!/bin/sh\necho "Welcome!"; exec {sys.executable} "$@"\n')
-    with place(server, python=python) as board:
+    with runner(server, python=python) as board:
         assert list(measured(board)) == list(MODELS)
 
 
@@ -281,7 +281,7 @@ def test_what_libraries_print_does_not_get_between_the_answers(server, tmp_path)
         "    return real(*rest, **options)\n"
         "onnxruntime.InferenceSession = session\n"
     )
-    with place(server, python=with_site(tmp_path)) as board:
+    with runner(server, python=with_site(tmp_path)) as board:
         assert list(measured(board, {"m1": lambda: model(1)})) == ["m1"]
 
 
