@@ -30,6 +30,8 @@ LAYERS = (
     "cli",
 )
 FIRST_WITH_TORCH = "nn"
+_FRONTS = ("nasdeploy.tasks", "nasdeploy.tasks.task", "nasdeploy.tasks.classification", "nasdeploy.tasks.metrics")
+"""Modules above it that must leave torch alone until they compute."""
 
 
 def modules() -> dict[str, Path]:
@@ -56,4 +58,4 @@ def is_torch_free(module: str) -> bool:
     """Whether importing it must leave torch alone: the lower layers, all settings, and the command line."""
     last = module.split(".")[-1]
     below = layer(module) < next(number for number, names in enumerate(LAYERS) if names == FIRST_WITH_TORCH)
-    return below or last in ("settings", "recipe") or module.startswith("nasdeploy.cli")
+    return below or last in ("settings", "recipe") or module.startswith("nasdeploy.cli") or module in _FRONTS

@@ -9,7 +9,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import distillation_loss
+from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.precision import layout_of
 from nasdeploy.training.sandwich import SandwichStep, draw
 from nasdeploy.training.settings import TrainSettings

@@ -16,7 +16,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import Distillation, label_loss
+from nasdeploy.tasks.losses import Distillation, label_loss
 from nasdeploy.training.sampling.subspace import Allowed
 from nasdeploy.training.teacher import Teacher
 

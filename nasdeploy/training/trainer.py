@@ -28,11 +28,11 @@ from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
+from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.checkpoint import Checkpoints, Position
 from nasdeploy.training.diagnosis import broken_rows, cause_of
 from nasdeploy.training.ema import MovingAverage, average_of, averaged_supernet
 from nasdeploy.training.eta import peak_memory
-from nasdeploy.training.losses import distillation_loss
 from nasdeploy.training.metrics import Metrics, MetricsFile
 from nasdeploy.training.monitor import Monitor, monitored
 from nasdeploy.training.optimizer import clip_gradients, make_optimizer, set_learning_rate

@@ -1,18 +1,10 @@
-"""The images of a run: those that it was begun with, for what they were for then.
+"""The images of a run, as commands open them."""
 
-Otherwise labels would mean something else, and images that taught would be tested on.
-"""
-
-from collections.abc import Iterable
-
-from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.inventory import OpenedData
-from nasdeploy.data.recorded_split import changes, load_split
-from nasdeploy.data.split import sets_of, split
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
+from nasdeploy.tasks.same_images import sets_of_run
 
 
 def open_data_of(run: Run, recipe: Recipe) -> ImageSets:
@@ -20,51 +12,4 @@ def open_data_of(run: Run, recipe: Recipe) -> ImageSets:
 
     Raises `UserError` for data that is missing, has other classes, or is not what the run was begun with.
     """
-    return sets_of_run(run, recipe, read_data(recipe.data))
-
-
-def sets_of_run(run: Run, recipe: Recipe, data: OpenedData) -> ImageSets:
-    """Opened data, split as it was when the run was begun; raises `UserError` unless it is the same."""
-    learned = run.manifest.classes
-    if data.classes != learned:
-        missing, new = (sorted(set(a) - set(b)) for a, b in ((learned, data.classes), (data.classes, learned)))
-        differing = [f"{word} {_some(names)}" for word, names in (("without", missing), ("with", new)) if names]
-        if not differing:
-            # What is not ASCII sorted otherwise when names were kept as the file system wrote them.
-            raise UserError(
-                f"data: the classes have another order than when {run.path} was begun, so that labels would mean "
-                "something else; train another run, or go on with the version of nasdeploy that began it"
-            )
-        raise UserError(
-            f"data: the classes are not those that {run.path} learned ({', '.join(differing)}); "
-            "restore the data that it was trained on"
-        )
-    return _split_anew(run, recipe, data) if run.manifest.data is None else _split_as_then(run, data)
-
-
-def _split_as_then(run: Run, data: OpenedData) -> ImageSets:
-    assert run.manifest.data is not None
-    known = load_split(run.split, len(data.classes), run.manifest.data)
-    if known.inventory.places_in(data.inventory) is None:
-        raise UserError(
-            f"data: these are not the images that {run.path} was begun with, {changes(known, data.inventory)}; restore "
-            "them, give the folder that holds them with --data, or train another run"
-        )
-    return sets_of(data, known)
-
-
-def _split_anew(run: Run, recipe: Recipe, data: OpenedData) -> ImageSets:
-    """Of a run of an earlier version, which knows the names and labels of its training images at most."""
-    sets, images = sets_of(data, split(data, recipe.data, recipe.seed)), run.manifest.images
-    if images is not None and images != sets.fingerprint:
-        raise UserError(
-            f"data: the training images are not those that {run.path} was begun with ({sets.fingerprint}, not {images} "
-            "as then), so that some of those it learned would be tested on; restore them, or train another run"
-        )
-    return sets
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
-    first, *more = names
-    return f"{first} and {len(more)} more" if more else first
+    return sets_of_run(run, recipe.data, recipe.seed, read_data(recipe.data))

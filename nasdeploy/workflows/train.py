@@ -23,6 +23,7 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
+from nasdeploy.tasks.same_images import sets_of_run
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sampling.samplers import Origin, Sampler, sampler_from, validated
 from nasdeploy.training.scalars import require_tensorboard
@@ -30,7 +31,6 @@ from nasdeploy.training.teacher import Teacher
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import has_its_weights, leave_out_damaged, trained_facts
-from nasdeploy.workflows.same_data import sets_of_run
 from nasdeploy.workflows.teacher import described, load_teacher, try_teacher
 from nasdeploy.workflows.value_range import lines_on_range, measured_for
 
@@ -79,7 +79,7 @@ def _train(
     with ExitStack() as held:
         with ranks.agreed():
             run = _run_of_all(directory, ranks)
-            sets = sets_of_run(run, recipe, prepared.data)
+            sets = sets_of_run(run, recipe.data, recipe.seed, prepared.data)
             if ranks.first:
                 held.enter_context(run.lock())
         trainer = Trainer(
@@ -139,7 +139,7 @@ def _prepare(
     if begun_before is None:
         sets = sets_of(data, split(data, recipe.data, recipe.seed))
     else:
-        sets = sets_of_run(begun_before, recipe, data)
+        sets = sets_of_run(begun_before, recipe.data, recipe.seed, data)
     space = recipe.load_space(len(sets.classes))
     require(space)
     if weights is not None:

@@ -22,7 +22,7 @@ from nasdeploy.nn.rescale import rescale
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
-from nasdeploy.training.losses import distillation_loss
+from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 

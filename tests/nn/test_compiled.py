@@ -19,7 +19,7 @@ from nasdeploy.nn import FAMILIES, Forward, build, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import distillation_loss
+from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.sandwich import Losses, SandwichStep, draw
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise

@@ -19,7 +19,7 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import kl_divergence
+from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.sandwich import Sandwich, SandwichStep, draw
 from nasdeploy.training.totals import to_tensor
 from tests.training.recipes import CONTENT

@@ -14,7 +14,7 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import kl_divergence
+from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.optimizer import make_optimizer
 from nasdeploy.training.sandwich import SandwichStep, draw
 from nasdeploy.training.settings import TrainSettings

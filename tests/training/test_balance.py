@@ -10,7 +10,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import label_loss
+from nasdeploy.tasks.losses import label_loss
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder

@@ -13,8 +13,8 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.nn.device import layout_for
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.checkpoint import Checkpoints, Position
-from nasdeploy.training.losses import distillation_loss
 from nasdeploy.training.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.training.sandwich import Losses, SandwichStep, draw
 from nasdeploy.training.settings import DistillationSettings, TrainSettings

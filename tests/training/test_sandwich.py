@@ -16,7 +16,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
-from nasdeploy.training.losses import distillation_loss, kl_divergence
+from nasdeploy.tasks.losses import distillation_loss, kl_divergence
 from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep, draw
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise

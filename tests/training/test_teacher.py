@@ -14,7 +14,7 @@ from nasdeploy.convert import quick_onnx
 from nasdeploy.core.errors import UserError
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.losses import kl_divergence
+from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.sandwich import SandwichStep, draw
 from nasdeploy.training.teacher import require_fit, torchvision_teacher, without_gradient

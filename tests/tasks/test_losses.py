@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasdeploy.training.losses import (
+from nasdeploy.tasks.losses import (
     Distillation,
     adaptive_alpha_divergence,
     alpha_divergence,

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from math import log
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasdeploy.training.settings import DistillationSettings
+if TYPE_CHECKING:
+    from nasdeploy.training.settings import DistillationSettings
 
 Distillation = Callable[[Tensor, Tensor], Tensor]
 """From student and teacher logits `[N, classes]` to a scalar loss."""
@@ -70,7 +72,7 @@ def adaptive_alpha_divergence(
     return torch.where(high >= low, high_loss, low_loss).mean()
 
 
-def distillation_loss(settings: DistillationSettings) -> Distillation | None:
+def distillation_loss(settings: "DistillationSettings") -> Distillation | None:
     """The distillation that the settings name; None if sub-networks learn from the labels."""
     if settings.kind == "none":
         return None

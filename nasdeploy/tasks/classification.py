@@ -1,0 +1,65 @@
+"""Classification of images: one label for each picture, scored by the part of the pictures that get theirs.
+
+Torch-free until data is opened or something is computed.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from nasdeploy.core.plan import Plan
+from nasdeploy.core.score import Score
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.tasks.metrics import TOP1
+from nasdeploy.tasks.task import Batch, Inputs, Objective, PartRunner, Task, TaskData
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nasdeploy.store.run import Run
+    from nasdeploy.training.settings import TrainSettings
+
+
+class Classification(Task):
+    """Classification of square RGB images `[N, 3, S, S]` into `classes`, by logits `[N, classes]`."""
+
+    name = "classification"
+    metric = TOP1
+    data_settings = DataSettings
+
+    def open(self, settings: DataSettings, seed: int, run: "Run | None" = None) -> TaskData:
+        """Return the images that the settings name, split by `seed` or as `run` remembers it; see `Task.open`."""
+        from nasdeploy.tasks.image_data import ImageData
+
+        return ImageData.open(settings, seed, run)
+
+    def outputs(self, run: PartRunner, inputs: Inputs) -> "Tensor":
+        """Return logits `[N, classes]`; images of any side are rescaled to that of the plan."""
+        from nasdeploy.nn.rescale import rescale
+
+        (images,) = inputs
+        ((_, shape),) = run.plan.inputs
+        (logits,) = run("network", rescale(images, shape[-1]))
+        return logits
+
+    def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
+        """Return cross-entropy with the recipe's label smoothing and class weights, and its distillation."""
+        from nasdeploy.tasks.image_data import ImageData
+        from nasdeploy.tasks.losses import distillation_loss, label_loss
+
+        weights = data.class_weights if isinstance(data, ImageData) else None
+
+        def label(logits: "Tensor", labels: "Tensor") -> "Tensor":
+            on_device = None if weights is None else weights.to(logits.device)
+            return label_loss(logits, labels, settings.label_smoothing, on_device)
+
+        return Objective(label, distillation_loss(settings.distillation))
+
+    def score(self, run: PartRunner, batches: Iterable[Batch]) -> Score:
+        """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""
+        from nasdeploy.tasks.image_data import score_of
+
+        return score_of(lambda inputs: self.outputs(run, inputs), batches)
+
+    def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Return `input` and `logits` for the one part of the network."""
+        return {"network": (("input",), ("logits",))}
