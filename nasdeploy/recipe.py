@@ -11,7 +11,7 @@ from nasdeploy.core.registry import suggestion
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import Settings, load_yaml, override, parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.settings import Bounds, DataSettings
+from nasdeploy.data.settings import DataSettings, ValueBounds
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.spaces import SPACES, load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
@@ -128,7 +128,7 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
     return changed
 
 
-def with_range(recipe: Recipe, measured: Bounds | None) -> Recipe:
+def with_range(recipe: Recipe, measured: ValueBounds | None) -> Recipe:
     """A recipe that asks for a measured range of values with the one that was measured for its run, if any was."""
     if recipe.data.range != "measured" or measured is None:
         return recipe

@@ -1,6 +1,7 @@
 """Batches of images, float32 and normalised: for training, evaluation and recalibration, and those kept for scoring."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count as counted
 from itertools import islice
 
@@ -11,11 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from nasdeploy.core.randomness import generator, seed_for
-from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.loader import fetched, load
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.transforms import name_of, normalise, training_transform
+from nasdeploy.data.transforms import normalise, training_transform
 from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.rescale import rescale
 
@@ -49,95 +49,77 @@ def steps_per_epoch(images: Images, batch_size: int) -> int:
     return max(1, len(images) // batch_size)
 
 
-def train_batches(
-    images: Images,
-    settings: DataSettings,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start: int = 0,
-    part: tuple[int, int] = (0, 1),
-    device: torch.device = CPU,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches `[N, 3, size, size]` and labels `[N]` of one epoch, from batch `start` on.
+@dataclass(frozen=True)
+class TrainingBatches:
+    """The batches that one process learns from, epoch by epoch.
 
-    `part` is the place of this process among how many that share each batch: (1, 4) gets its images 1, 5, 9, ...
-    The order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index), or where classes are
+    `part` is the place of this process among how many that share each batch: (1, 4) gets its images 1, 5, 9, ... The
+    order follows from (seed, epoch), an image's augmentation from (seed, epoch, its index), or where classes are
     balanced by sampling, so that an image may come several times, from (seed, epoch, its place in the order). A last
-    batch that is not full is left out. Both tensors are on `device`. Raises `UserError` naming an unreadable image,
-    unless the settings skip those.
+    batch that is not full is left out.
     """
-    for pixels, labels in _augmented(images, settings, batch_size, seed, epoch, start, part, device):
-        # As bytes they are a quarter to move.
-        moved = pixels.to(device, non_blocking=True)
-        yield normalise(moved, settings.mean, settings.std), labels.to(device, non_blocking=True)
 
+    images: Images
+    settings: DataSettings
+    batch_size: int
+    seed: int
+    part: tuple[int, int] = (0, 1)
+    device: torch.device = CPU
 
-def _augmented(
-    images: Images,
-    settings: DataSettings,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start: int,
-    part: tuple[int, int] = (0, 1),
-    device: torch.device = CPU,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `train_batches` gives, before it is moved and normalised: pixels are uint8."""
-    order = epoch_order(images, settings, seed, epoch)
-    seeds = generator(seed, "augmentation", epoch).integers(0, 1 << 32, size=len(images), dtype=np.uint32)
-    if settings.balance != "sampling":
-        seeds = seeds[order]
-    place, parts = part
-    ends = [(step * batch_size, (step + 1) * batch_size) for step in range(start, steps_per_epoch(images, batch_size))]
-    return load(
-        images if settings.augment.crop == "random-resized" else fetched(images, settings),
-        [order[first:end][place::parts] for first, end in ends],
-        settings,
-        training_transform(settings),
-        [seeds[first:end][place::parts] for first, end in ends],
-        pinned=device.type == "cuda",
-    )
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield augmented images `[N, 3, size, size]` and labels `[N]` of an epoch, on `device`, from step `start` on.
 
+        Raises `UserError` naming an unreadable image, unless the settings skip those.
+        """
+        for pixels, labels in self.pixels(epoch, start):
+            # As bytes they are a quarter to move.
+            moved = pixels.to(self.device, non_blocking=True)
+            yield normalise(moved, self.settings.mean, self.settings.std), labels.to(self.device, non_blocking=True)
 
-def batch_names(
-    images: Images,
-    settings: DataSettings,
-    classes: Sequence[str],
-    batch_size: int,
-    seed: int,
-    position: tuple[int, int],
-    part: tuple[int, int] = (0, 1),
-) -> list[str]:
-    """What the images of a batch of `train_batches` are called in messages; `position` is its epoch and step.
+    def pixels(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `epoch` does before it is moved and normalised: pixels are uint8."""
+        order = self.order(epoch)
+        seeds = generator(self.seed, "augmentation", epoch).integers(0, 1 << 32, size=len(order), dtype=np.uint32)
+        if self.settings.balance != "sampling":
+            seeds = seeds[order]
+        steps = range(start, steps_per_epoch(self.images, self.batch_size))
+        return load(
+            self.images if self.settings.augment.crop == "random-resized" else fetched(self.images, self.settings),
+            [order[self._rows(step)] for step in steps],
+            self.settings,
+            training_transform(self.settings),
+            [seeds[self._rows(step)] for step in steps],
+            pinned=self.device.type == "cuda",
+        )
 
-    Where unreadable images are skipped, all are read to find out which these are.
-    """
-    epoch, step = position
-    place, parts = part
-    indices = epoch_order(images, settings, seed, epoch)[step * batch_size : (step + 1) * batch_size][place::parts]
-    skipping = settings.on_unreadable == "skip"
-    return [name_of(images, index, classes) for index in indices.tolist() if not skipping or _readable(images, index)]
+    def order(self, epoch: int) -> Indices:
+        """Return indices of the images of an epoch, as many as there are, in the order in which they are learned from.
 
+        It is a function of (seed, epoch), so that a restart continues anywhere in it. Every image comes once, unless
+        classes are balanced by sampling.
+        """
+        rng = generator(self.seed, "order", epoch)
+        balanced = self.settings.balance == "sampling"
+        drawn = balanced_draws(self.images.labels, rng) if balanced else rng.permutation(len(self.images))
+        return self.images.readable_order(drawn, rng)
 
-def _readable(images: Images, index: int) -> bool:
-    try:
-        images.image(index)
-    except UnreadableImage:
-        return False
-    return True
+    def names(self, epoch: int, step: int, classes: Sequence[str]) -> list[str]:
+        """Return what the images of one batch are called in messages.
 
+        Where unreadable images are skipped, all are read to find out which these are.
+        """
+        indices = self.order(epoch)[self._rows(step)].tolist()
+        skipping = self.settings.on_unreadable == "skip"
+        return [
+            self.images.name_of(index, classes)
+            for index in indices
+            if not skipping or self.images.defect(index) is None
+        ]
 
-def epoch_order(images: Images, settings: DataSettings, seed: int, epoch: int) -> Indices:
-    """Indices of the images of an epoch, as many as there are, in the order in which they are learned from.
-
-    It is a function of (seed, epoch), so that a restart continues anywhere in it. Every image comes once, unless
-    classes are balanced by sampling.
-    """
-    rng = generator(seed, "order", epoch)
-    balanced = settings.balance == "sampling"
-    drawn = balanced_draws(images.labels, rng) if balanced else rng.permutation(len(images))
-    return images.readable_order(drawn, rng)
+    def _rows(self, step: int) -> slice:
+        """Return which rows of an epoch's order are this process's part of a batch."""
+        place, parts = self.part
+        return slice(step * self.batch_size + place, (step + 1) * self.batch_size, parts)
 
 
 def evaluation_batches(
@@ -193,8 +175,8 @@ def calibration_batches(
     with; this includes balanced sampling. When the images run out they come again, augmented differently. In memory
     they take count * batch_size * 3 * size^2 bytes.
     """
-    own_seed = seed_for(seed, "calibration")
-    epochs = (_augmented(images, settings, batch_size, own_seed, epoch, start=0) for epoch in counted())
+    drawn = TrainingBatches(images, settings, batch_size, seed_for(seed, "calibration"))
+    epochs = (drawn.pixels(epoch) for epoch in counted())
     batches = (pixels for epoch in epochs for pixels, _ in epoch)
     return CalibrationBatches(islice(batches, count), settings)
 

@@ -16,7 +16,7 @@ from nasdeploy.data.images import ArrayImages, ImageSets
 from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.settings import DOWNLOADS, DatasetKind, DataSettings
 from nasdeploy.data.shards import open_shards
-from nasdeploy.data.split import sets_of, split
+from nasdeploy.data.split import split_sets
 
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 
@@ -121,5 +121,4 @@ def open_data(settings: DataSettings, seed: int) -> ImageSets:
 
     Those of a run are split as it says, see `nasdeploy.workflows.same_data`.
     """
-    data = read_data(settings)
-    return sets_of(data, split(data, settings, seed))
+    return split_sets(read_data(settings), settings, seed)

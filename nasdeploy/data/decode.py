@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.settings import MOST_PIXELS, Bounds, Decoding
+from nasdeploy.data.settings import MOST_PIXELS, Decoding, ValueBounds
 
 EIGHT_BITS, GREY, FLOATING, COLOUR = range(4)
 """Depths of pictures: 8 bits and fewer; grey of more; grey in floating-point numbers; colour, or alpha, of more."""
@@ -23,7 +23,7 @@ EIGHT_BITS, GREY, FLOATING, COLOUR = range(4)
 SIXTEEN_BIT = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """What the beginning of an image file says."""
 
     width: int
@@ -82,9 +82,9 @@ def too_large(width: int, height: int, max_pixels: int) -> str | None:
     return f"{width} x {height} pixels, {width * height} in all, and data.max_pixels allows {max_pixels}"
 
 
-def header_of(image: Image.Image) -> Header:
+def header_of(image: Image.Image) -> ImageHeader:
     """What the header of an opened file says."""
-    return Header(*image.size, _depth(image))
+    return ImageHeader(*image.size, _depth(image))
 
 
 def _depth(image: Image.Image) -> int:
@@ -147,7 +147,7 @@ def undecodable(depth: int, decoding: Decoding) -> str | None:
     return None
 
 
-def to_levels(values: npt.NDArray[Any], bounds: Bounds | None) -> npt.NDArray[np.uint8]:
+def to_levels(values: npt.NDArray[Any], bounds: ValueBounds | None) -> npt.NDArray[np.uint8]:
     """Values of pixels as levels of 8 bits: those between the bounds spread over 0 to 255, or the upper 8 of 16 bits.
 
     What is no number becomes black.
@@ -185,7 +185,7 @@ def read_values(path: Path, content: bytes | None = None) -> tuple[int, npt.NDAr
         return depth, None if depth == EIGHT_BITS else np.asarray(image)
 
 
-def read_header(path: Path, content: bytes | None = None) -> Header:
+def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
     """What the header of an image file says; raises `UnreadableImage`."""
     with _named(path), opened(_file(path, content), sys.maxsize) as image:
         return header_of(image)
@@ -221,7 +221,7 @@ def looks_whole(file: IO[bytes]) -> bool:
     return (head.startswith(_JPEG) and tail.endswith(_JPEG_END)) or (head == _PNG and tail == _PNG_END)
 
 
-def examined(path: Path, is_whole: bool) -> Header:
+def examined(path: Path, is_whole: bool) -> ImageHeader:
     """What the header of an image file says; one that does not look whole is decoded to be sure that it is.
 
     Raises `UnreadableImage` for what no setting could make readable.

@@ -19,7 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.decode import EIGHT_BITS, Header, UnreadableImage, examined, looks_whole, too_large, undecodable
+from nasdeploy.data.decode import (
+    EIGHT_BITS,
+    ImageHeader,
+    UnreadableImage,
+    examined,
+    looks_whole,
+    too_large,
+    undecodable,
+)
 from nasdeploy.data.images import Indices
 from nasdeploy.data.settings import DOWNLOADS, Decoding
 from nasdeploy.store.files import replacing
@@ -96,7 +104,7 @@ class Look(NamedTuple):
     """Why it cannot be read as an image; empty if nothing speaks against it."""
     lasts: bool = True
     """Whether the file would say the same again; not if the disk failed."""
-    header: Header = Header(0, 0, EIGHT_BITS)
+    header: ImageHeader = ImageHeader(0, 0, EIGHT_BITS)
     """What its header says; of nothing where it cannot be read."""
 
 
@@ -125,7 +133,7 @@ def unfit(records: Records, decoding: Decoding) -> dict[int, str]:
     found = {}
     large = records["width"] * records["height"] > decoding.max_pixels
     for place in np.flatnonzero(large | (records["depth"] != EIGHT_BITS)).tolist():
-        width, height, depth = (int(records[name][place]) for name in Header._fields)
+        width, height, depth = (int(records[name][place]) for name in ImageHeader._fields)
         problem = too_large(width, height, decoding.max_pixels) or undecodable(depth, decoding)
         if problem:
             found[place] = problem
@@ -158,7 +166,7 @@ def records_of(looks: Sequence[Look]) -> Records:
     records["read"] = [bool(look.digest) for look in looks]
     digests = b"".join(look.digest or bytes(DIGEST_BYTES) for look in looks)
     records["digest"] = np.frombuffer(digests, dtype=np.uint8).reshape(len(looks), DIGEST_BYTES)
-    for number, name in enumerate(Header._fields):
+    for number, name in enumerate(ImageHeader._fields):
         records[name] = [look.header[number] for look in looks]
     return records
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.escaping import escaped
-from nasdeploy.data.decode import EIGHT_BITS, Header, UnreadableImage, read_header, read_rgb, read_values
+from nasdeploy.data.decode import EIGHT_BITS, ImageHeader, UnreadableImage, read_header, read_rgb, read_values
 from nasdeploy.data.settings import DataSettings, Decoding
 
 if TYPE_CHECKING:
@@ -61,16 +61,29 @@ class Images(ABC):
         """The file of one picture; None where it has none of its own."""
         return None
 
-    def header(self, index: int) -> Header:
+    def header(self, index: int) -> ImageHeader:
         """Size and depth of one picture, without decoding it where it is a file; raises `UnreadableImage`."""
-        return Header(*self.image(index).size, EIGHT_BITS)
+        return ImageHeader(*self.image(index).size, EIGHT_BITS)
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
         """How deep one picture is, and the values of its pixels if that is more than 8 bits; see `read_values`."""
         return EIGHT_BITS, None
 
+    def name_of(self, index: int, classes: Sequence[str]) -> str:
+        """Return how messages name one picture: by its file, or by its number and class."""
+        path = self.path(index)
+        return str(path) if path is not None else f"image {index} ({classes[int(self.labels[index])]})"
+
+    def defect(self, index: int) -> UnreadableImage | None:
+        """Decode one picture, and return why it cannot be read; None if it can."""
+        try:
+            self.image(index)
+        except UnreadableImage as error:
+            return error
+        return None
+
     def names(self) -> bytes:
-        """What tells these images from others with the same labels, wherever they lie; empty if nothing does."""
+        """Return what tells these images from others with the same labels, wherever they lie; empty if nothing does."""
         return b""
 
     def readable_order(self, drawn: Indices, rng: np.random.Generator) -> Indices:
@@ -89,7 +102,7 @@ class FileImages(Images):
         """One picture; see `Images.image`."""
         return read_rgb(self._paths[index], decoding=self._decoding)
 
-    def header(self, index: int) -> Header:
+    def header(self, index: int) -> ImageHeader:
         """The header of one picture; see `Images.header`."""
         return read_header(self._paths[index])
 
@@ -173,7 +186,7 @@ def readable(images: Images, settings: DataSettings) -> Readable:
     if settings.on_unreadable == "stop" or isinstance(images, ArrayImages):
         return Readable(images, images.unreadable)
     with ThreadPoolExecutor(_THREADS) as threads:
-        defects = list(threads.map(lambda place: _defect(images, place), range(len(images))))
+        defects = list(threads.map(images.defect, range(len(images))))
     for defect in defects:
         if defect is not None:
             warn_of(defect.path, defect.reason)
@@ -182,14 +195,6 @@ def readable(images: Images, settings: DataSettings) -> Readable:
         raise UserError(f"{images.path(0)}: cannot be read, nor can any other image of its part; replace them")
     found = images if len(places) == len(images) else images.subset(places)
     return Readable(found, images.unreadable + len(images) - len(places))
-
-
-def _defect(images: Images, place: int) -> UnreadableImage | None:
-    try:
-        images.image(place)
-    except UnreadableImage as error:
-        return error
-    return None
 
 
 def warn_of(path: Path, reason: str) -> None:

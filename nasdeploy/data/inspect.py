@@ -9,7 +9,7 @@ from statistics import median
 import numpy as np
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.decode import COLOUR, Header, UnreadableImage
+from nasdeploy.data.decode import COLOUR, ImageHeader, UnreadableImage
 from nasdeploy.data.folder import list_folder, read_folder, stop
 from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.inventory import OpenedData, each_once
@@ -125,7 +125,7 @@ class _Pictures:
         return cls((min(sides), round(median(sides)), max(sides)), (note,) if note else (), needs_range)
 
 
-def _headers(images: Images) -> Iterator[Header]:
+def _headers(images: Images) -> Iterator[ImageHeader]:
     """What headers of at most `_LOOKED_AT` images say, from everywhere; `open_data` complains of unreadable ones."""
     for index in range(0, len(images), -(-len(images) // _LOOKED_AT)):
         with suppress(UnreadableImage):

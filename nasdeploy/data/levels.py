@@ -13,7 +13,7 @@ import numpy as np
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.decode import COLOUR, EIGHT_BITS, FLOATING, GREY, UnreadableImage, to_levels
 from nasdeploy.data.images import Images
-from nasdeploy.data.settings import Bounds
+from nasdeploy.data.settings import ValueBounds
 
 LOOKED_AT = 64
 """Images that are looked at to tell whether a range is needed."""
@@ -35,7 +35,7 @@ class Used:
     `depth` is `COLOUR` if any of them has colours, and `FLOATING` if any of the others does.
     """
 
-    bounds: Bounds
+    bounds: ValueBounds
     pictures: int
     depth: int
 
@@ -55,7 +55,7 @@ def used_range(images: Images, most: int) -> Used | None:
     return Used((low, high if high > low else low + 1), len(found), max(depths, key=(GREY, FLOATING, COLOUR).index))
 
 
-def _ranges(images: Images, most: int) -> Iterator[tuple[int, Bounds]]:
+def _ranges(images: Images, most: int) -> Iterator[tuple[int, ValueBounds]]:
     for index in np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int).tolist():
         try:
             depth, values = images.depth_and_values(index)
@@ -71,7 +71,7 @@ def _ranges(images: Images, most: int) -> Iterator[tuple[int, Bounds]]:
             yield depth, (float(floor(low)), float(ceil(high))) if depth != FLOATING else (float(low), float(high))
 
 
-def note_on_levels(used: Used | None, bounds: Bounds | None) -> str | None:
+def note_on_levels(used: Used | None, bounds: ValueBounds | None) -> str | None:
     """A line about pictures of which `data.range`, here `bounds`, leaves few levels, and what to set; else None."""
     if used is None:
         return None

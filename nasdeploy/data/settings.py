@@ -30,7 +30,7 @@ MOST_PIXELS = 178_956_970
 """Of a picture unless the recipe allows more: where Pillow takes it for an attack on the memory."""
 
 
-Bounds = tuple[float, float]
+ValueBounds = tuple[float, float]
 
 
 class Decoding(NamedTuple):
@@ -40,17 +40,17 @@ class Decoding(NamedTuple):
     upper 8 bits. `max_pixels`: most pixels of one.
     """
 
-    range: Bounds | Literal["measured"] | None = None
+    range: ValueBounds | Literal["measured"] | None = None
     max_pixels: int = MOST_PIXELS
 
 
-def _black_and_white(bounds: Bounds) -> Bounds:
+def _black_and_white(bounds: ValueBounds) -> ValueBounds:
     if bounds[0] >= bounds[1]:
         raise ValueError("the first number, that of black, must be below the second, that of white")
     return bounds
 
 
-ValueRange = Annotated[Bounds, AfterValidator(_black_and_white)]
+ValueRange = Annotated[ValueBounds, AfterValidator(_black_and_white)]
 """Values of pixels that become black and white."""
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.decode import Header, UnreadableImage, read_header, read_rgb, read_values
+from nasdeploy.data.decode import ImageHeader, UnreadableImage, read_header, read_rgb, read_values
 from nasdeploy.data.facts import (
     DIGEST_BYTES,
     RECORD,
@@ -92,7 +92,7 @@ class ShardImages(Images):
         """One picture; see `Images.image`."""
         return read_rgb(self.path(index), self.content(index), self._decoding)
 
-    def header(self, index: int) -> Header:
+    def header(self, index: int) -> ImageHeader:
         """The header of one picture; see `Images.header`."""
         return read_header(self.path(index), self.content(index))
 

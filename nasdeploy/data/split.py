@@ -139,10 +139,19 @@ def _given(data: OpenedData, usable: Mask) -> npt.NDArray[np.uint8]:
     return uses
 
 
-def sets_of(data: OpenedData, made: Split) -> ImageSets:
-    """The images of opened data in the order and for the uses of a split, which has to be of the same images."""
+def split_sets(data: OpenedData, settings: DataSettings, seed: int) -> ImageSets:
+    """Split opened data, and return the images for each use; raises `UserError` like `split`."""
+    return _sets(data, split(data, settings, seed), np.arange(len(data.inventory), dtype=np.int64))
+
+
+def sets_of(data: OpenedData, made: Split) -> ImageSets | None:
+    """Return the images of opened data in the order and for the uses of a split; None if they are not those split."""
     places = made.inventory.places_in(data.inventory)
-    assert places is not None
+    return None if places is None else _sets(data, made, places)
+
+
+def _sets(data: OpenedData, made: Split, places: Indices) -> ImageSets:
+    """Return the sets of a split whose images stand at `places` `[N]` in the inventory of `data`."""
 
     def images_for(use: int) -> Images | None:
         """Those of one part: no use is shared by two."""

@@ -127,7 +127,7 @@ _FEWEST = 64
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImageSample:
     """Labelled images; any first part of them has as many of each class as there are."""
 
     pixels: Tensor
@@ -141,12 +141,12 @@ class Sample:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def first(self, count: int) -> "Sample":
+    def first(self, count: int) -> "ImageSample":
         """The first images."""
-        return Sample(self.pixels[:count], self.labels[:count], self.names[:count], self.classes)
+        return ImageSample(self.pixels[:count], self.labels[:count], self.names[:count], self.classes)
 
 
-def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings, seed: int) -> Sample:
+def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings, seed: int) -> ImageSample:
     """At most 512 images, read in a few seconds, `settings.size` wide; those that cannot be read are left out.
 
     Raises `UnreadableImage` if that leaves none.
@@ -165,18 +165,12 @@ def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings
             unreadable = error
     if not pixels:
         raise unreadable
-    return Sample(
+    return ImageSample(
         torch.stack(pixels),
         torch.from_numpy(images.labels[np.asarray(indices, dtype=np.int64)]),
-        [name_of(images, index, classes) for index in indices],
+        [images.name_of(index, classes) for index in indices],
         classes,
     )
-
-
-def name_of(images: Images, index: int, classes: Sequence[str]) -> str:
-    """An image in a message: its file, or its number and class."""
-    path = images.path(index)
-    return str(path) if path is not None else f"image {index} ({classes[int(images.labels[index])]})"
 
 
 def _turn_by_turn(labels: Indices, rng: np.random.Generator) -> Indices:

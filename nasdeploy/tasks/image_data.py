@@ -16,17 +16,16 @@ from nasdeploy.data.batches import (
     HeldOutImages,
     Memory,
     PreparedBatches,
-    batch_names,
+    TrainingBatches,
     calibration_batches,
     class_weights,
     evaluation_batches,
-    train_batches,
 )
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets, readable
 from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import sets_of, split
+from nasdeploy.data.split import split_sets
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.same_images import sets_of_run
@@ -49,7 +48,7 @@ class ImageData(TaskData):
         data = read_data(settings)
         if run is not None:
             return cls(sets_of_run(run, settings, seed, data), settings)
-        return cls(sets_of(data, split(data, settings, seed)), settings)
+        return cls(split_sets(data, settings, seed), settings)
 
     def record(self) -> Mapping[str, Any]:
         """Return the classes, and path, digest, class and use of every image; see `TaskData.record`."""
@@ -77,10 +76,8 @@ class ImageData(TaskData):
     ) -> Iterator[Batch]:
         """Yield augmented images `[N, 3, size, size]` and labels `[N]`; see `TaskData.train_batches`."""
         epoch, start = position
-        found = train_batches(
-            self.sets.train, self.settings, batch_size, seed, epoch, start=start, part=share, device=device or _CPU
-        )
-        return (((images,), labels) for images, labels in found)
+        batches = TrainingBatches(self.sets.train, self.settings, batch_size, seed, share, device or _CPU)
+        return _as_batches(batches.epoch(epoch, start))
 
     def validation(self, batch_size: int) -> Iterator[Batch]:
         """Yield validation images and labels, in order."""
@@ -115,7 +112,8 @@ class ImageData(TaskData):
 
     def names(self, batch_size: int, seed: int, position: tuple[int, int], share: tuple[int, int]) -> list[str]:
         """Return the files of the images of a training batch, or their places where they have none."""
-        return batch_names(self.sets.train, self.settings, self.sets.classes, batch_size, seed, position, share)
+        batches = TrainingBatches(self.sets.train, self.settings, batch_size, seed, share)
+        return batches.names(*position, self.sets.classes)
 
 
 class ImageCalibration(Calibration):

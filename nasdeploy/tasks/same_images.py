@@ -10,7 +10,7 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.recorded_split import changes, load_split
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import sets_of, split
+from nasdeploy.data.split import sets_of, split_sets
 from nasdeploy.store.run import Run
 
 
@@ -36,17 +36,18 @@ def sets_of_run(run: Run, settings: DataSettings, seed: int, data: OpenedData) -
 def _split_as_then(run: Run, data: OpenedData) -> ImageSets:
     assert run.manifest.data is not None
     known = load_split(run.split, len(data.classes), run.manifest.data)
-    if known.inventory.places_in(data.inventory) is None:
+    sets = sets_of(data, known)
+    if sets is None:
         raise UserError(
             f"data: these are not the images that {run.path} was begun with, {changes(known, data.inventory)}; restore "
             "them, give the folder that holds them with --data, or train another run"
         )
-    return sets_of(data, known)
+    return sets
 
 
 def _split_anew(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:
     """Of a run of an earlier version, which knows the names and labels of its training images at most."""
-    sets, images = sets_of(data, split(data, settings, seed)), run.manifest.images
+    sets, images = split_sets(data, settings, seed), run.manifest.images
     if images is not None and images != sets.fingerprint:
         raise UserError(
             f"data: the training images are not those that {run.path} was begun with ({sets.fingerprint}, not {images} "

@@ -17,7 +17,7 @@ from nasdeploy.core.plan import Block
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.batches import batch_names, class_weights, steps_per_epoch, train_batches
+from nasdeploy.data.batches import TrainingBatches, class_weights, steps_per_epoch
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.distributed.ranks import Ranks
@@ -162,19 +162,19 @@ class Trainer:
     ) -> None:
         """The rest of the epoch at `position`, which moves along; its metrics, and a checkpoint at its end."""
         began, first = perf_counter(), position.step
-        for images, labels in self._batches(position):
+        for images, labels in self._batches().epoch(position.epoch, position.step):
             stop = self._step(supernet, optimizer, position, images, labels, asked_to_stop(), monitor)
             position.step += 1
             self._save_between(supernet, optimizer, position, stop)
         if position.step == 0:
             raise NasdeployError("no batch of training images could be read; see the messages above")
-        images = (position.step - first) * self.settings.batch_size
+        learned = (position.step - first) * self.settings.batch_size
         metrics = {
             "epoch": position.epoch + 1,
             "learning_rate": optimizer.param_groups[0]["lr"],
             **position.totals.metrics(),
             "skipped": position.skips.of_epoch(position.epoch + 1),
-            "images_per_s": images / (perf_counter() - began) if images else None,
+            "images_per_s": learned / (perf_counter() - began) if learned else None,
             "peak_memory_gib": peak_memory(self.ranks.device) / 2**30,
         }
         if self.ranks.first and self._validates(position.epoch + 1):
@@ -183,17 +183,10 @@ class Trainer:
         self._finish_epoch(supernet, optimizer, position, metrics)
         monitor.epoch(metrics)
 
-    def _batches(self, position: Position) -> Any:
-        return train_batches(
-            self.sets.train,
-            self.data,
-            self.settings.batch_size,
-            self.seed,
-            position.epoch,
-            start=position.step,
-            part=(self.ranks.rank, self.ranks.world),
-            device=self.ranks.device,
-        )
+    def _batches(self) -> TrainingBatches:
+        """Return the batches that this process learns from."""
+        part = (self.ranks.rank, self.ranks.world)
+        return TrainingBatches(self.sets.train, self.data, self.settings.batch_size, self.seed, part, self.ranks.device)
 
     def _note(self, position: Position) -> str:
         loss = position.totals.metrics()["loss_largest"] if position.totals.steps else None
@@ -246,24 +239,12 @@ class Trainer:
         with self.ranks.agreed():
             rows = broken_rows(train, images)
             if rows:
-                names = self._names(position)
+                names = self._batches().names(position.epoch, position.step, self.sets.classes)
                 among = f"the {len(images)} of step {position.step + 1} of epoch {position.epoch + 1}"
                 teacher = self.settings.distillation.teacher
                 raise not_finite(teacher, [names[row] for row in rows], among, autocast)
         first = position.epoch == 0 and not position.totals.steps
         return cause_of(train, sandwich, images, losses, first=first, autocast=autocast)
-
-    def _names(self, position: Position) -> list[str]:
-        """Of the images in this process's part of a batch."""
-        return batch_names(
-            self.sets.train,
-            self.data,
-            self.sets.classes,
-            self.settings.batch_size,
-            self.seed,
-            (position.epoch, position.step),
-            (self.ranks.rank, self.ranks.world),
-        )
 
     def _sandwich_step(self, supernet: Supernet) -> SandwichStep:
         settings = self.settings

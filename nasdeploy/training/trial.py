@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.data.transforms import Sample, Triple, normalise
+from nasdeploy.data.transforms import ImageSample, Triple, normalise
 from nasdeploy.training.class_order import ORDERS, ClassOrder, columns
 
 LONGEST_S = 3.0
@@ -65,7 +65,7 @@ class _Outputs:
 
     values: Tensor
     """float32 `[N, classes]`, in the classifier's order."""
-    sample: Sample
+    sample: ImageSample
 
     def right(self, order: ClassOrder | None) -> Tensor:
         """Whether each image was recognised, bool `[N]`, where outputs stand in that order."""
@@ -139,7 +139,7 @@ class Trial:
 
 
 def try_classifier(
-    classifier: Classifier, sample: Sample, reading: Reading, batch: int, *, normalised: bool, ordered: bool
+    classifier: Classifier, sample: ImageSample, reading: Reading, batch: int, *, normalised: bool, ordered: bool
 ) -> Trial:
     """Try it on images, `batch` at once, in a few seconds.
 
@@ -163,7 +163,9 @@ def try_classifier(
     return _with_better(found, candidates)
 
 
-def _otherwise_normalised(classifier: Classifier, sample: Sample, reading: Reading, batch: int) -> Iterator[_Candidate]:
+def _otherwise_normalised(
+    classifier: Classifier, sample: ImageSample, reading: Reading, batch: int
+) -> Iterator[_Candidate]:
     for normalisation in USUAL:
         if not _same(normalisation, reading.normalisation):
             changed = replace(reading, normalisation=normalisation)
@@ -243,7 +245,7 @@ def _same(a: Normalisation, b: Normalisation) -> bool:
     return all(abs(x - y) < 1e-3 * max(abs(y), 1e-3) for x, y in pairs)
 
 
-def _outputs(classifier: Classifier, sample: Sample, reading: Reading, batch: int) -> _Outputs:
+def _outputs(classifier: Classifier, sample: ImageSample, reading: Reading, batch: int) -> _Outputs:
     """What it says of the first images, in equal parts of at most `batch`, for as long as that."""
     began, found = monotonic(), []
     parts = torch.chunk(torch.arange(len(sample)), -(-len(sample) // batch))

@@ -1,11 +1,8 @@
 """What a run has for strategies that use more than the problem: its supernet, its training images, its predictor."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-
-from nasdeploy.data.batches import train_batches
+from nasdeploy.data.batches import TrainingBatches
 from nasdeploy.nn.device import compute_device
 from nasdeploy.searching.predictors.files import load_predictor, save_predictor
 from nasdeploy.searching.predictors.predictor import Fitted
@@ -36,7 +33,5 @@ def _trained(request: SearchRequest, weights: Path) -> Trained:
     recipe, device = request.recipe, compute_device()
     sets = open_data_of(request.run, recipe)
 
-    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return train_batches(sets.train, recipe.data, recipe.train.batch_size, recipe.seed, epoch, device=device)
-
-    return Trained(load_supernet(weights, request.space).to(device), batches)
+    batches = TrainingBatches(sets.train, recipe.data, recipe.train.batch_size, recipe.seed, device=device)
+    return Trained(load_supernet(weights, request.space).to(device), batches.epoch)

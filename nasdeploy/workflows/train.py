@@ -14,8 +14,8 @@ from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.recorded_split import split_content
-from nasdeploy.data.settings import Bounds
-from nasdeploy.data.split import sets_of, split
+from nasdeploy.data.settings import ValueBounds
+from nasdeploy.data.split import split_sets
 from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.latency.files import find_table
 from nasdeploy.recipe import Recipe, learned_differences, recipe_of, with_range
@@ -137,7 +137,7 @@ def _prepare(
     begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
     data = read_data(recipe.data)
     if begun_before is None:
-        sets = sets_of(data, split(data, recipe.data, recipe.seed))
+        sets = split_sets(data, recipe.data, recipe.seed)
     else:
         sets = sets_of_run(begun_before, recipe.data, recipe.seed, data)
     space = recipe.load_space(len(sets.classes))
@@ -153,7 +153,12 @@ def _prepare(
 
 
 def _begin(
-    written: Recipe, measured: Bounds | None, directory: Path, prepared: _Prepared, progress: Progress, restart: bool
+    written: Recipe,
+    measured: ValueBounds | None,
+    directory: Path,
+    prepared: _Prepared,
+    progress: Progress,
+    restart: bool,
 ) -> None:
     if restart:
         Run.discard(directory)
@@ -210,7 +215,7 @@ def _unfinished(recipe: Recipe, directory: Path) -> Run | None:
     return run
 
 
-def _create(recipe: Recipe, measured: Bounds | None, directory: Path, sets: ImageSets, space: SearchSpace) -> Run:
+def _create(recipe: Recipe, measured: ValueBounds | None, directory: Path, sets: ImageSets, space: SearchSpace) -> Run:
     return Run.create(
         directory.parent,
         directory.name,

@@ -6,12 +6,12 @@ from pathlib import Path
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images
 from nasdeploy.data.levels import LOOKED_AT, measured_range, note_on_levels, used_range
-from nasdeploy.data.settings import Bounds
+from nasdeploy.data.settings import ValueBounds
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 
 
-def measured_for(recipe: Recipe, directory: Path, restart: bool) -> Bounds | None:
+def measured_for(recipe: Recipe, directory: Path, restart: bool) -> ValueBounds | None:
     """The range that `data.range: measured` stands for: that of the run in a directory, else of the training images.
 
     None if the recipe asks for no such thing. Raises `UserError` for data that is missing or has no such pictures.
@@ -23,7 +23,7 @@ def measured_for(recipe: Recipe, directory: Path, restart: bool) -> Bounds | Non
     return measured_range(open_data(recipe.data, recipe.seed).train).bounds
 
 
-def lines_on_range(recipe: Recipe, measured: Bounds | None, images: Images) -> Iterator[str]:
+def lines_on_range(recipe: Recipe, measured: ValueBounds | None, images: Images) -> Iterator[str]:
     """What a user should know of the range that pictures are decoded with: what was measured, or what is lost."""
     if measured is not None:
         low, high = measured

@@ -6,7 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from nasdeploy.core.randomness import generator
-from nasdeploy.data.batches import balanced_draws, calibration_batches, class_weights, epoch_order, train_batches
+from nasdeploy.data.batches import TrainingBatches, balanced_draws, calibration_batches, class_weights
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from tests.data.arrays import noise_images
 
@@ -40,30 +40,30 @@ def test_each_class_is_drawn_as_often_and_each_of_its_images_too() -> None:
 
 def test_without_balancing_the_order_is_a_permutation_of_all_images() -> None:
     images = noise_images([30, 4])
-    order = epoch_order(images, DATA, seed=3, epoch=2)
+    order = TrainingBatches(images, DATA, 1, 3).order(2)
     assert np.array_equal(order, generator(3, "order", 2).permutation(34))
-    weighed = epoch_order(images, DATA.model_copy(update={"balance": "loss"}), seed=3, epoch=2)
+    weighed = TrainingBatches(images, DATA.model_copy(update={"balance": "loss"}), 1, 3).order(2)
     assert np.array_equal(order, weighed)
 
 
 def test_balanced_epochs_are_as_long_and_follow_the_seed() -> None:
     images = noise_images([90, 6])
-    batches = list(train_batches(images, BALANCED, 8, 0, 0))
+    batches = list(TrainingBatches(images, BALANCED, 8, 0).epoch(0))
     assert len(batches) == 12
     labels = torch.cat([y for _, y in batches])
     assert 30 < int(labels.sum()) < 66
-    orders = [epoch_order(images, BALANCED, seed, epoch).tobytes() for seed in (0, 1) for epoch in (0, 1)]
+    orders = [TrainingBatches(images, BALANCED, 1, seed).order(epoch).tobytes() for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(orders)) == 4
-    rest = list(train_batches(images, BALANCED, 8, 0, 0, start=9))
+    rest = list(TrainingBatches(images, BALANCED, 8, 0).epoch(0, start=9))
     for one, other in zip(batches[9:], rest, strict=True):
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-    halves = [list(train_batches(images, BALANCED, 8, 0, 0, part=(place, 2))) for place in (0, 1)]
+    halves = [list(TrainingBatches(images, BALANCED, 8, 0, part=(place, 2)).epoch(0)) for place in (0, 1)]
     assert torch.equal(batches[0][0], torch.stack([halves[0][0][0], halves[1][0][0]], dim=1).flatten(0, 1))
 
 
 def test_an_image_that_comes_again_is_augmented_anew() -> None:
     images = noise_images([60, 1])
-    batches = list(train_batches(images, BALANCED, 61, 0, 0))
+    batches = list(TrainingBatches(images, BALANCED, 61, 0).epoch(0))
     rare = batches[0][0][batches[0][1] == 1]
     assert len(rare) > 15
     # Nine crops, each of them flipped or not.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nasdeploy.core.errors import NasdeployError, UserError
-from nasdeploy.data.batches import calibration_batches, evaluation_batches, steps_per_epoch, train_batches
+from nasdeploy.data.batches import TrainingBatches, calibration_batches, evaluation_batches, steps_per_epoch
 from nasdeploy.data.images import ArrayImages, FileImages
 from nasdeploy.data.loader import FetchedImages, fetched, load
 from nasdeploy.data.settings import AugmentSettings, DataSettings
@@ -43,12 +43,12 @@ def same(a: Iterable[tuple[Tensor, Tensor]], b: Iterable[tuple[Tensor, Tensor]])
 def test_workers_and_restarts_change_nothing(tmp_path: Path, augment: AugmentSettings) -> None:
     images = files(tmp_path)
     settings = with_changes(augment=augment)
-    alone = list(train_batches(images, settings, 2, seed=3, epoch=1))
+    alone = list(TrainingBatches(images, settings, 2, 3).epoch(1))
     assert len(alone) == steps_per_epoch(images, 2) == 5
-    with_two = train_batches(files(tmp_path), settings.model_copy(update={"workers": 2}), 2, seed=3, epoch=1)
+    with_two = TrainingBatches(files(tmp_path), settings.model_copy(update={"workers": 2}), 2, 3).epoch(1)
     assert same(alone, with_two)
-    assert same(alone[2:], train_batches(images, settings, 2, seed=3, epoch=1, start=2))
-    assert not list(train_batches(images, settings, 2, seed=3, epoch=1, start=5))
+    assert same(alone[2:], TrainingBatches(images, settings, 2, 3).epoch(1, start=2))
+    assert not list(TrainingBatches(images, settings, 2, 3).epoch(1, start=5))
 
 
 def test_epochs_and_seeds_differ_in_order_and_augmentation() -> None:
@@ -56,7 +56,7 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation() -> None:
     runs = [(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     orders, pictures = set(), set()
     for seed, epoch in runs:
-        x, y = (torch.cat(parts) for parts in zip(*train_batches(images, DATA, 8, seed, epoch), strict=True))
+        x, y = (torch.cat(parts) for parts in zip(*TrainingBatches(images, DATA, 8, seed).epoch(epoch), strict=True))
         assert sorted(y.tolist()) == list(range(40))
         orders.add(tuple(y.tolist()))
         pictures.add(x[y.argsort()].numpy().tobytes())
@@ -64,8 +64,8 @@ def test_epochs_and_seeds_differ_in_order_and_augmentation() -> None:
 
 
 def test_the_last_batch_is_dropped_unless_it_is_the_only_one() -> None:
-    assert [len(y) for _, y in train_batches(noise_images([7, 4]), DATA, 4, 0, 0)] == [4, 4]
-    assert [len(y) for _, y in train_batches(noise_images([2, 1]), DATA, 4, 0, 0)] == [3]
+    assert [len(y) for _, y in TrainingBatches(noise_images([7, 4]), DATA, 4, 0).epoch(0)] == [4, 4]
+    assert [len(y) for _, y in TrainingBatches(noise_images([2, 1]), DATA, 4, 0).epoch(0)] == [3]
 
 
 def test_the_global_generators_are_left_alone() -> None:
@@ -84,7 +84,7 @@ def test_the_global_generators_are_left_alone() -> None:
     expected = [draws() for _ in range(4)]
     seed()
     found = [draws()]
-    for _ in train_batches(images, settings, 4, 0, 0):
+    for _ in TrainingBatches(images, settings, 4, 0).epoch(0):
         found.append(draws())
     list(evaluation_batches(images, settings, 4))
     assert [*found, draws()] == expected
@@ -109,10 +109,10 @@ def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path: Path, mo
     assert isinstance(in_memory, ArrayImages)
     assert fetched(images, DATA) is in_memory
     assert fetched(images, with_changes(size=6)) is not in_memory
-    kept = list(train_batches(images, DATA, 4, 0, 0))
+    kept = list(TrainingBatches(images, DATA, 4, 0).epoch(0))
     monkeypatch.setattr("nasdeploy.data.loader._MOST_BYTES", 100)
     assert isinstance(fetched(again, DATA), FetchedImages)
-    assert same(kept, train_batches(again, DATA, 4, 0, 0))
+    assert same(kept, TrainingBatches(again, DATA, 4, 0).epoch(0))
 
 
 def test_arrays_of_the_right_size_are_used_as_they_are() -> None:
@@ -128,7 +128,7 @@ def test_an_image_that_breaks_later_stops_with_its_name(tmp_path: Path, workers:
     bad = images.path(3)
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(UserError) as caught:
-        list(train_batches(images, with_changes(workers=workers, augment=augment), 11, 0, 0))
+        list(TrainingBatches(images, with_changes(workers=workers, augment=augment), 11, 0).epoch(0))
     assert str(caught.value).startswith(f"{bad}: cannot be read as an image")
     assert "\n" not in str(caught.value)
 
@@ -138,11 +138,11 @@ def test_an_image_that_breaks_later_stops_with_its_name(tmp_path: Path, workers:
 @pytest.mark.filterwarnings("ignore:left out")
 def test_or_is_left_out_where_the_recipe_allows(tmp_path: Path, workers: int, augment: AugmentSettings) -> None:
     images = files(tmp_path)
-    whole = next(iter(train_batches(images, with_changes(augment=augment), 11, 0, 0)))
+    whole = next(iter(TrainingBatches(images, with_changes(augment=augment), 11, 0).epoch(0)))
     images = files(tmp_path)
     images.path(3).write_bytes(b"")
     settings = with_changes(workers=workers, augment=augment, on_unreadable="skip")
-    pixels, labels = next(iter(train_batches(images, settings, 11, 0, 0)))
+    pixels, labels = next(iter(TrainingBatches(images, settings, 11, 0).epoch(0)))
     assert len(labels) == 10
     assert {x.numpy().tobytes() for x in pixels} < {x.numpy().tobytes() for x in whole[0]}
     assert sum(len(y) for _, y in evaluation_batches(images, settings, 4)) == 10
@@ -152,7 +152,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     images = files(tmp_path)
     images.path(3).write_bytes(b"")
     with pytest.warns(UserWarning, match=f"^left out: {images.path(3)} \\(no known format\\)$"):
-        list(train_batches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 11, 0, 0))
+        list(TrainingBatches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 11, 0).epoch(0))
 
 
 @pytest.mark.filterwarnings("ignore:left out")
@@ -161,7 +161,7 @@ def test_a_batch_without_any_readable_image_stops(tmp_path: Path) -> None:
     for i in range(len(images)):
         images.path(i).write_bytes(b"")
     with pytest.raises(UserError, match="a whole batch of images is unreadable"):
-        list(train_batches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 4, 0, 0))
+        list(TrainingBatches(images, with_changes(on_unreadable="skip", augment=RANDOM_CROP), 4, 0).epoch(0))
 
 
 def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
@@ -175,14 +175,14 @@ def test_calibration_batches_repeat_by_seed_and_go_on_past_the_end() -> None:
     again = list(calibration_batches(images, DATA, batch_size=4, count=9, seed=0))
     assert all(torch.equal(a, b) for a, b in zip(batches, again[:7], strict=True))
     assert not torch.equal(batches[0], next(iter(calibration_batches(images, DATA, 4, 1, seed=1))))
-    training = next(iter(train_batches(images, DATA, 4, 0, 0)))[0]
+    training = next(iter(TrainingBatches(images, DATA, 4, 0).epoch(0)))[0]
     assert not torch.equal(batches[0], training)
     assert [batch.device.type for batch in held.to(torch.device("meta"))] == 7 * ["meta"]
 
 
 def test_batches_are_moved_as_bytes_and_from_pinned_memory_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     images = noise_images([4, 4])
-    moved = list(train_batches(images, DATA, 4, 0, 0, device=torch.device("meta")))
+    moved = list(TrainingBatches(images, DATA, 4, 0, device=torch.device("meta")).epoch(0))
     assert [(x.device.type, y.device.type) for x, y in moved] == 2 * [("meta", "meta")]
     pinned = []
 
@@ -192,7 +192,7 @@ def test_batches_are_moved_as_bytes_and_from_pinned_memory_to_a_gpu(monkeypatch:
 
     monkeypatch.setattr("nasdeploy.data.loader.DataLoader", recording)
     for device in ("cpu", "cuda"):
-        list(train_batches(images, DATA, 4, 0, 0, device=torch.device(device)))
+        list(TrainingBatches(images, DATA, 4, 0, device=torch.device(device)).epoch(0))
     assert pinned == [False, True]
 
 
@@ -214,8 +214,8 @@ def test_processes_of_a_machine_share_its_cores(
     monkeypatch.setattr("nasdeploy.core.cpus.cpu_quota", lambda root: quota)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     settings = with_changes(workers=None, augment=RANDOM_CROP)
-    list(train_batches(files(tmp_path), settings, 1, 0, 0))
-    list(train_batches(files(tmp_path), settings.model_copy(update={"workers": 3}), 1, 0, 0))
+    list(TrainingBatches(files(tmp_path), settings, 1, 0).epoch(0))
+    list(TrainingBatches(files(tmp_path), settings.model_copy(update={"workers": 3}), 1, 0).epoch(0))
     assert started == [workers, 3]
 
 
@@ -224,8 +224,8 @@ def test_processes_of_a_machine_share_its_cores(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_on_a_gpu_are_those_on_the_cpu(workers: int, tmp_path: Path) -> None:
     images, settings = files(tmp_path), with_changes(augment=RANDOM_CROP, workers=workers)
-    moved = train_batches(images, settings, 4, 0, 0, device=torch.device("cuda"))
-    for (x, y), (u, v) in zip(moved, train_batches(images, settings, 4, 0, 0), strict=True):
+    moved = TrainingBatches(images, settings, 4, 0, device=torch.device("cuda")).epoch(0)
+    for (x, y), (u, v) in zip(moved, TrainingBatches(images, settings, 4, 0).epoch(0), strict=True):
         # Normalised there, in an order of operations of its own.
         torch.testing.assert_close(x.cpu(), u, rtol=1e-5, atol=1e-5)
         assert torch.equal(y.cpu(), v)

@@ -8,7 +8,7 @@ from PIL import Image
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, FileImages
 from nasdeploy.data.levels import MEASURED, measured_range, note_on_levels, used_range
-from nasdeploy.data.settings import Bounds
+from nasdeploy.data.settings import ValueBounds
 from tests.data.pictures import noise, write_png
 
 Values = npt.NDArray[np.float64]
@@ -27,7 +27,7 @@ def spread_over(low: float, high: float, seed: int = 0) -> Values:
     return values
 
 
-def note(images: FileImages, bounds: Bounds | None = None) -> str | None:
+def note(images: FileImages, bounds: ValueBounds | None = None) -> str | None:
     return note_on_levels(used_range(images, 10), bounds)
 
 
@@ -78,7 +78,7 @@ def test_dead_pixels_are_no_part_of_the_range(tmp_path: Path) -> None:
         ((0.0, 65_535.0), "5 of 256 levels are left by data.range [0.0, 65535.0]; set data.range to measured"),
     ],
 )
-def test_a_range_that_is_not_that_of_the_pictures_is_told(bounds: Bounds, said: str, tmp_path: Path) -> None:
+def test_a_range_that_is_not_that_of_the_pictures_is_told(bounds: ValueBounds, said: str, tmp_path: Path) -> None:
     assert said in str(note(images_of(tmp_path, spread_over(1000, 2000)), bounds))
 
 

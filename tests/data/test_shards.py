@@ -14,7 +14,7 @@ import webdataset
 from PIL import Image
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.batches import epoch_order, train_batches
+from nasdeploy.data.batches import TrainingBatches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.inspect import inspect_folder
@@ -96,11 +96,11 @@ def test_a_truncated_image_is_named_or_left_out(tmp_path: Path) -> None:
     path = tmp_path / "train/broken.tar/x.png"
     augment = AugmentSettings()
     with pytest.raises(UserError) as caught:
-        list(train_batches(images, settings(tmp_path, augment=augment, workers=1), 26, 0, 0))
+        list(TrainingBatches(images, settings(tmp_path, augment=augment, workers=1), 26, 0).epoch(0))
     assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
     skipping = settings(tmp_path, augment=augment, on_unreadable="skip")
     with pytest.warns(UserWarning, match=f"^left out: {path} "):
-        ((_, labels),) = train_batches(images, skipping, 26, 0, 0)
+        ((_, labels),) = TrainingBatches(images, skipping, 26, 0).epoch(0)
     assert len(labels) == 25
 
 
@@ -141,7 +141,7 @@ def test_copies_for_other_processes_open_files_of_their_own(tmp_path: Path) -> N
 def test_windows_of_shards_are_read_one_after_the_other(tmp_path: Path) -> None:
     root = many_shards(tmp_path)
     images = images_of(root)
-    order = epoch_order(images, settings(root), seed=0, epoch=0)
+    order = TrainingBatches(images, settings(root), 1, 0).order(0)
     assert sorted(order.tolist()) == list(range(len(images)))
     shards = [images.path(index).parent.parent.name for index in order]
     windows = [shards[first : first + 6 * WINDOW] for first in range(0, len(shards), 6 * WINDOW)]
@@ -149,7 +149,9 @@ def test_windows_of_shards_are_read_one_after_the_other(tmp_path: Path) -> None:
     assert sum(len(set(window)) for window in windows) == len(set(shards))
     # Inside a window, shards are mixed: 48 in file order would change shard 7 times.
     assert all(sum(a != b for a, b in pairwise(window)) > 30 for window in windows)
-    orders = [epoch_order(images, settings(root), seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        TrainingBatches(images, settings(root), 1, seed).order(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)
+    ]
     assert orders[0] == order.tolist()
     assert len({tuple(found) for found in orders}) == 4
 
@@ -157,7 +159,7 @@ def test_windows_of_shards_are_read_one_after_the_other(tmp_path: Path) -> None:
 def test_balanced_draws_come_in_windows_too(tmp_path: Path) -> None:
     root = many_shards(tmp_path)
     images = images_of(root).subset([i for i in range(144) if i % 6 < 4])
-    order = epoch_order(images, settings(root, balance="sampling"), 0, 0)
+    order = TrainingBatches(images, settings(root, balance="sampling"), 1, 0).order(0)
     assert len(set(order.tolist())) < len(order) == len(images) == 96
     shards = [images.path(index).parent.parent.name for index in order]
     assert len(set(shards[:28])) <= WINDOW
@@ -167,11 +169,11 @@ def test_balanced_draws_come_in_windows_too(tmp_path: Path) -> None:
 def test_workers_restarts_and_memory_change_nothing(tmp_path: Path, crop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = many_shards(tmp_path, shards=WINDOW + 2, each=3)
     given = settings(root, augment={"crop": crop})
-    alone = list(train_batches(images_of(root), given, 4, 5, 1))
+    alone = list(TrainingBatches(images_of(root), given, 4, 5).epoch(1))
     monkeypatch.setattr("nasdeploy.data.loader._MOST_BYTES", 0)
-    with_one = list(train_batches(images_of(root), given.model_copy(update={"workers": 1}), 4, 5, 1))
-    later = list(train_batches(images_of(root), given, 4, 5, 1, start=3))
-    halves = [list(train_batches(images_of(root), given, 4, 5, 1, part=(place, 2))) for place in (0, 1)]
+    with_one = list(TrainingBatches(images_of(root), given.model_copy(update={"workers": 1}), 4, 5).epoch(1))
+    later = list(TrainingBatches(images_of(root), given, 4, 5).epoch(1, start=3))
+    halves = [list(TrainingBatches(images_of(root), given, 4, 5, part=(place, 2)).epoch(1)) for place in (0, 1)]
     assert len(alone) == len(with_one) == len(later) + 3 == 7
     for number, (pixels, labels) in enumerate(alone):
         assert torch.equal(pixels, with_one[number][0]) and torch.equal(labels, with_one[number][1])

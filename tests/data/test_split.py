@@ -9,7 +9,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, ImageSets
 from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import sets_of, some_of_each, split, stratified
+from nasdeploy.data.split import some_of_each, split_sets, stratified
 from tests.data.arrays import noise_images
 
 counts = st.lists(st.integers(2, 30), min_size=1, max_size=5)
@@ -55,7 +55,7 @@ SETTINGS = DataSettings(kind="digits", size=8, holdout=0.25, test=0.2)
 
 def image_sets(classes: list[str], settings: DataSettings = SETTINGS, **parts: ArrayImages) -> ImageSets:
     data = OpenedData.of_arrays(tuple(classes), parts)
-    return sets_of(data, split(data, settings, seed=0))
+    return split_sets(data, settings, seed=0)
 
 
 def test_sets_are_disjoint_and_complete() -> None:

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.data.transforms import Sample, normalise
+from nasdeploy.data.transforms import ImageSample, normalise
 from nasdeploy.training.trial import USUAL, Normalisation, Reading, Trial, try_classifier
 
 UNIT, BYTES, SYMMETRIC, IMAGENET = USUAL
 AS_DATA = Reading(IMAGENET)
 
 
-def sample(count: int = 120, classes: int = 6, names: Sequence[str] | None = None) -> Sample:
+def sample(count: int = 120, classes: int = 6, names: Sequence[str] | None = None) -> ImageSample:
     """Pictures of a grey that tells the class, with noise."""
     labels = torch.arange(count) % classes
     levels = 20 + 215 * labels / (classes - 1)
     noise = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     pixels = (levels[:, None, None, None] + 4 * noise).clamp(0, 255).to(torch.uint8)
     found = tuple(names or (f"class {number}" for number in range(classes)))
-    return Sample(pixels, labels, [f"{number}.png" for number in range(count)], found)
+    return ImageSample(pixels, labels, [f"{number}.png" for number in range(count)], found)
 
 
 def knowing(
@@ -49,7 +49,7 @@ def knowing(
 
 def tried(
     classifier: Callable[[Tensor], Tensor],
-    of: Sample | None = None,
+    of: ImageSample | None = None,
     reading: Reading = AS_DATA,
     normalised: bool = False,
     ordered: bool = False,
