@@ -55,7 +55,7 @@ def test_an_import_that_goes_up_is_found(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text(
         "from nasdeploy.core import errors\n"
-        "def f():\n    from nasdeploy.nn import build\n    import nasdeploy.training\n"
+        "def f():\n    from nasdeploy.nn import StaticBlock\n    import nasdeploy.training\n"
         "if TYPE_CHECKING:\n    from nasdeploy.cli.main import app\n"
     )
     assert list(upward("nasdeploy.store.x", file)) == [

@@ -39,11 +39,12 @@ def forecast_text(expected: "Forecast") -> str:
 
     feasible = expected.feasible
     count = f"{feasible.count:.4g}" if feasible.count >= _COUNTED else str(feasible.count)
-    error = "" if feasible.exact else f" (+- {feasible.standard_error:.2g})"
+    if feasible.standard_error:
+        count = f"about {count} (+- {feasible.standard_error:.2g})"
     left = max(expected.evaluations - expected.known, 0)
     rows = [
         *((reach.name, _reach(reach)) for reach in expected.reaches),
-        ("within the budget", f"{count}{error} combinations of choices, {100 * feasible.share:.3g} % of the space"),
+        ("within the budget", f"{count} combinations of choices, {100 * feasible.share:.3g} % of the space"),
         ("evaluations", f"{expected.evaluations} at most in a round, {expected.known} networks are known already"),
         ("time", f"about {duration(expected.seconds)} at {duration(expected.seconds_each)} each"),
         ("", f"of it {duration(expected.measuring)} to measure finalists" if expected.measuring else ""),

@@ -36,7 +36,7 @@ from nasdeploy.latency.time_budget import (
     with_networks_within,
     within,
 )
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -179,13 +179,13 @@ def _open_journal(path: Path, conditions: Conditions, progress: Progress) -> Jou
 
 def block_model(block: Block, device: Device) -> Model:
     """A block with random weights, to be measured."""
-    return _model(build(block), tuple(tensor.shape for tensor in block.inputs), device)
+    return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
     """The graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
-    return _model(build(block), tuple(tensor.shape for tensor in block.inputs), device)
+    return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:

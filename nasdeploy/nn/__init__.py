@@ -55,8 +55,3 @@ class StaticBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The block's output: batch statistics in training mode, running ones in evaluation mode."""
         return self.compute(x, BATCH if self.training else RUNNING)
-
-
-def build(block: Block) -> StaticBlock:
-    """The static module of a block, freshly initialised."""
-    return StaticBlock(block)

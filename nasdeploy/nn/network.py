@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from nasdeploy.core.plan import Plan, Step
-from nasdeploy.nn import StaticBlock, build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
 from nasdeploy.nn.graph import run
 
@@ -18,7 +18,7 @@ class Network(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.blocks = nn.ModuleDict({step.name: build(step.block) for step in plan.steps})
+        self.blocks = nn.ModuleDict({step.name: StaticBlock(step.block) for step in plan.steps})
 
     def block(self, name: str) -> StaticBlock:
         """The module of the step called `name`."""

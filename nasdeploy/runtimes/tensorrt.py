@@ -242,30 +242,6 @@ class _TensorRtSession:
         self._bind_fixed()
         self._execute()
 
-    def gpu_seconds(self, calls: int) -> float:
-        """Mean seconds of a call by the GPU's own clock (CUDA events), without handing it over and waiting."""
-        self._bind_fixed()
-        start, end = _cuda("cudaEventCreate"), _cuda("cudaEventCreate")
-        _cuda("cudaEventRecord", start, self._stream)
-        for _ in range(calls):
-            self._enqueue()
-        _cuda("cudaEventRecord", end, self._stream)
-        _cuda("cudaEventSynchronize", end)
-        milliseconds = float(_cuda("cudaEventElapsedTime", start, end))
-        _cuda("cudaEventDestroy", start)
-        _cuda("cudaEventDestroy", end)
-        return 1e-3 * milliseconds / calls
-
-    def layer_seconds(self, calls: int) -> dict[str, float]:
-        """Mean seconds of each layer of the engine, by name: in context, but slower than without looking."""
-        self._bind_fixed()
-        profiler = _profiler(self._trt)
-        self._context.profiler = profiler
-        for _ in range(calls):
-            self._execute()
-        self._context.profiler = None
-        return {name: 1e-3 * milliseconds / calls for name, milliseconds in profiler.milliseconds.items()}
-
     def _bind_fixed(self) -> None:
         """Inputs that lie on the GPU, so that a call hands over nothing."""
         if self._bound:
@@ -319,18 +295,6 @@ class _TensorRtSession:
         self._free()
         self._context = self._engine = None
         _cuda("cudaStreamDestroy", self._stream)
-
-
-def _profiler(trt: Any) -> Any:
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-            self.milliseconds: dict[str, float] = {}
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.milliseconds[layer_name] = self.milliseconds.get(layer_name, 0.0) + ms
-
-    return Profiler()
 
 
 def _cuda(function: str, *arguments: Any) -> Any:

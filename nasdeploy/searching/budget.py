@@ -26,12 +26,6 @@ class Range:
             return f"{scale * self.high:.4g} {unit}"
         return f"{low}..{high} {unit}"
 
-    def to_json(self, scale: float) -> list[float | None] | None:
-        """Both bounds times `scale`, None where there is none."""
-        if not self.bounded:
-            return None
-        return [scale * self.low if self.low > 0 else None, scale * self.high if self.high < inf else None]
-
 
 ANY = Range()
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from math import hypot, sqrt
 
-from nasdeploy.core.counting import counter
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes
@@ -17,28 +16,27 @@ class FeasibleSize:
     """Number of combinations of values within a budget."""
 
     count: int
-    exact: bool
-    """Whether it is no estimate."""
     share: float
-    """Of all combinations of the space."""
+    """The part of all combinations of the space that this is."""
     standard_error: float
-    """Of `count`; 0 if that is exact."""
+    """The standard error of `count`; 0 where that is no estimate."""
 
 
 def feasible_size(problem: Problem) -> FeasibleSize:
     """How many combinations of values are within the problem's budget.
 
-    Exact for a bound on one cost that is a sum over slots, in spaces with two small halves. For bounds on several costs
-    an estimate: of those within the bound on a sum that leaves the fewest, the part of a sample that is within all.
+    Where one cost that is a sum over slots is bounded, all but those near the bounds are counted exactly. For bounds on
+    several costs it is the part of a sample that is within all, drawn from those within the bound on a sum that leaves
+    the fewest.
     """
     bounded = [quantity for quantity in problem.quantities if quantity.bound.bounded]
     sums = [(cost, quantity) for quantity in bounded if (cost := quantity.slot_cost) is not None]
     if not bounded:
-        return FeasibleSize(problem.space.size, True, 1.0, 0.0)
+        return FeasibleSize(problem.space.size, 1.0, 0.0)
     if len(bounded) == len(sums) == 1:
         ((cost, quantity),) = sums
-        found = counter(problem.space, cost).within(*_limits(quantity))
-        return FeasibleSize(found.count, found.exact, found.count / problem.space.size, found.standard_error)
+        found = Rounded(problem.space, cost).within(*_limits(quantity))
+        return FeasibleSize(found.count, found.count / problem.space.size, found.standard_error)
     rng = generator(0, "feasible size")
     intervals = [Rounded(problem.space, cost).within(*_limits(quantity)) for cost, quantity in sums]
     if not intervals:
@@ -59,4 +57,4 @@ def _part(problem: Problem, count: int, error: float, codes: Codes) -> FeasibleS
     # Not 0 where all or none are within.
     of_share = sqrt((share * (1 - share) + 1 / _DRAWS) / _DRAWS)
     found = round(share * count)
-    return FeasibleSize(found, False, found / problem.space.size, hypot(share * error, of_share * count))
+    return FeasibleSize(found, found / problem.space.size, hypot(share * error, of_share * count))

@@ -24,7 +24,7 @@ from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES
 from nasdeploy.searching.strategies.means import Means, equipped
 from nasdeploy.searching.successive_halving import Evaluating
-from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement
+from nasdeploy.store.evaluations import Evaluation, Evaluations
 
 Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
 """Latencies of whole networks on the device of that name."""
@@ -210,22 +210,8 @@ class Search:
             name = _device(table)
             known = self._timings.setdefault(name, {})
             missing = [candidate.arch for candidate in finalists if candidate.arch not in known]
-            for arch, timing in (self.measure(name, missing) if missing else {}).items():
-                known[arch] = timing
-                self._keep(name, arch, timing, table.predict(self.space.plan(arch)).seconds)
-
-    def _keep(self, device: str, arch: Arch, timing: Timing, predicted: float) -> None:
-        self.evaluations.put_measurement(
-            Measurement(
-                digest=arch.digest,
-                device=device,
-                median=timing.median,
-                p10=timing.p10,
-                p90=timing.p90,
-                n=timing.n,
-                predicted=predicted,
-            )
-        )
+            if missing:
+                known.update(self.measure(name, missing))
 
     def _never_met(self) -> InfeasibleBudget:
         slow = [text for table in self.tables if (text := self._slow(table))]

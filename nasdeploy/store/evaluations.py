@@ -1,4 +1,4 @@
-"""What was measured of architectures: accuracies and whole-network latencies, in an SQLite database.
+"""The accuracies of architectures, in an SQLite database.
 
 Nothing is evaluated twice, and what `put` returned from is still there after a kill or a power cut.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
@@ -22,7 +22,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.files import identity_of
 
 _SCHEMA_VERSION = 2
-"""Version 1 had no `parts`; it is taken over as it is."""
+"""Version 1 had no `parts`, and is read as it is. A table `measurements` of older searches is left alone."""
 _PATIENCE_S = 5.0
 """How long to wait for another process that is writing."""
 _SCHEMA = f"""
@@ -35,10 +35,6 @@ CREATE TABLE IF NOT EXISTS evaluations (
 CREATE TABLE IF NOT EXISTS parts (
     digest TEXT, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
     images INTEGER, seconds REAL NOT NULL, PRIMARY KEY (digest, images)
-) STRICT;
-CREATE TABLE IF NOT EXISTS measurements (
-    digest TEXT, device TEXT, median REAL NOT NULL, p10 REAL NOT NULL, p90 REAL NOT NULL, n INTEGER NOT NULL,
-    predicted REAL NOT NULL, PRIMARY KEY (digest, device)
 ) STRICT;
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
@@ -65,27 +61,7 @@ class Evaluation:
     """Whether it was on all held-out images; not if it was stopped early, as hopeless."""
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Latency of one whole network on one device, in seconds."""
-
-    digest: str
-    device: str
-    median: float
-    p10: float
-    p90: float
-    n: int
-    """Number of timed runs."""
-    predicted: float
-    """What the latency table said before it was measured."""
-
-
-Row = TypeVar("Row", Evaluation, Measurement)
-
-_COLUMNS = {
-    Evaluation: tuple(field.name for field in fields(Evaluation) if field.name != "whole"),
-    Measurement: tuple(field.name for field in fields(Measurement)),
-}
+_COLUMNS = tuple(field.name for field in fields(Evaluation) if field.name != "whole")
 _UNFINISHED = """
 parts WHERE digest NOT IN (SELECT digest FROM evaluations)
 AND images = (SELECT MAX(images) FROM parts AS others WHERE others.digest = parts.digest) ORDER BY rowid
@@ -130,7 +106,7 @@ class Evaluations:
 
     def get(self, digest: str) -> Evaluation | None:
         """The evaluation of an architecture, None if there is none."""
-        return next(self._select(Evaluation, "evaluations WHERE digest = ?", digest), None)
+        return next(self._select("evaluations WHERE digest = ?", digest), None)
 
     def put(self, evaluation: Evaluation) -> None:
         """Keep an evaluation; of an architecture that was evaluated before, the first one stays.
@@ -144,28 +120,19 @@ class Evaluations:
 
     def parts(self, digest: str) -> list[Evaluation]:
         """The evaluations of an architecture on the first of the held-out images, by their number."""
-        return _as_parts(self._select(Evaluation, "parts WHERE digest = ? ORDER BY images", digest))
+        return _as_parts(self._select("parts WHERE digest = ? ORDER BY images", digest))
 
     def all(self) -> list[Evaluation]:
         """All whole evaluations, in the order in which they were made."""
-        return list(self._select(Evaluation, "evaluations ORDER BY rowid"))
+        return list(self._select("evaluations ORDER BY rowid"))
 
     def stopped(self) -> list[Evaluation]:
         """Of each architecture that has no whole evaluation, the one on the most images."""
-        return _as_parts(self._select(Evaluation, _UNFINISHED))
+        return _as_parts(self._select(_UNFINISHED))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
         """The architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
         return _arch(space, evaluation.arch, self._path)
-
-    def put_measurement(self, measurement: Measurement) -> None:
-        """Keep a latency; one of the same architecture on the same device is replaced."""
-        changed = ", ".join(f"{f.name} = excluded.{f.name}" for f in fields(Measurement)[2:])
-        self._insert("measurements", measurement, f"ON CONFLICT (digest, device) DO UPDATE SET {changed}")
-
-    def all_measurements(self) -> list[Measurement]:
-        """All latencies, in the order in which they were first measured."""
-        return list(self._select(Measurement, "measurements ORDER BY rowid"))
 
     def close(self) -> None:
         """Close the database; everything is on disk already."""
@@ -179,16 +146,15 @@ class Evaluations:
     ) -> None:
         self.close()
 
-    def _select(self, row: type[Row], rest: str, *values: str) -> Iterator[Row]:
-        columns = ", ".join(_COLUMNS[row])
+    def _select(self, rest: str, *values: str) -> Iterator[Evaluation]:
+        columns = ", ".join(_COLUMNS)
         with self._errors():
             found: list[tuple[Any, ...]] = self._connection.execute(f"SELECT {columns} FROM {rest}", values).fetchall()
-        return (row(*map(_number, one)) for one in found)
+        return (Evaluation(*map(_number, one)) for one in found)
 
-    def _insert(self, table: str, row: Evaluation | Measurement, conflict: str) -> None:
-        names = _COLUMNS[type(row)]
-        columns, places = ", ".join(names), ", ".join("?" for _ in names)
-        values = [getattr(row, name) for name in names]
+    def _insert(self, table: str, row: Evaluation, conflict: str) -> None:
+        columns, places = ", ".join(_COLUMNS), ", ".join("?" for _ in _COLUMNS)
+        values = [getattr(row, name) for name in _COLUMNS]
         if identity_of(self._path) != self._identity:
             # SQLite would write into a file that nobody finds again.
             raise UserError(f"{self._path}: was deleted or replaced while it was written; nothing is kept there now")

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from nasdeploy.core.costs import macs, params
+from nasdeploy.core.costs import macs
 from nasdeploy.core.counting.cost_range import extremes
-from nasdeploy.core.counting.halves import Halves, find_cut
-from nasdeploy.core.counting.optimum import best_within
+from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.searching.budget import Budget, Range
@@ -40,16 +39,13 @@ def timed(what: str, call: Callable[[], T]) -> tuple[T, float]:
     return found, seconds
 
 
-def draws(space: SearchSpace, counted: Halves | Rounded, low: float, high: float) -> None:
+def draws(space: SearchSpace, counted: Rounded, low: float, high: float) -> None:
     """Count and draw in an interval."""
     interval, _ = timed("interval", lambda: counted.within(low, high))
     count, _ = timed("its count", lambda: interval.count)
     codes, seconds = timed(f"{DRAWS} draws", lambda: interval.sample(DRAWS, np.random.default_rng(0)))
     _, decoding = timed("the same as architectures", lambda: space.decode(codes))
-    acceptance = 1.0 if isinstance(counted, Halves) else counted.within(low, high).acceptance
-    print(
-        f"  {count:.6g} of {space.size:.3g}; standard error {interval.standard_error:.2g}; acceptance {acceptance:.4f}"
-    )
+    print(f"  {count:.6g} of {space.size:.3g}; standard error {interval.standard_error:.2g}")
     print(f"  {DRAWS / seconds:,.0f} draws/s; {DRAWS / (seconds + decoding):,.0f} architectures/s")
 
 
@@ -62,7 +58,8 @@ def asked_by_a_search(problem: Problem, bound: float) -> None:
     timed("candidates: 128 mutations", lambda: candidates.mutations(parents, 128, 0.2))
     timed("candidates: 128 crossovers", lambda: candidates.crossovers(parents, 128))
     timed("feasible_size", lambda: feasible_size(problem))
-    timed("best_within", lambda: best_within(problem.space, macs, bound, params))
+    terms = [rng.normal(size=len(choice.values)) for choice in problem.space.choices]
+    timed("best_by_choices", lambda: best_by_choices(problem.space, macs, bound, terms))
 
 
 def main() -> None:
@@ -72,10 +69,6 @@ def main() -> None:
         low = cheapest + PLACE * (dearest - cheapest)
         high = low + WIDTH * (dearest - cheapest)
         print(f"{space.name}: {space.size:.3g} architectures")
-        cut = find_cut(space)
-        if cut is not None:
-            halves, _ = timed("two halves: preparation", lambda space=space, cut=cut: Halves(space, macs, cut))
-            draws(space, halves, low, high)
         rounded, _ = timed("rounded costs: preparation", lambda space=space: Rounded(space, macs))
         draws(space, rounded, low, high)
         asked_by_a_search(Problem(space, Budget(macs=Range(high=low))), low)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, make_divisible, strided
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces import load_space
 
@@ -113,7 +113,7 @@ def test_macs_and_parameters_of_every_kind_of_block() -> None:
     ]
     for block in blocks:
         with torch.device("meta"):
-            module = build(block)
+            module = StaticBlock(block)
             output = module(torch.empty(2, *block.inputs[0].shape))
         assert output.shape == (2, *block.output.shape), block.key
         assert counted(module, block) == (block.macs, block.params), block.key

@@ -7,7 +7,7 @@ import torch
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import FAMILIES, build
+from nasdeploy.nn import FAMILIES, StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.spaces import load_space
@@ -71,7 +71,7 @@ def test_blocks_agree_with_pytorch(name, runtime, precision, request):
     device = usable(runtime).model_copy(update={"precision": precision, "batch": 2})
     torch.manual_seed(0)
     block = BLOCKS[name]
-    agree(*outputs(build(block), block.inputs[0].shape, device, 2), precision)
+    agree(*outputs(StaticBlock(block), block.inputs[0].shape, device, 2), precision)
 
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)

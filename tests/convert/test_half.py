@@ -14,7 +14,7 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
 from nasdeploy.convert.precision import to_fp16
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
 from tests.conformance.runtime_models import onnx_bytes
@@ -40,7 +40,7 @@ def scaled(**factors: float) -> Change:
 
 def model_of(block: MBConv | PoolHead, change: Change) -> bytes:
     torch.manual_seed(0)
-    module = build(block)
+    module = StaticBlock(block)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -13,7 +13,7 @@ import torch
 from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
@@ -103,7 +103,7 @@ def operators(model):
 def test_quick_blocks_agree_with_pytorch(place):
     torch.manual_seed(place)
     block = list(SPACE.distinct_blocks().values())[place]
-    module = build(block).eval()
+    module = StaticBlock(block).eval()
     randomise_norms(module)
     x = torch.randn(1, *block.inputs[0].shape)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.convert.versions import lowest
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from tests.conformance.runtime_models import onnx_bytes
 
 BLOCKS = {
@@ -28,7 +28,7 @@ def stated(content: bytes) -> tuple[dict[str, int], int]:
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_measured_models_state_the_lowest_in_every_precision(block: MBConv | PoolHead) -> None:
     torch.manual_seed(0)
-    model = quick_onnx(build(block), block.inputs, 2)
+    model = quick_onnx(StaticBlock(block), block.inputs, 2)
     for content in (
         model,
         to_fp16(model),

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
-from nasdeploy.nn import FAMILIES, Forward, build, eager
+from nasdeploy.nn import FAMILIES, Forward, StaticBlock, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH
 from nasdeploy.supernet.supernet import Supernet
@@ -69,7 +69,7 @@ def test_a_block_that_cannot_be_compiled_is_named() -> None:
         raise RuntimeError("no C++ compiler\nis here")
 
     block = next(step.block for step in tiny_space().plan(tiny_space().smallest()) if isinstance(step.block, MBConv))
-    module = build(block)
+    module = StaticBlock(block)
     tensors = FAMILIES[MBConv].slice(module.weights, block)
     with pytest.raises(UserError) as caught:
         compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0].shape), BATCH, 0.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.core.plan import Block
-from nasdeploy.nn import StaticBlock, build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
 from nasdeploy.nn.mbconv import MBConvFamily, MBConvWeights
 from nasdeploy.nn.network import Network
@@ -27,7 +27,7 @@ def mbconv(
 
 def shortcut_alone(block: MBConv) -> nn.Module:
     """A fresh block: the scale of its last normalisation is zero, so that the shortcut alone is left."""
-    return build(block).double()
+    return StaticBlock(block).double()
 
 
 BLOCKS = [
@@ -51,7 +51,7 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.key)
 def test_a_block_equals_one_of_torchs_modules(block: Block, training: bool) -> None:
     torch.manual_seed(0)
-    module = build(block)
+    module = StaticBlock(block)
     randomise(module)
     module = module.double().train(training)
     other = reference(module).double().train(training)
@@ -62,7 +62,7 @@ def test_a_block_equals_one_of_torchs_modules(block: Block, training: bool) -> N
 def test_a_fresh_block_is_initialised_as_torch_does() -> None:
     block = mbconv(8, 16, 24, kernel=5)
     torch.manual_seed(0)
-    weights = build(block).weights
+    weights = StaticBlock(block).weights
     torch.manual_seed(0)
     others = [nn.Conv2d(16, 64, 1, bias=False), nn.Conv2d(64, 64, 5, groups=64, bias=False)]
     assert isinstance(weights, MBConvWeights)
@@ -135,7 +135,7 @@ def test_odd_sides_by_hand() -> None:
 def test_the_shortcut_of_equal_shapes_is_the_input() -> None:
     x = torch.randn(2, 8, 4, 4, dtype=torch.float64)
     assert torch.equal(shortcut_alone(mbconv(4, 8, 8))(x), x)
-    assert build(mbconv(4, 8, 8)).weights.shortcut is None
+    assert StaticBlock(mbconv(4, 8, 8)).weights.shortcut is None
 
 
 def test_the_shortcut_projects_where_widths_differ() -> None:
@@ -152,7 +152,7 @@ def test_the_shortcut_projects_where_widths_differ() -> None:
 
 def test_squeeze_and_excitation_by_its_formula() -> None:
     block = mbconv(3, 16, 16, expand=1, activation="relu")
-    module = build(block).double()
+    module = StaticBlock(block).double()
     randomise(module)
     w = module.weights
     x = torch.randn(2, 16, 3, 3, dtype=torch.float64)
@@ -174,7 +174,7 @@ def test_squeeze_and_excitation_by_its_formula() -> None:
 
 def test_the_gate_is_a_hard_sigmoid() -> None:
     block = mbconv(1, 8, 8, expand=1, activation="relu")
-    module = build(block).double().eval()
+    module = StaticBlock(block).double().eval()
     w = module.weights
     with torch.no_grad():
         for parameter in (w.depthwise.weight, w.reduce.weight, w.reduce.bias, w.restore.weight):
@@ -226,7 +226,7 @@ def test_weights_hold_only_what_some_block_needs() -> None:
 
 def weights_of(block: Block) -> StaticBlock:
     torch.manual_seed(0)
-    module = build(block)
+    module = StaticBlock(block)
     randomise(module)
     return module
 

@@ -8,7 +8,7 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import build
+from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
 from nasdeploy.searching.footprint import live_elements, peak_memory, size_cost
 from nasdeploy.spaces import load_space
@@ -84,7 +84,7 @@ class Watched(TorchFunctionMode):
 
 def largest_convolution(block: Block) -> int:
     """Most elements that a convolution of the block's module takes and gives."""
-    module = build(block).eval()
+    module = StaticBlock(block).eval()
     with torch.no_grad(), Watched() as watched:
         module(*(torch.zeros(1, *tensor.shape) for tensor in block.inputs))
     return max(watched.elements)

@@ -56,21 +56,21 @@ def search(tmp_path, device, settings=SETTINGS, scorer=score, latency=None, budg
             seed=0,
             progress=Progress(quiet=True),
         )
-        return task.run(), evaluations.all(), evaluations.all_measurements()
+        return task.run(), evaluations.all()
 
 
 def test_winner_is_the_most_accurate_that_fits(tmp_path):
     device = Device(1.0)
-    outcome, _, measurements = search(tmp_path, device)
+    outcome, _ = search(tmp_path, device)
     assert outcome.rounds == 1
     assert device.seconds(outcome.winner.arch) <= middle()
     assert outcome.winner.rank == max(candidate.rank for candidate in outcome.candidates)
-    assert {m.digest for m in measurements} == {arch.digest for arch in device.measured}
+    assert {c.arch for c in outcome.finalists} == set(outcome.timings["cpu"]) == set(device.measured)
 
 
 def test_a_device_slower_than_its_table_takes_more_rounds_and_corrects_it(tmp_path):
     device = Device(1.6)
-    outcome, _, _ = search(tmp_path, device)
+    outcome, _ = search(tmp_path, device)
     assert 1 < outcome.rounds <= 5
     assert device.seconds(outcome.winner.arch) <= middle()
     before = abs(TABLE.predict(SPACE.plan(outcome.winner.arch)).seconds / device.seconds(outcome.winner.arch) - 1)
@@ -82,7 +82,7 @@ def test_a_device_slower_than_its_table_takes_more_rounds_and_corrects_it(tmp_pa
 
 def test_a_device_twice_as_slow_is_learned_in_two_rounds(tmp_path):
     device = Device(2.0)
-    outcome, _, _ = search(tmp_path, device)
+    outcome, _ = search(tmp_path, device)
     assert outcome.rounds == 2
     assert device.seconds(outcome.winner.arch) <= middle()
 
@@ -103,7 +103,7 @@ def test_a_device_that_never_meets_the_budget_ends_in_exit_code_3(tmp_path):
 
 def test_reserve_keeps_a_part_of_the_budget_free(tmp_path):
     device = Device(1.0)
-    outcome, _, _ = search(tmp_path, device, replace_settings(reserve=0.1))
+    outcome, _ = search(tmp_path, device, replace_settings(reserve=0.1))
     assert device.seconds(outcome.winner.arch) <= 0.9 * middle()
 
 
@@ -112,7 +112,7 @@ def replace_settings(**changes):
 
 
 def test_an_interrupted_search_goes_on_without_evaluating_anything_again(tmp_path):
-    undisturbed, expected, _ = search(tmp_path / "whole", Device(1.0))
+    undisturbed, expected = search(tmp_path / "whole", Device(1.0))
     calls = []
 
     def interrupted(arch):
@@ -129,7 +129,7 @@ def test_an_interrupted_search_goes_on_without_evaluating_anything_again(tmp_pat
         again.append(arch)
         return score(arch)
 
-    outcome, evaluations, _ = search(tmp_path, Device(1.0), scorer=counted)
+    outcome, evaluations = search(tmp_path, Device(1.0), scorer=counted)
     assert not set(calls) & set(again)
     assert len(calls) + len(again) == len(evaluations) == len(expected)
     assert outcome.winner.arch == undisturbed.winner.arch
@@ -143,14 +143,14 @@ def test_a_second_budget_uses_earlier_evaluations(tmp_path):
         seen.append(arch)
         return score(arch)
 
-    outcome, evaluations, _ = search(tmp_path, Device(1.0), scorer=counted, latency=0.9 * middle())
+    outcome, evaluations = search(tmp_path, Device(1.0), scorer=counted, latency=0.9 * middle())
     assert len(seen) < len(evaluations)
     assert len(outcome.candidates) > len(seen)
 
 
 def test_without_latency_nothing_is_measured(tmp_path):
     device = Device(1.0)
-    outcome, _, _ = search(tmp_path, device, budget=Budget.at_most(macs=200.0))
+    outcome, _ = search(tmp_path, device, budget=Budget.at_most(macs=200.0))
     assert device.measured == []
     assert SPACE.plan(outcome.winner.arch).macs <= 200
     assert (list(outcome.tables), outcome.timings) == ([], {})
@@ -160,7 +160,7 @@ def test_the_fastest_network_itself_is_within_reach(tmp_path):
     # In this one the sum over the fastest network's slots is rounded up.
     rounded = table(seed=4)
     fastest, _ = rounded.range(SPACE)
-    outcome, evaluations, _ = search(tmp_path, Device(0.5), latency=fastest, known=rounded)
+    outcome, evaluations = search(tmp_path, Device(0.5), latency=fastest, known=rounded)
     assert len(evaluations) == 1
     assert rounded.predict(SPACE.plan(outcome.winner.arch)).seconds == pytest.approx(fastest)
 
@@ -170,7 +170,7 @@ def test_not_a_number_ranks_last(tmp_path):
         good = score(arch)
         return replace(good, top1=0.0, cross_entropy=float("nan")) if arch["depth"] == 1 else good
 
-    outcome, _, _ = search(tmp_path, Device(1.0), scorer=broken)
+    outcome, _ = search(tmp_path, Device(1.0), scorer=broken)
     assert outcome.winner.arch["depth"] > 1
 
 
@@ -185,7 +185,7 @@ def test_with_successive_halving_winner_and_front_are_whole_and_finalists_comple
         return Score(float(answers.mean()), 1.0, len(answers))
 
     settings = replace_settings(halving=3)
-    outcome, evaluations, _ = search(tmp_path, Device(1.0), settings, InTurn(part, images))
+    outcome, evaluations = search(tmp_path, Device(1.0), settings, InTurn(part, images))
     assert all(candidate.evaluation.whole for candidate in [*outcome.candidates, *outcome.finalists])
     assert {evaluation.images for evaluation in evaluations} == {images}
     with Evaluations(tmp_path / "search.sqlite", "supernet") as kept:
@@ -201,7 +201,7 @@ def test_a_network_without_numbers_cannot_win_and_none_but_such_ends_in_a_line(t
     def broken(arch):
         return replace(score(arch), top1=1.0, cross_entropy=float("nan")) if arch["depth"] == 1 else score(arch)
 
-    outcome, _, _ = search(tmp_path / "some", Device(1.0), scorer=broken)
+    outcome, _ = search(tmp_path / "some", Device(1.0), scorer=broken)
     assert all(candidate.arch["depth"] > 1 for candidate in outcome.candidates)
     with pytest.raises(UserError, match=r"^no network of the supernet gives numbers \(NaN\): its training failed"):
         search(tmp_path / "all", Device(1.0), scorer=lambda arch: Score(0.1, float("nan"), 10))

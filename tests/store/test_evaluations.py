@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.store import evaluations as module
-from nasdeploy.store.evaluations import Evaluation, Evaluations, Measurement, known_architectures
+from nasdeploy.store.evaluations import Evaluation, Evaluations, known_architectures
 from tests.toy import ToySpace
 
 EVALUATION = Evaluation(
     digest="0123456789ab", arch='{"width":[1]}', top1=0.75, top1_error=0.01, cross_entropy=1.5, images=1000, seconds=2.0
 )
-MEASUREMENT = Measurement(digest="0123456789ab", device="cpu", median=0.02, p10=0.019, p90=0.022, n=50, predicted=0.021)
 
 
 def test_what_was_put_is_there_after_closing(tmp_path: Path) -> None:
@@ -38,17 +37,6 @@ def test_nothing_is_kept_twice_and_the_first_stays(tmp_path: Path) -> None:
         evaluations.put(EVALUATION)
         evaluations.put(replace(EVALUATION, top1=0.1))
         assert evaluations.all() == [EVALUATION]
-
-
-def test_measurements_are_kept_by_device_and_replaced(tmp_path: Path) -> None:
-    board = replace(MEASUREMENT, device="board")
-    with Evaluations(tmp_path / "s.sqlite", "net") as evaluations:
-        evaluations.put_measurement(MEASUREMENT)
-        evaluations.put_measurement(board)
-        again = replace(MEASUREMENT, median=0.03, predicted=0.029)
-        evaluations.put_measurement(again)
-        assert evaluations.all_measurements() == [again, board]
-        assert evaluations.all() == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""The best architecture within a bound on a cost, exactly, where what makes it good is a sum over slots too.
+"""The best architecture within a bound on a cost, exactly, where what makes it good is a sum over choices.
 
 Dynamic programming over the steps of a space's chain that keeps, for each state, what no other way to it beats in both
 cost and value (Nemhauser and Ullmann, Discrete Dynamic Programming and Capital Allocation, 1969). Beside a bound, what
@@ -29,20 +29,12 @@ class Optimum:
     value: float
 
 
-def best_within(space: SearchSpace, cost: SlotCost, bound: float, value: SlotCost) -> Optimum | None:
-    """The architecture of the largest `value` with a `cost` of `bound` or less, both sums over present slots.
-
-    None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and value, which
-    is below 10^5 in a space of 10^20 architectures.
-    """
-    return _best(space, chain(space, [cost, value]), bound)
-
-
 def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Sequence[Floats]) -> Optimum | None:
     """The architecture of the largest sum of `terms`, one array `[values]` for each choice, within a bound on a cost.
 
     Exact where every network reads every choice; where some do not, a choice that is not read counts as if it were.
-    None if there is none. See `best_within`.
+    None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and sum, which is
+    below 10^5 in a space of 10^20 architectures.
     """
     steps = chain(space, [cost, lambda slot, block: 0.0])
     return _best(space, [_with_terms(step, terms) for step in steps], bound)

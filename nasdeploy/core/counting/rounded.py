@@ -107,8 +107,6 @@ class Rounded:
 class RoundedInterval:
     """The combinations of values with a cost in an interval, among those whose rounded costs say that they may be."""
 
-    exact = False
-
     def __init__(self, rounded: Rounded, low: float, high: float) -> None:
         self._rounded, self._low, self._high = rounded, low, high
         self._first, end = rounded.numbers(low, high, rounded.off)
@@ -123,11 +121,6 @@ class RoundedInterval:
     def standard_error(self) -> float:
         """Of `count`, by the sampled part."""
         return self._estimate[1]
-
-    @property
-    def acceptance(self) -> float:
-        """Share of draws that lie in the interval; 0 if nothing can be drawn."""
-        return self._estimate[0] / max(float(self._ways.sum()), 1.0)
 
     def sample(self, count: int, rng: np.random.Generator) -> Codes:
         """Codes `[count, choices]`, drawn uniformly with repetition; fewer if next to nothing is in the interval."""
