@@ -36,9 +36,9 @@ class Classification(Task):
         """Return logits `[N, classes]`; images of any side are rescaled to that of the plan."""
         from nasdeploy.nn.rescale import rescale
 
-        (images,) = inputs
-        ((_, shape),) = run.plan.inputs
-        (logits,) = run("network", rescale(images, shape[-1]))
+        (images,), part = inputs, run.plan.only
+        ((_, pictures),) = part.inputs
+        (logits,) = run(part.name, rescale(images, pictures.shape[-1]))
         return logits
 
     def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
@@ -62,4 +62,4 @@ class Classification(Task):
 
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """Return `input` and `logits` for the one part of the network."""
-        return {"network": (("input",), ("logits",))}
+        return {plan.only.name: (("input",), ("logits",))}

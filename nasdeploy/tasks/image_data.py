@@ -144,8 +144,8 @@ class SearchImages(HeldOut):
 
 def side_of(plan: Plan) -> int:
     """Return the side in pixels of the square images that a plan's one input takes."""
-    ((_, shape),) = plan.inputs
-    return shape[-1]
+    ((_, pictures),) = plan.only.inputs
+    return pictures.shape[-1]
 
 
 def _as_batches(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
