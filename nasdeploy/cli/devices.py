@@ -60,7 +60,7 @@ def _machine(facts: dict[str, Any]) -> str:
 
 
 def _text(found: list[dict[str, Any]]) -> str:
-    from nasdeploy.cli.listing import listing
+    from nasdeploy.cli.output import listing
 
     headings = ("device", "runtime", "precision", "batch", "threads")
     rows = [

@@ -33,7 +33,7 @@ def _facts(name: str, form: "Format") -> dict[str, Any]:
 
 
 def _text(found: list[dict[str, Any]]) -> str:
-    from nasdeploy.cli.listing import listing
+    from nasdeploy.cli.output import listing
 
     headings = ("format", "files", "precisions", "this machine lacks", "runs here")
     rows = [

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.registry import suggestion
-from nasdeploy.core.yaml.document import read_document, read_value
+from nasdeploy.core.yaml import read_document, read_value
 
 
 class Settings(BaseModel):

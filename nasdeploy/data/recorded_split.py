@@ -17,7 +17,7 @@ from nasdeploy.core.escaping import escaped
 from nasdeploy.data.facts import texts_as_bytes, texts_from_bytes
 from nasdeploy.data.inventory import Identities, Inventory, contents, rows
 from nasdeploy.data.split import USES, Split
-from nasdeploy.store.data_facts import DataFacts
+from nasdeploy.store.records import DataFacts
 
 
 def split_content(split: Split) -> bytes:

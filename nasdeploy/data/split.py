@@ -16,7 +16,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.data.images import Images, ImageSets, Indices
 from nasdeploy.data.inventory import Copies, Identities, Inventory, Mask, OpenedData, copies_in, each_once, lines_about
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.store.data_facts import ComparedBy, CopyFacts, DataFacts
+from nasdeploy.store.records import ComparedBy, CopyFacts, DataFacts
 
 USES = ("train", "search", "val", "test", "unused")
 TRAIN, SEARCH, VAL, TEST, UNUSED = range(len(USES))

@@ -43,7 +43,7 @@ from nasdeploy.exporting.reference import Reference
 from nasdeploy.exporting.staging import About, install, reject, staging
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.nn.network import Network
-from nasdeploy.store.versions import installed_versions
+from nasdeploy.store.records import installed_versions
 from nasdeploy.supernet.evaluate import recalibrated
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.settings import RecalibrationSettings

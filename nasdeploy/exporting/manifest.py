@@ -16,8 +16,7 @@ from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.store.checkpoints import WeightsFacts
-from nasdeploy.store.data_facts import DataFacts
-from nasdeploy.store.records import read_record
+from nasdeploy.store.records import DataFacts, read_record
 from nasdeploy.store.run import ClassName
 
 MANIFEST = "manifest.json"

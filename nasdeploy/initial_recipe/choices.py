@@ -1,13 +1,64 @@
-"""What a first recipe says for a folder of images, this machine, and the time that training may take."""
+"""What a first recipe says for a folder of images, this machine, and the time that training may take.
+
+How fast the machine trains a supernet is measured: one step of random images, timed.
+"""
 
 import re
 from dataclasses import dataclass
 from math import ceil
+from time import perf_counter
 
+import torch
+
+from nasdeploy.core.cpus import bound_cpus, cpu_quota
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.initial_recipe.speed import has_gpu, machine, seconds_per_image
+from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.spaces import load_space
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.losses import distillation_loss
+from nasdeploy.training.precision import layout_of
+from nasdeploy.training.sandwich import SandwichStep, draw
+from nasdeploy.training.settings import TrainSettings
+
+_MOST_STEPS = 6
+_ENOUGH_S = 10.0
+
+
+def machine() -> str:
+    """The processor that training would run on, in words."""
+    if has_gpu():
+        return torch.cuda.get_device_name()
+    cores, quota = bound_cpus(), cpu_quota()
+    limit = "" if quota is None else f" with a quota of {quota:g}"
+    return f"{cores} CPU core{'' if cores == 1 else 's'}{limit}"
+
+
+def has_gpu() -> bool:
+    """Whether training would run on a GPU."""
+    return compute_device().type == "cuda"
+
+
+def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
+    """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
+    set_threads(None)
+    device = compute_device()
+    settings = TrainSettings()
+    layout = layout_of(settings, device)
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    supernet = Supernet(space).to(device).to(memory_format=layout)
+    step = SandwichStep(supernet, distillation_loss(settings.distillation), settings.label_smoothing, {})
+    times: list[float] = []
+    while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
+        start = perf_counter()
+        # The losses that a step returns are numbers, so that its work on a GPU is done.
+        step(draw(space, settings.random_networks, generator(0, "speed", len(times))), images, labels)
+        times.append(perf_counter() - start)
+    return min(times[1:]) / batch
+
 
 # Median shorter side in pixels up to which images go to the spaces `digits` and `cifar10`.
 _TINY, _SMALL = 16, 48
@@ -45,7 +96,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchShape:
     """Sizes of recalibration and search, and what one evaluation takes here, in seconds."""
 
     batch_size: int
@@ -67,7 +118,7 @@ class Draft:
     folder: FolderSummary
     shape: Shape
     training: Training
-    search: Search
+    search: SearchShape
     machine: str
 
     @property
@@ -122,7 +173,7 @@ def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: flo
     return Training(images, batch_size, epochs, epoch_s, holdout)
 
 
-def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> Search:
+def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> SearchShape:
     """A search of AlphaNet's proportions that takes about half of `hours`, if that allows for 100 evaluations."""
     if training.images >= _MANY_IMAGES:
         batch_size, batches = 256, 32
@@ -135,7 +186,7 @@ def search_for(training: Training, shape: Shape, image_s: float, hours: float) -
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))
     rounds = 20 if evaluations >= 2000 else 10
     # 2 parts in the first round and 1 in each other, half of it mutations and half crossovers.
-    return Search(batch_size, batches, 4 * ceil(evaluations / (rounds + 1) / 2), rounds, evaluation_s)
+    return SearchShape(batch_size, batches, 4 * ceil(evaluations / (rounds + 1) / 2), rounds, evaluation_s)
 
 
 def _default(fraction: str) -> float:

@@ -4,7 +4,7 @@ import shlex
 
 from nasdeploy.core.progress import duration
 from nasdeploy.core.settings import settings_in
-from nasdeploy.core.yaml.document import quoted
+from nasdeploy.core.yaml import quoted
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.initial_recipe.choices import Draft
 from nasdeploy.recipe import Recipe, parse_recipe

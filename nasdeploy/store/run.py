@@ -16,10 +16,8 @@ from pydantic import AfterValidator, Field
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings
-from nasdeploy.store.data_facts import DataFacts
 from nasdeploy.store.files import identity_of, locked, remove_partial, writable, write_bytes, write_json
-from nasdeploy.store.records import read_record
-from nasdeploy.store.versions import installed_versions
+from nasdeploy.store.records import DataFacts, installed_versions, read_record
 
 StepName = Literal["train", "profile", "search", "export"]
 Facts = dict[str, Any]

@@ -34,7 +34,7 @@ from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, measure
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
-from nasdeploy.store.data_facts import ComparedBy
+from nasdeploy.store.records import ComparedBy
 
 _DEFAULT = MeasurementProtocol(sustained_s=1.0)
 

@@ -16,7 +16,7 @@ from nasdeploy.data.images import ImageSets
 from nasdeploy.data.inspect import inspect_folder
 from nasdeploy.data.inventory import Copies
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.store.data_facts import CopyFacts
+from nasdeploy.store.records import CopyFacts
 from tests.data.pictures import write_folder
 from tests.data.shards import png, write_tar
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.store.data_facts import DataFacts
+from nasdeploy.store.records import DataFacts
 from nasdeploy.store.run import Run
 
 RECIPE = {"name": "cats", "train": {"epochs": 3, "rate": 0.1}, "widths": [1, 2]}
@@ -149,7 +149,7 @@ def test_a_damaged_manifest_is_refused(content: str, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from nasdeploy.store.data_facts import DataFacts
+from nasdeploy.store.records import DataFacts
 from nasdeploy.store.run import Run
 with Run.open(Path(sys.argv[1])).lock():
     print("held", flush=True)

@@ -6,7 +6,7 @@ from nasdeploy.exporting.bundle.readme import readme
 from nasdeploy.exporting.figures import AfterGaps, Latency, Proof, Throughput
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.runtimes.device import Device
-from nasdeploy.store.data_facts import CopyFacts, DataFacts
+from nasdeploy.store.records import CopyFacts, DataFacts
 from tests.exporting.test_manifest import artefact_of, manifest_of
 
 

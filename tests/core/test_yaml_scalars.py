@@ -6,7 +6,7 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from nasdeploy.core.yaml.scalars import ambiguity, read
+from nasdeploy.core.yaml import ambiguity, read
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.yaml.document import quoted, read_document, read_value
+from nasdeploy.core.yaml import quoted, read_document, read_value
 
 
 def refusal(text: str | bytes) -> str:
