@@ -1,6 +1,6 @@
-"""A space as a chain of steps: in each a few choices are decided, given those that later slots still read.
+"""A space as a chain of stages: in each a few choices are decided, given those that later slots still read.
 
-Dynamic programming over the steps treats 10^20 architectures as one table after the other (Bertele and Brioschi,
+Dynamic programming over the stages treats 10^20 architectures as one table after the other (Bertele and Brioschi,
 Nonserial Dynamic Programming, 1972), with choices eliminated in the order of the slots.
 """
 
@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Step:
+class Stage:
     """From the states before to the states after it; a state is a combination of the choices that are still read."""
 
     decided: tuple[int, ...]
@@ -29,7 +29,7 @@ class Step:
     source: Integers
     """`[states after, members]`: the state before."""
     costs: Floats
-    """`[states after, members, functions]`: what the step's slots add."""
+    """`[states after, members, functions]`: what the stage's slots add."""
 
     @property
     def states(self) -> int:
@@ -37,26 +37,26 @@ class Step:
         return len(self.source)
 
 
-def chain(space: SearchSpace, functions: Sequence[SlotCost]) -> list[Step]:
-    """The steps from the one state before all slots to the one after them. Choices that no slot reads are in none."""
-    steps: list[Step] = []
+def chain(space: SearchSpace, functions: Sequence[SlotCost]) -> list[Stage]:
+    """The stages from the one state before all slots to the one after them. Choices that no slot reads are in none."""
+    stages: list[Stage] = []
     state: tuple[str, ...] = ()
     tables = cost_tables(space, space.slots, functions)
     for number, table in enumerate(tables):
         later = {name for other in tables[number + 1 :] for name in other.reads}
         joint = tuple(dict.fromkeys([*state, *table.reads]))
         kept = tuple(name for name in joint if name in later)
-        steps.append(_step(space, state, table, kept, tuple(name for name in joint if name not in later)))
+        stages.append(_step(space, state, table, kept, tuple(name for name in joint if name not in later)))
         state = kept
-    return steps
+    return stages
 
 
-def span(steps: Sequence[Step]) -> tuple[float, float]:
-    """The least and the largest sum of the first function's costs over all steps."""
+def span(stages: Sequence[Stage]) -> tuple[float, float]:
+    """The least and the largest sum of the first function's costs over all stages."""
     least, largest = np.zeros(1), np.zeros(1)
-    for step in steps:
-        least = (least[step.source] + step.costs[..., 0]).min(axis=1)
-        largest = (largest[step.source] + step.costs[..., 0]).max(axis=1)
+    for stage in stages:
+        least = (least[stage.source] + stage.costs[..., 0]).min(axis=1)
+        largest = (largest[stage.source] + stage.costs[..., 0]).max(axis=1)
     return float(least[0]), float(largest[0])
 
 
@@ -73,7 +73,7 @@ def combinations(sizes: Sequence[int]) -> Codes:
 
 def _step(
     space: SearchSpace, state: tuple[str, ...], table: CostTable, kept: tuple[str, ...], decided: tuple[str, ...]
-) -> Step:
+) -> Stage:
     sizes = {choice.name: len(choice.values) for choice in space.choices}
     places = {choice.name: place for place, choice in enumerate(space.choices)}
     names, shape = (*kept, *decided), [sizes[name] for name in (*kept, *decided)]
@@ -81,7 +81,7 @@ def _step(
     states, functions = prod(sizes[name] for name in kept), table.values.shape[-1]
     source = np.broadcast_to(aligned(before, state, names), shape)
     costs = np.broadcast_to(aligned(table.values, table.reads, names), [*shape, functions])
-    return Step(
+    return Stage(
         tuple(places[name] for name in decided),
         combinations([sizes[name] for name in decided]),
         source.reshape(states, -1),

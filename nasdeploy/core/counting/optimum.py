@@ -1,6 +1,6 @@
 """The best architecture within a bound on a cost, exactly, where what makes it good is a sum over choices.
 
-Dynamic programming over the steps of a space's chain that keeps, for each state, what no other way to it beats in both
+Dynamic programming over the stages of a space's chain that keeps, for each state, what no other way to it beats in both
 cost and value (Nemhauser and Ullmann, Discrete Dynamic Programming and Capital Allocation, 1969). Beside a bound, what
 cannot be completed within it goes as well.
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats, SlotCost
-from nasdeploy.core.counting.chain import Integers, Step, chain
+from nasdeploy.core.counting.chain import Integers, Stage, chain
 from nasdeploy.core.space import SearchSpace
 
 _ROUNDING = 1e-13
@@ -36,29 +36,29 @@ def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Seq
     None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and sum, which is
     below 10^5 in a space of 10^20 architectures.
     """
-    steps = chain(space, [cost, lambda slot, block: 0.0])
-    return _best(space, [_with_terms(step, terms) for step in steps], bound)
+    stages = chain(space, [cost, lambda slot, block: 0.0])
+    return _best(space, [_with_terms(stage, terms) for stage in stages], bound)
 
 
-def _with_terms(step: Step, terms: Sequence[Floats]) -> Step:
-    """The step with the terms of the choices that it decides as what it adds to the value."""
-    added = sum((terms[place][step.codes[:, n]] for n, place in enumerate(step.decided)), np.zeros(len(step.codes)))
-    costs = step.costs.copy()
+def _with_terms(stage: Stage, terms: Sequence[Floats]) -> Stage:
+    """The stage with the terms of the choices that it decides as what it adds to the value."""
+    added = sum((terms[place][stage.codes[:, n]] for n, place in enumerate(stage.decided)), np.zeros(len(stage.codes)))
+    costs = stage.costs.copy()
     costs[..., 1] += added
-    return replace(step, costs=costs)
+    return replace(stage, costs=costs)
 
 
-def _best(space: SearchSpace, steps: Sequence[Step], bound: float) -> Optimum | None:
-    fronts = list(_fronts(steps, bound + _ROUNDING * abs(bound)))
+def _best(space: SearchSpace, stages: Sequence[Stage], bound: float) -> Optimum | None:
+    fronts = list(_fronts(stages, bound + _ROUNDING * abs(bound)))
     (last,) = fronts[-1]
     if not len(last.costs):
         return None
     codes = np.zeros((1, len(space.choices)), dtype=np.int16)
     place, state = len(last.costs) - 1, 0
-    for step, states in zip(reversed(steps), reversed(fronts), strict=True):
+    for stage, states in zip(reversed(stages), reversed(fronts), strict=True):
         member, place = int(states[state].members[place]), int(states[state].places[place])
-        codes[0, step.decided] = step.codes[member]
-        state = int(step.source[state, member])
+        codes[0, stage.decided] = stage.codes[member]
+        state = int(stage.source[state, member])
     (arch,) = space.decode(codes)
     return Optimum(arch, float(last.costs[-1]), float(last.values[-1]))
 
@@ -70,36 +70,36 @@ class _Front:
     costs: Floats
     values: Floats
     members: npt.NDArray[np.int32]
-    """Of the step to the state."""
+    """Of the stage to the state."""
     places: npt.NDArray[np.int32]
     """In the front of the state before."""
 
 
-def _fronts(steps: Sequence[Step], bound: float) -> Iterator[list[_Front]]:
-    """After each step, the fronts of its states."""
+def _fronts(stages: Sequence[Stage], bound: float) -> Iterator[list[_Front]]:
+    """After each stage, the fronts of its states."""
     start = np.zeros(1, dtype=np.int32)
     fronts = [_Front(np.zeros(1), np.zeros(1), start, start)]
-    for step, least in zip(steps, _least_to_come(steps), strict=True):
-        fronts = [_front(step, state, fronts, bound - least[state]) for state in range(step.states)]
+    for stage, least in zip(stages, _least_to_come(stages), strict=True):
+        fronts = [_front(stage, state, fronts, bound - least[state]) for state in range(stage.states)]
         yield fronts
 
 
-def _least_to_come(steps: Sequence[Step]) -> list[Floats]:
-    """After each step, for each state `[states]` the least that later steps add."""
+def _least_to_come(stages: Sequence[Stage]) -> list[Floats]:
+    """After each stage, for each state `[states]` the least that later stages add."""
     least = [np.zeros(1)]
-    for step in reversed(steps[1:]):
-        before = np.full(int(step.source.max()) + 1, np.inf)
-        np.minimum.at(before, step.source, step.costs[..., 0] + least[-1][:, None])
+    for stage in reversed(stages[1:]):
+        before = np.full(int(stage.source.max()) + 1, np.inf)
+        np.minimum.at(before, stage.source, stage.costs[..., 0] + least[-1][:, None])
         least.append(before)
     return least[::-1]
 
 
-def _front(step: Step, state: int, before: Sequence[_Front], bound: float) -> _Front:
+def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float) -> _Front:
     """What of all ways to a state costs no more than the bound and is not beaten."""
-    sources = [before[source] for source in step.source[state].tolist()]
+    sources = [before[source] for source in stage.source[state].tolist()]
     lengths = [len(source.costs) for source in sources]
     members = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
-    costs, values = step.costs[state][members].T
+    costs, values = stage.costs[state][members].T
     costs = costs + np.concatenate([source.costs for source in sources])
     values = values + np.concatenate([source.values for source in sources])
     within = np.flatnonzero(costs <= bound)

@@ -1,8 +1,8 @@
 """Uniform sampling in an interval of a cost, and evenly over its range, by dynamic programming on rounded costs.
 
-The costs of each step of a space's chain are rounded to 1/20,000 of the range, and for each state the number of ways to
-reach it at each rounded cost is kept. Walking the chain backwards draws from all ways to a rounded cost uniformly. All
-rounded costs that an interval's architectures may have are drawn from, and what misses the interval is drawn again.
+The costs of each stage of a space's chain are rounded to 1/20,000 of the range, and for each state the number of ways
+to reach it at each rounded cost is kept. Walking the chain backwards draws from all ways to a rounded cost uniformly.
+All rounded costs that an interval's architectures may have are drawn from, and what misses the interval is drawn again.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.costs import Costs, Floats, SlotCost
-from nasdeploy.core.counting.chain import Integers, Step, chain, span, unread
+from nasdeploy.core.counting.chain import Integers, Stage, chain, span, unread
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace
 
@@ -39,9 +39,9 @@ class Rounded:
         lowest, highest = span(self._chain)
         self.step = (highest - lowest) / _STEPS or 1.0
         self._unread = unread(space)
-        least = [step.costs.min() for step in self._chain]
+        least = [stage.costs.min() for stage in self._chain]
         self.start = float(sum(least))
-        exact = [(step.costs[..., 0] - low) / self.step for step, low in zip(self._chain, least, strict=True)]
+        exact = [(stage.costs[..., 0] - low) / self.step for stage, low in zip(self._chain, least, strict=True)]
         self._shifts = [np.rint(one).astype(np.int64) for one in exact]
         off = sum(float(np.abs(one - shift).max()) for one, shift in zip(exact, self._shifts, strict=True))
         self.off = off * self.step + 1e-12 * max(abs(lowest), abs(highest))
@@ -89,18 +89,18 @@ class Rounded:
         for place in self._unread:
             codes[:, place] = rng.integers(len(self.space.choices[place].values), size=len(numbers))
         states, left = np.zeros(len(numbers), dtype=np.int64), numbers.astype(np.int64)
-        for step, shifts, ways in zip(self._chain[::-1], self._shifts[::-1], self._ways[-2::-1], strict=True):
-            members = _members(step, shifts, ways, states, left, rng)
-            codes[:, step.decided] = step.codes[members]
-            states, left = step.source[states, members], left - shifts[states, members]
+        for stage, shifts, ways in zip(self._chain[::-1], self._shifts[::-1], self._ways[-2::-1], strict=True):
+            members = _members(stage, shifts, ways, states, left, rng)
+            codes[:, stage.decided] = stage.codes[members]
+            states, left = stage.source[states, members], left - shifts[states, members]
         return codes
 
     def _counted(self) -> Iterator[Floats]:
-        """Before all steps and after each one: the number of ways `[states, rounded costs]`."""
+        """Before all stages and after each one: the number of ways `[states, rounded costs]`."""
         ways = np.ones((1, 1))
         yield ways
-        for step, shifts in zip(self._chain, self._shifts, strict=True):
-            ways = _after(ways, step, shifts)
+        for stage, shifts in zip(self._chain, self._shifts, strict=True):
+            ways = _after(ways, stage, shifts)
             yield ways
 
 
@@ -160,26 +160,26 @@ class RoundedInterval:
         return inside
 
 
-def _after(before: Floats, step: Step, shifts: Integers) -> Floats:
-    """The number of ways `[states, rounded costs]` after a step."""
+def _after(before: Floats, stage: Stage, shifts: Integers) -> Floats:
+    """The number of ways `[states, rounded costs]` after a stage."""
     length = before.shape[1]
-    after = np.zeros((step.states, length + int(shifts.max())))
-    for row, sources, row_shifts in zip(after, step.source, shifts, strict=True):
+    after = np.zeros((stage.states, length + int(shifts.max())))
+    for row, sources, row_shifts in zip(after, stage.source, shifts, strict=True):
         for source, shift in zip(sources.tolist(), row_shifts.tolist(), strict=True):
             row[shift : shift + length] += before[source]
     return after
 
 
 def _members(
-    step: Step, shifts: Integers, ways: Floats, states: Integers, left: Integers, rng: np.random.Generator
+    stage: Stage, shifts: Integers, ways: Floats, states: Integers, left: Integers, rng: np.random.Generator
 ) -> Integers:
     """How to get to states `[n]` with rounded costs `left` `[n]`: members, in proportion to the `ways` before them."""
-    members, size = np.empty(len(states), dtype=np.int64), step.source.shape[1]
+    members, size = np.empty(len(states), dtype=np.int64), stage.source.shape[1]
     # Many draws are at the same place, whose weights are looked up once.
     distinct, place = np.unique(np.stack([states, left]), axis=1, return_inverse=True)
     for start in range(0, distinct.shape[1], _WEIGHTS // size + 1):
         state, rest = distinct[:, start : start + _WEIGHTS // size + 1]
-        ends = _cumulative(ways, step.source[state], rest[:, None] - shifts[state])
+        ends = _cumulative(ways, stage.source[state], rest[:, None] - shifts[state])
         (here,) = np.nonzero((place >= start) & (place < start + len(state)))
         row = place[here] - start
         # Each row has the unit interval that begins at its number.
