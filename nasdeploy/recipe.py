@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
@@ -13,8 +13,8 @@ from nasdeploy.core.settings import Settings, load_yaml, override, parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import DataSettings, ValueBounds
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.spaces import SPACES, load_space
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces import NamedOrSettings, load_space
+from nasdeploy.spaces.kind import GivenSpace
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.training.settings import TrainSettings
@@ -26,8 +26,8 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Of the run directory."""
     seed: int = Field(default=0, ge=0)
-    space: str | MobileNetTable
-    """A registered space, or a table of stages."""
+    space: NamedOrSettings
+    """The name of a registered space, or the settings of one: those of its `kind`, by default a table of stages."""
     data: DataSettings
     train: TrainSettings = TrainSettings()
     recalibration: RecalibrationSettings = RecalibrationSettings()
@@ -35,18 +35,13 @@ class Recipe(Settings):
     """Device to measure on: a name in profiles/ or a file."""
     search: SearchSettings = SearchSettings()
 
-    @field_validator("space")
-    @classmethod
-    def _registered(cls, space: str | MobileNetTable) -> str | MobileNetTable:
-        if isinstance(space, str) and space not in SPACES:
-            raise ValueError(f"unknown search space{suggestion(space, SPACES)}")
-        return space
+    def load_space(self, output_size: int) -> SearchSpace:
+        """Return the search space with outputs of the size that the data ask for: the number of classes, say."""
+        return load_space(self.space, output_size)
 
-    def load_space(self, classes: int) -> SearchSpace:
-        """The search space for a number of classes."""
-        if isinstance(self.space, str):
-            return load_space(self.space, classes)
-        return space_from_table(self.space, classes)
+    def with_space(self, space: SearchSpace) -> "Recipe":
+        """Return a copy whose space is that object, whatever the recipe says."""
+        return self.model_copy(update={"space": GivenSpace.of(space)})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, defaults included; `parse_recipe` reads them back."""
@@ -174,9 +169,12 @@ def _differences(a: object, b: object, name: str) -> list[str]:
     return [] if a == b else [name]
 
 
-def space_of(run: Run) -> SearchSpace:
-    """The space of a run; raises `UserError` if it is not what it was when the run began."""
-    space = recipe_of(run).load_space(len(run.manifest.classes))
+def space_of(run: Run, recipe: Recipe | None = None) -> SearchSpace:
+    """Return the space of a run; `recipe` is the run's, and needed only if it holds the space as a Python object.
+
+    Raises `UserError` if the space is not what it was when the run began.
+    """
+    space = (recipe or recipe_of(run)).load_space(len(run.manifest.classes))
     if space.digest != run.manifest.space:
         raise UserError(
             f"{run.path}: begun with another version of space {space.name} ({run.manifest.space}, now {space.digest}); "

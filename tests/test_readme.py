@@ -15,7 +15,7 @@ import yaml
 from nasdeploy.cli.app import app
 from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from tests.data.pictures import write_folder
 from tests.noise import despite_noise
 
@@ -97,7 +97,7 @@ def test_mentioned_commands_have_these_options(command: str) -> None:
 def test_the_table_of_ones_own_is_a_space() -> None:
     text, _ = blocks("yaml")
     table = parse(MobileNetTable, yaml.safe_load(text)["space"], "README.md")
-    assert space_from_table(table, 3).size > 100
+    assert table.build(3).size > 100
 
 
 def test_the_device_of_ones_own_is_a_device() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nasdeploy.core.arch import Arch
     from nasdeploy.core.space import SearchSpace
     from nasdeploy.data.settings import DataSettings
+    from nasdeploy.spaces.kind import SpaceSettings
 
 CLASSES = 1000
 """Of a registered space, unless others are asked for: ImageNet's."""
@@ -52,6 +53,30 @@ def show(
     emit(result, as_json, lambda: _arch_text(result))
 
 
+@app.command("list")
+def list_spaces(as_json: JsonFlag = False) -> None:
+    """List the registered spaces, with their kinds, sizes and MACs."""
+    from nasdeploy.cli.output import listing
+    from nasdeploy.spaces import SPACES, load_settings
+
+    spaces = [_summary(load_settings(name)) for name in SPACES]
+
+    def text() -> str:
+        rows = (
+            [s["space"], s["kind"], f"{s['size']:.3g}", f"{s['macs'][0] / 1e6:.3g} .. {s['macs'][1] / 1e6:.4g}"]
+            for s in spaces
+        )
+        return listing(["space", "kind", "architectures", "M MACs"], rows)
+
+    emit({"spaces": spaces}, as_json, text)
+
+
+def _summary(settings: "SpaceSettings") -> dict[str, Any]:
+    space = settings.build(CLASSES)
+    macs = [space.plan(arch).macs for arch in (space.smallest(), space.largest())]
+    return {"space": space.name, "kind": settings.kind, "size": space.size, "macs": macs}
+
+
 def find_space(name: str, classes: int | None = None) -> "SearchSpace":
     """The registered space called `name`, or that of a recipe with its data's classes; `classes` overrides both.
 
@@ -88,11 +113,9 @@ def _classes_in(data: "DataSettings") -> int:
 
 
 def _space_result(space: "SearchSpace") -> dict[str, Any]:
-    from nasdeploy.core.space import classes_of
-
     return {
         "space": space.name,
-        "classes": classes_of(space),
+        "classes": space.output_size,
         "digest": space.digest,
         "size": space.size,
         "blocks": len(space.distinct_blocks()),
@@ -104,11 +127,9 @@ def _space_result(space: "SearchSpace") -> dict[str, Any]:
 
 
 def _arch_result(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
-    from nasdeploy.core.space import classes_of
-
     return {
         "space": space.name,
-        "classes": classes_of(space),
+        "classes": space.output_size,
         "arch": arch.to_json(),
         **_costs(space, arch),
         "blocks": len(space.plan(arch).steps),

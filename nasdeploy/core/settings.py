@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.registry import suggestion
@@ -30,6 +34,38 @@ def refuse_unused(settings: Settings, choice: str, users: Mapping[str, Sequence[
             raise ValueError(
                 f"{name} has an effect only with {choice}: {' or '.join(choices)}, and {choice} is {chosen}"
             )
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """The annotation of a field that holds the settings of one of several kinds: the one that its key `kind` names.
+
+    `what` names these kinds in errors, `kinds` may gain entries after the field was declared, and `default` is the kind
+    of a mapping without the key. Whatever is no mapping is left to the field's own type.
+    """
+
+    what: str
+    kinds: Mapping[str, type[Settings]]
+    default: str
+
+    def settings(self, data: Mapping[str, Any]) -> type[Settings]:
+        """Return the settings class of the kind that `data` names; raises `ValidationError` at `kind` for no such."""
+        kind = data.get("kind", self.default)
+        if not isinstance(kind, str) or kind not in self.kinds:
+            nearby = suggestion(str(kind), self.kinds)
+            message = PydanticCustomError("unknown_kind", "{said}", {"said": f"unknown {self.what}{nearby}"})
+            raise ValidationError.from_exception_data(self.what, [{"type": message, "loc": ("kind",), "input": kind}])
+        return self.kinds[kind]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check mappings with the settings of their kind, and everything else as the annotated type says."""
+
+        def checked(value: Any, other: core_schema.ValidatorFunctionWrapHandler) -> Any:
+            if isinstance(value, Mapping):
+                return self.settings(value).model_validate_json(json.dumps(value))
+            return other(value)
+
+        return core_schema.no_info_wrap_validator_function(checked, handler(source))
 
 
 S = TypeVar("S", bound=Settings)
@@ -110,7 +146,7 @@ def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationErr
     )
     where = _where(data, found["loc"], names_key=found["type"] in ("extra_forbidden", "missing"))
     if found["type"] == "extra_forbidden":
-        known = _keys(model, found["loc"][:-1])
+        known = _keys(model, data, found["loc"][:-1])
         return f"unknown key '{where}'{suggestion(str(found['loc'][-1]), known)}"
     if found["type"] == "missing":
         return f"{where} is missing"
@@ -158,14 +194,22 @@ def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
     return ".".join(parts)
 
 
-def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> set[str]:
-    """Keys that the settings at `path` inside `model` may have."""
+def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set[str]:
+    """Keys that the settings at `path` inside `model` may have, where `data` is what was given for it."""
     models: list[type[BaseModel]] = [model]
     for part in path:
-        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        if inner:
-            models = [found for annotation in inner for found in _models_in(annotation)]
+        # The name of a union's member is no part of the data.
+        with suppress(KeyError, IndexError, TypeError):
+            data = data[part]
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if fields:
+            models = [found for field in fields for found in _models_of(field, data)]
     return {name for found in models for name in found.model_fields}
+
+
+def _models_of(field: FieldInfo, data: Any) -> list[type[BaseModel]]:
+    by_kind = [each for each in field.metadata if isinstance(each, ByKind)]
+    return [by_kind[0].settings(data)] if by_kind else _models_in(field.annotation)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -279,6 +279,11 @@ class SearchSpace(ABC):
         return {block.key: block for block in found}
 
     @cached_property
+    def output_size(self) -> int:
+        """The length of the first axis of what the networks compute, which the task's data decide: classes, say."""
+        return self.plan(self.smallest()).steps[-1].block.output.shape[0]
+
+    @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
         choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
@@ -294,11 +299,6 @@ def _place(slot: Slot) -> str:
     """Return how the digest names a slot: by its name alone where its part and its weights are the usual ones."""
     part = "" if slot.part.name == NETWORK.name else f"{slot.part.name}/"
     return f"{part}{slot.name}{f'={slot.weights}' if slot.shares else ''}"
-
-
-def classes_of(space: SearchSpace) -> int:
-    """How many classes the networks of `space` tell apart."""
-    return space.plan(space.smallest()).steps[-1].block.output.shape[0]
 
 
 _PLANS_KEPT = 4096

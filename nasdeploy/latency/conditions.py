@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 from nasdeploy.core.settings import Settings
-from nasdeploy.core.space import SearchSpace, classes_of
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.protocol import MeasurementProtocol
@@ -36,7 +36,7 @@ class Conditions(Settings):
             protocol=protocol,
             space=space.name,
             space_digest=space.digest,
-            classes=classes_of(space),
+            classes=space.output_size,
         )
 
     def changes(self, now: "Conditions") -> list[str]:

@@ -1,12 +1,24 @@
-"""Search spaces by name. Each is a table in a YAML file beside this module."""
+"""Search spaces by kind and by name.
+
+A kind is a class of settings that builds a space (`KINDS`). Those with a name (`SPACES`) are YAML files beside this
+module, which hold the settings of some kind. Code of one's own adds a kind by an entry in `KINDS`; a recipe then names
+it, but no recipe runs code.
+"""
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
-from nasdeploy.core.registry import lookup
-from nasdeploy.core.settings import load_yaml, parse
+from pydantic import AfterValidator, SerializeAsAny
+
+from nasdeploy.core.registry import lookup, suggestion
+from nasdeploy.core.settings import ByKind, load_yaml, parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.kind import GivenSpace, SpaceSettings
+from nasdeploy.spaces.mobilenet import MobileNetTable
+
+KINDS: dict[str, type[SpaceSettings]] = {"table": MobileNetTable, "python": GivenSpace}
+"""The settings class of each kind."""
 
 SPACES = {
     "alphanet": "alphanet.yaml",
@@ -14,14 +26,37 @@ SPACES = {
     "cifar10": "cifar10.yaml",
     "digits": "digits.yaml",
 }
+"""The file of each space that has a name."""
+
+DEFAULT_KIND = "table"
+"""The kind of settings that name none, as those of recipes written before there were kinds."""
+
+IMAGENET_CLASSES = 1000
 
 
-def load_space(name: str, classes: int = 1000) -> SearchSpace:
-    """The registered space called `name`; raises `UserError` with the nearest name."""
-    return space_from_table(load_table(name), classes)
+def _registered(space: str | SpaceSettings) -> str | SpaceSettings:
+    if isinstance(space, str) and space not in SPACES:
+        raise ValueError(f"unknown search space{suggestion(space, SPACES)}")
+    return space
 
 
-def load_table(name: str) -> MobileNetTable:
-    """The registered table called `name`."""
-    path = Path(str(files("nasdeploy.spaces"))) / lookup("search space", SPACES, name)
-    return parse(MobileNetTable, load_yaml(path), f"space {name}")
+NamedOrSettings = Annotated[
+    SerializeAsAny[str | SpaceSettings],
+    ByKind("kind of search space", KINDS, DEFAULT_KIND),
+    AfterValidator(_registered),
+]
+"""The field of a recipe that holds a registered name, or the settings of a kind (without `kind`, of a table)."""
+
+
+def load_space(space: str | SpaceSettings, output_size: int = IMAGENET_CLASSES) -> SearchSpace:
+    """Return the space of that name, or with those settings, with outputs of that size: the number of classes, say.
+
+    Raises `UserError` with the nearest name if there is none of that name.
+    """
+    return (load_settings(space) if isinstance(space, str) else space).build(output_size)
+
+
+def load_settings(name: str) -> SpaceSettings:
+    """Return the settings of the registered space called `name`; raises `UserError` with the nearest name."""
+    content = load_yaml(Path(str(files("nasdeploy.spaces"))) / lookup("search space", SPACES, name))
+    return parse(KINDS[content.get("kind", DEFAULT_KIND)], content, f"space {name}")

@@ -13,6 +13,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace, Slot
+from nasdeploy.spaces.kind import SpaceSettings
 
 
 def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -61,10 +62,10 @@ class HeadRow(Settings):
     expand: int = Field(default=6, ge=1, le=16)
 
 
-class MobileNetTable(Settings):
-    """A search space as a user declares it in YAML."""
+class MobileNetTable(SpaceSettings):
+    """The settings of a table of stages, as a user writes them in YAML."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    kind: Literal["table"] = "table"
     resolution: Values
     activation: ActivationName = "swish"
     stem: StemRow
@@ -78,6 +79,16 @@ class MobileNetTable(Settings):
         if self.resolution[0] < strides:
             raise ValueError(f"resolution {self.resolution[0]} is smaller than the product of the strides, {strides}")
         return self
+
+    def build(self, output_size: int) -> "MobileNetSpace":
+        """Return the space for a number of classes; raises `UserError` if a named architecture lies outside it."""
+        space = MobileNetSpace(self, output_size)
+        for name, values in self.named.items():
+            try:
+                space.arch(values)
+            except UserError as error:
+                raise UserError(f"space {self.name}: named.{name}: {error}") from None
+        return space
 
 
 class MobileNetSpace(SearchSpace):
@@ -181,14 +192,3 @@ def _place(slot: Slot) -> tuple[int, int]:
     """Stage (from 0) and block number (from 1) of a slot called `stageS_blockN`."""
     stage, number = slot.name.removeprefix("stage").split("_block")
     return int(stage) - 1, int(number)
-
-
-def space_from_table(table: MobileNetTable, classes: int) -> MobileNetSpace:
-    """The space of a table; raises `UserError` if one of its named architectures lies outside it."""
-    space = MobileNetSpace(table, classes)
-    for name, values in table.named.items():
-        try:
-            space.arch(values)
-        except UserError as error:
-            raise UserError(f"space {table.name}: named.{name}: {error}") from None
-    return space

@@ -42,7 +42,7 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
 
     Raises `UserError` if there is no such architecture or device, no search result, or no trained supernet.
     """
-    space = space_of(run)
+    space = space_of(run, recipe)
     weights = trained_weights(run)
     budget: dict[str, float] = {}
     if text is not None:

@@ -4,14 +4,14 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.recipe import space_of
+from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.run import Run
 
 
-def ensure_table(run: Run, device: Device, progress: Progress) -> LatencyTable:
-    """The latency table of a run's space on a device, measured now if there is none yet."""
-    space = space_of(run)
+def ensure_table(run: Run, recipe: Recipe, device: Device, progress: Progress) -> LatencyTable:
+    """Return the latency table of the space of a run with that recipe on a device, measured now if there is none."""
+    space = space_of(run, recipe)
     path = table_path(space, device)
     if path.exists():
         progress.say(f"profile: {path} is there")

@@ -53,7 +53,7 @@ def request_search(run: Run, recipe: Recipe, bounds: Bounds, strict: bool, progr
     Raises `InfeasibleBudget` with the reachable range, and `UserError` if there is no table of a device. A table that
     was measured under other conditions is warned of, and refused if `strict`.
     """
-    space = space_of(run)
+    space = space_of(run, recipe)
     if recipe.train.sampling.kind == "alone":
         raise UserError(
             f"{run.path}: one network was trained alone there, so there is nothing to search; export it with "

@@ -41,7 +41,7 @@ def run_all(
     run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, bounds, space, strict))
     recipe = with_range(recipe, run.manifest.range)
     for device in latency_devices(recipe, bounds):
-        ensure_table(run, device, progress)
+        ensure_table(run, recipe, device, progress)
     request = request_search(run, recipe, bounds, strict, progress)
     result = _searched(request, progress)
     directory, manifest = _exported(

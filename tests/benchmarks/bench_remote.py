@@ -35,24 +35,21 @@ from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from tests.latency.runners.sshd import Sshd
 
 LOCAL = Device(name="here", runtime="onnxruntime")
-SMALL = space_from_table(
-    parse(
-        MobileNetTable,
-        {
-            "name": "small",
-            "resolution": [8, 12],
-            "stem": {"width": [8], "stride": 1},
-            "stages": [{"width": [8], "depth": [1, 2], "kernel": [3, 5], "expand": [2], "stride": 2}],
-            "head": {"width": [32], "expand": 2},
-        },
-        "table",
-    ),
-    10,
-)
+SMALL = parse(
+    MobileNetTable,
+    {
+        "name": "small",
+        "resolution": [8, 12],
+        "stem": {"width": [8], "stride": 1},
+        "stages": [{"width": [8], "depth": [1, 2], "kernel": [3, 5], "expand": [2], "stride": 2}],
+        "head": {"width": [32], "expand": 2},
+    },
+    "table",
+).build(10)
 # No retries: what drifts would be measured, and rightly be in the journal, twice.
 QUICK = MeasurementProtocol(
     Rounds(4, 2),

@@ -15,7 +15,7 @@ from nasdeploy.cli.space import find_space
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings
-from nasdeploy.spaces import load_space
+from nasdeploy.spaces import SPACES, load_space
 from tests.data.pictures import write_folder
 from tests.training.recipes import CONTENT
 
@@ -92,6 +92,21 @@ def test_a_space_as_json() -> None:
         assert type(costs["macs"]) is type(costs["params"]) is int
     assert result["smallest"] == result["named"]["a0"]
     assert result["largest"]["digest"] == space.largest().digest
+
+
+def test_registered_spaces_are_listed() -> None:
+    result = CliRunner().invoke(app, ["space", "list", "--json"])
+    spaces = {each["space"]: each for each in json.loads(result.stdout)["spaces"]}
+    assert set(spaces) == set(SPACES)
+    digits = load_space("digits")
+    assert spaces["digits"] == {
+        "space": "digits",
+        "kind": "table",
+        "size": digits.size,
+        "macs": [digits.plan(digits.smallest()).macs, digits.plan(digits.largest()).macs],
+    }
+    lines = CliRunner().invoke(app, ["space", "list"]).stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["space", "kind"], *([name, "table"] for name in SPACES)]
 
 
 def test_text_for_people() -> None:

@@ -22,7 +22,7 @@ from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from tests.data.pictures import write_folder
@@ -38,7 +38,7 @@ TABLE = MobileNetTable.model_validate_json(
 
 
 def tiny_space(classes: int = 3) -> SearchSpace:
-    return space_from_table(TABLE, classes)
+    return TABLE.build(classes)
 
 
 def supernet_of(space: SearchSpace) -> Supernet:

@@ -21,7 +21,7 @@ from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.table import LatencyTable, check_fingerprint
 from nasdeploy.latency.time_budget import Pace, begun_with
 from nasdeploy.runtimes.device import Device
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.files import locked
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import entries
@@ -33,7 +33,7 @@ TABLE = {
     "stages": [{"width": [8], "depth": [1, 2], "kernel": [3, 5], "expand": [2], "stride": 2, "se": True}],
     "head": {"width": [32], "expand": 2},
 }
-SPACE = space_from_table(parse(MobileNetTable, TABLE, "table"), 10)
+SPACE = parse(MobileNetTable, TABLE, "table").build(10)
 DEVICE = Device(name="here", runtime="onnxruntime")
 HASTY = MeasurementProtocol(
     blocks=Rounds(group=4, visits=1),
@@ -189,7 +189,7 @@ def test_missing_table_says_how_to_get_it(tmp_path):
 
 def test_table_under_a_wrong_name_is_refused(path):
     profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
-    other = space_from_table(parse(MobileNetTable, {**TABLE, "name": "other"}, "table"), 11)
+    other = parse(MobileNetTable, {**TABLE, "name": "other"}, "table").build(11)
     path.rename(table_path(other, DEVICE, path.parent))
     with pytest.raises(UserError, match="is of space tiny with 10 classes"):
         find_table(other, DEVICE, path.parent)
@@ -197,7 +197,7 @@ def test_table_under_a_wrong_name_is_refused(path):
 
 @pytest.mark.latency
 def test_predicts_the_order_of_networks(path):
-    space = space_from_table(parse(MobileNetTable, {**TABLE, "resolution": [8, 16, 32, 64]}, "table"), 10)
+    space = parse(MobileNetTable, {**TABLE, "resolution": [8, 16, 32, 64]}, "table").build(10)
     protocol = MeasurementProtocol(
         Rounds(50, 3), Rounds(20, 5), retries=1, calibration_networks=6, held_out_networks=12
     )

@@ -11,8 +11,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
-from nasdeploy.spaces import SPACES, load_space, load_table
-from nasdeploy.spaces.mobilenet import space_from_table
+from nasdeploy.spaces import SPACES, load_settings, load_space
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 
@@ -39,8 +38,8 @@ def at_resolutions(name: str) -> SearchSpace:
     """The space; for photographs with resolutions that a test can afford."""
     if name not in RESOLUTIONS:
         return load_space(name, 10)
-    table = load_table(name).model_copy(update={"resolution": RESOLUTIONS[name], "named": {}})
-    return space_from_table(table, 10)
+    table = load_settings(name).model_copy(update={"resolution": RESOLUTIONS[name], "named": {}})
+    return table.build(10)
 
 
 def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch) -> list[tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """A space small enough for float64 by hand, with every kind of difference between its networks."""
 
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 
 TABLE = MobileNetTable.model_validate_json(
     """{"name": "tiny", "resolution": [6, 9], "activation": "swish", "stem": {"width": [8, 12]},
@@ -13,4 +13,4 @@ TABLE = MobileNetTable.model_validate_json(
 
 
 def tiny_space(classes: int = 3) -> SearchSpace:
-    return space_from_table(TABLE, classes)
+    return TABLE.build(classes)

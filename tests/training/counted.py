@@ -17,7 +17,7 @@ from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.spaces import load_space
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.sandwich import Sandwich, SandwichStep, draw
@@ -68,7 +68,7 @@ def counted(ranks: Ranks, space: SearchSpace, sandwiches: Sequence[Sandwich]) ->
 
 def main() -> None:
     """Count in a step with four networks, with the largest alone, and with a reduction after each of the four."""
-    tiny = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
+    tiny = parse(MobileNetTable, CONTENT["space"], "space").build(10)
     space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
     four = draw(space, 2, generator(0, "step"))
     assert four.smallest is not None

@@ -12,7 +12,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.settings import parse
 from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
-from nasdeploy.spaces.mobilenet import MobileNetTable, space_from_table
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.optimizer import make_optimizer
@@ -40,7 +40,7 @@ class Exact(SandwichStep):
 
 def train(ranks: Ranks, exact: bool) -> Supernet:
     """The supernet after five steps."""
-    space = space_from_table(parse(MobileNetTable, CONTENT["space"], "space"), 10)
+    space = parse(MobileNetTable, CONTENT["space"], "space").build(10)
     torch.manual_seed(0)
     supernet = Supernet(space)
     # A fresh supernet's zeros would leave most gradients zero.

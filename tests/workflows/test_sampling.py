@@ -161,6 +161,24 @@ def test_alone_is_exported_without_a_search_and_searched_for_in_vain() -> None:
     assert str(caught.value).startswith("runs/a: one network was trained alone there, so there is nothing to search")
 
 
+def test_a_space_that_is_an_object_goes_the_same_way_as_long_as_it_is_passed() -> None:
+    recipe = tiny_recipe("train.epochs=1", "space=digits").with_space(SPACE)
+    alone = train_alone(recipe, "smallest")
+    assert alone.load_space(10) is SPACE
+    run = step.train(alone, Path("runs/a"), QUIET)
+    assert run is not None
+    assert run.manifest.space == SPACE.digest
+    assert request_export(run, alone, None, None, QUIET).space is SPACE
+    with pytest.raises(UserError, match=rf"space tiny \({SPACE.digest}\) is a Python object"):
+        request_export(run, recipe_of(run), None, None, QUIET)
+    with pytest.raises(UserError, match=r"begun with another recipe \(space\.digest"):
+        step.train(
+            train_alone(recipe.with_space(tiny_recipe("space.resolution=[8]").load_space(10)), "smallest"),
+            run.path,
+            QUIET,
+        )
+
+
 # -- a prior of latency
 
 
