@@ -11,10 +11,10 @@ from nasdeploy.cli.runs import ChangeOption, MovedDataOption, RunOption, chosen_
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.bundle.extras import Extras
+    from nasdeploy.exporting.jobs import Extras
     from nasdeploy.exporting.manifest import ExportManifest
     from nasdeploy.store.run import Run
-    from nasdeploy.workflows.choice import ExportRequest
+    from nasdeploy.workflows.export_request import ExportRequest
 
 ArchOption = Annotated[
     str | None,
@@ -76,7 +76,7 @@ def export(
     from nasdeploy.core.progress import Progress
     from nasdeploy.exporting.jobs import plan_jobs
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.workflows.choice import request_export
+    from nasdeploy.workflows.export_request import request_export
     from nasdeploy.workflows.pareto_export import export_family, request_family
 
     progress = Progress(quiet)
@@ -115,7 +115,7 @@ def export(
 
 
 def _extras(layout: str | None, embed: bool) -> "Extras":
-    from nasdeploy.exporting.bundle.extras import Extras
+    from nasdeploy.exporting.jobs import Extras
 
     if layout not in (None, "triton"):
         raise UserError(f"--layout {layout}: the only other layout is triton")

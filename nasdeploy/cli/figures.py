@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.figures import Accuracy, Agreement, Footprint, HalfPrecision, Latency
     from nasdeploy.exporting.manifest import Artefact, ExportManifest, Quantisation
+    from nasdeploy.exporting.record import Accuracy, Agreement, Footprint, HalfPrecision, Latency
 
 
 def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[str, str]]:
@@ -55,7 +55,7 @@ def _agreement(found: "Agreement") -> str:
 
 
 def _accuracy(found: "Accuracy", labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    from nasdeploy.exporting.figures import counted
+    from nasdeploy.exporting.record import counted
 
     yield (
         "test set",

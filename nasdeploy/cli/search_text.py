@@ -194,7 +194,7 @@ def _spreads(result: "SearchResult") -> list[str]:
 
 
 def _images(result: "SearchResult") -> str:
-    from nasdeploy.exporting.figures import counted
+    from nasdeploy.exporting.record import counted
 
     return counted(result.images, result.unreadable, "held-out images")
 

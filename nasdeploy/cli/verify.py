@@ -9,7 +9,7 @@ from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.core.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.bundle.trial import Found
+    from nasdeploy.exporting.bundle.verify import Found
 
 
 def verify(
@@ -43,7 +43,7 @@ def verify(
 
 
 def _line(found: "Found") -> str:
-    from nasdeploy.exporting.figures import counted
+    from nasdeploy.exporting.record import counted
 
     if found.not_run is not None:
         return f"  {found.model}: not run, {found.not_run}"

@@ -16,16 +16,13 @@ from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import ImageSets, readable
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.exporting.bundle.embedding import embed_models
-from nasdeploy.exporting.bundle.extras import Extras
-from nasdeploy.exporting.bundle.sample import Sample, make_sample
-from nasdeploy.exporting.conversions import Conversions
-from nasdeploy.exporting.difference import Disagreement, logits_of
-from nasdeploy.exporting.examples import examples_of
-from nasdeploy.exporting.figures import Proof
+from nasdeploy.exporting.bundle.preprocessing_graph import embed_models
+from nasdeploy.exporting.bundle.verify import Sample, make_sample
+from nasdeploy.exporting.bundle.write import About, install, reject, staging
+from nasdeploy.exporting.compare import Disagreement, Reference, logits_of
+from nasdeploy.exporting.conversions import Conversions, examples_of
 from nasdeploy.exporting.formats.format import Source, file_name, files_of
-from nasdeploy.exporting.half import prove_half, require_half
-from nasdeploy.exporting.jobs import Job
+from nasdeploy.exporting.jobs import Extras, Job
 from nasdeploy.exporting.manifest import (
     OWN_STATISTICS,
     Artefact,
@@ -38,9 +35,8 @@ from nasdeploy.exporting.manifest import (
     SpaceFacts,
     interface,
 )
-from nasdeploy.exporting.proof import Target, prove, prove_source
-from nasdeploy.exporting.reference import Reference
-from nasdeploy.exporting.staging import About, install, reject, staging
+from nasdeploy.exporting.proof import Target, prove, prove_half, prove_source, require_half
+from nasdeploy.exporting.record import Proof
 from nasdeploy.latency.device import fingerprint
 from nasdeploy.nn.network import Network
 from nasdeploy.store.records import installed_versions

@@ -1,10 +1,11 @@
-"""What an export is asked to make, checked before any work. Torch-free."""
+"""What an export is asked to make, models and what lies beside them, checked before any work. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import listed, lookup, suggestion
+from nasdeploy.exporting.bundle.triton import SERVED
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.formats.tensorrt import parse_capabilities
@@ -88,3 +89,23 @@ def device_for(form: Format, device: Device, precision: Precision) -> Device:
     # What the device tells its own runtime means nothing to another one.
     name = f"{device.name}-{runtime}"
     return device.model_copy(update={"name": name, "runtime": runtime, "precision": precision, "options": {}})
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is asked for."""
+
+    triton: bool = False
+    """A model repository for Triton."""
+    embedded: bool = False
+    """ONNX files that preprocess by themselves."""
+
+    def require(self, formats: Iterable[str]) -> None:
+        """Raise `UserError` unless models of these formats can have them."""
+        names = set(formats)
+        if self.triton and not names & set(SERVED):
+            raise UserError(
+                f"--layout triton: Triton serves {', '.join(SERVED)}; add one of them with --format, or leave it out"
+            )
+        if self.embedded and "onnx" not in names:
+            raise UserError("--embed-preprocessing is for format onnx; add it with --format, or leave it out")

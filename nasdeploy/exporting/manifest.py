@@ -11,7 +11,7 @@ from nasdeploy.core.plan import Plan
 from nasdeploy.core.settings import Settings
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings
-from nasdeploy.exporting.figures import Count, Proof
+from nasdeploy.exporting.record import Count, Proof
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision

@@ -2,7 +2,8 @@
 
 Stages: the file's form; agreement of logits at several batch sizes; accuracy on the test set; latency; what starting
 it takes. The first three reject a model, by tolerances of its precision. The others inform: what a latency table says
-is an estimate, and a search has measured already.
+is an estimate, and a search has measured already. In fp16 the network is tried with each result rounded to fp16 too,
+which a processor that computes in fp32 does not show by itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,20 +12,20 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 
-from nasdeploy.convert.quantise import RECIPES
-from nasdeploy.core.errors import UserError
+import onnx
+
+from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded
+from nasdeploy.convert.quantise import RECIPES, layers_of
+from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.accuracy import compare_test_set
-from nasdeploy.exporting.agreement import compare_batches
-from nasdeploy.exporting.conversions import MAX_DROP, scoring_device
-from nasdeploy.exporting.difference import Disagreement, Yardstick
-from nasdeploy.exporting.figures import Accuracy, AfterGaps, Latency, Proof, Throughput
+from nasdeploy.exporting.compare import Disagreement, Reference, Yardstick, compare_batches, compare_test_set
+from nasdeploy.exporting.conversions import MAX_DROP, Conversions, scoring_device
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import Job
 from nasdeploy.exporting.manifest import interface
-from nasdeploy.exporting.reference import Reference
+from nasdeploy.exporting.record import Accuracy, AfterGaps, HalfPrecision, Latency, Proof, Throughput
 from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Opener, Rounds, Timing, measure
 from nasdeploy.latency.table import LatencyTable, check_device
 from nasdeploy.runtimes import RUNTIMES, runtime_of
@@ -190,3 +191,53 @@ def _gains(times: float | None, job: Job) -> list[str]:
     if times is None or times < _TIE:
         return []
     return [f"{job.precision} is not faster than fp32 here: it takes {times:.2f} times the time"]
+
+
+_MOST = 0.5
+"""Part of the layers that may stay in fp32; beyond that fp16 is not what was asked for."""
+
+
+def require_half(job: Job, conversions: Conversions) -> None:
+    """Raise `CheckFailed` if fp16 does not hold the network, unless the format can keep in fp32 what that is."""
+    if job.precision != "fp16" or not conversions.unfit.operators:
+        return
+    unfit = conversions.unfit
+    layers = len(layers_of(onnx.load_from_string(conversions.onnx("fp32", job.form.recipe(job.device)))))
+    few = unfit.layers <= _MOST * layers
+    if few and job.form.mixes:
+        return
+    mixed = ", or --format onnx, which keeps such operators in fp32" if few else ""
+    raise CheckFailed(
+        f"format {job.name} in fp16: {unfit.reason}, on training images; so it is with {unfit.layers} of {layers} "
+        f"layers; use --precision fp32{mixed}"
+    )
+
+
+def prove_half(conversions: Conversions, job: Job, reference: Reference, progress: Progress) -> HalfPrecision:
+    """What fp16 does to the network on the test images; raises `Disagreement` for a result that fp16 does not hold."""
+    model = rounded(conversions.onnx("fp16", job.form.recipe(job.device)))
+    yardstick = Yardstick.of("fp16", reference.logits(reference.sample()))
+    watched = Watched(model, job.device.threads)
+    progress.say("export: the same, each result rounded to fp16")
+    problem, accuracy = None, None
+    try:
+        accuracy = compare_test_set(watched, reference, yardstick, progress)
+    except Disagreement as disagreement:
+        problem = disagreement
+    finally:
+        watched.close()
+    reach = furthest(model, watched.largest())
+    if reach.is_beyond:
+        raise Disagreement(
+            f"{reach.operator} reaches {reach.largest:.3g} on the test images, and fp16 ends at {LARGEST:.0f}; use "
+            "--precision fp32"
+        )
+    if accuracy is None:
+        raise Disagreement(f"each result rounded to fp16: {problem}; use --precision fp32")
+    return HalfPrecision(
+        calibration=conversions.calibration,
+        kept=conversions.unfit.operators,
+        largest=reach.largest,
+        operator=reach.operator,
+        accuracy=accuracy.model_copy(update={"classes": ()}),
+    )

@@ -1,8 +1,8 @@
 """A recipe for training one network alone: the baseline that inherited weights are compared with. Torch-free."""
 
-from nasdeploy.exporting.choose import resolve_arch
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.spaces.kind import GivenSpace
+from nasdeploy.workflows.export_request import resolve_arch
 
 
 def train_alone(recipe: Recipe, text: str) -> Recipe:

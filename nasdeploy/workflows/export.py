@@ -6,16 +6,15 @@ from pathlib import Path
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.bundle.extras import Extras
 from nasdeploy.exporting.conversions import MAX_DROP
 from nasdeploy.exporting.export import Exporter
-from nasdeploy.exporting.jobs import Job
+from nasdeploy.exporting.jobs import Extras, Job
 from nasdeploy.exporting.manifest import ExportManifest, Origin
 from nasdeploy.exporting.proof import Target
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.device import compute_device
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.workflows.choice import ExportRequest
+from nasdeploy.workflows.export_request import ExportRequest
 from nasdeploy.workflows.same_data import open_data_of
 
 _NONE = Extras()

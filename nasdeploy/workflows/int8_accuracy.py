@@ -14,9 +14,8 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.images import ImageSets
 from nasdeploy.distributed.jobs import InTurn
-from nasdeploy.exporting.conversions import Conversions, scoring_device
-from nasdeploy.exporting.difference import Disagreement, logits_of
-from nasdeploy.exporting.examples import examples_of
+from nasdeploy.exporting.compare import Disagreement, logits_of
+from nasdeploy.exporting.conversions import Conversions, examples_of, scoring_device
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.searching.search import Deploy
 from nasdeploy.searching.successive_halving import Evaluating

@@ -11,7 +11,7 @@ from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.recipe import Recipe
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.choice import ExportRequest, request_export
+from nasdeploy.workflows.export_request import ExportRequest, request_export
 
 Export = Callable[[ExportRequest, Path], tuple[Path, ExportManifest]]
 """Exports what is asked for into a directory."""

@@ -11,9 +11,9 @@ import numpy as np
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.escaping import cell
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.bundle.opening import first_runnable
 from nasdeploy.exporting.bundle.pictures import Refused, image_files, prepare, read_rgb
 from nasdeploy.exporting.bundle.predict import probabilities
+from nasdeploy.exporting.bundle.verify import first_runnable
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.runtimes.device import Device

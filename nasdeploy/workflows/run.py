@@ -17,7 +17,7 @@ from nasdeploy.workflows import export as export_step
 from nasdeploy.workflows import search as search_step
 from nasdeploy.workflows import train as train_step
 from nasdeploy.workflows.ahead import export_device, require_whole_way
-from nasdeploy.workflows.choice import ExportRequest, request_export
+from nasdeploy.workflows.export_request import ExportRequest, request_export
 from nasdeploy.workflows.profile import ensure_table
 from nasdeploy.workflows.request import Bounds, SearchRequest, foresee_search, latency_devices, request_search
 from nasdeploy.workflows.resume import has_its_weights

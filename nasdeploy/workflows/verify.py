@@ -17,20 +17,21 @@ from nasdeploy.data.folder import list_part
 from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.inventory import Identities
 from nasdeploy.data.split import set_digest
-from nasdeploy.exporting.bundle.opening import Runnable, runnable
-from nasdeploy.exporting.bundle.sample import Sample
-from nasdeploy.exporting.bundle.trial import (
+from nasdeploy.exporting.bundle.verify import (
     Found,
+    Runnable,
+    Sample,
     check_accuracy,
     check_embedded,
     check_inputs,
     check_outputs,
     count_correct,
+    runnable,
 )
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.exporting.difference import Disagreement
-from nasdeploy.exporting.figures import Latency
+from nasdeploy.exporting.compare import Disagreement
 from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
+from nasdeploy.exporting.record import Latency
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, measure
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device

@@ -18,7 +18,7 @@ def formats(*arguments: str) -> str:
 
 
 def test_every_format_is_listed_with_what_is_lacking_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.find_spec", lambda name: None)
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.find_spec", lambda name: None)
     found = {entry["format"]: entry for entry in json.loads(formats("--json"))["formats"]}
     assert list(found) == list(FORMATS)
     assert found["onnx"]["ready"]
@@ -32,10 +32,10 @@ def test_every_format_is_listed_with_what_is_lacking_here(monkeypatch: pytest.Mo
 
 
 def test_what_is_too_old_is_said_with_the_version_that_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.find_spec", lambda name: name)
-    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.version", lambda name: "2025.3.9rc1")
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.find_spec", lambda name: name)
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.version", lambda name: "2025.3.9rc1")
     assert FORMATS["openvino"].missing() == "pip install 'openvino>=2025.4'"
-    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.version", lambda name: "2025.10")
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.version", lambda name: "2025.10")
     assert FORMATS["openvino"].missing() is None
 
 

@@ -12,8 +12,8 @@ from _pytest.mark import ParameterSet
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.exporting.compare import Yardstick
 from nasdeploy.exporting.conversions import Conversions
-from nasdeploy.exporting.difference import Yardstick
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format, Source, file_name, files_of
 from nasdeploy.exporting.jobs import device_for

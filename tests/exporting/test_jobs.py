@@ -40,7 +40,7 @@ def test_capabilities_are_read_as_people_write_them() -> None:
 
 
 def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.exporting.formats.sdk.find_spec", lambda name: None)
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         plan_jobs(["onnx", "openvino"], CPU)
     assert str(caught.value) == "format openvino: its package is missing or too old; run: pip install openvino"

@@ -14,7 +14,6 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings
-from nasdeploy.exporting.figures import Accuracy, Agreement, Latency, Proof
 from nasdeploy.exporting.manifest import (
     Artefact,
     ExportManifest,
@@ -25,6 +24,7 @@ from nasdeploy.exporting.manifest import (
     interface,
     load_export,
 )
+from nasdeploy.exporting.record import Accuracy, Agreement, Latency, Proof
 from nasdeploy.runtimes.device import Device
 from tests.exporting.models import tiny_space
 from tests.latency.tables import FINGERPRINT

@@ -16,14 +16,12 @@ from nasdeploy.convert import to_onnx
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.images import readable
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.accuracy import wilson
-from nasdeploy.exporting.difference import Disagreement, difference
-from nasdeploy.exporting.figures import TOLERANCE, Latency, Proof
+from nasdeploy.exporting.compare import Disagreement, Reference, difference, wilson
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import Job, plan_jobs
 from nasdeploy.exporting.proof import Target, prove, prove_source
-from nasdeploy.exporting.reference import Reference
+from nasdeploy.exporting.record import TOLERANCE, Latency, Proof
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.runtimes.onnxruntime import _OnnxSession
 from nasdeploy.supernet.calibrate import calibrate

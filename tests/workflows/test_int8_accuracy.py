@@ -6,9 +6,7 @@ import pytest
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
-from nasdeploy.exporting.conversions import Conversions, scoring_device
-from nasdeploy.exporting.examples import examples_of
-from nasdeploy.exporting.quantised import Judge
+from nasdeploy.exporting.conversions import Conversions, Judge, examples_of, scoring_device
 from nasdeploy.latency.files import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes import runtime_of

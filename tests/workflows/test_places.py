@@ -18,8 +18,8 @@ from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.exporting.bundle.write import staging
 from nasdeploy.exporting.proof import Target
-from nasdeploy.exporting.staging import staging
 from nasdeploy.recipe import recipe_of
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import locked_while_written

@@ -14,7 +14,7 @@ from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Score
 from nasdeploy.workflows import int8_accuracy as deployed
-from nasdeploy.workflows.choice import request_export
+from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.history import results
 from nasdeploy.workflows.precisions import parse_precisions, request_searches
 from nasdeploy.workflows.request import Bounds, SearchRequest

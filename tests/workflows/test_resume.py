@@ -16,8 +16,8 @@ from nasdeploy.recipe import recipe_of
 from nasdeploy.store.checkpoints import LostWeights, checkpoint_files, trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.choice import request_export
 from nasdeploy.workflows.comparison import request_comparison
+from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.request import Bounds, request_search
 from nasdeploy.workflows.teacher import load_teacher
 from tests.training.recipes import tiny_recipe

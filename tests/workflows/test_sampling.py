@@ -20,7 +20,7 @@ from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.alone import train_alone
-from nasdeploy.workflows.choice import request_export
+from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.request import Bounds, request_search
 from tests.latency.tables import CONDITIONS, timing
 from tests.training.recipes import tiny_recipe

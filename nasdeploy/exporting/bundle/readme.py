@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.figures import HalfPrecision, counted
 from nasdeploy.exporting.manifest import Artefact, ExportManifest
+from nasdeploy.exporting.record import HalfPrecision, counted
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
 
 _LABELS_SHOWN = 8

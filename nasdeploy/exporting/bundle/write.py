@@ -1,17 +1,99 @@
-"""Everything beside the model that makes a bundle: manifest, sample, program, text, and the sums over all of it."""
+"""How models become a bundle: where they are made, what lies beside them, and the sums over all of it.
 
+Those that passed their proof end in a bundle, whole or not at all; the others are kept aside with a report.
+"""
+
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.exporting.bundle.pictures import Refused
 from nasdeploy.exporting.bundle.predict import MANIFEST, SAMPLE, SUMS, check_sums, files_of, sha256
 from nasdeploy.exporting.bundle.readme import readme
 from nasdeploy.exporting.bundle.rebuild import MODULES
-from nasdeploy.exporting.bundle.sample import Sample
-from nasdeploy.exporting.manifest import ExportManifest, load_export
-from nasdeploy.store.files import write_json, write_text
+from nasdeploy.exporting.bundle.triton import write_repository
+from nasdeploy.exporting.bundle.verify import Sample
+from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, FileFacts, load_export
+from nasdeploy.store.directories import replacing_directory
+from nasdeploy.store.files import (
+    PARTIAL,
+    disk_full_named,
+    locked_while_written,
+    remove_partial_of,
+    writable,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+REJECTED_MANIFEST = "manifest.rejected.json"
+
+About = Callable[[tuple[Artefact, ...]], ExportManifest]
+"""Makes the manifest of models that lie together."""
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """A hidden directory beside `out` in which models are made, by one process at a time.
+
+    Raises `UserError` if `out` cannot be replaced, or another process exports there.
+    """
+    place = Path(os.path.realpath(out))
+    with locked_while_written(out):
+        require_replaceable(out)
+        with writable(out):
+            remove_partial_of(place)
+            workspace = TemporaryDirectory(prefix=f".{place.name}.", suffix=PARTIAL, dir=place.parent)
+        with workspace as folder, disk_full_named(out):
+            yield Path(folder)
+
+
+def install(
+    stage: Path,
+    out: Path,
+    passed: tuple[Artefact, ...],
+    about: About,
+    sample: Sample,
+    embedded: tuple[Embedded, ...] = (),
+    triton: bool = False,
+) -> ExportManifest:
+    """Make of the models in `stage` that passed a bundle in `out`, in place of an earlier one: whole or not at all."""
+    manifest = about(passed).model_copy(update={"embedded": embedded})
+    with replacing_directory(out) as folder:
+        for file in [file for made in passed for file in made.files] + [made.file for made in embedded]:
+            (stage / file.name).rename(folder / file.name)
+        if triton:
+            write_repository(folder, manifest)
+        complete(folder, manifest, sample)
+        keep_hidden(out, folder)
+    return manifest
+
+
+def reject(stage: Path, out: Path, rejected: tuple[Artefact, ...], about: About) -> CheckFailed:
+    """Keep models that failed under names that say so, and a report; the error to end with."""
+    kept = tuple(_kept(stage, out, artefact) for artefact in rejected)
+    report = out / REJECTED_MANIFEST
+    write_json(report, about(kept).model_dump(mode="json"))
+    first, problems = out / kept[0].file.name, [problem for artefact in kept for problem in artefact.proof.problems]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return CheckFailed(f"{first}: {problems[0]}{more}; see {report}")
+
+
+def _kept(stage: Path, out: Path, artefact: Artefact) -> Artefact:
+    """The artefact under names that nobody takes for those of a good one: `model.rejected.onnx`."""
+    files = []
+    for file in artefact.files:
+        stem, dot, suffix = file.name.rpartition(".")
+        path = out / f"{stem}.rejected{dot}{suffix}"
+        write_bytes(path, (stage / file.name).read_bytes())
+        files.append(FileFacts.of(path))
+    return artefact.model_copy(update={"files": tuple(files)})
+
 
 PROGRAMS, REBUILD, README, ATTRIBUTES = ("predict.py", "pictures.py"), "rebuild.py", "README.md", ".gitattributes"
 

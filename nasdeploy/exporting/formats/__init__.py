@@ -6,9 +6,8 @@ from nasdeploy.exporting.formats.executorch import ExecuTorchFormat
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.formats.onnx import OnnxFormat
 from nasdeploy.exporting.formats.openvino import OpenVinoFormat
-from nasdeploy.exporting.formats.tensorrt import TensorRtFormat, TensorRtRtxFormat
+from nasdeploy.exporting.formats.tensorrt import TensorRtFormat, TensorRtRtxFormat, TorchTensorRtFormat
 from nasdeploy.exporting.formats.torch import TorchFormat
-from nasdeploy.exporting.formats.torch_tensorrt import TorchTensorRtFormat
 
 FORMATS: Mapping[str, Format] = {
     "onnx": OnnxFormat(),

@@ -1,12 +1,15 @@
 """ExecuTorch: a program for its XNNPACK backend, which runs on phones and boards, in a `.pte` file.
 
 It is converted and tried in processes of their own: conversion logs and warns a good deal, and a damaged file may end
-the process that runs it.
+the process that runs it. Such a process is told `convert FILE.pt2 FILE.pte`, or `describe FILE.pte`, which prints the
+program's inputs and outputs as JSON and then runs it.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,16 +17,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, mismatch
-from nasdeploy.exporting.formats.sdk import lacking
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
 from nasdeploy.exporting.formats.torch import save_program
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.executorch import ProgramTensor, check_program
-from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.runtimes.executorch import ExecuTorch, ProgramTensor, check_program
+from nasdeploy.runtimes.runtime import Execution, Precision
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
 
-_APART = "nasdeploy.exporting.formats.program"
+_APART = f"from {__name__} import main; main()"
 _LONGEST_S = 3600
 _FOUND = TypeAdapter(tuple[tuple[ProgramTensor, ...], tuple[ProgramTensor, ...]])
 
@@ -76,7 +78,7 @@ class ExecuTorchFormat(Interchange):
 
 
 def _apart(*arguments: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-P", "-m", _APART, *map(str, arguments)]
+    command = [sys.executable, "-P", "-c", _APART, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
 
 
@@ -98,3 +100,34 @@ def _text(kind: str, shape: Sequence[int | str]) -> str:
     first, *rest = shape
     batch = first if isinstance(first, int) and first < LARGEST_BATCH else "batch"
     return f"{kind} [{', '.join(map(str, (batch, *rest)))}]"
+
+
+def convert(program: Path, path: Path) -> None:
+    """Hand to XNNPACK whatever it takes; the rest is run by ExecuTorch's portable kernels."""
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with program.open("rb") as file:
+        exported = torch.export.load(file)
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+
+
+def describe(path: Path) -> None:
+    """Also if it then fails, or ends the process, the description is out."""
+    session = ExecuTorch().open(path, Execution("here", "executorch"))
+    print(json.dumps([[asdict(each) for each in side] for side in (session.given, session.results)]), flush=True)
+    session.call()
+
+
+def main() -> None:
+    """Do, in a process of its own, what its arguments say; the last line of its errors says what went wrong."""
+    command, *files = sys.argv[1:]
+    try:
+        convert(*map(Path, files)) if command == "convert" else describe(*map(Path, files))
+    except UserError as error:
+        sys.exit(str(error))
+    # The exporter and the runtime raise whatever they like; the last line is what is read.
+    except Exception as error:
+        sys.exit(f"{type(error).__name__}: {one_line(error)}")

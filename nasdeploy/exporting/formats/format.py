@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.numbers import numbers
 from nasdeploy.runtimes.runtime import Precision, Session
 
 if TYPE_CHECKING:
@@ -122,3 +125,15 @@ class Interchange:
     def not_run(self, capabilities: Sequence[str]) -> str | None:
         """Nothing: it runs here."""
         return None
+
+
+def lacking(module: str, package: str, at_least: str) -> str | None:
+    """The command that installs `package`, whose module is `module`, in a version that will do; None if it is there."""
+    if not find_spec(module):
+        return f"pip install {package}"
+    try:
+        installed = version(package)
+    except PackageNotFoundError:
+        # As the system's own packages are.
+        return None
+    return None if numbers(installed) >= numbers(at_least) else f"pip install '{package}>={at_least}'"

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, mismatch
-from nasdeploy.exporting.formats.sdk import lacking
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.openvino import the_core

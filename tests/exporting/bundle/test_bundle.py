@@ -24,7 +24,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.data.decode import read_rgb
 from nasdeploy.data.transforms import prepare
 from nasdeploy.exporting.bundle import predict as program
-from nasdeploy.exporting.bundle.sample import Sample
+from nasdeploy.exporting.bundle.verify import Sample
 from nasdeploy.exporting.bundle.write import load_bundle, write_sums
 from nasdeploy.runtimes.device import Device
 from nasdeploy.supernet.extract import extract

@@ -10,10 +10,10 @@ import pytest
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.decode import read_rgb
-from nasdeploy.exporting.bundle import embedding
-from nasdeploy.exporting.bundle.extras import Extras
+from nasdeploy.exporting.bundle import preprocessing_graph
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.jobs import Extras
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import QUICK, exporter, jobs, tiny_space
 
@@ -85,8 +85,8 @@ def test_an_embedded_model_that_differs_is_refused(
 ) -> None:
     made = exporter(tmp_path, recalibrate=False)
     other = {"mean": (0.1, 0.1, 0.1)}
-    real = embedding.embed
-    monkeypatch.setattr(embedding, "embed", lambda model, steps: real(model, steps.model_copy(update=other)))
+    real = preprocessing_graph.embed
+    monkeypatch.setattr(preprocessing_graph, "embed", lambda model, steps: real(model, steps.model_copy(update=other)))
     with pytest.raises(
         CheckFailed,
         match=r"model\.embedded\.onnx: logits differ from those of model\.onnx by up to .* allowed 0\.02",

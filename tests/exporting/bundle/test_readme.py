@@ -3,8 +3,8 @@
 import pytest
 
 from nasdeploy.exporting.bundle.readme import readme
-from nasdeploy.exporting.figures import AfterGaps, Latency, Proof, Throughput
 from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.record import AfterGaps, Latency, Proof, Throughput
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.records import CopyFacts, DataFacts
 from tests.exporting.test_manifest import artefact_of, manifest_of

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.quantised import Judge, fewest_that, fit
+from nasdeploy.exporting.conversions import Judge, fewest_that, fit
 
 LAYERS = tuple("abcdefgh")
 QUIET = Progress(quiet=True)

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.bundle.embed import embed
 from nasdeploy.exporting.bundle.pictures import prepare
+from nasdeploy.exporting.bundle.preprocessing_graph import embed
 
 LEVEL = 1 / 255 / 0.224
 """One of the 256 levels of a channel, after normalisation."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.exporting.choose import resolve_arch
 from nasdeploy.spaces import load_space
+from nasdeploy.workflows.export_request import resolve_arch
 from tests.exporting.models import tiny_space
 
 ALPHANET = load_space("alphanet", 10)
