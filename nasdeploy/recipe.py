@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, field_validator
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
 from nasdeploy.core.resources import resource, resource_names
-from nasdeploy.core.settings import Settings, load_yaml, override, parse
+from nasdeploy.core.settings import BySibling, Settings, load_yaml, override, parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import DataSettings, ValueBounds
 from nasdeploy.searching.settings import SearchSettings
@@ -17,7 +17,14 @@ from nasdeploy.spaces import NamedOrSettings, load_space
 from nasdeploy.spaces.kind import GivenSpace
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
+from nasdeploy.tasks import TASKS
+from nasdeploy.tasks.classification import Classification
 from nasdeploy.training.settings import TrainSettings
+
+
+def _data_settings(task: object) -> type[Settings]:
+    """Return the settings class of a task's data; of the default task's where there is no such task."""
+    return TASKS[task if isinstance(task, str) and task in TASKS else Classification.name].data_settings
 
 
 class Recipe(Settings):
@@ -28,12 +35,22 @@ class Recipe(Settings):
     seed: int = Field(default=0, ge=0)
     space: NamedOrSettings
     """The name of a registered space, or the settings of one: those of its `kind`, by default a table of stages."""
-    data: DataSettings
+    task: str = Classification.name
+    """What the network is trained for: a key of `nasdeploy.tasks.TASKS`."""
+    data: Annotated[SerializeAsAny[Settings], BySibling("task", _data_settings)]
+    """The settings that the task has for its data."""
     train: TrainSettings = TrainSettings()
     recalibration: RecalibrationSettings = RecalibrationSettings()
     device: str = "cpu"
     """Device to measure on: a name in profiles/ or a file."""
     search: SearchSettings = SearchSettings()
+
+    @field_validator("task")
+    @classmethod
+    def _registered(cls, task: str) -> str:
+        if task not in TASKS:
+            raise ValueError(f"unknown task{suggestion(task, TASKS)}")
+        return task
 
     def load_space(self, output_size: int) -> SearchSpace:
         """Return the search space with outputs of the size that the data ask for: the number of classes, say."""
@@ -42,6 +59,13 @@ class Recipe(Settings):
     def with_space(self, space: SearchSpace) -> "Recipe":
         """Return a copy whose space is that object, whatever the recipe says."""
         return self.model_copy(update={"space": GivenSpace.of(space)})
+
+    @property
+    def images(self) -> DataSettings:
+        """The settings of images; raises `UserError` where the task has other data."""
+        if isinstance(self.data, DataSettings):
+            return self.data
+        raise UserError(f"recipe {self.name}: task {self.task} has no images")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, defaults included; `parse_recipe` reads them back."""
@@ -125,7 +149,7 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
 
 def with_range(recipe: Recipe, measured: ValueBounds | None) -> Recipe:
     """A recipe that asks for a measured range of values with the one that was measured for its run, if any was."""
-    if recipe.data.range != "measured" or measured is None:
+    if measured is None or recipe.images.range != "measured":
         return recipe
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"range": measured})})
 
@@ -140,7 +164,7 @@ def learned_differences(before: Recipe, now: Recipe) -> list[str]:
     return [name for name in found if name not in _TEACHES_NOTHING]
 
 
-_LEARNED_FROM = ("seed", "space", "data", "train")
+_LEARNED_FROM = ("seed", "task", "space", "data", "train")
 _TEACHES_NOTHING = (
     "data.path",
     "data.workers",

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.resources import resource_names
+from nasdeploy.core.settings import Settings
 from nasdeploy.recipe import learned_differences, load_recipe, parse_recipe, recipe_of, space_of
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.run import Run
+from nasdeploy.tasks import TASKS
+from nasdeploy.tasks.classification import Classification
 from tests.training.recipes import CONTENT, tiny_recipe
 
 
@@ -206,3 +209,28 @@ def test_whatever_a_recipe_holds_it_is_read_or_refused_in_one_line(key: str, val
         said = str(error)
     assert "\n" not in said
     assert not said or said.startswith("r.yaml: ")
+
+
+class _Numbers(Settings):
+    count: int = 3
+
+
+def _with_task(monkeypatch: pytest.MonkeyPatch, **data: object) -> dict[str, object]:
+    other = type("Other", (Classification,), {"name": "numbers", "data_settings": _Numbers})()
+    monkeypatch.setitem(TASKS, "numbers", other)  # type: ignore[arg-type]
+    return {"name": "x", "task": "numbers", "space": "digits", "data": data}
+
+
+def test_the_task_says_what_the_section_data_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = parse_recipe(_with_task(monkeypatch, count=5), "x.yaml")
+    assert recipe.data == _Numbers(count=5)
+    assert parse_recipe(recipe.to_json(), "x.yaml") == recipe
+    with pytest.raises(UserError, match="task numbers has no images"):
+        _ = recipe.images
+
+
+def test_what_is_wrong_in_another_tasks_data_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"x\.yaml: unknown key 'data\.size'"):
+        parse_recipe(_with_task(monkeypatch, size=5), "x.yaml")
+    with pytest.raises(UserError, match=r"x\.yaml: task is .number.: unknown task; did you mean 'numbers'"):
+        parse_recipe({**_with_task(monkeypatch), "task": "number"}, "x.yaml")

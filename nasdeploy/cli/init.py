@@ -36,7 +36,7 @@ def init(
         "space": recipe.space,
         "classes": list(folder.classes),
         "images": dict(folder.images),
-        "size": recipe.data.size,
+        "size": recipe.images.size,
         "epochs": recipe.train.epochs,
         "batch_size": recipe.train.batch_size,
         "estimated_training_s": draft.training_s,

@@ -96,7 +96,7 @@ def find_space(name: str, classes: int | None = None) -> "SearchSpace":
     from nasdeploy.recipe import load_recipe
 
     recipe = load_recipe(name)
-    return recipe.load_space(classes or _classes_in(recipe.data))
+    return recipe.load_space(classes or _classes_in(recipe.images))
 
 
 def _classes_in(data: "DataSettings") -> int:

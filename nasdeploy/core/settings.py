@@ -1,7 +1,7 @@
 """Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -66,6 +66,31 @@ class ByKind:
             return other(value)
 
         return core_schema.no_info_wrap_validator_function(checked, handler(source))
+
+
+@dataclass(frozen=True)
+class BySibling:
+    """The annotation of a field that holds settings whose class another field decides, which is declared before it."""
+
+    sibling: str
+    """The name of the other field."""
+    settings: Callable[[Any], type[Settings]]
+    """The settings class for a value of the other field."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check mappings with the settings that the other field asks for, and leave settings as they are."""
+
+        def checked(
+            value: Any, other: core_schema.ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo
+        ) -> Any:
+            if self.sibling not in info.data:
+                # It is wrong itself, and that is what is told.
+                return value
+            if isinstance(value, Mapping):
+                return self.settings(info.data[self.sibling]).model_validate_json(json.dumps(value))
+            return other(value)
+
+        return core_schema.with_info_wrap_validator_function(checked, handler(source))
 
 
 S = TypeVar("S", bound=Settings)
@@ -198,18 +223,24 @@ def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set
     """Keys that the settings at `path` inside `model` may have, where `data` is what was given for it."""
     models: list[type[BaseModel]] = [model]
     for part in path:
+        outer = data
         # The name of a union's member is no part of the data.
         with suppress(KeyError, IndexError, TypeError):
             data = data[part]
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         if fields:
-            models = [found for field in fields for found in _models_of(field, data)]
+            models = [found for field in fields for found in _models_of(field, data, outer)]
     return {name for found in models for name in found.model_fields}
 
 
-def _models_of(field: FieldInfo, data: Any) -> list[type[BaseModel]]:
-    by_kind = [each for each in field.metadata if isinstance(each, ByKind)]
-    return [by_kind[0].settings(data)] if by_kind else _models_in(field.annotation)
+def _models_of(field: FieldInfo, data: Any, outer: Any) -> list[type[BaseModel]]:
+    """Settings classes that a field may hold, where `data` was given for it inside `outer`."""
+    for each in field.metadata:
+        if isinstance(each, ByKind):
+            return [each.settings(data)]
+        if isinstance(each, BySibling):
+            return [each.settings(outer.get(each.sibling))]
+    return _models_in(field.annotation)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -108,6 +108,7 @@ DATASETS: dict[DatasetKind, Callable[[DataSettings], OpenedData]] = {
     "digits": open_digits,
     "cifar10": open_cifar10,
     "fashion-mnist": open_fashion_mnist,
+    "python": lambda settings: settings.given,
 }
 
 

@@ -2,13 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Optional
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings, refuse_unused
 
-DatasetKind = Literal["folder", "shards", "digits", "cifar10", "fashion-mnist"]
+if TYPE_CHECKING:
+    from nasdeploy.data.inventory import OpenedData
+
+DatasetKind = Literal["folder", "shards", "digits", "cifar10", "fashion-mnist", "python"]
 
 KNOWN_CLASSES: Mapping[DatasetKind, int] = {"digits": 10, "cifar10": 10, "fashion-mnist": 10}
 """Number of classes of the kinds that are always the same images."""
@@ -124,6 +128,20 @@ class DataSettings(Settings):
     workers: int | None = Field(default=None, ge=0, le=256)
     range: ValueRange | Literal["measured"] | None = None
     max_pixels: int = Field(default=MOST_PIXELS, ge=1, le=1 << 40)
+    _given: Optional["OpenedData"] = PrivateAttr(default=None)
+
+    def holding(self, data: "OpenedData") -> "DataSettings":
+        """Return a copy that names no files: the images are `data`, which a recipe in a file cannot hold."""
+        copy = self.model_copy(update={"kind": "python", "path": None})
+        copy._given = data
+        return copy
+
+    @property
+    def given(self) -> "OpenedData":
+        """The images of kind `python`; raises `UserError` where the settings were read from a file."""
+        if self._given is None:
+            raise UserError("data: the images are Python objects and in no file; pass them from Python once more")
+        return self._given
 
     @property
     def decoding(self) -> Decoding:

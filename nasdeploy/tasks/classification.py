@@ -32,13 +32,9 @@ class Classification(Task):
 
         return ImageData.open(settings, seed, run)
 
-    def outputs(self, run: PartRunner, inputs: Inputs) -> "Tensor":
+    def outputs(self, network: PartRunner, inputs: Inputs) -> "Tensor":
         """Return logits `[N, classes]`; images of any side are rescaled to that of the plan."""
-        from nasdeploy.nn.rescale import rescale
-
-        (images,), part = inputs, run.plan.only
-        ((_, pictures),) = part.inputs
-        (logits,) = run(part.name, rescale(images, pictures.shape[-1]))
+        (logits,) = network.run(network.plan.only.name, *inputs)
         return logits
 
     def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
@@ -54,11 +50,11 @@ class Classification(Task):
 
         return Objective(label, distillation_loss(settings.distillation))
 
-    def score(self, run: PartRunner, batches: Iterable[Batch]) -> Score:
+    def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
         """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""
         from nasdeploy.tasks.image_data import score_of
 
-        return score_of(lambda inputs: self.outputs(run, inputs), batches)
+        return score_of(lambda inputs: self.outputs(network, inputs), batches)
 
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """Return `input` and `logits` for the one part of the network."""

@@ -37,8 +37,11 @@ class PartRunner(Protocol):
     def plan(self) -> Plan:
         """The network's parts and steps."""
 
-    def __call__(self, part: str, *inputs: "Tensor") -> tuple["Tensor", ...]:
-        """Return the outputs of a part, in the plan's order, for inputs of its types with a batch dimension first."""
+    def run(self, part: str, *inputs: "Tensor") -> tuple["Tensor", ...]:
+        """Return the outputs of a part, in the plan's order, for inputs of its types with a batch dimension first.
+
+        Square images of another side are rescaled to that of the part.
+        """
 
 
 @dataclass(frozen=True)
@@ -164,19 +167,15 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def outputs(self, run: PartRunner, inputs: Inputs) -> Outputs:
-        """Return what losses and scores are computed from, by running the parts of a network on a batch of inputs.
-
-        Inputs that networks of one space take in different forms, such as images of any side, are brought into the form
-        that this plan takes.
-        """
+    def outputs(self, network: PartRunner, inputs: Inputs) -> Outputs:
+        """Return what losses and scores are computed from, by running the parts of a network on a batch of inputs."""
 
     @abstractmethod
     def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
         """Return the losses that a recipe asks for."""
 
     @abstractmethod
-    def score(self, run: PartRunner, batches: Iterable[Batch]) -> Score:
+    def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
         """Return the score of a network on all batches. Outputs that are no numbers are wrong, whatever they are."""
 
     @abstractmethod

@@ -140,4 +140,4 @@ def _draw(contenders: Sequence[Contender], found: Sequence[Regimes], edges: Floa
 def _images_of(contender: Contender) -> str:
     """Equal for runs that hold out the same images."""
     recipe = contender.recipe
-    return f"{recipe.seed} {recipe.data.model_dump_json(exclude={'workers', 'augment'})}"
+    return f"{recipe.seed} {recipe.images.model_dump_json(exclude={'workers', 'augment'})}"

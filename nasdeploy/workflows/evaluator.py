@@ -26,13 +26,13 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     sets = open_data_of(run, recipe)
     settings, device = recipe.recalibration, compute_device()
     calibration = calibration_batches(
-        sets.train, recipe.data, settings.batch_size, settings.search_batches, recipe.seed
+        sets.train, recipe.images, settings.batch_size, settings.search_batches, recipe.seed
     ).to(device)
     memory = Memory(int(recipe.search.cache_gib * (1 << 30)))
     # The other images, of which some may lie in memory, are not needed any more.
-    search = readable(sets.search, recipe.data)
-    held_out = HeldOutImages(_drawn(search.images, recipe), recipe.data, recipe.search.batch_size, device, memory)
-    prepared = PreparedBatches(calibration.pixels, recipe.data, memory)
+    search = readable(sets.search, recipe.images)
+    held_out = HeldOutImages(_drawn(search.images, recipe), recipe.images, recipe.search.batch_size, device, memory)
+    prepared = PreparedBatches(calibration.pixels, recipe.images, memory)
     return Evaluator(
         load_supernet(weights, space).to(device), prepared.at, held_out.at, len(held_out), search.unreadable
     )
@@ -50,8 +50,8 @@ def supernet_of(run: Run, recipe: Recipe, weights: WeightsFacts) -> str:
 
     Where unreadable images stop a search nothing is evaluated, so that leaving them out makes no other supernet.
     """
-    begun_with = recipe_of(run).data.on_unreadable
-    data = recipe.data.model_copy(update={"on_unreadable": begun_with})
+    begun_with = recipe_of(run).images.on_unreadable
+    data = recipe.images.model_copy(update={"on_unreadable": begun_with})
     return supernet_id(recipe.model_copy(update={"data": data}), weights)
 
 
@@ -63,7 +63,7 @@ def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:
         # Where images lie, how many processes read them and how large they may be changes nothing, and an export's
         # batches only the export. Defaults are left out, so that a setting that is new in some version does not make
         # earlier evaluations those of another supernet.
-        recipe.data.model_dump(mode="json", exclude={"path", "workers", "max_pixels"}, exclude_defaults=True),
+        recipe.images.model_dump(mode="json", exclude={"path", "workers", "max_pixels"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
     ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]

@@ -42,7 +42,7 @@ def export(
         exporter = Exporter(
             supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
             sets=open_data_of(run, recipe),
-            data=recipe.data,
+            data=recipe.images,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
             target=_target(request, max_drop),

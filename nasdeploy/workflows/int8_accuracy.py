@@ -52,7 +52,7 @@ def _score(arch: Arch, request: SearchRequest, evaluator: Evaluator, sets: Image
     """The score of a network whose layers are all in int8, in its runtime."""
     network = evaluator.network(arch).to(device="cpu").to(memory_format=torch.contiguous_format)
     side = input_side(network.plan)
-    conversions = Conversions(network, examples_of(sets, request.recipe.data, side))
+    conversions = Conversions(network, examples_of(sets, request.recipe.images, side))
     device = scoring_device(runtime)
     session = runtime_of(device).open(conversions.quantiser(runtime).quantised(), device)
 

@@ -33,5 +33,5 @@ def _trained(request: SearchRequest, weights: Path) -> Trained:
     recipe, device = request.recipe, compute_device()
     sets = open_data_of(request.run, recipe)
 
-    batches = TrainingBatches(sets.train, recipe.data, recipe.train.batch_size, recipe.seed, device=device)
+    batches = TrainingBatches(sets.train, recipe.images, recipe.train.batch_size, recipe.seed, device=device)
     return Trained(load_supernet(weights, request.space).to(device), batches.epoch)

@@ -12,4 +12,4 @@ def open_data_of(run: Run, recipe: Recipe) -> ImageSets:
 
     Raises `UserError` for data that is missing, has other classes, or is not what the run was begun with.
     """
-    return sets_of_run(run, recipe.data, recipe.seed, read_data(recipe.data))
+    return sets_of_run(run, recipe.images, recipe.seed, read_data(recipe.images))

@@ -36,7 +36,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
     kind, _, name = settings.teacher.partition(":")
     if kind == "largest":
         return None
-    reading, given = _reading(recipe), Normalisation(recipe.data.mean, recipe.data.std)
+    reading, given = _reading(recipe), Normalisation(recipe.images.mean, recipe.images.std)
     order = columns(reading.order, classes)
     classifier: Classifier
     if kind == "run":
@@ -46,7 +46,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
         classifier = without_gradient(torchvision_teacher(name, weights, len(classes)).to(device))
     else:
         classifier = onnx_teacher(Path(name), batch, recipe.train.threads, len(classes))
-    side = recipe.data.size
+    side = recipe.images.size
     require_fit(classifier, settings.teacher, torch.zeros(batch, 3, side, side, device=device), len(classes))
     return ReadTeacher(classifier, given, reading, order)
 
@@ -63,7 +63,7 @@ def try_teacher(teacher: ReadTeacher, recipe: Recipe, sets: ImageSets, batch: in
         with mixed_precision(recipe.train, device):
             return teacher.classifier(images.to(device, memory_format=layout_of(recipe.train, device)))
 
-    sample = draw_sample(sets.train, sets.classes, recipe.data, recipe.seed)
+    sample = draw_sample(sets.train, sets.classes, recipe.images, recipe.seed)
     a_run = settings.teacher.startswith("run:")
     trial = try_classifier(
         classifier,
@@ -114,7 +114,7 @@ def _percent(right: int, images: int) -> str:
 
 
 def _reading(recipe: Recipe) -> Reading:
-    settings, data = recipe.train.distillation, recipe.data
+    settings, data = recipe.train.distillation, recipe.images
     normalisation = Normalisation(settings.teacher_mean or data.mean, settings.teacher_std or data.std)
     return Reading(normalisation, settings.teacher_classes, settings.teacher_outputs == "probabilities")
 
@@ -139,16 +139,16 @@ def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device
     if run.manifest.classes != tuple(classes):
         learned, found = ", ".join(run.manifest.classes), ", ".join(classes)
         raise UserError(f"teacher run:{directory}: it learned the classes {learned}, and the data have {found}")
-    theirs, expected = recipe_of(run).data, _reading(recipe).normalisation
+    theirs, expected = recipe_of(run).images, _reading(recipe).normalisation
     if (theirs.mean, theirs.std) != (expected.mean, expected.std):
         raise UserError(
             f"teacher run:{directory}: its images were normalised by mean {list(theirs.mean)} and std "
             f"{list(theirs.std)}; set train.distillation.teacher_mean and teacher_std to that"
         )
-    if theirs.range != recipe.data.range:
+    if theirs.range != recipe.images.range:
         raise UserError(
             f"teacher run:{directory}: it learned with data.range {json.dumps(theirs.range)}, and here it is "
-            f"{json.dumps(recipe.data.range)}; set data.range to that of the teacher"
+            f"{json.dumps(recipe.images.range)}; set data.range to that of the teacher"
         )
     space = space_of(run)
     supernet = load_supernet(weights.path, space)

@@ -79,13 +79,13 @@ def _train(
     with ExitStack() as held:
         with ranks.agreed():
             run = _run_of_all(directory, ranks)
-            sets = sets_of_run(run, recipe.data, recipe.seed, prepared.data)
+            sets = sets_of_run(run, recipe.images, recipe.seed, prepared.data)
             if ranks.first:
                 held.enter_context(run.lock())
         trainer = Trainer(
             space=prepared.origin.space,
             sets=sets,
-            data=recipe.data,
+            data=recipe.images,
             settings=recipe.train,
             recalibration=recipe.recalibration,
             seed=recipe.seed,
@@ -135,11 +135,11 @@ def _prepare(
     require_tensorboard(recipe.train)
     weights = None if init is None else _weights_of(init, replaced=directory if restart else None)
     begun_before = None if restart or not ranks.first else _unfinished(recipe, directory)
-    data = read_data(recipe.data)
+    data = read_data(recipe.images)
     if begun_before is None:
-        sets = split_sets(data, recipe.data, recipe.seed)
+        sets = split_sets(data, recipe.images, recipe.seed)
     else:
-        sets = sets_of_run(begun_before, recipe.data, recipe.seed, data)
+        sets = sets_of_run(begun_before, recipe.images, recipe.seed, data)
     space = recipe.load_space(len(sets.classes))
     require(space)
     if weights is not None:

@@ -16,11 +16,11 @@ def measured_for(recipe: Recipe, directory: Path, restart: bool) -> ValueBounds 
 
     None if the recipe asks for no such thing. Raises `UserError` for data that is missing or has no such pictures.
     """
-    if recipe.data.range != "measured":
+    if recipe.images.range != "measured":
         return None
     if not restart and (directory / "manifest.json").exists():
         return Run.open(directory).manifest.range
-    return measured_range(open_data(recipe.data, recipe.seed).train).bounds
+    return measured_range(open_data(recipe.images, recipe.seed).train).bounds
 
 
 def lines_on_range(recipe: Recipe, measured: ValueBounds | None, images: Images) -> Iterator[str]:
@@ -28,7 +28,7 @@ def lines_on_range(recipe: Recipe, measured: ValueBounds | None, images: Images)
     if measured is not None:
         low, high = measured
         yield f"black and white of the pictures are {low:.6g} and {high:.6g}, measured on training images"
-    elif recipe.data.range != "measured":
-        note = note_on_levels(used_range(images, LOOKED_AT), recipe.data.range)
+    elif recipe.images.range != "measured":
+        note = note_on_levels(used_range(images, LOOKED_AT), recipe.images.range)
         if note:
             yield note

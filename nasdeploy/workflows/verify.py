@@ -193,7 +193,7 @@ def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None)
     recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
     # Images that cannot be read are left out and counted.
     changes = {"on_unreadable": "skip"} | ({} if folder is None else {"path": folder})
-    data = recipe.data.model_copy(update=changes)
+    data = recipe.images.model_copy(update=changes)
     sets = open_data(data, recipe.seed)
     if sets.classes != manifest.labels:
         raise UserError(f"{data.path}: its classes are not those of the model; give images of {_some(manifest)}")

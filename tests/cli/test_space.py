@@ -159,7 +159,7 @@ def test_a_shipped_recipe_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_known_numbers_of_classes_are_right() -> None:
-    assert set(KNOWN_CLASSES) == set(DATASETS) - {"folder", "shards"}
+    assert set(KNOWN_CLASSES) == set(DATASETS) - {"folder", "shards", "python"}
     digits = open_data(DataSettings(kind="digits", size=8), seed=0)
     assert KNOWN_CLASSES["digits"] == len(digits.classes)
 

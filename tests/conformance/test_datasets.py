@@ -13,7 +13,9 @@ from torchvision.datasets import CIFAR10
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.images import ImageSets
+from nasdeploy.data.own_datasets import open_datasets
 from nasdeploy.data.settings import DatasetKind, DataSettings
+from tests.data.own import Pictures
 from tests.data.pictures import write_folder
 from tests.data.shards import write_shards
 
@@ -52,6 +54,11 @@ def settings_for(kind: str, root: Path) -> DataSettings:
         write_cifar10(root)
     elif kind == "fashion-mnist":
         write_fashion_mnist(root)
+    if kind == "python":
+        parts = {
+            part: Pictures(pixels=RNG.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)) for part in ("train", "test")
+        }
+        return DataSettings(kind="digits", size=8).holding(open_datasets(parts))
     path = None if kind == "digits" else str(root)
     return DataSettings.model_validate({"kind": kind, "path": path, "size": 8})
 
@@ -107,7 +114,7 @@ def test_a_subset_keeps_its_order(settings: DataSettings) -> None:
     assert [part.path(i) for i in range(2)] == [images.path(i) for i in (3, 1)]
 
 
-@pytest.mark.parametrize("kind", sorted(set(DATASETS) - {"digits"}))
+@pytest.mark.parametrize("kind", sorted(set(DATASETS) - {"digits", "python"}))
 def test_missing_files_are_named_in_one_line(kind: str, tmp_path: Path) -> None:
     settings = DataSettings.model_validate({"kind": kind, "path": str(tmp_path / "none"), "size": 8})
     with pytest.raises(UserError) as caught:
@@ -115,6 +122,13 @@ def test_missing_files_are_named_in_one_line(kind: str, tmp_path: Path) -> None:
     assert str(tmp_path / "none") in str(caught.value)
     assert "--data DIR" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_data_sets_of_python_are_in_no_file() -> None:
+    settings = settings_for("python", Path())
+    assert len(open_data(settings, seed=0).test) == 30
+    with pytest.raises(UserError, match="Python objects and in no file"):
+        open_data(DataSettings.model_validate(settings.model_dump()), seed=0)
 
 
 # Without the time of compression: it would be part of the name, which has to be the same in all test processes.

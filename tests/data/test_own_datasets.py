@@ -5,30 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.own_datasets import open_datasets
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3), dtype=np.uint8)
-LABELS = (0, 2, 1, 1, 0, 2)
-FORMS = {
-    "Pillow": Image.fromarray,
-    "array": lambda pixels: pixels,
-    "tensor": lambda pixels: torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
-}
-
-
-class Pictures(Dataset[tuple[Any, Any]]):
-    def __init__(self, form: str = "Pillow", label: Any = int, pixels: np.ndarray = PIXELS) -> None:
-        self.form, self.label, self.pixels = FORMS[form], label, pixels
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.form(self.pixels[index]), self.label(LABELS[index])
+from tests.data.own import FORMS, PIXELS, Pictures
 
 
 @pytest.mark.parametrize("form", FORMS)
