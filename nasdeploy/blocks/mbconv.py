@@ -1,11 +1,19 @@
 """Blocks of MobileNet-like networks: stem convolution, MBConv and pooling head (AlphaNet, Table 7)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from nasdeploy.core.plan import Block, TensorType
+from nasdeploy.core.plan import Block, TensorType, key_of
 
-Activation = str
-"""`swish`, `relu` or `hswish`."""
+Activation = Literal["swish", "relu", "hswish"]
+Gate = Literal["hardsigmoid", "sigmoid"]
+Shortcut = Literal["none", "identity", "average"]
+"""A sum with the input where shapes allow it (`identity`), or with its means over the stride, projected (`average`).
+
+`average` is there for every shape: average pooling for the stride, then a 1x1 convolution if widths differ (AlphaNet).
+"""
+Padding = Literal["symmetric", "same"]
+"""Half the kernel on every side, or as little as TensorFlow's SAME does: below and on the right maybe one more."""
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -15,7 +23,7 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 
 
 def strided(side: int, stride: int) -> int:
-    """Side of the output of a convolution with padding kernel // 2."""
+    """Return the side of a convolution's output with padding that makes it `side / stride`, rounded up."""
     return (side - 1) // stride + 1
 
 
@@ -28,7 +36,7 @@ class Stem(Block):
     kernel_size: int
     stride: int
     activation: Activation
-    in_channels: int = 3
+    in_channels: int
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:
@@ -53,74 +61,136 @@ class Stem(Block):
 
 
 @dataclass(frozen=True)
-class MBConv(Block):
-    """Inverted residual block: expand 1x1, depthwise, squeeze-and-excitation, project 1x1, plus a shortcut.
+class InvertedResidual(Block):
+    """Inverted residual block: expand 1x1, depthwise, squeeze-and-excitation, project 1x1, and a shortcut.
 
-    `[in_channels, side, side] -> [out_channels, side / stride, ...]`. The expansion is left out at ratio 1. The
-    shortcut exists for every shape: average pooling for the stride, then a 1x1 convolution if the widths differ.
+    `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
+    the first two also by the activation. MobileNet v2 and v3, EfficientNet, once-for-all and AlphaNet are made of it.
     """
 
     side: int
     in_channels: int
     out_channels: int
     kernel_size: int
-    expand_ratio: int
+    mid_channels: int
+    """The channels between expansion and projection; there is no expansion where they are as many as the input's."""
     stride: int
-    se: bool
+    se_channels: int
+    """The channels in the middle of squeeze-and-excitation; 0 without it."""
     activation: Activation
+    shortcut: Shortcut = "identity"
+    gate: Gate = "hardsigmoid"
+    """What squeeze-and-excitation makes its factors with."""
+    se_activation: Activation = "relu"
+    """The activation in the middle of squeeze-and-excitation."""
+    bn_eps: float = 1e-5
+    """What batch normalisation adds to the variance."""
+    padding: Padding = "symmetric"
+    """The padding of the depthwise convolution."""
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:
-        """One feature map."""
+        """The type of the feature map."""
         return (TensorType((self.in_channels, self.side, self.side)),)
 
     @property
     def output(self) -> TensorType:
-        """Feature map."""
+        """The type of the feature map."""
         side = strided(self.side, self.stride)
         return TensorType((self.out_channels, side, side))
 
     @property
-    def mid_channels(self) -> int:
-        """Channels between expansion and projection; without expansion the input's."""
-        return self.in_channels if self.expand_ratio == 1 else make_divisible(self.in_channels * self.expand_ratio)
-
-    @property
-    def se_channels(self) -> int:
-        """Channels in the middle of squeeze-and-excitation; 0 without it."""
-        return make_divisible(self.mid_channels // 4) if self.se else 0
+    def expands(self) -> bool:
+        """Whether there is an expansion."""
+        return self.mid_channels != self.in_channels
 
     @property
     def identity(self) -> bool:
         """Whether the shortcut is the input itself."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.shortcut != "none" and self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.identity or self.shortcut == "average"
+
+    @property
+    def projects_shortcut(self) -> bool:
+        """Whether the shortcut has a convolution of its own."""
+        return self.shortcut == "average" and self.in_channels != self.out_channels
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """The rows (and columns) of zeros before and after the input of the depthwise convolution."""
+        if self.padding == "symmetric":
+            return self.kernel_size // 2, self.kernel_size // 2
+        missing = (strided(self.side, self.stride) - 1) * self.stride + self.kernel_size - self.side
+        return max(missing, 0) // 2, max(missing, 0) - max(missing, 0) // 2
 
     @property
     def macs(self) -> int:
-        """Of all convolutions, squeeze-and-excitation and shortcut included."""
+        """The operations of all convolutions, squeeze-and-excitation and shortcut included."""
         mid, area = self.mid_channels, self.output.shape[1] ** 2
-        expand = 0 if self.expand_ratio == 1 else self.side**2 * self.in_channels * mid
-        shortcut = 0 if self.in_channels == self.out_channels else area * self.in_channels * self.out_channels
+        expand = self.side**2 * self.in_channels * mid if self.expands else 0
+        shortcut = area * self.in_channels * self.out_channels if self.projects_shortcut else 0
         spatial = area * mid * (self.kernel_size**2 + self.out_channels)
         return expand + spatial + 2 * mid * self.se_channels + shortcut
 
     @property
     def params(self) -> int:
-        """Convolutions, their batch normalisations, and the biases of squeeze-and-excitation."""
+        """The parameters of convolutions, their normalisations, and the biases of squeeze-and-excitation."""
         mid, se = self.mid_channels, self.se_channels
-        expand = 0 if self.expand_ratio == 1 else mid * (self.in_channels + 2)
-        shortcut = 0 if self.in_channels == self.out_channels else self.in_channels * self.out_channels
-        squeeze = 2 * mid * se + se + mid if self.se else 0
+        expand = mid * (self.in_channels + 2) if self.expands else 0
+        shortcut = self.in_channels * self.out_channels if self.projects_shortcut else 0
+        squeeze = 2 * mid * se + se + mid if se else 0
         return expand + mid * (self.kernel_size**2 + 2) + squeeze + self.out_channels * (mid + 2) + shortcut
 
     @property
     def live(self) -> int:
-        """The input stays for the shortcut: beside it before and after the depthwise convolution, then the output."""
+        """The most elements at once: where there is a shortcut, the input stays beside all that is computed from it."""
         area, given, output = self.output.shape[1] ** 2, self.in_channels * self.side**2, self.output.elements
         wide, narrow = self.mid_channels * self.side**2, self.mid_channels * area
-        depthwise = narrow if self.expand_ratio == 1 else wide + narrow
-        scaled = 2 * narrow if self.se else narrow
-        return given + max(depthwise, scaled, narrow + output, 2 * output)
+        scaled = 2 * narrow if self.se_channels else narrow
+        if self.residual:
+            return given + max(wide + narrow if self.expands else narrow, scaled, narrow + output, 2 * output)
+        depthwise = max(given + wide, wide + narrow) if self.expands else given + narrow
+        return max(depthwise, scaled, narrow + output)
+
+
+@dataclass(frozen=True, init=False)
+class MBConv(InvertedResidual):
+    """AlphaNet's inverted residual block: its middle is a multiple of the input, a quarter of that is squeezed.
+
+    The expansion is left out at ratio 1. The shortcut exists for every shape.
+    """
+
+    expand_ratio: int = field(init=False)
+    se: bool = field(init=False)
+
+    def __init__(
+        self,
+        side: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        expand_ratio: int,
+        stride: int,
+        se: bool,
+        activation: Activation,
+    ) -> None:
+        mid = in_channels if expand_ratio == 1 else make_divisible(in_channels * expand_ratio)
+        se_channels = make_divisible(mid // 4) if se else 0
+        super().__init__(side, in_channels, out_channels, kernel_size, mid, stride, se_channels, activation, "average")
+        object.__setattr__(self, "expand_ratio", expand_ratio)
+        object.__setattr__(self, "se", se)
+
+    @property
+    def key(self) -> str:
+        """The block's row in a latency table: what it was made from, which says all the rest."""
+        return key_of("MBConv", {name: getattr(self, name) for name in _MADE_FROM})
+
+
+_MADE_FROM = ("side", "in_channels", "out_channels", "kernel_size", "expand_ratio", "stride", "se", "activation")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Plans: a network as parts, each a small graph of blocks with concrete shapes. Torch-free."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import prod
@@ -66,9 +66,19 @@ class Block(ABC):
 
     @property
     def key(self) -> str:
-        """The block's row in a latency table: its class and all its fields, readable and unique."""
-        values = ",".join(f"{field.name}={_plain(getattr(self, field.name))}" for field in fields(self))
-        return f"{type(self).__name__}({values})"
+        """The block's row in a latency table: its class and its fields, readable and unique.
+
+        A field that has its default is left out: a new field with a default changes no key of blocks without it, so
+        that tables and runs in existence stay valid.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        return key_of(type(self).__name__, {name: v for name, v in values.items() if v != defaults[name]})
+
+
+def key_of(name: str, values: Mapping[str, object]) -> str:
+    """Return the key of a block of the class `name` with these values."""
+    return f"{name}({','.join(f'{each}={_plain(value)}' for each, value in values.items())})"
 
 
 def _plain(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, strided
+from nasdeploy.blocks.mbconv import Activation, MBConv, PoolHead, Stem, strided
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, TensorType
@@ -32,7 +32,6 @@ Values = Annotated[
     tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=64), AfterValidator(_ascending)
 ]
 Kernels = Annotated[Values, AfterValidator(_odd)]
-ActivationName = Literal["swish", "relu", "hswish"]
 
 
 class StemRow(Settings):
@@ -52,7 +51,7 @@ class StageRow(Settings):
     expand: Values
     stride: Literal[1, 2] = 1
     se: bool = False
-    activation: ActivationName | None = None
+    activation: Activation | None = None
 
 
 class HeadRow(Settings):
@@ -67,7 +66,7 @@ class MobileNetTable(SpaceSettings):
 
     kind: Literal["table"] = "table"
     resolution: Values
-    activation: ActivationName = "swish"
+    activation: Activation = "swish"
     stem: StemRow
     stages: tuple[StageRow, ...] = Field(min_length=1, max_length=16)
     head: HeadRow
@@ -132,7 +131,7 @@ class MobileNetSpace(SearchSpace):
         table, resolution = self.table, values["resolution"]
         last = len(table.stages)
         if slot.name == "stem":
-            return Stem(resolution, values["width.0"], table.stem.kernel, table.stem.stride, table.activation)
+            return Stem(resolution, values["width.0"], table.stem.kernel, table.stem.stride, table.activation, 3)
         if slot.name == "head":
             width, out = values[f"width.{last}"], values[f"width.{last + 1}"]
             side = self._sides[resolution][last]

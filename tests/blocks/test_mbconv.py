@@ -1,13 +1,13 @@
 """Costs of blocks against published figures and against what torch counts on the built networks."""
 
-from math import prod
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem, make_divisible, strided
+from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem, make_divisible, strided
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType
 from nasdeploy.nn import StaticBlock
@@ -105,7 +105,7 @@ def test_macs_and_parameters_are_those_of_the_network(arch: Arch) -> None:
 def test_macs_and_parameters_of_every_kind_of_block() -> None:
     blocks = list(ALPHANET.distinct_blocks().values())[::23]
     blocks += [
-        Stem(9, 16, 5, 1, "relu"),
+        Stem(9, 16, 5, 1, "relu", 3),
         Stem(8, 16, 3, 2, "hswish", in_channels=1),
         MBConv(5, 12, 12, kernel_size=7, expand_ratio=1, stride=2, se=True, activation="relu"),
         MBConv(5, 12, 20, kernel_size=3, expand_ratio=3, stride=1, se=False, activation="hswish"),
@@ -124,15 +124,51 @@ def test_the_whole_alphanet_space_is_896_blocks() -> None:
     assert len(blocks) == len(set(blocks.values())) == 896
 
 
-def test_a_key_names_class_and_every_field() -> None:
+KEYS = {
+    "Stem(side=9,out_channels=16,kernel_size=3,stride=2,activation=swish,in_channels=3)": Stem(9, 16, 3, 2, "swish", 3),
+    "MBConv(side=24,in_channels=32,out_channels=40,kernel_size=5,expand_ratio=6,stride=2,se=1,activation=relu)": MBConv(
+        24, 32, 40, kernel_size=5, expand_ratio=6, stride=2, se=True, activation="relu"
+    ),
+    "MBConv(side=7,in_channels=4,out_channels=4,kernel_size=3,expand_ratio=1,stride=1,se=0,activation=relu)": MBConv(
+        7, 4, 4, kernel_size=3, expand_ratio=1, stride=1, se=False, activation="relu"
+    ),
+    "PoolHead(side=7,in_channels=216,out_channels=1984,expand_ratio=6,classes=10,activation=hswish)": PoolHead(
+        7, 216, 1984, expand_ratio=6, classes=10, activation="hswish"
+    ),
+}
+DIGESTS = {
+    "alphanet": "cf23de1c44e7",
+    "bignas": "843dcd16add0",
+    "cifar10": "f9e446bdf53c",
+    "digits": "f9aad47bc356",
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_are_those_of_the_tables_in_existence(key: str) -> None:
+    assert KEYS[key].key == key
+
+
+@pytest.mark.parametrize("space", DIGESTS)
+def test_digests_are_those_of_the_runs_in_existence(space: str) -> None:
+    assert load_space(space, 10).digest == DIGESTS[space]
+
+
+def test_a_key_leaves_out_what_has_its_default() -> None:
+    plain = InvertedResidual(24, 32, 40, 5, mid_channels=64, stride=2, se_channels=0, activation="relu")
+    named = (
+        "side=24,in_channels=32,out_channels=40,kernel_size=5,mid_channels=64,stride=2,se_channels=0,activation=relu"
+    )
+    assert plain.key == f"InvertedResidual({named})"
+    assert replace(plain, bn_eps=1e-3, padding="same").key == f"InvertedResidual({named},bn_eps=0.001,padding=same)"
+    assert replace(plain, shortcut="identity") == plain
+
+
+def test_alphanets_block_is_one_with_its_own_name() -> None:
     block = MBConv(24, 32, 40, kernel_size=5, expand_ratio=6, stride=2, se=True, activation="swish")
-    values = "side=24,in_channels=32,out_channels=40,kernel_size=5,expand_ratio=6,stride=2,se=1,activation=swish"
-    assert block.key == f"MBConv({values})"
-
-
-def test_size_of_the_alphanet_space() -> None:
-    # AlphaNet, Table 7, by hand; width 120 in stage 5 included.
-    widths, depths = [2, 2, 2, 2, 2, 3, 4, 2, 2], [2, 3, 4, 4, 6, 6, 2]
-    kernels, expansions = 7 * [2], [1, 3, 3, 3, 3, 1, 1]
-    assert ALPHANET.size == 4 * prod(widths) * prod(depths) * prod(kernels) * prod(expansions)
-    assert ALPHANET.size == pytest.approx(4.4e11, rel=1e-2)
+    same = InvertedResidual(24, 32, 40, 5, 192, 2, 48, "swish", shortcut="average")
+    assert {field.name: getattr(block, field.name) for field in fields(same)} == asdict(same)
+    assert (block.macs, block.params, block.live) == (same.macs, same.params, same.live)
+    assert (block.inputs, block.output) == (same.inputs, same.output)
+    assert block.key != same.key
+    assert len({block, MBConv(24, 32, 40, 5, 6, 2, True, "swish"), same}) == 2

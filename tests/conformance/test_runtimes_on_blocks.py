@@ -14,7 +14,7 @@ from nasdeploy.spaces import load_space
 from tests.conformance.test_runtimes import needs_gpu, usable
 
 BLOCKS = {
-    "stem": Stem(side=12, out_channels=16, kernel_size=3, stride=2, activation="swish"),
+    "stem": Stem(side=12, out_channels=16, kernel_size=3, stride=2, activation="swish", in_channels=3),
     "identity": MBConv(8, 16, 16, kernel_size=3, expand_ratio=4, stride=1, se=False, activation="relu"),
     "no-expansion": MBConv(8, 16, 24, kernel_size=3, expand_ratio=1, stride=1, se=False, activation="swish"),
     "se-stride": MBConv(9, 16, 24, kernel_size=5, expand_ratio=4, stride=2, se=True, activation="swish"),

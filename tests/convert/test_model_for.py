@@ -14,7 +14,7 @@ from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from nasdeploy.spaces import load_space
 
-BLOCK = Stem(side=8, out_channels=8, kernel_size=3, stride=1, activation="relu")
+BLOCK = Stem(side=8, out_channels=8, kernel_size=3, stride=1, activation="relu", in_channels=3)
 
 
 def device(**settings):

@@ -39,7 +39,8 @@ def test_plan_has_a_chain_of_present_blocks_for_each_part() -> None:
     assert [step.name for step in plan] == ["first", "second", "third", "last"]
     assert plan.macs == 8 * 2 * 2 + 2 * 5 * 5 + 3 * 5 * 5 * 5 + 5 * 5
     assert plan.params == (16 + 2) + (10 + 5) + (25 + 5) + (25 + 1)
-    assert plan.keys[0] == "Square(inside=8,outside=2,kind=2,doubled=0)"
+    assert plan.keys[0] == "Square(inside=8,outside=2,kind=2)"
+    assert Square(8, 2, 2, doubled=True).key == "Square(inside=8,outside=2,kind=2,doubled=1)"
 
 
 def test_a_part_without_blocks_is_left_out() -> None:

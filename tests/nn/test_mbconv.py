@@ -31,8 +31,8 @@ def shortcut_alone(block: MBConv) -> nn.Module:
 
 
 BLOCKS = [
-    Stem(9, 16, 3, 2, "swish"),
-    Stem(8, 24, 5, 1, "relu"),
+    Stem(9, 16, 3, 2, "swish", 3),
+    Stem(8, 24, 5, 1, "relu", 3),
     mbconv(8, 16, 16),
     mbconv(8, 16, 24, kernel=5, stride=2, activation="hswish"),
     mbconv(7, 16, 24, stride=2, se=False),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
@@ -51,10 +51,13 @@ def test_many_at_once_are_as_one_by_one_in_chains_and_elsewhere():
 @pytest.mark.parametrize(
     ("block", "live"),
     [
-        (Stem(16, 8, 3, 2, "swish"), 3 * 256 + 8 * 64),
+        (Stem(16, 8, 3, 2, "swish", 3), 3 * 256 + 8 * 64),
         # Input, and the expansion before and after the depthwise convolution.
         (MBConv(8, 4, 6, 3, 6, 2, False, "swish"), 4 * 64 + 24 * 64 + 24 * 16),
         (MBConv(8, 4, 4, 3, 1, 1, False, "swish"), 3 * 4 * 64),
+        # Without a shortcut the input is gone by then.
+        (InvertedResidual(8, 4, 6, 3, 24, 2, 0, "relu"), 24 * 64 + 24 * 16),
+        (InvertedResidual(8, 4, 6, 3, 4, 1, 0, "relu"), 4 * 64 + 6 * 64),
         (PoolHead(4, 8, 16, 6, 10, "swish"), 8 * 16 + 48 * 16),
     ],
 )
