@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from nasdeploy.core.cost_registry import COSTS
+
 if TYPE_CHECKING:
     from nasdeploy.exporting.manifest import Artefact, ExportManifest, Quantisation
     from nasdeploy.exporting.record import Accuracy, Agreement, Footprint, HalfPrecision, Latency
@@ -24,7 +26,7 @@ def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[
     if proof.accuracy:
         yield from _accuracy(proof.accuracy, manifest.labels)
     if proof.latency:
-        budget = manifest.origin.budget.get("latency_ms") if artefact.device == manifest.device else None
+        budget = manifest.origin.budget.get(COSTS["latency"].key) if artefact.device == manifest.device else None
         yield "latency", _latency(proof.latency, budget)
         yield from (("", remark) for remark in proof.latency.remarks)
     if proof.footprint:

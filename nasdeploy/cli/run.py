@@ -2,16 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from nasdeploy.cli.budget import (
-    LatencyMsOption,
-    LatencyOption,
-    LatencyP95Option,
-    MacsOption,
-    MemoryOption,
-    ParamsOption,
-    SizeOption,
-    bounds_of,
-)
+from nasdeploy.cli.budget import Given, asked_of, with_budget
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, changes
 from nasdeploy.cli.search import StrictFlag
@@ -21,16 +12,11 @@ if TYPE_CHECKING:
     from nasdeploy.workflows.run import Product
 
 
+@with_budget
 def run(
     recipe: RecipeArgument,
+    budget: Given,
     data: DataOption = None,
-    latency_ms: LatencyMsOption = None,
-    latency_p95_ms: LatencyP95Option = None,
-    latency: LatencyOption = None,
-    macs_m: MacsOption = None,
-    params_m: ParamsOption = None,
-    size_mb: SizeOption = None,
-    memory_mb: MemoryOption = None,
     run_directory: DirectoryOption = None,
     device: DeviceOption = None,
     assignments: SetOption = None,
@@ -43,14 +29,14 @@ def run(
     from nasdeploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes(assignments, device), data)
-    bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
+    asked = asked_of(budget)
 
     from nasdeploy.core.progress import Progress
     from nasdeploy.workflows import run as pipeline
     from nasdeploy.workflows.train import default_directory
 
     directory = run_directory or default_directory(loaded)
-    product = pipeline.run_all(loaded, directory, bounds, Progress(quiet), restart=restart, strict=strict)
+    product = pipeline.run_all(loaded, directory, asked, Progress(quiet), restart=restart, strict=strict)
     result = {
         "run": str(product.run.path),
         "model": str(product.directory / product.manifest.artefacts[0].file.name),

@@ -5,16 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.budget import (
-    LatencyMsOption,
-    LatencyOption,
-    LatencyP95Option,
-    MacsOption,
-    MemoryOption,
-    ParamsOption,
-    SizeOption,
-    bounds_of,
-)
+from nasdeploy.cli.budget import Given, asked_of, with_budget
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.cli.search_text import describe, forecast_text
@@ -24,9 +15,10 @@ from nasdeploy.core.registry import suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
+    from nasdeploy.searching.budget import Asked
     from nasdeploy.searching.result import SearchResult
     from nasdeploy.store.run import Run
-    from nasdeploy.workflows.request import Bounds, SearchRequest
+    from nasdeploy.workflows.request import SearchRequest
 
 StrategyOption = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
@@ -45,15 +37,10 @@ app.command()(compare)
 
 
 @app.callback()
+@with_budget
 def search(
     context: typer.Context,
-    latency_ms: LatencyMsOption = None,
-    latency_p95_ms: LatencyP95Option = None,
-    latency: LatencyOption = None,
-    macs_m: MacsOption = None,
-    params_m: ParamsOption = None,
-    size_mb: SizeOption = None,
-    memory_mb: MemoryOption = None,
+    budget: Given,
     device: DeviceOption = None,
     strategy: StrategyOption = None,
     precision: PrecisionOption = None,
@@ -79,10 +66,10 @@ def search(
     progress = Progress(quiet or not first_of_run())
     try:
         with reported_once(first_of_host):
-            bounds = bounds_of(latency_ms, latency_p95_ms, latency, macs_m, params_m, size_mb, memory_mb)
+            asked = asked_of(budget)
             run = chosen_run(run_directory)
             changed = [*changes(assignments, device), *strategy_of(strategy)]
-            requests = _requests(run, changed, data, bounds, precision, strict, progress)
+            requests = _requests(run, changed, data, asked, precision, strict, progress)
 
         if dry_run:
             if first_of_run():
@@ -107,7 +94,7 @@ def _requests(
     run: "Run",
     assignments: Sequence[str],
     data: str | None,
-    bounds: "Bounds",
+    asked: "Asked",
     precision: str | None,
     strict: bool,
     progress: "Progress",
@@ -118,10 +105,10 @@ def _requests(
 
     recipe = recipe_of(run, assignments, data)
     if precision is None:
-        return [request_search(run, recipe, bounds, strict, progress)]
+        return [request_search(run, recipe, asked, strict, progress)]
     from nasdeploy.workflows.precisions import parse_precisions, request_searches
 
-    return request_searches(run, recipe, bounds, parse_precisions(precision), strict, progress)
+    return request_searches(run, recipe, asked, parse_precisions(precision), strict, progress)
 
 
 def _result(requests: "Sequence[SearchRequest]", progress: "Progress") -> "SearchResult | None":

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nasdeploy.searching.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
-    from nasdeploy.workflows.forecast import Forecast, Reach
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, split_name
 
-_UNITS = {"macs_m": "M MACs", "params_m": "M parameters", "size_mb": "MB file", "memory_mb": "MB activations"}
+if TYPE_CHECKING:
+    from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
+    from nasdeploy.workflows.forecast import Forecast, Reach
 
 
 def describe(result: "SearchResult") -> str:
     """A search: its front, its finalists, what was chosen, and how good predictions were."""
     devices = result.devices
-    heading = ["network", "top-1 in %", "M MACs", "M params", "MB file", "MB memory"]
+    heading = ["network", "top-1 in %", *(cost.label for cost in NETWORK_COSTS.values())]
     heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
     groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
     if _is_deployed(result):
@@ -106,13 +106,9 @@ def compared(results: "Sequence[SearchResult]") -> str:
 def budget_text(budget: "BudgetRecord") -> str:
     """The bounds that were asked for, e.g. `cpu 5 ms, 300 M MACs`."""
     parts = []
-    for device, limit in budget.latency.items():
-        parts += [f"{device} {_bounds(bounds)} ms" for bounds in (limit.median_ms,) if bounds]
-        parts += [f"{device} {_bounds(bounds)} ms (p95)" for bounds in (limit.p95_ms,) if bounds]
-    for name, unit in _UNITS.items():
-        bounds = getattr(budget, name)
-        if bounds is not None:
-            parts.append(f"{_bounds(bounds)} {unit}")
+    for name, bounds in budget.bounds.items():
+        cost, device = split_name(name)
+        parts.append(f"{device or ''} {_bounds(bounds)} {COSTS[cost].label}".strip())
     return ", ".join(parts)
 
 
@@ -135,21 +131,21 @@ def _is_deployed(result: "SearchResult") -> bool:
     return result.winner.deployed_top1 is not None
 
 
-def _row(found: "Found", result: "SearchResult") -> list[str]:
-    sizes = (found.macs / 1e6, found.params / 1e6, found.size_mb, found.memory_mb)
+def _row(found: "NetworkRecord", result: "SearchResult") -> list[str]:
+    costs = ["-" if (cost := found.in_unit(name)) is None else f"{cost:.4g}" for name in NETWORK_COSTS]
     latencies = [text for name in result.devices for text in _latency(found.latency[name])]
-    cells = [found.digest, _with_error(found.top1, found), *(f"{size:.4g}" for size in sizes), *latencies]
+    cells = [found.digest, _with_error(found.top1, found), *costs, *latencies]
     if _is_deployed(result):
         cells.append("-" if found.deployed_top1 is None else f"{100 * found.deployed_top1:.2f}")
     return cells
 
 
-def _latency(found: "Latency") -> tuple[str, str]:
+def _latency(found: "LatencyRecord") -> tuple[str, str]:
     measured = "-" if found.measured_ms is None else f"{found.measured_ms:.4g}"
     return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
 
 
-def _with_error(share: float, found: "Found") -> str:
+def _with_error(share: float, found: "NetworkRecord") -> str:
     """A top-1 of the network in per cent, with its standard error."""
     return f"{100 * share:.2f} +- {100 * found.top1_error:.2f}"
 

@@ -4,7 +4,7 @@ A cost is a sum over slots of a function of the slot's block. Slots that read th
 table, so that an architecture of 39 slots costs about nine look-ups. Sums are exact in float64 up to 2**53.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
@@ -12,27 +12,16 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.core.plan import Block
+from nasdeploy.core.cost_registry import NETWORK_COSTS, SlotCost
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 
 Floats = npt.NDArray[np.float64]
-SlotCost = Callable[[Slot, Block], float]
 T = TypeVar("T", bound=np.generic)
 
 _LARGEST_TABLE = 4096
 """Rows of a merged table: small enough to stay in the processor's first cache, beyond which merging stops paying."""
 
 _CHUNK = 8192
-
-
-def macs(slot: Slot, block: Block) -> float:
-    """Multiply-accumulate operations of a slot's block for one sample."""
-    return float(slot.part.runs * block.macs)
-
-
-def params(slot: Slot, block: Block) -> float:
-    """Parameters that a slot's block adds: none where its weights are those of another slot."""
-    return 0.0 if slot.shares else float(block.params)
 
 
 @dataclass(frozen=True)
@@ -67,6 +56,32 @@ class Costs:
         for place, table in enumerate(self._rows[1:], start=1):
             self._combine(total, table[rows[:, place]], out=total)
         return total
+
+
+class NetworkCosts:
+    """Scores many architectures at once: costs that are sums over slots, then all of `NETWORK_COSTS`."""
+
+    def __init__(self, space: SearchSpace, width: int, sums: Sequence[SlotCost] = ()) -> None:
+        """Prepare the look-up of `sums`, in this order, and of the network's costs in numbers of `width` bytes."""
+        self._space, self._width = space, width
+        self.slot_costs = {name: cost.of_block(width) for name, cost in NETWORK_COSTS.items() if cost.of_block}
+        added = [name for name in self.slot_costs if NETWORK_COSTS[name].add]
+        self._peaks = [name for name in self.slot_costs if name not in added]
+        self.names = (*added, *self._peaks)
+        """The network's costs in the order of their columns."""
+        self._sums = Costs(space, [*sums, *(self.slot_costs[name] for name in added)])
+        # In a chain nothing waits, so that the peak is the largest over slots, which is looked up for many at once.
+        self._largest = Costs(space, [self.slot_costs[name] for name in self._peaks], np.maximum)
+
+    def __call__(self, codes: Codes) -> Floats:
+        """Return costs `[n, sums + network costs]` of codes `[n, choices]`."""
+        peaks = self._largest(codes) if self._space.is_chain else self._of_plans(codes)
+        return np.concatenate([self._sums(codes), peaks], axis=1)
+
+    def _of_plans(self, codes: Codes) -> Floats:
+        plans = [self._space.plan(arch) for arch in self._space.decode(codes)]
+        functions = [of for name in self._peaks if (of := NETWORK_COSTS[name].of_plan) is not None]
+        return np.array([[of(plan, self._width) for of in functions] for plan in plans]).reshape(len(plans), -1)
 
 
 def cost_tables(

@@ -6,7 +6,8 @@ Networks drawn uniformly sit in the middle of the range: a calibration on them w
 import numpy as np
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Costs, SlotCost
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Costs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import SearchSpace

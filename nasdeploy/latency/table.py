@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from nasdeploy.core.arch import Arch, Json
-from nasdeploy.core.costs import Costs, Floats, SlotCost
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, Plan

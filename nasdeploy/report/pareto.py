@@ -1,10 +1,11 @@
 """The Pareto picture of a search: accuracy over cost, with the networks that were measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nasdeploy.searching.result import Found, SearchResult
+from nasdeploy.core.cost_registry import NETWORK_COSTS, front_axis, on_device
+from nasdeploy.searching.result import NetworkRecord, SearchResult
 from nasdeploy.store.files import replacing
 
 if TYPE_CHECKING:
@@ -12,14 +13,13 @@ if TYPE_CHECKING:
 
 
 def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], path: Path) -> None:
-    """Draw a PNG: all evaluated networks as (seconds, MACs or parameters; top-1), the front, finalists, the winner."""
+    """Draw a PNG: all evaluated networks as (cost in its unit, top-1), the front, finalists, the winner."""
     from matplotlib.figure import Figure
 
-    label, scale = _axis(result)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(
-        [scale * cost for cost, _ in evaluated],
+        [cost for cost, _ in evaluated],
         [100 * top1 for _, top1 in evaluated],
         s=12,
         color="0.75",
@@ -40,7 +40,7 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
         label="Pareto front, +- one standard error",
     )
     _draw_measured(axes, result)
-    axes.set_xlabel(label)
+    axes.set_xlabel(_label(result))
     axes.set_ylabel(f"top-1 in % on {result.images} held-out training images")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
@@ -68,11 +68,12 @@ def _draw_measured(axes: "Axes", result: SearchResult) -> None:
     winner = result.winner
     cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
     axes.scatter([cost], [100 * winner.accuracy], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
-    for place, bound in enumerate(_budget(result)):
+    bounds = result.budget.bounds.get(_axis(result), ())
+    for place, bound in enumerate(one for one in bounds if one is not None):
         axes.axvline(bound, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")
 
 
-def _measured(found: Found) -> tuple[float, float, float] | None:
+def _measured(found: NetworkRecord) -> tuple[float, float, float] | None:
     """p10, median and p90 on the first device, in milliseconds, None if it was not measured."""
     for one in found.latency.values():
         if one.measured_ms is None or one.measured_p10_ms is None or one.measured_p90_ms is None:
@@ -81,40 +82,26 @@ def _measured(found: Found) -> tuple[float, float, float] | None:
     return None
 
 
-def _uncertainty(found: Found) -> float:
+def _uncertainty(found: NetworkRecord) -> float:
     """Of the prediction on the first device, in milliseconds; 0 for costs that are known."""
     return next((one.uncertainty_ms for one in found.latency.values()), 0.0)
 
 
-def _budget(result: SearchResult) -> list[float]:
-    """The bounds on the cost axis."""
+def _axis(result: SearchResult) -> str:
+    """Return the name of the cost that the front is drawn over (see `nasdeploy.searching.problem.Problem`)."""
     if result.device is not None:
-        bounds = result.budget.latency[result.device].median_ms
-    else:
-        bounds = getattr(result.budget, _bounded(result))
-    return [bound for bound in bounds or () if bound is not None]
+        return on_device("latency", result.device)
+    return front_axis(result.budget.bounds)
 
 
-def _axis(result: SearchResult) -> tuple[str, float]:
-    """Label of the cost axis, and the factor from the search's units to the axis's."""
+def _label(result: SearchResult) -> str:
     if result.device is not None:
-        return f"latency in ms on {result.device} (front: predicted, finalists: measured)", 1e3
-    return _AXES[_bounded(result)][0], 1e-6
+        return f"latency in ms on {result.device} (front: predicted, finalists: measured)"
+    cost = NETWORK_COSTS[_axis(result)]
+    return f"{cost.title} in {'millions' if cost.is_count else cost.unit}"
 
 
-def _cost(found: Found, result: SearchResult) -> float:
-    if found.predicted_ms is not None:
-        return found.predicted_ms
-    return _AXES[_bounded(result)][1](found)
-
-
-_AXES: Mapping[str, tuple[str, Callable[[Found], float]]] = {
-    "macs_m": ("MACs in millions", lambda found: found.macs / 1e6),
-    "params_m": ("parameters in millions", lambda found: found.params / 1e6),
-    "size_mb": ("size of the file in MB", lambda found: found.size_mb),
-}
-
-
-def _bounded(result: SearchResult) -> str:
-    """The axis of a search without latency (see `search.problem.Problem.axis`)."""
-    return next((name for name in _AXES if getattr(result.budget, name) is not None), "macs_m")
+def _cost(found: NetworkRecord, result: SearchResult) -> float:
+    cost = found.predicted_ms if result.device is not None else found.in_unit(_axis(result))
+    assert cost is not None  # A front is drawn of what was found now.
+    return cost

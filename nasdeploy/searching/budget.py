@@ -1,8 +1,15 @@
-"""Budgets: what the network may cost. Torch-free."""
+"""Budgets: what a network may cost, as ranges by the names of costs, and how users write them. Torch-free.
 
-from collections.abc import Mapping
+A user writes `5`, `100..200`, `40%`, and `DEVICE=BOUND` where devices are several.
+"""
+
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
+from nasdeploy.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,75 +24,122 @@ class Range:
         """Whether it excludes anything."""
         return self.low > 0 or self.high < inf
 
-    def text(self, scale: float, unit: str) -> str:
-        """The bounds times `scale`, as a user writes them: `5 ms`, `3..5 ms`, `3.. ms`; empty without bounds."""
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def text(self, cost: Cost) -> str:
+        """Return the bounds as a user writes them: `5 ms`, `3..5 ms`, `3.. ms`; empty without bounds."""
         if not self.bounded:
             return ""
-        low, high = (f"{scale * bound:.4g}" if 0 < bound < inf else "" for bound in (self.low, self.high))
+        low, high = (f"{cost.scale * bound:.4g}" if 0 < bound < inf else "" for bound in (self.low, self.high))
         if self.low <= 0:
-            return f"{scale * self.high:.4g} {unit}"
-        return f"{low}..{high} {unit}"
+            return f"{cost.scale * self.high:.4g} {cost.unit}"
+        return f"{low}..{high} {cost.unit}"
 
 
 ANY = Range()
 
 
-def at_most(high: float | None) -> Range:
-    """Everything up to `high`; everything if that is None."""
-    return ANY if high is None else Range(high=high)
-
-
-@dataclass(frozen=True)
-class LatencyLimit:
-    """Seconds of a call on a device: of the median one, and of the 95th percentile."""
-
-    median: Range = ANY
-    p95: Range = ANY
-
-    def __str__(self) -> str:
-        parts = [self.median.text(1e3, "ms"), self.p95.text(1e3, "ms in 95 % of calls")]
-        return " and ".join(part for part in parts if part)
-
-
-UNITS: Mapping[str, tuple[str, float, str]] = {
-    "macs": ("MACs", 1e-6, "M"),
-    "params": ("parameters", 1e-6, "M"),
-    "size": ("file size", 1e-6, "MB"),
-    "memory": ("peak activation memory", 1e-6, "MB"),
-}
-"""What costs other than latency are called, and the unit that they are shown in with the factor to it."""
-
-
 @dataclass(frozen=True)
 class Budget:
-    """Bounds on what a network costs."""
+    """Bounds on what a network costs: ranges in seconds, operations and bytes, by name.
 
-    latency: Mapping[str, LatencyLimit] = field(default_factory=dict)
-    """By device name; the first is the one that the search looks at first."""
-    macs: Range = ANY
-    params: Range = ANY
-    size: Range = ANY
-    """Bytes of the exported file."""
-    memory: Range = ANY
-    """Bytes of activations that live at once."""
+    Names are those of `COSTS`; those of a device's costs name it too, as `latency on cpu` does.
+    """
 
-    @classmethod
-    def at_most(
-        cls, latency: float | None = None, macs: float | None = None, params: float | None = None, device: str = "cpu"
-    ) -> "Budget":
-        """Upper bounds alone: seconds of the median call on one device, MACs, parameters."""
-        limits = {} if latency is None else {device: LatencyLimit(at_most(latency))}
-        return cls(limits, at_most(macs), at_most(params))
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
-    def of(self, name: str) -> Range:
-        """The bounds on one of `UNITS`."""
-        return {"macs": self.macs, "params": self.params, "size": self.size, "memory": self.memory}[name]
+    def __getitem__(self, name: str) -> Range:
+        """Return the range of a name; that of everything where nothing is bounded."""
+        return self.ranges.get(name, ANY)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which something is bounded; the first is the one that the search looks at first."""
+        return tuple(dict.fromkeys(device for _, device in map(split_name, self.ranges) if device is not None))
+
+    def on(self, device: str) -> dict[str, Range]:
+        """Return the bounds on a device, by the names of `COSTS`."""
+        named = {on_device(name, device): name for name, cost in COSTS.items() if cost.of_device}
+        return {named[name]: bound for name, bound in self.ranges.items() if name in named}
+
+    def allows(self, costs: Mapping[str, float]) -> bool:
+        """Return whether a network's own costs, by name, are within their bounds, whatever it takes on a device."""
+        return all(costs[name] in self[name] for name in NETWORK_COSTS)
 
     def __str__(self) -> str:
-        several = len(self.latency) > 1
-        parts = [f"{limit} on {name}" if several else str(limit) for name, limit in self.latency.items()]
-        for name, (what, scale, unit) in UNITS.items():
-            text = self.of(name).text(scale, unit)
+        parts = []
+        for device in self.devices:
+            texts = [bound.text(COSTS[name]) for name, bound in self.on(device).items() if bound.bounded]
+            parts.append(" and ".join(texts) + (f" on {device}" if len(self.devices) > 1 else ""))
+        for name, cost in NETWORK_COSTS.items():
+            text = self[name].text(cost)
             # The unit alone tells the megabytes of a file from nothing else.
-            parts.append(f"{text} {'of ' if unit == 'MB' else ''}{what}" if text else "")
+            parts.append(f"{text} {'of ' if cost.unit == 'MB' else ''}{cost.title}" if text else "")
         return " and ".join(part for part in parts if part)
+
+
+Asked = Mapping[str, tuple[str, ...]]
+"""Bounds as the user writes them, by the names of `COSTS`; those of a device's costs as `DEVICE=BOUND` or `BOUND`."""
+
+_NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?"
+_LATENCY = re.compile(rf"({_NUMBER})(ms|%)?")
+
+
+def is_latency(text: str) -> bool:
+    """Return whether it is a latency with its unit, or a range of such; what it comes to depends on the device."""
+    return all(re.fullmatch(rf"{_NUMBER}(ms|%)", one) for one in text.split("..") if one) and text.strip(".") != ""
+
+
+def parse_amount(cost: Cost, text: str) -> Range:
+    """Return the range that `5` (at most 5), `100..200`, `100..` or `..200` of a cost's unit stands for."""
+    factor = 1 / cost.scale
+    return _parsed(text, lambda one: factor * _number(cost.option, one), f"{cost.option} {text}")
+
+
+def _number(option: str, text: str) -> float:
+    if not re.fullmatch(_NUMBER, text) or float(text) == inf:
+        raise UserError(
+            f"{option} {text}: give a finite number that is not negative, such as 5, or a range, such as 2..5"
+        )
+    return float(text)
+
+
+def parse_latency(text: str, span: tuple[float, float]) -> Range:
+    """Return seconds for `2.5ms`, `2.5` (milliseconds) or `40%` of the reachable `span` in seconds, or a range."""
+    return _parsed(text, lambda one: _seconds(one, text, span), f"latency budget '{text}'")
+
+
+def _seconds(one: str, text: str, span: tuple[float, float]) -> float:
+    match = _LATENCY.fullmatch(one)
+    if match is None or float(match[1]) == inf:
+        raise UserError(
+            f"latency budget '{text}': write milliseconds, such as 2.5ms, a part of the range, such as 40%, or a range "
+            "of either, such as 2ms..2.5ms"
+        )
+    number = float(match[1])
+    if match[2] != "%":
+        return number / 1e3
+    if number > 100:
+        raise UserError(f"latency budget '{text}': at most 100% of the reachable range")
+    return span[0] + (span[1] - span[0]) * number / 100
+
+
+def _parsed(text: str, value: Callable[[str], float], where: str) -> Range:
+    low, dots, high = text.strip().partition("..")
+    if not dots:
+        return Range(high=value(low))
+    if not low and not high:
+        raise UserError(f"{where}: a range has a bound at least on one side, such as 2..5, 2.. or ..5")
+    return Range(value(low) if low else 0.0, value(high) if high else inf)
+
+
+def split_device(text: str) -> tuple[str | None, str]:
+    """Return the device and the bound of `DEVICE=BOUND`; None and the bound where no device is named.
+
+    Raises `UserError` for a device without a name.
+    """
+    device, equals, bound = text.rpartition("=")
+    if equals and not device.strip():
+        raise UserError(f"latency budget '{text}': no device stands before '='; write cpu{text}, or {bound} alone")
+    return (device, bound) if equals else (None, text)

@@ -17,8 +17,8 @@ class ExpectedCost:
 
     def __init__(self, space: SearchSpace, quantity: Quantity) -> None:
         """Raises `ValueError` for a quantity that is no sum over slots."""
-        if quantity.slot_cost is None:
-            raise ValueError(f"{quantity.name} is no sum over slots")
+        if not quantity.is_sum:
+            raise ValueError(f"{quantity} is no sum over slots")
         tables = cost_tables(space, space.slots, [quantity.slot_cost])
         self._tables = [(table.reads, torch.from_numpy(table.values[..., 0])) for table in tables]
         self._offset = quantity.offset

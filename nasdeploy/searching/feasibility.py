@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nasdeploy.core.cost_registry import SlotCost
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.errors import InfeasibleBudget
-from nasdeploy.core.plan import Block
 from nasdeploy.core.randomness import generator
-from nasdeploy.core.space import Codes, Slot
-from nasdeploy.searching.footprint import live
+from nasdeploy.core.space import Codes
 from nasdeploy.searching.problem import Problem, Quantity, excess
 
 _POOL = 10_000
@@ -24,9 +23,9 @@ def require_feasible(problem: Problem) -> None:
 
     Each bound alone is checked exactly, all together by looking for a network that keeps to them.
     """
-    for column, quantity in enumerate(problem.quantities):
+    for quantity in problem.quantities:
         if quantity.bound.bounded:
-            _require_alone(problem, column, quantity)
+            _require_alone(problem, quantity)
     if not is_reachable(problem):
         raise InfeasibleBudget(
             f"no network was found within {problem.budget}; each bound can be met, but not all together: relax one of "
@@ -34,34 +33,34 @@ def require_feasible(problem: Problem) -> None:
         )
 
 
-def reachable_range(problem: Problem, column: int) -> tuple[float, float]:
+def reachable_range(problem: Problem, quantity: Quantity) -> tuple[float, float]:
     """The smallest and the largest of one of the problem's costs in its space, exactly."""
-    quantity = problem.quantities[column]
-    if quantity.slot_cost is None:
-        return _peak_range(problem, column)
+    if not quantity.is_sum:
+        return _peak_range(problem, quantity)
     low, high = extremes(problem.space, quantity.slot_cost)
     return low.cost + quantity.offset, high.cost + quantity.offset
 
 
-def _require_alone(problem: Problem, column: int, quantity: Quantity) -> None:
-    low, high = reachable_range(problem, column)
+def _require_alone(problem: Problem, quantity: Quantity) -> None:
+    low, high = reachable_range(problem, quantity)
     asked = _missed(quantity, low, high)
     if asked is not None:
+        text = quantity.cost.text
         raise InfeasibleBudget(
-            f"no network of this space has {quantity.name} of {asked}; the space reaches from {quantity.text(low)} to "
-            f"{quantity.text(high)}: give a budget in that range"
+            f"no network of this space has {quantity} of {asked}; the space reaches from {text(low)} to "
+            f"{text(high)}: give a budget in that range"
         )
 
 
 def _missed(quantity: Quantity, low: float, high: float) -> str | None:
     """What is asked for and nothing has, None if something has it."""
-    bound = quantity.bound
+    bound, text = quantity.bound, quantity.cost.text
     if bound.low > bound.high:
-        return f"{quantity.text(bound.low)} or more and {quantity.text(bound.high)} or less"
+        return f"{text(bound.low)} or more and {text(bound.high)} or less"
     if bound.high < low * (1 - _ROUNDING):
-        return f"{quantity.text(bound.high)} or less"
+        return f"{text(bound.high)} or less"
     if bound.low > high * (1 + _ROUNDING):
-        return f"{quantity.text(bound.low)} or more"
+        return f"{text(bound.low)} or more"
     return None
 
 
@@ -69,24 +68,24 @@ _ROUNDING = 1e-12
 """Sums over slots are rounded differently in different orders."""
 
 
-def _peak_range(problem: Problem, column: int) -> tuple[float, float]:
-    """Of the peak memory, the largest over slots: its minimum is the least limit that leaves some network."""
-    space = problem.space
-    sizes = sorted({block.live for block in space.distinct_blocks().values()})
+def _peak_range(problem: Problem, quantity: Quantity) -> tuple[float, float]:
+    """Return the range of the largest over slots: its minimum is the least limit that leaves some network."""
+    space, cost, column = problem.space, quantity.slot_cost, quantity.column
+    sizes = sorted({cost(slot, block) for slot in space.slots for block in space.blocks_of(slot) if block is not None})
     first, last = 0, len(sizes) - 1
     while first < last:
         middle = (first + last) // 2
-        if extremes(space, _larger_than(sizes[middle]))[0].cost == 0:
+        if extremes(space, _larger_than(cost, sizes[middle]))[0].cost == 0:
             last = middle
         else:
             first = middle + 1
-    smallest = extremes(space, _larger_than(sizes[first]))[0].arch
-    costs = problem.costs(space.encode([smallest]))
-    return float(costs[0, column]), float(costs[0, column]) * sizes[-1] / sizes[first]
+    smallest = extremes(space, _larger_than(cost, sizes[first]))[0].arch
+    least = float(problem.costs(space.encode([smallest]))[0, column])
+    return least, least * sizes[-1] / sizes[first]
 
 
-def _larger_than(limit: float) -> Callable[[Slot, Block], float]:
-    return lambda slot, block: float(live(slot, block) > limit)
+def _larger_than(cost: SlotCost, limit: float) -> SlotCost:
+    return lambda slot, block: float(cost(slot, block) > limit)
 
 
 def is_reachable(problem: Problem) -> bool:
@@ -100,12 +99,12 @@ def is_reachable(problem: Problem) -> bool:
 def _reach(problem: Problem) -> str:
     """For each bound that cannot be met beside the others, how far its cost gets while they are kept."""
     parts = []
-    for column, quantity in enumerate(problem.quantities):
+    for quantity in problem.quantities:
         for sign, bound, words in ((1.0, quantity.bound.high, "down to"), (-1.0, quantity.bound.low, "up to")):
             if 0 < bound < np.inf:
-                reached = _best_beside_others(problem, column, sign)
+                reached = _best_beside_others(problem, quantity.column, sign)
                 if reached is not None and sign * reached > sign * bound:
-                    parts.append(f"within the others {quantity.name} reaches {words} {quantity.text(reached)}")
+                    parts.append(f"within the others {quantity} reaches {words} {quantity.cost.text(reached)}")
     return "; ".join(parts) or "not even all but one of them"
 
 

@@ -30,15 +30,15 @@ def feasible_size(problem: Problem) -> FeasibleSize:
     the fewest.
     """
     bounded = [quantity for quantity in problem.quantities if quantity.bound.bounded]
-    sums = [(cost, quantity) for quantity in bounded if (cost := quantity.slot_cost) is not None]
+    sums = [quantity for quantity in bounded if quantity.is_sum]
     if not bounded:
         return FeasibleSize(problem.space.size, 1.0, 0.0)
     if len(bounded) == len(sums) == 1:
-        ((cost, quantity),) = sums
-        found = Rounded(problem.space, cost).within(*_limits(quantity))
+        (quantity,) = sums
+        found = Rounded(problem.space, quantity.slot_cost).within(*_limits(quantity))
         return FeasibleSize(found.count, found.count / problem.space.size, found.standard_error)
     rng = generator(0, "feasible size")
-    intervals = [Rounded(problem.space, cost).within(*_limits(quantity)) for cost, quantity in sums]
+    intervals = [Rounded(problem.space, one.slot_cost).within(*_limits(one)) for one in sums]
     if not intervals:
         return _part(problem, problem.space.size, 0.0, problem.space.sample_codes(_DRAWS, rng))
     fewest = min(intervals, key=lambda interval: interval.count)

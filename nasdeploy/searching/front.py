@@ -1,6 +1,6 @@
 """Evaluated architectures with their costs, and which of them no other beats."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isnan
 
@@ -11,11 +11,11 @@ from nasdeploy.store.evaluations import Evaluation
 
 @dataclass(frozen=True)
 class Candidate:
-    """An evaluated architecture and its costs, in the columns of the problem."""
+    """An evaluated architecture and its costs, by the names of the problem's quantities."""
 
     arch: Arch
     evaluation: Evaluation
-    costs: tuple[float, ...]
+    costs: Mapping[str, float]
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -28,12 +28,12 @@ def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence
     """Architectures with their evaluations and costs."""
     costs = problem.costs(problem.space.encode(archs))
     return [
-        Candidate(arch, evaluation, tuple(map(float, row)))
-        for arch, evaluation, row in zip(archs, evaluations, costs, strict=True)
+        Candidate(arch, evaluation, row)
+        for arch, evaluation, row in zip(archs, evaluations, problem.named(costs), strict=True)
     ]
 
 
-def pareto_front(found: Sequence[Candidate], axis: int) -> list[Candidate]:
+def pareto_front(found: Sequence[Candidate], axis: str) -> list[Candidate]:
     """The candidates that no cheaper or equally cheap one beats, by rising cost on `axis`."""
     front: list[Candidate] = []
     for candidate in sorted(found, key=lambda c: (c.costs[axis], *(-value for value in c.rank))):

@@ -1,8 +1,10 @@
 """The Pareto front while it grows, as rows of a table."""
 
+from collections.abc import Sequence
+
 from nasdeploy.core.arch import Arch
 from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import Problem, Quantity
 from nasdeploy.store.evaluations import Evaluation
 
 _ROWS = 8
@@ -29,21 +31,18 @@ class GrowingFront:
             self._new.clear()
             found = candidates_of(self._problem, archs, evaluations)
             within = [candidate for candidate in found if self._problem.allows(candidate.costs)]
-            self._front = pareto_front([*self._front, *within], self._problem.axis)
+            self._front = pareto_front([*self._front, *within], self._problem.axis.name)
         return self._front
 
     def rows(self) -> list[list[str]]:
         """The best of the front, the heading first; no rows where nothing was found yet."""
         if not self.front:
             return []
-        shown = [
-            n for n, one in enumerate(self._problem.quantities) if n < len(self._problem.tables) or one.bound.bounded
-        ]
-        columns = sorted({self._problem.axis, *shown})
-        heading = ["best so far", "top-1 in %", *(self._problem.quantities[n].name for n in columns)]
-        return [heading, *(self._row(candidate, columns) for candidate in reversed(self.front[-_ROWS:]))]
+        shown = [one for one in self._problem.quantities if one.shown or one == self._problem.axis]
+        heading = ["best so far", "top-1 in %", *map(str, shown)]
+        return [heading, *(self._row(candidate, shown) for candidate in reversed(self.front[-_ROWS:]))]
 
-    def _row(self, candidate: Candidate, columns: list[int]) -> list[str]:
+    def _row(self, candidate: Candidate, shown: Sequence[Quantity]) -> list[str]:
         top1 = f"{100 * candidate.evaluation.top1:.2f} +- {100 * candidate.evaluation.top1_error:.2f}"
-        costs = [self._problem.quantities[n].text(candidate.costs[n]) for n in columns]
+        costs = [one.cost.text(candidate.costs[one.name]) for one in shown]
         return [candidate.arch.digest, top1, *costs]

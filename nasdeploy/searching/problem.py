@@ -1,19 +1,22 @@
 """What a search solves: a space, what its networks cost, and which of them are within a budget. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Costs, Floats, SlotCost, macs, params
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, SlotCost, front_axis, on_device
+from nasdeploy.core.costs import Floats, NetworkCosts
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.searching.budget import UNITS, Budget, Range
-from nasdeploy.searching.footprint import peak_memory, size_cost
+from nasdeploy.searching.budget import ANY, Budget, Range
+
+_BYTES: Mapping[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+"""The bytes of a number in each precision."""
 
 
 @dataclass(frozen=True)
@@ -21,99 +24,108 @@ class Quantity:
     """One column of a problem's costs."""
 
     name: str
-    """As in messages, e.g. `latency on cpu`."""
-    unit: str
-    scale: float
-    """From the column's values to the unit."""
+    """The name in budgets, e.g. `latency on cpu`."""
+    cost: Cost
+    column: int
     bound: Range
-    slot_cost: SlotCost | None
-    """What a slot's block adds; None for a cost that is no sum (peak memory)."""
+    slot_cost: SlotCost
+    """What a slot's block costs."""
+    is_sum: bool = True
+    """Whether an architecture's cost is the sum over slots; the largest of them otherwise (peak memory)."""
     offset: float = 0.0
     """What comes on top of the sum over slots."""
+    title: str = ""
+    """The name in messages where it is not that of the cost."""
 
-    def text(self, value: float) -> str:
-        """A value of the column in its unit."""
-        return f"{self.scale * value:.4g} {self.unit}"
+    def __str__(self) -> str:
+        return self.title or self.cost.title
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is worth showing: a device's costs are, and what else is bounded."""
+        return self.cost.of_device or self.bound.bounded
 
 
 class Problem:
     """A space under a budget: costs of architectures, and which of them are within it.
 
-    Columns of costs, one for each of `quantities`: seconds of the median call on each table's device, in the order of
-    the tables; MACs; parameters; bytes of the exported file; bytes of peak activation memory. `axis` is the column that
-    a Pareto front is drawn over: the first device's latency if there is a table, else the first of MACs, parameters and
-    file size that is bounded, else MACs. It is always a sum over slots.
+    `quantities` says what the columns of costs are: seconds of the median call on each table's device, in the order of
+    the tables, and the network's own costs. `axis` is the quantity that a Pareto front is drawn over: the first
+    device's latency if there is a table, else the first sum over slots that is bounded, else MACs. It is always a sum
+    over slots.
     """
 
     def __init__(self, space: SearchSpace, budget: Budget, *tables: LatencyTable) -> None:
         self.space, self.budget, self.tables = space, budget, tables
-        self.quantities: tuple[Quantity, ...] = (*self._latencies(), *self._others())
-        self._costs = Costs(space, [*(table.calibrated_cost for table in tables), *self._sums()])
+        self._costs = NetworkCosts(space, _BYTES[self.precision], [table.calibrated_cost for table in tables])
         self._offsets = np.array([table.calibration.offset for table in tables])
-        self._memory = peak_memory(space, self.precision)
-        self.axis = self._axis()
+        self.quantities: tuple[Quantity, ...] = (*self._latencies(), *self._of_networks())
+        bounded = {one.name for one in self.quantities if one.bound.bounded}
+        self.axis = self.quantities[0] if tables else self.quantity(front_axis(bounded))
         self.lower = np.array([quantity.bound.low for quantity in self.quantities])
         self.upper = np.array([quantity.bound.high for quantity in self.quantities])
 
+    def quantity(self, name: str) -> Quantity:
+        """Return the quantity of a name."""
+        return next(one for one in self.quantities if one.name == name)
+
+    def named(self, costs: Floats) -> list[dict[str, float]]:
+        """Return costs `[n, quantities]` by the names of the quantities."""
+        names = [quantity.name for quantity in self.quantities]
+        return [dict(zip(names, row, strict=True)) for row in costs.tolist()]
+
     def costs(self, codes: Codes) -> Floats:
-        """Costs `[n, quantities]` of codes `[n, choices]`."""
-        sums, devices = self._costs(codes), len(self.tables)
-        return np.column_stack([sums[:, :devices] + self._offsets, sums[:, devices:], self._memory(codes)])
+        """Return costs `[n, quantities]` of codes `[n, choices]`."""
+        found = self._costs(codes)
+        found[:, : len(self.tables)] += self._offsets
+        return found
 
     def feasible(self, costs: Floats) -> npt.NDArray[np.bool_]:
-        """Which of the costs `[n, quantities]` are within the budget."""
+        """Return which of the costs `[n, quantities]` are within the budget."""
         within: npt.NDArray[np.bool_] = np.all((costs >= self.lower) & (costs <= self.upper), axis=1)
         return within
 
     def violation(self, costs: Floats) -> Floats:
-        """How far costs `[n, quantities]` are beyond their bounds, in sum, as parts of these; 0 where feasible."""
+        """Return by how much costs `[n, quantities]` exceed their bounds, as parts of these, summed up; 0 within."""
         return excess(costs, self.lower, self.upper)
 
-    def allows(self, costs: Sequence[float]) -> bool:
-        """Whether one architecture's costs are within the budget."""
-        return bool(self.feasible(np.array([costs]))[0])
+    def allows(self, costs: Mapping[str, float]) -> bool:
+        """Return whether one architecture's costs by name are within the budget."""
+        return all(costs[one.name] in one.bound for one in self.quantities)
 
     def cheapest(self) -> list[Arch]:
-        """The cheapest architecture by each of the costs that are sums over slots, exactly."""
-        sums = [quantity.slot_cost for quantity in self.quantities if quantity.slot_cost is not None]
-        return [extremes(self.space, cost)[0].arch for cost in sums]
+        """Return the cheapest architecture by each of the costs that are sums over slots, exactly."""
+        return [extremes(self.space, one.slot_cost)[0].arch for one in self.quantities if one.is_sum]
 
     def _latencies(self) -> list[Quantity]:
-        several = len(self.tables) > 1
         found = []
-        for table in self.tables:
+        for column, table in enumerate(self.tables):
             device = table.conditions.device.name
-            bound = _median_bound(self.budget, device, table.p95_ratio)
-            name = f"latency on {device}" if several else "latency"
-            if device in self.budget.latency and self.budget.latency[device].p95.bounded:
-                name = f"median {name} (p95: {table.p95_ratio:.3g} times that)"
-            found.append(Quantity(name, "ms", 1e3, bound, table.calibrated_cost, table.calibration.offset))
+            bounds = self.budget.on(device)
+            title = f"latency on {device}" if len(self.tables) > 1 else "latency"
+            if bounds.get("latency_p95", ANY).bounded:
+                title = f"median {title} (p95: {table.p95_ratio:.3g} times that)"
+            bound, offset = median_bound(bounds, table.p95_ratio), table.calibration.offset
+            name = on_device("latency", device)
+            cost = table.calibrated_cost
+            found.append(Quantity(name, COSTS["latency"], column, bound, cost, offset=offset, title=title))
         return found
 
-    def _others(self) -> list[Quantity]:
-        slot_costs = [*self._sums(), None]
-        return [
-            Quantity(what, unit, scale, self.budget.of(name), cost)
-            for (name, (what, scale, unit)), cost in zip(UNITS.items(), slot_costs, strict=True)
-        ]
-
-    def _sums(self) -> list[SlotCost]:
-        return [macs, params, size_cost(self.precision)]
+    def _of_networks(self) -> list[Quantity]:
+        found = []
+        for column, name in enumerate(self._costs.names, start=len(self.tables)):
+            cost = NETWORK_COSTS[name]
+            found.append(Quantity(name, cost, column, self.budget[name], self._costs.slot_costs[name], cost.add))
+        return found
 
     @property
     def precision(self) -> Precision:
-        """Of what is exported: the first device's."""
+        """The precision of what is exported: the first device's."""
         return self.tables[0].conditions.device.precision if self.tables else "fp32"
-
-    def _axis(self) -> int:
-        if self.tables:
-            return 0
-        bounded = (n for n, one in enumerate(self.quantities) if one.bound.bounded and one.slot_cost is not None)
-        return next(bounded, 0)
 
 
 def excess(costs: Floats, lower: Floats, upper: Floats) -> Floats:
-    """Sum `[n]` over columns of how far costs `[n, columns]` are outside their bounds, as parts of these."""
+    """Return the sum `[n]` over columns of how far costs `[n, columns]` are outside their bounds, as parts of these."""
     above = (costs - upper) / np.where(np.isinf(upper), 1.0, np.maximum(upper, _TINY))
     below = np.where(lower > 0, (lower - costs) / np.maximum(lower, _TINY), 0.0)
     total: Floats = (above.clip(min=0.0) + below.clip(min=0.0)).sum(axis=1)
@@ -124,12 +136,7 @@ _TINY = 1e-30
 """A bound of nothing is exceeded by everything, by very much."""
 
 
-def _median_bound(budget: Budget, device: str, p95_ratio: float) -> Range:
-    """The bounds on a device's median that are those on it and on its 95th percentile: p95 = p95_ratio x median."""
-    if device not in budget.latency:
-        return Range()
-    limit = budget.latency[device]
-    return Range(
-        max(limit.median.low, limit.p95.low / p95_ratio),
-        min(limit.median.high, limit.p95.high / p95_ratio),
-    )
+def median_bound(bounds: Mapping[str, Range], p95_ratio: float) -> Range:
+    """Return the bounds on a device's median that are those on it and on its 95th percentile, `p95_ratio` x median."""
+    median, p95 = bounds.get("latency", ANY), bounds.get("latency_p95", ANY)
+    return Range(max(median.low, p95.low / p95_ratio), min(median.high, p95.high / p95_ratio))

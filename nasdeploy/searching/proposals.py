@@ -39,7 +39,7 @@ class Candidates:
                 f"no network was found within {self._problem.budget}; each bound can be met, but not all together: "
                 "relax one of them"
             )
-        axis = self._problem.costs(codes)[:, self._problem.axis]
+        axis = self._problem.costs(codes)[:, self._problem.axis.column]
         targets = np.linspace(axis.min(), axis.max(), count)
         order = np.argsort(axis)
         nearest = order[np.searchsorted(axis[order], targets).clip(max=len(order) - 1)]
@@ -121,7 +121,7 @@ class Candidates:
 
     def _pool(self, count: int) -> Codes:
         """Feasible codes, about `count` of them at equal distances on the axis, and the cheapest."""
-        space, quantity = self._problem.space, self._problem.quantities[self._problem.axis]
+        space, quantity = self._problem.space, self._problem.axis
         low, high = quantity.bound.low - quantity.offset, quantity.bound.high - quantity.offset
         even = self._rounded.evenly(low, high, count, self._rng)
         cheapest = space.encode(self._problem.cheapest())
@@ -135,6 +135,4 @@ class Candidates:
     @cached_property
     def _rounded(self) -> Rounded:
         """By cost on the axis; made when it is needed, because that may take half a second."""
-        cost = self._problem.quantities[self._problem.axis].slot_cost
-        assert cost is not None
-        return Rounded(self._problem.space, cost)
+        return Rounded(self._problem.space, self._problem.axis.slot_cost)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Costs, Floats, macs
+from nasdeploy.core.cost_registry import macs
+from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.space import Codes, SearchSpace
 

@@ -34,7 +34,7 @@ class Relaxation:
         self._bounds = [
             (ExpectedCost(space, quantity), sign, bound)
             for quantity in problem.quantities
-            if quantity.slot_cost is not None
+            if quantity.is_sum
             for sign, bound in ((1.0, quantity.bound.high), (-1.0, quantity.bound.low))
             if 0 < bound < np.inf
         ]

@@ -6,13 +6,14 @@ from math import isfinite
 import numpy as np
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.cost_registry import on_device
 from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.searching.front import Candidate, pareto_front
 from nasdeploy.searching.predictors.predictor import Fitted
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.result import BudgetRecord, Fidelity, Found, Latency, SearchResult
+from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Timings
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.checkpoints import WeightsFacts
@@ -40,7 +41,7 @@ def result_of(
     devices = tuple(table.conditions.device.name for table in problem.tables)
     costs, deployed = {candidate.arch: candidate for candidate in known}, outcome.deployed
 
-    def found(candidate: Candidate) -> Found:
+    def found(candidate: Candidate) -> NetworkRecord:
         made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
         there = deployed.get(candidate.arch)
         return made if there is None else made.model_copy(update={"deployed_top1": there.top1})
@@ -64,7 +65,7 @@ def result_of(
         ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
         as_fast=_as_fast(winner, outcome, devices),
         finalists=tuple(found(candidate) for candidate in outcome.finalists),
-        front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis)),
+        front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis.name)),
         latency_fidelity={
             name: _fidelity(problem, table, outcome.timings[name]) for name, table in zip(devices, before, strict=True)
         },
@@ -103,31 +104,26 @@ def _of_accuracy(fitted: Fitted | None) -> Fidelity | None:
     return Fidelity(networks=quality.n, tau=quality.tau, rmse=quality.rmse)
 
 
-def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Found:
-    """A candidate whose costs are in the problem's columns, with what was measured of it."""
-    evaluation, devices = candidate.evaluation, len(problem.tables)
-    macs, params, size, memory = candidate.costs[devices:]
-    return Found(
+def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> NetworkRecord:
+    """Return what is known of a candidate, whose costs are those of the problem, and what was measured of it."""
+    evaluation, latency = candidate.evaluation, {}
+    for table in problem.tables:
+        device = table.conditions.device.name
+        seconds = candidate.costs[on_device("latency", device)]
+        latency[device] = _latency(seconds, table, timings.get(device, {}).get(candidate.arch))
+    return NetworkRecord(
         digest=candidate.arch.digest,
         arch=candidate.arch.to_json(),
         top1=evaluation.top1,
         top1_error=evaluation.top1_error,
         cross_entropy=evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
-        macs=int(macs),
-        params=int(params),
-        size_mb=size / 1e6,
-        memory_mb=memory / 1e6,
-        latency={
-            table.conditions.device.name: _latency(
-                seconds, table, timings.get(table.conditions.device.name, {}).get(candidate.arch)
-            )
-            for table, seconds in zip(problem.tables, candidate.costs, strict=False)
-        },
+        costs=NetworkRecord.costs_of(candidate.costs),
+        latency=latency,
     )
 
 
-def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> Latency:
-    return Latency(
+def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> LatencyRecord:
+    return LatencyRecord(
         predicted_ms=1e3 * seconds,
         uncertainty_ms=1e3 * seconds * table.uncertainty(seconds),
         measured_ms=1e3 * timing.median if timing else None,

@@ -1,38 +1,41 @@
 """What a search found, as JSON. Torch-free."""
 
+from collections.abc import Mapping
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.searching.budget import UNITS, Budget, LatencyLimit, Range
+from nasdeploy.searching.budget import ANY, Budget, Range
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.records import read_object, read_record
 
 SCHEMA_VERSION: Literal[2] = 2
 
 
-class Latency(Settings):
-    """Of a network on one device, in milliseconds; None for what was not measured."""
+class LatencyRecord(Settings):
+    """Latency of a network on one device, in milliseconds; None for what was not measured."""
 
     predicted_ms: float
-    """Median, by the table as it was corrected by the end of the search."""
+    """The median, by the table as it was corrected by the end of the search."""
     uncertainty_ms: float
-    """Standard deviation of the prediction."""
+    """The standard deviation of the prediction."""
     measured_ms: float | None = None
-    """Median of the whole network on the device."""
+    """The median of the whole network on the device."""
     measured_p10_ms: float | None = None
     measured_p90_ms: float | None = None
     measured_p95_ms: float | None = None
     measured_spread: float | None = None
-    """Largest by smallest median of the processes that it was measured in."""
+    """The largest by the smallest median of the processes that it was measured in."""
 
 
-class Found(Settings):
-    """One architecture with what is known of it."""
+class NetworkRecord(Settings):
+    """One architecture with what is known of it. In JSON its costs stand beside the other fields."""
 
     digest: str
     arch: dict[str, Any]
@@ -45,18 +48,36 @@ class Found(Settings):
     deployed_top1: float | None = None
     """Like `top1`, but of the network in the first device's precision, as its runtime computes it; None where that was
     not measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
-    macs: int
-    params: int
-    size_mb: float
-    """Of the exported file, estimated."""
-    memory_mb: float
-    """Activations that live at once, batch 1."""
-    latency: dict[str, Latency] = Field(default_factory=dict)
-    """By device; empty for a search without latency."""
+    costs: dict[str, int | float]
+    """The network's costs by the names of `COSTS`: counts, and everything else in the cost's unit."""
+    latency: dict[str, LatencyRecord] = Field(default_factory=dict)
+    """Latencies by device; empty for a search without latency."""
+
+    @classmethod
+    def costs_of(cls, costs: Mapping[str, float]) -> dict[str, int | float]:
+        """Return the network's own among costs by name, in the units of `costs`."""
+        return {
+            name: int(costs[name]) if cost.is_count else cost.scale * costs[name]
+            for name, cost in NETWORK_COSTS.items()
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, data: Any) -> Any:
+        return gathered(data, "costs", _NETWORK_KEYS)
+
+    @model_serializer(mode="wrap")
+    def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return spread(handler(self), "costs", {name: key for name, key in _NETWORK_KEYS.items() if name in self.costs})
+
+    def in_unit(self, name: str) -> float | None:
+        """Return a cost in its unit; None in results of versions that did not know it."""
+        value, cost = self.costs.get(name), NETWORK_COSTS[name]
+        return cost.scale * value if value is not None and cost.is_count else value
 
     @property
     def predicted_ms(self) -> float | None:
-        """On the first device."""
+        """The predicted latency on the first device."""
         return next((one.predicted_ms for one in self.latency.values()), None)
 
     @property
@@ -66,61 +87,96 @@ class Found(Settings):
 
     @property
     def measured_ms(self) -> float | None:
-        """On the first device."""
+        """The measured latency on the first device."""
         return next((one.measured_ms for one in self.latency.values()), None)
 
 
-Bounds = tuple[float | None, float | None]
-"""Lower and upper bound, None where there is none."""
+_NETWORK_KEYS = {name: name if cost.is_count else cost.key for name, cost in NETWORK_COSTS.items()}
+"""The names of costs in the JSON of a network."""
+_BUDGET_KEYS = {name: cost.key for name, cost in NETWORK_COSTS.items()}
+"""The names of costs in the JSON of a budget."""
+
+
+def gathered(data: Any, field: str, keys: Mapping[str, str]) -> Any:
+    """Return JSON whose values under `keys` are put together, by name, as the `field`; what is None is left out."""
+    if not isinstance(data, dict) or field in data:
+        return data
+    inside = {name: data[key] for name, key in keys.items() if data.get(key) is not None}
+    return {**{key: value for key, value in data.items() if key not in keys.values()}, field: inside}
+
+
+def spread(data: dict[str, Any], field: str, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return JSON with the values inside `field` in its place, under `keys`; undoes `gathered`."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= {other: value.get(name) for name, other in keys.items()} if key == field else {key: value}
+    return found
+
+
+Bounds = Annotated[tuple[float | None, float | None], Field(strict=False)]
+"""A lower and an upper bound, None where there is none."""
 
 
 class LatencyBounds(Settings):
-    """On one device."""
+    """Bounds on the latency on one device."""
 
     median_ms: Bounds | None
     p95_ms: Bounds | None
 
 
 class BudgetRecord(Settings):
-    """The bounds that were asked for."""
+    """The bounds that were asked for, in the costs' units."""
 
     latency: dict[str, LatencyBounds]
     """By device, the one that the front is drawn over first."""
-    macs_m: Bounds | None
-    params_m: Bounds | None
-    size_mb: Bounds | None
-    memory_mb: Bounds | None
+    costs: dict[str, Bounds] = Field(default_factory=dict)
+    """By the names of `NETWORK_COSTS`, those that are bounded; in JSON beside `latency`."""
 
     @classmethod
     def of(cls, budget: Budget) -> "BudgetRecord":
-        """A budget in the units that users write."""
-        latency = {name: _latency(limit) for name, limit in budget.latency.items()}
-        others = {name: _bounds(budget.of(name), scale) for name, (_, scale, _) in UNITS.items()}
-        return cls(
-            latency=latency,
-            macs_m=others["macs"],
-            params_m=others["params"],
-            size_mb=others["size"],
-            memory_mb=others["memory"],
-        )
+        """Return a budget in the units that users write."""
+        latency = {device: _latency(budget.on(device)) for device in budget.devices}
+        costs = {name: bounds for name, cost in NETWORK_COSTS.items() if (bounds := _bounds(budget[name], cost))}
+        return cls(latency=latency, costs=costs)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, data: Any) -> Any:
+        return gathered(data, "costs", _BUDGET_KEYS)
+
+    @model_serializer(mode="wrap")
+    def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return spread(handler(self), "costs", _BUDGET_KEYS)
 
     @property
-    def latency_ms(self) -> float | None:
-        """Upper bound of the median on the first device."""
-        for limit in self.latency.values():
-            return limit.median_ms[1] if limit.median_ms else None
-        return None
+    def bounds(self) -> dict[str, Bounds]:
+        """What is bounded, by the names that it has in a budget."""
+        found: dict[str, Bounds] = {}
+        for device, limit in self.latency.items():
+            both = {"latency": limit.median_ms, "latency_p95": limit.p95_ms}
+            found |= {on_device(name, device): bounds for name, bounds in both.items() if bounds is not None}
+        return found | self.costs
+
+    def upper(self, device: str) -> dict[str, float]:
+        """Return the upper bounds by their keys, such as `latency_ms`; of latencies those on `device`."""
+        found = {}
+        for name, (_, high) in self.bounds.items():
+            cost, of = split_name(name)
+            if high is not None and of in (None, device):
+                found[COSTS[cost].key] = high
+        return found
 
 
-def _latency(limit: LatencyLimit) -> LatencyBounds:
-    return LatencyBounds(median_ms=_bounds(limit.median, 1e3), p95_ms=_bounds(limit.p95, 1e3))
+def _latency(bounds: Mapping[str, Range]) -> LatencyBounds:
+    median, p95 = (_bounds(bounds.get(name, ANY), COSTS[name]) for name in ("latency", "latency_p95"))
+    return LatencyBounds(median_ms=median, p95_ms=p95)
 
 
-def _bounds(bound: Range, scale: float) -> Bounds | None:
+def _bounds(bound: Range, cost: Cost) -> Bounds | None:
     if not bound.bounded:
         return None
-    low = scale * bound.low if bound.low > 0 else None
-    return low, scale * bound.high if bound.high < float("inf") else None
+    low = cost.scale * bound.low if bound.low > 0 else None
+    return low, cost.scale * bound.high if bound.high < inf else None
 
 
 class Fidelity(Settings):
@@ -163,13 +219,13 @@ class SearchResult(Settings):
     """That accuracy was measured on."""
     unreadable: int = 0
     """Held-out images beside these that were left out, because they cannot be read."""
-    winner: Found
+    winner: NetworkRecord
     ties: tuple[str, ...]
     """Digests of finalists that meet the budget and are within one standard error of the winner."""
     as_fast: tuple[str, ...] = ()
     """Digests of finalists whose latency on the first device is not told from the winner's by several processes."""
-    finalists: tuple[Found, ...]
-    front: tuple[Found, ...]
+    finalists: tuple[NetworkRecord, ...]
+    front: tuple[NetworkRecord, ...]
     """Pareto front of accuracy over predicted latency (or MACs), by rising cost."""
     latency_fidelity: dict[str, Fidelity]
     """By device: predictions of the table before this search against what was measured in it."""

@@ -1,20 +1,18 @@
 """How far below a latency budget a network has to be so that it holds: before it is measured, and then. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from statistics import NormalDist
 
+from nasdeploy.core.cost_registry import on_device
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.searching.budget import Budget, LatencyLimit, Range
+from nasdeploy.searching.budget import Budget, Range
 
 
-def meets(timing: Timing, limit: LatencyLimit, reserve: float) -> bool:
-    """Whether a measured network keeps to a limit, with the part `reserve` of each upper bound left free."""
-    median, p95 = limit.median, limit.p95
-    return median.low <= timing.median <= median.high * (1 - reserve) and p95.low <= timing.p95 <= p95.high * (
-        1 - reserve
-    )
+def meets(timing: Timing, bounds: Mapping[str, Range], reserve: float) -> bool:
+    """Return whether a measured network keeps to a device's bounds, with the part `reserve` of each upper one free."""
+    measured = {"latency": timing.median, "latency_p95": timing.p95}
+    return all(bound.low <= measured[name] <= bound.high * (1 - reserve) for name, bound in bounds.items())
 
 
 def predicted_budget(
@@ -36,21 +34,18 @@ def predicted_budget(
     tried in any case.
     """
     z = NormalDist().inv_cdf(probability)
-    limits = dict(budget.latency)
+    ranges = dict(budget.ranges)
     for table, end in zip(tables, ends, strict=True):
-        name = table.conditions.device.name
-        if name not in limits:
-            continue
-        factor, limit = max(1.0, slowness.get(name, 1.0)), limits[name]
-        p95_end = (end[0] * table.p95_ratio, end[1] * table.p95_ratio)
-        limits[name] = LatencyLimit(
-            _narrowed(limit.median, z * _deviation(table, limit.median), reserve, factor, end),
-            _narrowed(limit.p95, z * _deviation(table, limit.p95, table.p95_ratio), reserve, factor, p95_end),
-        )
-    return replace(budget, latency=limits)
+        device = table.conditions.device.name
+        factor = max(1.0, slowness.get(device, 1.0))
+        for name, bound in budget.on(device).items():
+            ratio = {"latency": 1.0, "latency_p95": table.p95_ratio}[name]
+            margin, reach = z * _deviation(table, bound, ratio), (end[0] * ratio, end[1] * ratio)
+            ranges[on_device(name, device)] = _narrowed(bound, margin, reserve, factor, reach)
+    return Budget(ranges)
 
 
-def _deviation(table: LatencyTable, bound: Range, ratio: float = 1.0) -> float:
+def _deviation(table: LatencyTable, bound: Range, ratio: float) -> float:
     """The table's relative standard deviation at a bound."""
     if not bound.bounded:
         return 0.0

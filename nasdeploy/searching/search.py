@@ -18,7 +18,7 @@ from nasdeploy.searching.feasibility import is_reachable
 from nasdeploy.searching.front import Candidate, candidates_of
 from nasdeploy.searching.growing import GrowingFront
 from nasdeploy.searching.predictors.predictor import Fitted
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import Problem, median_bound
 from nasdeploy.searching.safety_margin import meets, predicted_budget
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES
@@ -116,8 +116,8 @@ class Search:
     def _measured_within(self, arch: Arch) -> bool:
         """Whether a measured network leaves the reserve of every latency limit free; True where there is none."""
         return all(
-            meets(self._timings[name][arch], limit, self.settings.reserve)
-            for name, limit in self.budget.latency.items()
+            meets(self._timings[device][arch], self.budget.on(device), self.settings.reserve)
+            for device in self.budget.devices
         )
 
     def _is_measured(self, arch: Arch) -> bool:
@@ -125,10 +125,9 @@ class Search:
 
     def _out_of_reach(self, tables: Sequence[LatencyTable]) -> bool:
         """Whether a corrected table says that even the fastest network is too slow."""
-        limits = [self.budget.latency[_device(table)] for table in tables]
         return any(
-            table.range(self.space)[0] > min(limit.median.high, limit.p95.high / table.p95_ratio)
-            for table, limit in zip(tables, limits, strict=True)
+            table.range(self.space)[0] > median_bound(self.budget.on(_device(table)), table.p95_ratio).high
+            for table in tables
         )
 
     def _problem(self, tables: Sequence[LatencyTable]) -> Problem:
@@ -188,12 +187,11 @@ class Search:
         """
         evaluations = [*self.evaluations.all(), *self.evaluations.stopped()]
         archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
-        asked = Problem(self.space, replace(self.budget, latency={}), *problem.tables)
         found = [
             c
             for c in candidates_of(problem, archs, evaluations)
             if problem.allows(c.costs)
-            or (self._is_measured(c.arch) and self._measured_within(c.arch) and asked.allows(c.costs))
+            or (self._is_measured(c.arch) and self._measured_within(c.arch) and self.budget.allows(c.costs))
         ]
         sound = [candidate for candidate in found if not isnan(candidate.evaluation.cross_entropy)]
         if not sound:

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.core.registry import suggestion
 from nasdeploy.core.settings import Settings
-from nasdeploy.searching.bounds import is_latency
+from nasdeploy.searching.budget import is_latency
 
 STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
 """Of `nasdeploy.searching.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""

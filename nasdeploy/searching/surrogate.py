@@ -45,7 +45,7 @@ def most_promising(problem: Problem, found: Sequence[Candidate], drawn: Sequence
     process.fit(features(problem.space.encode([c.arch for c in best])), [c.evaluation.top1 for c in best])
     mean, deviation = process.predict(features(codes), return_std=True)
     order = np.argsort(-(mean + deviation), kind="stable")
-    return [drawn[place] for place in _spread(order, problem.costs(codes)[:, problem.axis], count)]
+    return [drawn[place] for place in _spread(order, problem.costs(codes)[:, problem.axis.column], count)]
 
 
 def _spread(order: Places, costs: Floats, count: int) -> Places:

@@ -12,13 +12,13 @@ from nasdeploy.latency.files import TABLES
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.searching.bounds import split_device
+from nasdeploy.searching.budget import Asked, split_device
 from nasdeploy.store.files import require_writable
-from nasdeploy.workflows.request import Bounds, bounds_or_recipes, latency_devices, require_any
+from nasdeploy.workflows.request import asked_or_recipes, latency_devices, latency_texts, require_any
 
 
-def require_whole_way(recipe: Recipe, bounds: Bounds) -> None:
-    """Raise `UserError` if a run of a recipe within `bounds` cannot be profiled, searched and exported on this machine.
+def require_whole_way(recipe: Recipe, asked: Asked) -> None:
+    """Raise `UserError` if a run of a recipe cannot be profiled, searched within a budget and exported here.
 
     What depends on the space is checked by `foresee_search`.
     """
@@ -32,9 +32,9 @@ def require_whole_way(recipe: Recipe, bounds: Bounds) -> None:
             "train.sampling.kind is alone: one network is trained, and there is nothing to search; use 'nasdeploy "
             "train' and 'nasdeploy export'"
         )
-    require_any(bounds_or_recipes(bounds, recipe))
-    devices = latency_devices(recipe, bounds)
-    target = load_device(export_device(recipe, bounds))
+    require_any(asked_or_recipes(asked, recipe))
+    devices = latency_devices(recipe, asked)
+    target = load_device(export_device(recipe, asked))
     if not target.is_local:
         raise UserError(
             f"device {target.name}: 'nasdeploy run' ends with an export that is proved on this machine, and the device "
@@ -54,11 +54,11 @@ def _reachable(device: Device) -> None:
         raise UserError(f"device {device.name}: it is measured over SSH, for which run: pip install asyncssh")
 
 
-def export_device(recipe: Recipe, bounds: Bounds) -> str:
-    """Name or file of the device that the winner within `bounds` is exported for.
+def export_device(recipe: Recipe, asked: Asked) -> str:
+    """Name or file of the device that the winner within the budget `asked` is exported for.
 
-    The first of the bounds' devices that is this machine, else the recipe's.
+    The first of the budget's devices that is this machine, else the recipe's.
     """
-    bounds = bounds_or_recipes(bounds, recipe)
-    named = [given or recipe.device for given, _ in map(split_device, (*bounds.latency, *bounds.p95))]
+    texts = latency_texts(asked_or_recipes(asked, recipe))
+    named = [given or recipe.device for given, _ in map(split_device, texts)]
     return next((name for name in named if load_device(name).is_local), recipe.device)

@@ -106,7 +106,7 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
         arch = _winner(result, space, weights, run.search_result)
         progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
         target = _device(device, recipe, result)
-        budget = _bounds(result, target)
+        budget = result.budget.upper(target.name)
     table = find_table(space, target) if table_path(space, target).exists() else None
     return ExportRequest(run, recipe, space, arch, target, table, budget, weights)
 
@@ -124,20 +124,6 @@ def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Pa
         return space.arch(result.winner.arch)
     except UserError as error:
         raise UserError(f"{path}: damaged ({error}); search again") from None
-
-
-def _bounds(result: SearchResult, device: Device) -> dict[str, float]:
-    """The search's upper bounds, of its latency bounds those on `device`."""
-    budget, limit = result.budget, result.budget.latency.get(device.name)
-    bounds = {
-        "latency_ms": limit.median_ms if limit else None,
-        "latency_p95_ms": limit.p95_ms if limit else None,
-        "macs_m": budget.macs_m,
-        "params_m": budget.params_m,
-        "size_mb": budget.size_mb,
-        "memory_mb": budget.memory_mb,
-    }
-    return {name: bound[1] for name, bound in bounds.items() if bound is not None and bound[1] is not None}
 
 
 def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:

@@ -75,11 +75,10 @@ def forecast(request: SearchRequest, progress: Progress) -> Forecast:
 
 def _reaches(problem: Problem) -> list[Reach]:
     found = []
-    for column, quantity in enumerate(problem.quantities):
-        if column < len(problem.tables) or quantity.bound.bounded:
-            low, high = (quantity.scale * end for end in reachable_range(problem, column))
-            asked = quantity.bound.text(quantity.scale, quantity.unit)
-            found.append(Reach(quantity.name, quantity.unit, low, high, asked))
+    for quantity in problem.quantities:
+        if quantity.shown:
+            low, high = (quantity.cost.scale * end for end in reachable_range(problem, quantity))
+            found.append(Reach(str(quantity), quantity.cost.unit, low, high, quantity.bound.text(quantity.cost)))
     return found
 
 

@@ -5,9 +5,9 @@ A precision has a device of its own, with a latency table of its own: `cpu` and 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.registry import listed
@@ -16,9 +16,9 @@ from nasdeploy.exporting.jobs import parse_precision
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.searching.bounds import split_device
+from nasdeploy.searching.budget import Asked, split_device
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.request import Bounds, SearchRequest, bounds_or_recipes, request_search
+from nasdeploy.workflows.request import SearchRequest, asked_or_recipes, latency_texts, request_search
 
 
 def parse_precisions(text: str) -> list[Precision]:
@@ -30,18 +30,18 @@ def parse_precisions(text: str) -> list[Precision]:
 
 
 def request_searches(
-    run: Run, recipe: Recipe, bounds: Bounds, precisions: Sequence[Precision], strict: bool, progress: Progress
+    run: Run, recipe: Recipe, asked: Asked, precisions: Sequence[Precision], strict: bool, progress: Progress
 ) -> list[SearchRequest]:
     """A search for each precision in which the budget can be met; without bounds, the recipe's latency.
 
     Raises `InfeasibleBudget` if it can be met in none, and `UserError` for a budget that is not the same in all.
     """
-    bounds = bounds_or_recipes(bounds, recipe)
-    _check(bounds, precisions)
+    asked = asked_or_recipes(asked, recipe)
+    _check(asked, precisions)
     requests, refusals = [], []
     for precision in precisions:
         try:
-            requests.append(request_search(run, recipe, _within(bounds, recipe, precision), strict, progress))
+            requests.append(request_search(run, recipe, _within(asked, recipe, precision), strict, progress))
         except InfeasibleBudget as error:
             refusals.append(error)
             progress.say(f"search: not in {precision}: {error}")
@@ -50,8 +50,8 @@ def request_searches(
     return requests
 
 
-def _check(bounds: Bounds, precisions: Sequence[Precision]) -> None:
-    latencies = (*bounds.latency, *bounds.p95)
+def _check(asked: Asked, precisions: Sequence[Precision]) -> None:
+    latencies = latency_texts(asked)
     if not latencies:
         raise UserError("--precision: a precision is chosen by its latency; give a budget with --latency-ms X")
     if len(precisions) == 1:
@@ -65,14 +65,14 @@ def _check(bounds: Bounds, precisions: Sequence[Precision]) -> None:
             )
 
 
-def _within(bounds: Bounds, recipe: Recipe, precision: Precision) -> Bounds:
-    """The bounds on the devices of a precision."""
+def _within(asked: Asked, recipe: Recipe, precision: Precision) -> Asked:
+    """Return the bounds, those on devices on the ones of a precision."""
 
     def moved(texts: Sequence[str]) -> tuple[str, ...]:
         pairs = ((given or recipe.device, bound) for given, bound in map(split_device, texts))
         return tuple(f"{_in_precision(given, precision)}={bound}" for given, bound in pairs)
 
-    return replace(bounds, latency=moved(bounds.latency), p95=moved(bounds.p95))
+    return {name: moved(texts) if COSTS[name].of_device else texts for name, texts in asked.items()}
 
 
 def _in_precision(given: str, precision: Precision) -> str:

@@ -11,6 +11,7 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.jobs import plan_jobs
 from nasdeploy.exporting.manifest import MANIFEST, ExportManifest, Recalibration
 from nasdeploy.recipe import Recipe, with_range
+from nasdeploy.searching.budget import Asked
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import export as export_step
@@ -19,7 +20,7 @@ from nasdeploy.workflows import train as train_step
 from nasdeploy.workflows.ahead import export_device, require_whole_way
 from nasdeploy.workflows.export_request import ExportRequest, request_export
 from nasdeploy.workflows.profile import ensure_table
-from nasdeploy.workflows.request import Bounds, SearchRequest, foresee_search, latency_devices, request_search
+from nasdeploy.workflows.request import SearchRequest, foresee_search, latency_devices, request_search
 from nasdeploy.workflows.resume import has_its_weights
 
 
@@ -34,19 +35,17 @@ class Product:
 
 
 def run_all(
-    recipe: Recipe, directory: Path, bounds: Bounds, progress: Progress, *, restart: bool = False, strict: bool = False
+    recipe: Recipe, directory: Path, asked: Asked, progress: Progress, *, restart: bool = False, strict: bool = False
 ) -> Product:
-    """From images to a proved model within `bounds` (by default the recipe's), resuming where it was stopped."""
-    require_whole_way(recipe, bounds)
-    run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, bounds, space, strict))
+    """Make a proved model of images, within the budget `asked` (by default the recipe's); resume what was stopped."""
+    require_whole_way(recipe, asked)
+    run = _trained(recipe, directory, progress, restart, lambda space: foresee_search(recipe, asked, space, strict))
     recipe = with_range(recipe, run.manifest.range)
-    for device in latency_devices(recipe, bounds):
+    for device in latency_devices(recipe, asked):
         ensure_table(run, recipe, device, progress)
-    request = request_search(run, recipe, bounds, strict, progress)
+    request = request_search(run, recipe, asked, strict, progress)
     result = _searched(request, progress)
-    directory, manifest = _exported(
-        request_export(run, recipe, None, export_device(recipe, bounds), progress), progress
-    )
+    directory, manifest = _exported(request_export(run, recipe, None, export_device(recipe, asked), progress), progress)
     return Product(run, result, directory, manifest)
 
 

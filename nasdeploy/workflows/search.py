@@ -125,7 +125,11 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     keep(run, result)
-    draw_front(result, [(c.costs[problem.axis], c.evaluation.top1) for c in known], run.path / PICTURE)
+    draw_front(
+        result,
+        [(problem.axis.cost.scale * c.costs[problem.axis.name], c.evaluation.top1) for c in known],
+        run.path / PICTURE,
+    )
     run.finish("search", facts(request))
     return result
 

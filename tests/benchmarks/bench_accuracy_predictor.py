@@ -20,7 +20,6 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.recipe import recipe_of, space_of
-from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.predictors import KINDS
 from nasdeploy.searching.predictors.evolution import evolve
 from nasdeploy.searching.predictors.predictor import fit, quality_of
@@ -31,6 +30,7 @@ from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_id
+from tests.searching.budgets import budget_of
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def _evaluated(run: Run, space: SearchSpace, count: int) -> tuple[Codes, list[Ev
 
 def _speed() -> None:
     space = load_space("alphanet")
-    problem = Problem(space, Budget.at_most(macs=600e6))
+    problem = Problem(space, budget_of(macs=600e6))
     rng = generator(0, "speed")
     codes = space.sample_codes(2000, rng)
     costs = problem.costs(codes)

@@ -22,7 +22,8 @@ from time import perf_counter
 import numpy as np
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Costs, macs
+from nasdeploy.core.cost_registry import macs
+from nasdeploy.core.costs import Costs
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.batches import calibration_batches, evaluation_batches

@@ -13,17 +13,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from nasdeploy.core.costs import macs
+from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.searching.budget import Budget, Range
+from nasdeploy.searching.budget import Range
 from nasdeploy.searching.feasible_count import feasible_size
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.spaces import SPACES, load_space
 from tests.core.counting.spaces import LayerwiseSpace
+from tests.searching.budgets import budget_of
 
 DRAWS = 100_000
 PLACE, WIDTH = 0.3, 0.01
@@ -71,7 +72,7 @@ def main() -> None:
         print(f"{space.name}: {space.size:.3g} architectures")
         rounded, _ = timed("rounded costs: preparation", lambda space=space: Rounded(space, macs))
         draws(space, rounded, low, high)
-        asked_by_a_search(Problem(space, Budget(macs=Range(high=low))), low)
+        asked_by_a_search(Problem(space, budget_of(macs=Range(high=low))), low)
         print(f"  peak memory so far {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
 
 

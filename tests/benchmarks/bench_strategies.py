@@ -63,10 +63,10 @@ def search(name: str, settings: SearchSettings, problem: Problem, seed: int, rug
     seconds = perf_counter() - began
     assert len(landscape.evaluated) <= MOST, f"{name} evaluated {len(landscape.evaluated)}"
     costs, within = problem.costs(CODES), problem.feasible(problem.costs(CODES))
-    macs, accuracy = costs[within, problem.axis], landscape.all[within]
+    macs, accuracy = costs[within, problem.axis.column], landscape.all[within]
     found = landscape.found()
     worst = np.array([1 - accuracy.min(), macs.max()])
-    volume = hypervolume(found, problem.costs(SPACE.encode(landscape.evaluated))[:, problem.axis], worst)
+    volume = hypervolume(found, problem.costs(SPACE.encode(landscape.evaluated))[:, problem.axis.column], worst)
     return Figures(
         100 * (accuracy.max() - found.max()),
         volume / hypervolume(accuracy, macs, worst),

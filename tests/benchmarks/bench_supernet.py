@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Costs, macs, params
+from nasdeploy.core.cost_registry import macs, params
+from nasdeploy.core.costs import Costs
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale

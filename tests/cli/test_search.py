@@ -1,29 +1,46 @@
 """Bounds as a user types them."""
 
 import pytest
+from typer.testing import CliRunner
 
-from nasdeploy.cli.budget import bounds_of
+from nasdeploy.cli.app import app
+from nasdeploy.cli.budget import asked_of
 from nasdeploy.cli.search import strategy_of
+from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError
-from nasdeploy.workflows.request import Bounds
 
 
 def test_bounds_are_those_that_were_given() -> None:
-    assert bounds_of(None, None, None, None, None, None, None) == Bounds()
-    assert bounds_of(["cpu=5"], ["6"], ["pi=40%"], "300", "0", "2", "1..2") == Bounds(
-        latency=("cpu=5", "pi=40%"), p95=("6",), macs_m="300", params_m="0", size_mb="2", memory_mb="1..2"
-    )
+    assert asked_of({}) == asked_of({"latency_ms": None, "macs_m": None}) == {}
+    given = {"latency_ms": ["cpu=5"], "latency_p95_ms": ["6"], "latency": ["pi=40%"], "macs_m": "300", "params_m": "0"}
+    assert asked_of({**given, "size_mb": "2", "memory_mb": "1..2", "weights_mb": "3"}) == {
+        "latency": ("cpu=5", "pi=40%"),
+        "latency_p95": ("6",),
+        "macs": ("300",),
+        "params": ("0",),
+        "size": ("2",),
+        "memory": ("1..2",),
+        "weights": ("3",),
+    }
+
+
+@pytest.mark.parametrize("command", ["search", "run"])
+def test_every_cost_has_an_option(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], catch_exceptions=False).stdout
+    for cost in COSTS.values():
+        assert f"  {cost.option} " in shown
+        assert cost.help in " ".join(shown.split())
 
 
 def test_parts_of_the_range_are_no_milliseconds() -> None:
     with pytest.raises(UserError, match=r"--latency-ms 40%: give milliseconds; a part of the range is --latency 40%"):
-        bounds_of(["40%"], None, None, None, None, None, None)
+        asked_of({"latency_ms": ["40%"]})
 
 
 @pytest.mark.parametrize("text", ["40", "cpu=0.4", "40 percent", "", "1e3"])
 def test_a_part_of_the_range_has_its_unit(text: str) -> None:
     with pytest.raises(UserError, match=r"give a part of the range, such as 40%; write milliseconds with --latency-ms"):
-        bounds_of(None, None, [text], None, None, None, None)
+        asked_of({"latency": [text]})
 
 
 def test_a_strategy_is_changed_for_one_call() -> None:

@@ -15,7 +15,7 @@ from tests.searching import results as made
 
 FIRST = made.result(
     made.found("0" * 12, top1=0.5, predicted=4.0, measured=4.25),
-    made.at_most(latency_ms=5.0, macs_m=300.0),
+    made.at_most(latency_ms=5.0, macs=300.0),
     ties=("3" * 12,),
 )
 BOARD = made.NO_BOUNDS.model_copy(
@@ -24,7 +24,7 @@ BOARD = made.NO_BOUNDS.model_copy(
             "cpu": LatencyBounds(median_ms=(2.0, 5.0), p95_ms=None),
             "board": LatencyBounds(median_ms=None, p95_ms=(None, 9.0)),
         },
-        "memory_mb": (1.0, None),
+        "costs": {"memory": (1.0, None)},
     }
 )
 SECOND = made.result(

@@ -5,7 +5,6 @@ import pytest
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
-from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES
@@ -14,6 +13,7 @@ from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import archs, table
 from tests.searching.accuracy import evaluation
+from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
 SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15)
@@ -73,7 +73,7 @@ def test_budgets_near_both_ends_of_the_range(name: str, part: float) -> None:
 
 
 def test_bounds_that_exclude_each_other_are_infeasible(name: str) -> None:
-    problem = Problem(TOY, Budget.at_most(macs=90.0, params=1.0))
+    problem = Problem(TOY, budget_of(macs=90.0, params=1.0))
     with pytest.raises(InfeasibleBudget):
         STRATEGIES[name].run(
             problem, lambda drawn: [evaluation(arch) for arch in drawn], SETTINGS, generator(0, "test")
@@ -84,7 +84,7 @@ def test_bounds_that_exclude_each_other_are_infeasible(name: str) -> None:
 def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
     known = table()
     fastest, slowest = known.range(TOY)
-    problem = Problem(TOY, Budget.at_most(latency=fastest * (1 + 1e-9) + part * (slowest - fastest)), known)
+    problem = Problem(TOY, budget_of(latency=fastest * (1 + 1e-9) + part * (slowest - fastest)), known)
     evaluated: list[Arch] = []
 
     def evaluate(drawn: list[Arch]) -> list[Evaluation]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nasdeploy.core.costs import macs
+from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.latency.stratify import stratified
 from nasdeploy.spaces import load_space

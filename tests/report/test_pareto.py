@@ -4,13 +4,15 @@ import pytest
 from PIL import Image
 
 from nasdeploy.report.pareto import draw_front
-from nasdeploy.searching.result import Found, SearchResult
+from nasdeploy.searching.result import NetworkRecord, SearchResult
 from tests.searching import results
 
 
-def found(top1: float, cost: float, *, latency: bool, measured: float | None = None) -> Found:
+def found(top1: float, cost: float, *, latency: bool, measured: float | None = None) -> NetworkRecord:
     predicted = {"predicted": cost, "measured": measured} if latency else {}
-    return results.found(top1=top1, macs=int(cost * 1e6), params=int(cost * 1e5), **predicted)
+    return results.found(
+        top1=top1, costs={"macs": int(cost * 1e6), "params": int(cost * 1e5), "weights": cost}, **predicted
+    )
 
 
 def result(*, latency: bool = False, **bounds: float) -> SearchResult:
@@ -20,7 +22,9 @@ def result(*, latency: bool = False, **bounds: float) -> SearchResult:
     return results.result(winner, budget, front=front)
 
 
-@pytest.mark.parametrize("of", [result(latency=True), result(macs_m=5.0), result(params_m=0.5), result(size_mb=1.5)])
+@pytest.mark.parametrize(
+    "of", [result(latency=True), result(macs=5.0), result(params=0.5), result(size=1.5), result(weights=2.5)]
+)
 def test_picture_is_drawn_in_colour(of, tmp_path):
     path = tmp_path / "pareto.png"
     draw_front(of, [(1e-3 * n, 0.4 + 0.1 * n) for n in range(1, 5)], path)

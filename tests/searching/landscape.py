@@ -17,6 +17,7 @@ from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.problem import Problem
 from nasdeploy.store.evaluations import Evaluation
+from tests.searching.budgets import budget_of
 from tests.toy import Square
 
 STAGES = 4
@@ -98,7 +99,7 @@ class Landscape:
 
 def problem_at(part: float) -> Problem:
     """The space under a budget of MACs that this part of the architectures meets."""
-    return Problem(SPACE, Budget.at_most(macs=float(np.quantile(_macs(CODES), part))))
+    return Problem(SPACE, budget_of(macs=float(np.quantile(_macs(CODES), part))))
 
 
 def _macs(codes: Codes) -> Floats:

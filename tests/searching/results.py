@@ -2,31 +2,34 @@
 
 from typing import Any
 
-from nasdeploy.searching.result import BudgetRecord, Found, Latency, LatencyBounds, SearchResult
+from nasdeploy.searching.result import BudgetRecord, LatencyBounds, LatencyRecord, NetworkRecord, SearchResult
 
-NO_BOUNDS = BudgetRecord(latency={}, macs_m=None, params_m=None, size_mb=None, memory_mb=None)
+NO_BOUNDS = BudgetRecord(latency={})
 
 
 def at_most(latency_ms: float | None = None, device: str = "cpu", **others: float) -> BudgetRecord:
-    """A budget of upper bounds."""
+    """A budget of upper bounds; `others` by the names of costs."""
     latency = {} if latency_ms is None else {device: LatencyBounds(median_ms=(None, latency_ms), p95_ms=None)}
     bounds = {name: (None, bound) for name, bound in others.items()}
-    return NO_BOUNDS.model_copy(update={"latency": latency, **bounds})
+    return BudgetRecord(latency=latency, costs=bounds)
 
 
-def found(digest: str = "0123456789ab", arch: dict[str, Any] | None = None, top1: float = 0.5, **more: Any) -> Found:
+def found(
+    digest: str = "0123456789ab", arch: dict[str, Any] | None = None, top1: float = 0.5, **more: Any
+) -> NetworkRecord:
     """One network; `predicted` and `measured` milliseconds are those on cpu."""
     predicted, measured = more.pop("predicted", None), more.pop("measured", None)
     latency = {} if predicted is None else {"cpu": latency_of(predicted, measured)}
-    known = {"cross_entropy": 1.0, "macs": 1, "params": 1, "size_mb": 1.0, "memory_mb": 1.0, "latency": latency}
-    return Found(digest=digest, arch=arch or {}, top1=top1, top1_error=0.01, **{**known, **more})
+    costs = {"macs": 1, "params": 1, "size": 1.0, "memory": 1.0, **more.pop("costs", {})}
+    known = {"cross_entropy": 1.0, "costs": costs, "latency": latency}
+    return NetworkRecord(digest=digest, arch=arch or {}, top1=top1, top1_error=0.01, **{**known, **more})
 
 
-def latency_of(predicted: float, measured: float | None = None) -> Latency:
+def latency_of(predicted: float, measured: float | None = None) -> LatencyRecord:
     """Milliseconds on one device, measured within 5 %."""
     if measured is None:
-        return Latency(predicted_ms=predicted, uncertainty_ms=0.05 * predicted)
-    return Latency(
+        return LatencyRecord(predicted_ms=predicted, uncertainty_ms=0.05 * predicted)
+    return LatencyRecord(
         predicted_ms=predicted,
         uncertainty_ms=0.05 * predicted,
         measured_ms=measured,
@@ -36,7 +39,7 @@ def latency_of(predicted: float, measured: float | None = None) -> Latency:
     )
 
 
-def result(winner: Found, budget: BudgetRecord, **more: Any) -> SearchResult:
+def result(winner: NetworkRecord, budget: BudgetRecord, **more: Any) -> SearchResult:
     """A search that found `winner`."""
     made = SearchResult(
         id="12345678",

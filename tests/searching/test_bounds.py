@@ -4,9 +4,9 @@ from math import inf
 
 import pytest
 
+from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError
-from nasdeploy.searching.bounds import is_latency, parse_amount, parse_latency, split_device
-from nasdeploy.searching.budget import Range
+from nasdeploy.searching.budget import Range, is_latency, parse_amount, parse_latency, split_device
 
 
 @pytest.mark.parametrize(
@@ -36,16 +36,15 @@ def test_other_texts_are_refused_with_an_example(text):
 
 
 def test_amounts():
-    assert parse_amount("--macs-m", None, 1e6) == Range()
-    assert parse_amount("--macs-m", "300", 1e6) == Range(0.0, 300e6)
-    assert parse_amount("--macs-m", "100..200", 1e6) == Range(100e6, 200e6)
-    assert parse_amount("--macs-m", "0", 1e6) == Range(0.0, 0.0)
+    assert parse_amount(COSTS["macs"], "300") == Range(0.0, 300e6)
+    assert parse_amount(COSTS["macs"], "100..200") == Range(100e6, 200e6)
+    assert parse_amount(COSTS["macs"], "0") == Range(0.0, 0.0)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "many", "1e999", "40%"])
 def test_amounts_that_bound_nothing_are_refused(text):
     with pytest.raises(UserError, match=rf"--size-mb {text}: give a finite number that is not negative, such as 5"):
-        parse_amount("--size-mb", text, 1e6)
+        parse_amount(COSTS["size"], text)
 
 
 def test_devices_before_bounds():

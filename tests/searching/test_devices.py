@@ -11,7 +11,7 @@ from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.latency.calibration import Uncertainty
-from nasdeploy.searching.budget import Budget, LatencyLimit, at_most
+from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.front import candidates_of
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.reporting import result_of
@@ -23,6 +23,7 @@ from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluations
 from tests.latency.tables import SPACE, archs, timing
 from tests.searching.accuracy import score
+from tests.searching.budgets import budget_of, on_devices
 from tests.searching.devices import on
 
 SETTINGS = SearchSettings(rounds=4, parents=20, mutations=6, crossovers=6, buckets=10, finalists=4, reserve=0.0)
@@ -43,17 +44,17 @@ class Devices:
     def __call__(self, device, archs):
         return {arch: timing(self.seconds(device, arch)) for arch in archs}
 
-    def limits(self, part: float) -> dict[str, LatencyLimit]:
+    def budget(self, part: float) -> Budget:
         ranges = {name: known.range(SPACE) for name, known in self.tables.items()}
-        return {name: LatencyLimit(at_most(low + part * (high - low))) for name, (low, high) in ranges.items()}
+        return on_devices(**{name: low + part * (high - low) for name, (low, high) in ranges.items()})
 
-    def search(self, tmp_path, limits, means=NOTHING, **settings):
+    def search(self, tmp_path, budget, means=NOTHING, **settings):
         with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
             return Search(
                 space=SPACE,
                 scoring=InTurn(lambda job: score(job.arch)),
                 evaluations=evaluations,
-                budget=Budget(limits),
+                budget=budget,
                 tables=tuple(self.tables.values()),
                 measure=self,
                 settings=SETTINGS.model_copy(update=settings),
@@ -65,26 +66,26 @@ class Devices:
 
 def test_the_winner_measurably_meets_the_budget_of_every_device(tmp_path):
     devices = Devices(cpu=1.0, board=1.8)
-    limits = devices.limits(0.4)
-    outcome = devices.search(tmp_path, limits)
-    for name, limit in limits.items():
-        assert outcome.timings[name][outcome.winner.arch].median <= limit.median.high
+    budget = devices.budget(0.4)
+    outcome = devices.search(tmp_path, budget)
+    for name in devices.tables:
+        assert outcome.timings[name][outcome.winner.arch].median <= budget[f"latency on {name}"].high
         assert {candidate.arch for candidate in outcome.finalists} <= set(outcome.timings[name])
     assert outcome.rounds > 1
 
 
 def test_a_limit_on_p95_is_judged_by_the_measured_p95(tmp_path):
     devices = Devices(cpu=1.0)
-    (limit,) = devices.limits(0.5).values()
-    outcome = devices.search(tmp_path, {"cpu": LatencyLimit(p95=limit.median)})
-    assert outcome.timings["cpu"][outcome.winner.arch].p95 <= limit.median.high
-    assert outcome.winner.costs[0] <= limit.median.high / devices.tables["cpu"].p95_ratio
+    limit = devices.budget(0.5)["latency on cpu"]
+    outcome = devices.search(tmp_path, budget_of(latency_p95=limit))
+    assert outcome.timings["cpu"][outcome.winner.arch].p95 <= limit.high
+    assert outcome.winner.costs["latency on cpu"] <= limit.high / devices.tables["cpu"].p95_ratio
 
 
 def test_only_the_device_that_is_slow_is_named(tmp_path):
     devices = Devices(cpu=1.0, board=50.0)
     with pytest.raises(InfeasibleBudget) as refused:
-        devices.search(tmp_path, devices.limits(0.5))
+        devices.search(tmp_path, devices.budget(0.5))
     assert "board took 50.00 to 50.00 times as long" in str(refused.value)
     assert "cpu took" not in str(refused.value)
     assert refused.value.exit_code == 3
@@ -95,19 +96,20 @@ def test_networks_that_are_slow_in_different_ways_say_nothing_of_the_machine(tmp
     fair = devices.seconds
     devices.seconds = lambda device, arch: fair(device, arch) * (1 + arch["depth"])
     with pytest.raises(InfeasibleBudget, match=r"networks meets .* with a reserve of 0 %; the fastest took .* on cpu"):
-        devices.search(tmp_path, devices.limits(0.5))
+        devices.search(tmp_path, devices.budget(0.5))
 
 
 def test_what_is_only_predicted_keeps_its_margin(tmp_path):
     devices = Devices(cpu=1.0)
-    limits = devices.limits(0.5)
+    budget = devices.budget(0.5)
     devices.tables["cpu"] = devices.tables["cpu"].model_copy(update={"uncertainty": Uncertainty((1.0,), (0.1,))})
-    search = partial(devices.search, tmp_path, limits)
+    search = partial(devices.search, tmp_path, budget)
     careful, certain = search(probability=0.95), search(probability=0.5)
-    most = limits["cpu"].median.high * (1 - 0.1 * 1.645)
+    limit = budget["latency on cpu"].high
+    most = limit * (1 - 0.1 * 1.645)
     only_predicted = [c for c in careful.candidates if c.arch not in careful.timings["cpu"]]
-    assert max(candidate.costs[0] for candidate in only_predicted) <= most
-    assert most < max(candidate.costs[0] for candidate in certain.candidates) <= limits["cpu"].median.high
+    assert max(candidate.costs["latency on cpu"] for candidate in only_predicted) <= most
+    assert most < max(candidate.costs["latency on cpu"] for candidate in certain.candidates) <= limit
 
 
 def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_path, capsys):
@@ -120,20 +122,20 @@ def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_pat
     assert (costs[:, :2].min(axis=0) < 0.95 * best).any()
     for name, known in devices.tables.items():
         devices.tables[name] = known.model_copy(update={"uncertainty": Uncertainty((1.0,), (0.1,))})
-    limits = {name: LatencyLimit(at_most(bound * (1 + 1e-9))) for name, bound in zip(devices.tables, best, strict=True)}
-    outcome = devices.search(tmp_path, limits)
-    assert outcome.winner.costs[:2] == pytest.approx(tuple(best))
+    limits = {name: bound * (1 + 1e-9) for name, bound in zip(devices.tables, best.tolist(), strict=True)}
+    outcome = devices.search(tmp_path, on_devices(**limits))
+    assert [outcome.winner.costs[f"latency on {name}"] for name in limits] == pytest.approx(best.tolist())
     assert "with the margins of all bounds no network is left" in capsys.readouterr().err
 
 
 def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
     devices, kept = Devices(cpu=1.0), []
-    limits = devices.limits(1.0)
+    budget = devices.budget(1.0)
     outcome = devices.search(
-        tmp_path, limits, means=Means(keep=kept.append), strategy="predictor-guided", predictor="linear"
+        tmp_path, budget, means=Means(keep=kept.append), strategy="predictor-guided", predictor="linear"
     )
     assert outcome.predictor is kept[-1]
-    problem = Problem(SPACE, Budget(limits), *outcome.tables)
+    problem = Problem(SPACE, budget, *outcome.tables)
     known = candidates_of(problem, [c.arch for c in outcome.candidates], [c.evaluation for c in outcome.candidates])
     result = result_of(
         outcome,

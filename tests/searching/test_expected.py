@@ -8,6 +8,7 @@ from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.expected import ExpectedCost
 from nasdeploy.searching.problem import Problem
 from tests.latency.tables import SPACE, table
+from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES
 from tests.searching.landscape import SPACE as STAGES
 
@@ -28,7 +29,7 @@ def test_it_is_the_mean_over_all_architectures(column):
 
 
 def test_latency_of_one_architecture_is_the_tables():
-    problem = Problem(SPACE, Budget.at_most(latency=1.0), TABLE)
+    problem = Problem(SPACE, budget_of(latency=1.0), TABLE)
     latency = ExpectedCost(SPACE, problem.quantities[0])
     for arch in [SPACE.smallest(), SPACE.largest()]:
         one_hot = {c.name: torch.tensor([float(v == arch[c.name]) for v in c.values]) for c in SPACE.choices}
@@ -36,7 +37,7 @@ def test_latency_of_one_architecture_is_the_tables():
 
 
 def test_gradients_of_expected_latency_against_finite_differences():
-    problem = Problem(SPACE, Budget.at_most(latency=1.0), TABLE)
+    problem = Problem(SPACE, budget_of(latency=1.0), TABLE)
     latency = ExpectedCost(SPACE, problem.quantities[0])
     names = [choice.name for choice in SPACE.choices]
     logits = [torch.randn(len(choice.values), dtype=torch.float64).requires_grad_() for choice in SPACE.choices]
@@ -48,6 +49,6 @@ def test_gradients_of_expected_latency_against_finite_differences():
 
 
 def test_peak_memory_is_no_sum():
-    memory = Problem(SPACE, Budget()).quantities[-1]
+    memory = Problem(SPACE, Budget()).quantity("memory")
     with pytest.raises(ValueError, match="peak activation memory is no sum over slots"):
         ExpectedCost(SPACE, memory)

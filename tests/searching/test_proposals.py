@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nasdeploy.core.costs import macs
+from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.budget import Budget, Range
@@ -11,6 +11,7 @@ from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.spaces import load_space
 from tests.core.counting.spaces import LayerwiseSpace, every_code
+from tests.searching.budgets import budget_of
 from tests.toy import ToySpace
 
 ALPHANET = load_space("alphanet")
@@ -20,7 +21,7 @@ CHEAPEST, DEAREST = (extreme.cost for extreme in extremes(ALPHANET, macs))
 @pytest.mark.parametrize("low", [0.0, 0.05, 0.6, 0.98])
 def test_random_ones_are_spread_evenly_over_a_narrow_range(low):
     bound = Range(*(CHEAPEST + part * (DEAREST - CHEAPEST) for part in (low, low + 0.01)))
-    problem = Problem(ALPHANET, Budget(macs=bound))
+    problem = Problem(ALPHANET, budget_of(macs=bound))
     costs = np.sort(problem.costs(ALPHANET.encode(Candidates(problem, generator(0)).random(64)))[:, 0])
     assert len(costs) == 64
     assert bound.low <= costs[0] and costs[-1] <= bound.high
@@ -32,8 +33,8 @@ def test_random_ones_are_spread_evenly_over_a_narrow_range(low):
 @pytest.mark.parametrize(
     "budget",
     [
-        Budget(macs=Range(high=300e6), params=Range(high=9.5e6)),
-        Budget(macs=Range(400e6, 420e6), params=Range(high=10e6), memory=Range(high=8e6)),
+        budget_of(macs=Range(high=300e6), params=Range(high=9.5e6)),
+        budget_of(macs=Range(400e6, 420e6), params=Range(high=10e6), memory=Range(high=8e6)),
     ],
 )
 def test_random_ones_keep_to_several_bounds(budget):
@@ -44,7 +45,7 @@ def test_random_ones_keep_to_several_bounds(budget):
 
 
 def test_descendants_of_few_parents_at_the_end_of_the_range():
-    problem = Problem(ALPHANET, Budget(macs=Range(high=CHEAPEST + 0.01 * (DEAREST - CHEAPEST))))
+    problem = Problem(ALPHANET, budget_of(macs=Range(high=CHEAPEST + 0.01 * (DEAREST - CHEAPEST))))
     candidates = Candidates(problem, generator(0))
     parents = candidates.random(8)
     children = [*candidates.mutations(parents, 50, 0.2), *candidates.crossovers(parents, 5)]
@@ -56,7 +57,7 @@ def test_descendants_of_few_parents_at_the_end_of_the_range():
 
 def test_all_of_a_small_space_come_once():
     space = ToySpace()
-    problem = Problem(space, Budget(macs=Range(high=150.0)))
+    problem = Problem(space, budget_of(macs=Range(high=150.0)))
     codes = every_code(space)
     every = set(space.decode(codes[problem.feasible(problem.costs(codes))]))
     candidates = Candidates(problem, generator(0))
@@ -69,7 +70,7 @@ def test_all_of_a_small_space_come_once():
 
 def test_random_ones_of_a_space_that_is_never_enumerated():
     space = LayerwiseSpace()
-    problem = Problem(space, Budget(macs=Range(high=1.1 * extremes(space, macs)[0].cost)))
+    problem = Problem(space, budget_of(macs=Range(high=1.1 * extremes(space, macs)[0].cost)))
     drawn = Candidates(problem, generator(0)).random(50)
     assert len(drawn) == 50
     assert problem.feasible(problem.costs(space.encode(drawn))).all()

@@ -10,6 +10,7 @@ from nasdeploy.searching.budget import Budget, Range
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.relaxation import Relaxation
 from nasdeploy.supernet.supernet import Supernet
+from tests.searching.budgets import budget_of
 from tests.supernet.test_extract import randomised
 from tests.supernet.tiny import tiny_space
 
@@ -36,7 +37,7 @@ def images_and_labels(made: Supernet):
 
 def expected(problem: Problem, probabilities) -> float:
     codes = drawn(probabilities, 3000)
-    return float(problem.costs(codes)[:, problem.axis].mean())
+    return float(problem.costs(codes)[:, problem.axis.column].mean())
 
 
 def drawn(probabilities, count: int):
@@ -71,7 +72,7 @@ def test_expected_costs_come_within_their_bounds(bound):
     uniform = [np.full(len(c.values), 1 / len(c.values)) for c in SPACE.choices]
     middle = expected(Problem(SPACE, Budget()), uniform)
     wanted = Range(high=0.7 * middle) if bound == "high" else Range(low=1.3 * middle)
-    problem, made = Problem(SPACE, Budget(macs=wanted)), supernet()
+    problem, made = Problem(SPACE, budget_of(macs=wanted)), supernet()
     found = expected(problem, learned(problem, made, *images_and_labels(made)).probabilities)
     assert found <= 1.05 * wanted.high
     assert found >= 0.95 * wanted.low

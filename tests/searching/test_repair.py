@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.randomness import generator
-from nasdeploy.searching.budget import Budget, Range
+from nasdeploy.searching.budget import Range
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.repair import repaired
 from nasdeploy.spaces import load_space
 from tests.core.counting.spaces import every_code
+from tests.searching.budgets import budget_of
 from tests.toy import ToySpace
 
 SPACE = ToySpace()
@@ -16,7 +17,7 @@ CODES = every_code(SPACE)
 
 
 def test_what_is_feasible_stays_as_it_is():
-    problem = Problem(SPACE, Budget(macs=Range(high=200.0)))
+    problem = Problem(SPACE, budget_of(macs=Range(high=200.0)))
     feasible = CODES[problem.feasible(problem.costs(CODES))]
     assert np.array_equal(repaired(problem, feasible, generator(0)), feasible)
 
@@ -24,10 +25,10 @@ def test_what_is_feasible_stays_as_it_is():
 @pytest.mark.parametrize(
     "budget",
     [
-        Budget(macs=Range(high=80.0)),
-        Budget(macs=Range(100.0, 130.0)),
-        Budget(macs=Range(low=600.0)),
-        Budget(macs=Range(100.0, 300.0), params=Range(high=70.0)),
+        budget_of(macs=Range(high=80.0)),
+        budget_of(macs=Range(100.0, 130.0)),
+        budget_of(macs=Range(low=600.0)),
+        budget_of(macs=Range(100.0, 300.0), params=Range(high=70.0)),
     ],
 )
 def test_almost_all_become_feasible(budget):
@@ -41,7 +42,7 @@ def test_almost_all_become_feasible(budget):
 
 def test_as_close_to_the_bound_as_single_changes_come():
     space = load_space("alphanet")
-    problem = Problem(space, Budget(macs=Range(high=400e6)))
+    problem = Problem(space, budget_of(macs=Range(high=400e6)))
     codes = space.sample_codes(500, generator(0))
     codes = codes[~problem.feasible(problem.costs(codes))]
     costs = problem.costs(repaired(problem, codes, generator(1)))[:, 0]
@@ -50,6 +51,6 @@ def test_as_close_to_the_bound_as_single_changes_come():
 
 
 def test_bounds_that_exclude_each_other_leave_nothing():
-    problem = Problem(SPACE, Budget(macs=Range(high=90.0), params=Range(high=1.0)))
+    problem = Problem(SPACE, budget_of(macs=Range(high=90.0), params=Range(high=1.0)))
     assert len(repaired(problem, CODES, generator(0))) == 0
     assert len(repaired(problem, CODES[:0], generator(0))) == 0

@@ -9,13 +9,13 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.distributed.jobs import InTurn
-from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.search import Search
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Score
 from tests.latency.tables import SPACE, table, timing
 from tests.searching.accuracy import score
+from tests.searching.budgets import budget_of
 
 TABLE = table()
 
@@ -49,7 +49,7 @@ def search(tmp_path, device, settings=SETTINGS, scorer=score, latency=None, budg
             space=SPACE,
             scoring=scorer if isinstance(scorer, InTurn) else InTurn(lambda job: scorer(job.arch)),
             evaluations=evaluations,
-            budget=budget or Budget.at_most(latency=latency or middle()),
+            budget=budget or budget_of(latency=latency or middle()),
             tables=() if budget else (known,),
             measure=device,
             settings=settings,
@@ -150,7 +150,7 @@ def test_a_second_budget_uses_earlier_evaluations(tmp_path):
 
 def test_without_latency_nothing_is_measured(tmp_path):
     device = Device(1.0)
-    outcome, _ = search(tmp_path, device, budget=Budget.at_most(macs=200.0))
+    outcome, _ = search(tmp_path, device, budget=budget_of(macs=200.0))
     assert device.measured == []
     assert SPACE.plan(outcome.winner.arch).macs <= 200
     assert (list(outcome.tables), outcome.timings) == ([], {})

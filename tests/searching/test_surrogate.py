@@ -30,10 +30,10 @@ def test_the_chosen_are_promising_and_from_all_over_the_range_of_costs() -> None
     landscape = Landscape(0)
     known, new = drawn(200, 0), drawn(2000, 1)
     chosen = most_promising(PROBLEM, candidates_of(PROBLEM, known, landscape.evaluate(known)), new, 40)
-    costs = PROBLEM.costs(SPACE.encode(new))[:, PROBLEM.axis]
+    costs = PROBLEM.costs(SPACE.encode(new))[:, PROBLEM.axis.column]
     edges = np.linspace(costs.min(), costs.max(), 21)[1:-1]
     accuracy = landscape.accuracy(SPACE.encode(new))
-    inside = np.digitize(PROBLEM.costs(SPACE.encode(chosen))[:, PROBLEM.axis], edges)
+    inside = np.digitize(PROBLEM.costs(SPACE.encode(chosen))[:, PROBLEM.axis.column], edges)
     assert set(inside) == set(np.digitize(costs, edges))
     better = [
         accuracy[np.digitize(costs, edges) == place].mean() < landscape.accuracy(SPACE.encode([arch]))[0]

@@ -5,7 +5,7 @@ from math import prod
 import pytest
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead
-from nasdeploy.core.costs import macs
+from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.spaces import load_space
 

@@ -13,9 +13,9 @@ from nasdeploy.latency.files import table_path
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.openvino import OpenVino
+from nasdeploy.searching.budget import Asked
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.workflows.ahead import export_device
-from nasdeploy.workflows.request import Bounds
 from nasdeploy.workflows.run import run_all
 from tests.data.pictures import write_folder
 from tests.exporting.models import DEVICE, TABLE
@@ -39,7 +39,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "run", lambda *given: pytest.fail("it trains"))
 
 
-def run(bounds: Bounds, *assignments: str, strict: bool = False) -> None:
+def run(bounds: Asked, *assignments: str, strict: bool = False) -> None:
     run_all(load_recipe("x.yaml", assignments), Path("runs/x"), bounds, Progress(quiet=True), strict=strict)
 
 
@@ -47,19 +47,19 @@ def run(bounds: Bounds, *assignments: str, strict: bool = False) -> None:
     ("assignments", "bounds", "message"),
     [
         ([], {}, "no budget given: use --latency-ms X, .* or set search.latency in the recipe"),
-        (["train.sampling={kind: alone, arch: {resolution: 8}}"], {"macs_m": "1"}, "there is nothing to search; use"),
+        (["train.sampling={kind: alone, arch: {resolution: 8}}"], {"macs": ("1",)}, "there is nothing to search; use"),
         ([], {"latency": ("gpux=5",)}, "unknown device 'gpux'"),
         (["search.latency={gpux: 5ms}"], {}, "unknown device 'gpux'"),
-        (["device=gpux"], {"macs_m": "1"}, "unknown device 'gpux'"),
+        (["device=gpux"], {"macs": ("1",)}, "unknown device 'gpux'"),
         ([], {"latency": ("cpu-openvino=5",)}, "openvino is not installed; run: pip install openvino"),
-        (["device=cpu-openvino"], {"macs_m": "1"}, "openvino is not installed; run: pip install openvino"),
+        (["device=cpu-openvino"], {"macs": ("1",)}, "openvino is not installed; run: pip install openvino"),
         (
             ["device=board.yaml"],
             {"latency": ("5",)},
             "device board: 'nasdeploy run' ends with an export that is proved",
         ),
         ([], {"latency": ("40 percent",)}, "latency budget '40 percent': write milliseconds"),
-        ([], {"macs_m": "many"}, "--macs-m many: give a finite number"),
+        ([], {"macs": ("many",)}, "--macs-m many: give a finite number"),
         ([], {"latency": ("5", "cpu=40%")}, "device cpu has two latency budgets"),
     ],
 )
@@ -67,20 +67,20 @@ def test_what_would_fail_after_training_is_said_before(
     assignments: list[str], bounds: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        run(Bounds(**bounds), *assignments)
+        run(bounds, *assignments)
     assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
     "bounds",
     [
-        Bounds(macs_m="0.000001"),
-        Bounds(params_m="..0.0000001"),
-        Bounds(latency=("cpu=0.000001",)),
-        Bounds(size_mb="9.."),
+        {"macs": ("0.000001",)},
+        {"params": ("..0.0000001",)},
+        {"latency": ("cpu=0.000001",)},
+        {"size": ("9..",)},
     ],
 )
-def test_a_budget_that_no_network_meets_is_said_before(bounds: Bounds) -> None:
+def test_a_budget_that_no_network_meets_is_said_before(bounds: Asked) -> None:
     space = load_recipe("x.yaml").load_space(3)
     table_of(DEVICE).save(table_path(space, DEVICE))
     with pytest.raises(InfeasibleBudget, match="the space reaches from"):
@@ -93,20 +93,20 @@ def test_a_table_of_another_device_is_refused_before_if_it_is_going_to_be(monkey
     table_of(DEVICE).save(table_path(space, DEVICE))
     monkeypatch.setattr("nasdeploy.latency.table.differences", lambda before, now: ["cores: 2, was 4"])
     with pytest.raises(UserError, match="measured on another device"):
-        run(Bounds(latency=("90%",)), strict=True)
+        run({"latency": ("90%",)}, strict=True)
     assert not Path("runs").exists()
 
 
 def test_a_place_for_the_table_that_cannot_be_written_is_said_before() -> None:
     Path("profiles").write_text("")
     with pytest.raises(UserError, match=r"profiles/tables/table\.json: cannot be written"):
-        run(Bounds(latency=("5",)))
+        run({"latency": ("5",)})
 
 
 def test_several_processes_are_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="torchrun: only 'nasdeploy train' and"):
-        run(Bounds(macs_m="1"))
+        run({"macs": ("1",)})
 
 
 def test_the_command_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,4 +128,4 @@ def test_the_command_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     ],
 )
 def test_the_export_is_for_the_first_device_of_this_machine(latency: tuple[str, ...], device: str) -> None:
-    assert load_device(export_device(load_recipe("x.yaml"), Bounds(latency=latency))).name == device
+    assert load_device(export_device(load_recipe("x.yaml"), {"latency": latency})).name == device

@@ -9,7 +9,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.files import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.workflows.forecast import forecast
-from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE
 from tests.workflows.runs import SEARCH, SPACE, table_of, trained_run
@@ -23,7 +23,7 @@ def test_a_forecast_knows_range_size_and_time(
     monkeypatch.chdir(tmp_path)
     run = trained_run(tmp_path)
     table_of(DEVICE).save(table_path(SPACE, DEVICE))
-    request = request_search(run, recipe_of(run), Bounds(latency=("100%",), params_m="1"), False, QUIET)
+    request = request_search(run, recipe_of(run), {"latency": ("100%",), "params": ("1",)}, False, QUIET)
     first = forecast(request, Progress())
     assert "one network is, to see how long it takes" in capsys.readouterr().err
     latency, params = first.reaches
@@ -39,7 +39,7 @@ def test_a_forecast_knows_range_size_and_time(
 def test_evaluations_of_earlier_searches_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = trained_run(tmp_path)
-    request = request_search(run, recipe_of(run), Bounds(macs_m="0..1"), False, QUIET)
+    request = request_search(run, recipe_of(run), {"macs": ("0..1",)}, False, QUIET)
     found = search(request, QUIET)
     assert found is not None
     expected = forecast(request, QUIET)

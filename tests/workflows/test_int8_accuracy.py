@@ -17,7 +17,7 @@ from nasdeploy.supernet.supernet import input_side
 from nasdeploy.workflows import int8_accuracy as deployed
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 from nasdeploy.workflows.int8_accuracy import deploy_for
-from nasdeploy.workflows.request import Bounds, SearchRequest, request_search
+from nasdeploy.workflows.request import SearchRequest, request_search
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.workflows.runs import SPACE, table_of, trained_run
 
@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def asked(run: Run, device: str) -> tuple[SearchRequest, Evaluator, str]:
-    request = request_search(run, recipe_of(run), Bounds(latency=(f"{device}=90%",)), False, QUIET)
+    request = request_search(run, recipe_of(run), {"latency": (f"{device}=90%",)}, False, QUIET)
     evaluator = open_evaluator(run, request.recipe, SPACE, request.weights.path)
     return request, evaluator, supernet_of(run, request.recipe, request.weights.facts)
 

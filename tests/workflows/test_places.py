@@ -27,7 +27,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import QUICK
 from tests.training.recipes import tiny_recipe
@@ -130,7 +130,7 @@ def test_a_run_that_is_lost_while_it_is_searched(lose: Any, run: Run, monkeypatc
 
     monkeypatch.setattr(Evaluator, "__call__", losing)
     with pytest.raises(UserError, match=r"was deleted or replaced while it was"):
-        search(request_search(run, recipe_of(run), Bounds(macs_m="1"), False, QUIET), QUIET)
+        search(request_search(run, recipe_of(run), {"macs": ("1",)}, False, QUIET), QUIET)
     assert (content_of(run.path) or {Path("nothing"): b""}) == left
     assert run.path.exists() == (lose is replaced)
 

@@ -17,7 +17,7 @@ from nasdeploy.workflows import int8_accuracy as deployed
 from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.history import results
 from nasdeploy.workflows.precisions import parse_precisions, request_searches
-from nasdeploy.workflows.request import Bounds, SearchRequest
+from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.search_all import search_all
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import timing
@@ -50,7 +50,9 @@ def as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(run: Run, *latency: str, precisions=BOTH, **bounds) -> list[SearchRequest]:
-    return request_searches(run, recipe_of(run), Bounds(latency=latency, **bounds), precisions, False, QUIET)
+    return request_searches(
+        run, recipe_of(run), {"latency": latency, **bounds} if latency else bounds, precisions, False, QUIET
+    )
 
 
 def test_precisions_are_read_once_each() -> None:
@@ -76,7 +78,7 @@ def test_each_precision_has_a_device_of_its_own(run: Run, latency: str, devices:
     requests = asked(run, latency)
     assert [request.devices[0].name for request in requests] == devices
     assert [request.tables[0].conditions.device.precision for request in requests] == ["fp32", "int8"]
-    assert [one.median.high for request in requests for one in request.budget.latency.values()] == [1e-3, 1e-3]
+    assert [one.high for request in requests for one in request.budget.ranges.values()] == [1e-3, 1e-3]
 
 
 def test_one_precision_takes_a_part_of_its_range(run: Run) -> None:
@@ -97,7 +99,7 @@ def test_a_precision_that_cannot_meet_the_budget_is_left_out(run: Run) -> None:
     ("latency", "bounds", "message"),
     [
         (("40%",), {}, "latency budget '40%': a part of the range is another budget in each precision; give millisec"),
-        ((), {"macs_m": "1"}, "--precision: a precision is chosen by its latency; give a budget with --latency-ms X"),
+        ((), {"macs": ("1",)}, "--precision: a precision is chosen by its latency; give a budget with --latency-ms X"),
         (("cpu-torch=1",), {}, "--precision int8: device cpu-torch would be cpu-torch-int8 in it: unknown device"),
         (("odd.yaml=1",), {}, "--precision int8: device odd-int8 is in fp32; correct its file"),
         (("two.yaml=1",), {}, "--precision int8: batch of device two-int8 is 4, of two 1, so that their latencies do"),

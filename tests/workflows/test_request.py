@@ -10,12 +10,13 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.files import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.searching.budget import LatencyLimit, Range, at_most
+from nasdeploy.searching.budget import Range
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.request import Bounds, SearchRequest, latency_devices, request_search
+from nasdeploy.workflows.request import SearchRequest, latency_devices, request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, supernet_of, tiny_space
+from tests.searching.budgets import at_most
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 BOARD = "name: board\nruntime: onnxruntime\nthreads: 2\n"
@@ -33,35 +34,44 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def asked(run: Run, *assignments: str, strict: bool = False, **bounds) -> SearchRequest:
-    return request_search(run, recipe_of(run, assignments), Bounds(**bounds), strict, Progress(quiet=True))
+    return request_search(
+        run,
+        recipe_of(run, assignments),
+        {name: (texts,) if isinstance(texts, str) else texts for name, texts in bounds.items()},
+        strict,
+        Progress(quiet=True),
+    )
 
 
 def test_each_device_has_its_table_and_its_budget(run: Run) -> None:
-    found = asked(run, latency=("board.yaml=1", "cpu=50%"), p95=("cpu=0.9",), macs_m="..1", memory_mb="1")
+    found = asked(run, latency=("board.yaml=1", "cpu=50%"), latency_p95=("cpu=0.9",), macs="..1", memory="1")
     assert [device.name for device in found.devices] == ["board", "cpu"]
     assert [table.conditions.device for table in found.tables] == list(found.devices)
     fastest, slowest = found.tables[1].range(SPACE)
-    assert found.budget.latency == {
-        "board": LatencyLimit(at_most(1e-3)),
-        "cpu": LatencyLimit(at_most(pytest.approx((fastest + slowest) / 2)), at_most(9e-4)),
+    assert found.budget.ranges == {
+        "latency on board": at_most(1e-3),
+        "latency on cpu": at_most(pytest.approx((fastest + slowest) / 2)),
+        "latency_p95 on cpu": at_most(9e-4),
+        "macs": at_most(1e6),
+        "memory": at_most(1e6),
     }
-    assert (found.budget.macs, found.budget.memory) == (at_most(1e6), at_most(1e6))
+    assert found.budget.devices == ("board", "cpu")
 
 
 def test_parts_of_a_range_are_those_of_p95_where_that_is_bounded(run: Run) -> None:
-    found = asked(run, p95=("0%..100%",))
+    found = asked(run, latency_p95=("0%..100%",))
     low, high = found.tables[0].range(SPACE)
     ratio = found.tables[0].p95_ratio
-    assert found.budget.latency["cpu"].p95 == Range(pytest.approx(ratio * low), pytest.approx(ratio * high))
+    assert found.budget["latency_p95 on cpu"] == Range(pytest.approx(ratio * low), pytest.approx(ratio * high))
 
 
 def test_without_bounds_the_recipe_decides(run: Run) -> None:
     found = asked(run, "search.latency=40%")
-    assert list(found.budget.latency) == ["cpu"]
+    assert found.budget.devices == ("cpu",)
     several = "search.latency={cpu: 40%, board.yaml: 50%}"
-    assert list(asked(run, several).budget.latency) == ["cpu", "board"]
-    assert [device.name for device in latency_devices(recipe_of(run, [several]), Bounds())] == ["cpu", "board"]
-    assert latency_devices(recipe_of(run, [several]), Bounds(macs_m="1")) == []
+    assert asked(run, several).budget.devices == ("cpu", "board")
+    assert [device.name for device in latency_devices(recipe_of(run, [several]), {})] == ["cpu", "board"]
+    assert latency_devices(recipe_of(run, [several]), {"macs": ("1",)}) == []
 
 
 @pytest.mark.parametrize(
@@ -72,8 +82,8 @@ def test_without_bounds_the_recipe_decides(run: Run) -> None:
         ({"latency": ("cup=1",)}, "unknown device 'cup'; did you mean 'cpu'?"),
         ({"latency": ("cpu=",)}, "latency budget '': write milliseconds, such as 2.5ms, a part of the range"),
         ({"latency": ("fast",)}, "latency budget 'fast': write milliseconds, such as 2.5ms, a part of the range"),
-        ({"macs_m": "-1"}, "--macs-m -1: give a finite number that is not negative, such as 5, or a range"),
-        ({"size_mb": ".."}, "--size-mb ..: a range has a bound at least on one side, such as 2..5, 2.. or ..5"),
+        ({"macs": "-1"}, "--macs-m -1: give a finite number that is not negative, such as 5, or a range"),
+        ({"size": ".."}, "--size-mb ..: a range has a bound at least on one side, such as 2..5, 2.. or ..5"),
         ({"latency": ("cpu-int8=1",)}, "profiles/tables/cpu-int8-tiny-"),
     ],
 )
@@ -92,19 +102,19 @@ def test_mistakes_end_in_one_line(run: Run, bounds: dict, message: str) -> None:
             {"latency": ("board.yaml=1e-3", "cpu=1")},
             "no network of this space has latency on board of 0.001 ms or less",
         ),
-        ({"p95": ("1e-3",)}, "no network of this space has median latency (p95: 1 times that) of 0.001 ms"),
+        ({"latency_p95": ("1e-3",)}, "no network of this space has median latency (p95: 1 times that) of 0.001 ms"),
         (
-            {"macs_m": "2..1"},
+            {"macs": "2..1"},
             "no network of this space has MACs of 2 M or more and 1 M or less; the space reaches from",
         ),
         ({"latency": ("3..2",)}, "no network of this space has latency of 3 ms or more and 2 ms or less; the space"),
         (
-            {"latency": ("2",), "p95": ("3..",)},
+            {"latency": ("2",), "latency_p95": ("3..",)},
             "no network of this space has median latency (p95: 1 times that) of 3 ms or more and 2 ms or less",
         ),
-        ({"size_mb": "1e-4"}, "no network of this space has file size of 0.0001 MB or less; the space reaches from"),
+        ({"size": "1e-4"}, "no network of this space has file size of 0.0001 MB or less; the space reaches from"),
         (
-            {"memory_mb": "9.."},
+            {"memory": "9.."},
             "no network of this space has peak activation memory of 9 MB or more; the space reaches",
         ),
     ],
@@ -148,7 +158,7 @@ def test_a_run_that_was_not_trained(run: Run) -> None:
         seed=0,
     )
     with pytest.raises(UserError, match=r"^runs/y: 'nasdeploy train' has not finished in this run; run it first$"):
-        asked(made, macs_m="1")
+        asked(made, macs="1")
 
 
 def test_a_run_without_a_checkpoint(run: Run) -> None:
@@ -157,7 +167,7 @@ def test_a_run_without_a_checkpoint(run: Run) -> None:
     with pytest.raises(
         UserError, match=r"^runs/x/checkpoints/epoch-E\.pt: the checkpoint that training ended with is gone"
     ):
-        search(asked(run, macs_m="1"), Progress(quiet=True))
+        search(asked(run, macs="1"), Progress(quiet=True))
 
 
 def test_a_database_of_another_supernet(run: Run) -> None:
@@ -165,7 +175,7 @@ def test_a_database_of_another_supernet(run: Run) -> None:
     with pytest.raises(
         UserError, match=r"search\.sqlite: holds evaluations of another supernet \(0123456789abcdef, not"
     ):
-        search(asked(run, macs_m="1"), Progress(quiet=True))
+        search(asked(run, macs="1"), Progress(quiet=True))
 
 
 def test_weights_that_are_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +185,4 @@ def test_weights_that_are_no_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyP
         parameter.data.fill_(nan)
     made = trained_run(tmp_path, supernet)
     with pytest.raises(UserError, match=r"no weights to compute with: .* holds NaN"):
-        search(asked(made, macs_m="1"), Progress(quiet=True))
+        search(asked(made, macs="1"), Progress(quiet=True))

@@ -18,7 +18,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.comparison import request_comparison
 from nasdeploy.workflows.export_request import request_export
-from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.teacher import load_teacher
 from tests.training.recipes import tiny_recipe
 
@@ -124,7 +124,7 @@ def _teach(run: Run) -> Any:
     "use",
     [
         lambda run: request_export(run, recipe_of(run), "largest", None, QUIET),
-        lambda run: request_search(run, recipe_of(run), Bounds(macs_m="1"), False, QUIET),
+        lambda run: request_search(run, recipe_of(run), {"macs": ("1",)}, False, QUIET),
         lambda run: request_comparison([run.path], 2, 1),
         lambda run: step.train(tiny_recipe("name=new"), Path("runs/new"), QUIET, init=run.path),
         _teach,

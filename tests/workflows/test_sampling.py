@@ -21,7 +21,7 @@ from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.alone import train_alone
 from nasdeploy.workflows.export_request import request_export
-from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.request import request_search
 from tests.latency.tables import CONDITIONS, timing
 from tests.training.recipes import tiny_recipe
 
@@ -157,7 +157,7 @@ def test_alone_is_exported_without_a_search_and_searched_for_in_vain() -> None:
     assert (request.arch, request.budget, request.device.name) == (arch, {}, "cpu")
     assert request_export(run, recipe_of(run), "smallest", None, QUIET).arch == SPACE.smallest()
     with pytest.raises(UserError) as caught:
-        request_search(run, recipe_of(run), Bounds(macs_m="1"), False, QUIET)
+        request_search(run, recipe_of(run), {"macs": ("1",)}, False, QUIET)
     assert str(caught.value).startswith("runs/a: one network was trained alone there, so there is nothing to search")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.core.cost_registry import NETWORK_COSTS
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.files import table_path
@@ -21,7 +22,7 @@ from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import read_json, write_json
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.request import Bounds, request_search
+from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, timing
 from tests.toy import ToySpace
@@ -35,7 +36,7 @@ def test_a_network_without_finite_logits_can_be_written(cross_entropy, written, 
     space = ToySpace()
     arch = space.smallest()
     evaluation = Evaluation(arch.digest, arch.text, 0.1, 0.01, cross_entropy, images=10, seconds=1.0)
-    found = found_of(Candidate(arch, evaluation, (1.0, 2.0, 3.0, 4.0)), Problem(space, Budget()), {})
+    found = found_of(Candidate(arch, evaluation, dict.fromkeys(NETWORK_COSTS, 1.0)), Problem(space, Budget()), {})
     write_json(tmp_path / "found.json", found.model_dump(mode="json"))
     assert read_json(tmp_path / "found.json")["cross_entropy"] == written
 
@@ -74,7 +75,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def searched(run: Run, *latency: str):
-    return search(request_search(run, recipe_of(run), Bounds(latency=latency), False, QUIET), QUIET)
+    return search(request_search(run, recipe_of(run), {"latency": latency}, False, QUIET), QUIET)
 
 
 def test_a_search_for_two_devices_has_the_figures_of_both(run: Run, machine: Machine) -> None:

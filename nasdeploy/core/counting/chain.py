@@ -12,7 +12,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.core.costs import CostTable, Floats, SlotCost, aligned, cost_tables
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import CostTable, Floats, aligned, cost_tables
 from nasdeploy.core.space import Codes, SearchSpace
 
 Integers = npt.NDArray[np.int64]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Floats, SlotCost, aligned, slot_table
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Floats, aligned, slot_table
 from nasdeploy.core.space import SearchSpace
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Floats, SlotCost
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Floats
 from nasdeploy.core.counting.chain import Integers, Stage, chain
 from nasdeploy.core.space import SearchSpace
 

@@ -12,7 +12,8 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.core.costs import Costs, Floats, SlotCost
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.counting.chain import Integers, Stage, chain, span, unread
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace

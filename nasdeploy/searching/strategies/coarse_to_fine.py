@@ -31,7 +31,7 @@ class CoarseToFine:
         while archs:
             found += candidates_of(problem, archs, evaluate(archs))
             left -= len(archs)
-            parents = parents_of(found, problem.axis, settings)
+            parents = parents_of(found, problem.axis.name, settings)
             count = min(settings.offspring, left)
             archs = candidates.neighbours(parents, count, settings.mutation_probability)
 

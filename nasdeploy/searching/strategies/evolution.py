@@ -33,7 +33,7 @@ def _rounds(
     candidates = Candidates(problem, rng)
     yield candidates.random(settings.parents)
     for _ in range(settings.rounds - 1):
-        parents = parents_of(found, problem.axis, settings)
+        parents = parents_of(found, problem.axis.name, settings)
         if settings.screening == 1:
             archs = _children(candidates, parents, settings, 1)
         else:
@@ -67,14 +67,14 @@ def _screened(
     return chosen
 
 
-def parents_of(found: Sequence[Candidate], axis: int, settings: SearchSettings) -> list[Arch]:
+def parents_of(found: Sequence[Candidate], axis: str, settings: SearchSettings) -> list[Arch]:
     """The best of each bucket and the elite, each once."""
     chosen = best_in_buckets(found, axis, settings.buckets) if settings.buckets else []
     elite = sorted(found, key=lambda candidate: candidate.rank, reverse=True)[: settings.elite]
     return list(dict.fromkeys(candidate.arch for candidate in [*chosen, *elite]))
 
 
-def best_in_buckets(found: Sequence[Candidate], axis: int, buckets: int) -> list[Candidate]:
+def best_in_buckets(found: Sequence[Candidate], axis: str, buckets: int) -> list[Candidate]:
     """Of each of equally wide intervals of the cost on `axis` the best candidate, if no cheaper one beats it."""
     costs = [candidate.costs[axis] for candidate in found]
     low, width = min(costs), (max(costs) - min(costs)) / buckets or 1.0

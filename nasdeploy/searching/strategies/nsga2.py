@@ -44,7 +44,7 @@ class Nsga2:
             found += candidates_of(problem, archs, evaluate(archs))
             errors = np.full(len(codes), _WORST)
             errors[feasible] = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
-            generations.tell(np.column_stack([errors, costs[:, problem.axis]]), problem.violation(costs))
+            generations.tell(np.column_stack([errors, costs[:, problem.axis.column]]), problem.violation(costs))
             left -= len(archs)
 
     def planned(self, settings: SearchSettings) -> int:

@@ -100,8 +100,7 @@ def _promising(problem: Problem, predictor: AccuracyPredictor, start: Codes, rng
     codes = evolve(problem, predictor, start, rng, _GENERATIONS, _POPULATION)
     if predictor.terms is None:
         return codes
-    bounded = problem.quantities[problem.axis]
-    assert bounded.slot_cost is not None  # As of every axis.
+    bounded = problem.axis
     found = best_by_choices(problem.space, bounded.slot_cost, bounded.bound.high - bounded.offset, predictor.terms)
     best = problem.space.encode([found.arch] if found else [])
     # By the bound on the axis alone; another may exclude it.

@@ -125,7 +125,7 @@ class Rewards:
 
     def _ratio(self, costs: Floats) -> Floats:
         """LAT / T `[n]` of costs `[n, quantities]`; 1 where the cost on the axis has no upper bound."""
-        axis = self.problem.axis
+        axis = self.problem.axis.column
         target = float(self.problem.upper[axis])
         return costs[:, axis] / target if 0 < target < np.inf else np.ones(len(costs))
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from nasdeploy.core import costs
+from nasdeploy.core import cost_registry
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.errors import UserError
@@ -147,7 +147,7 @@ def _prior(origin: Origin) -> Prior:
     space, sampling, table = origin.space, origin.settings.sampling, origin.table
     codes = space.sample_codes(sampling.prior_samples, generator(origin.seed, "prior"))
     if table is None:
-        counted = Costs(space, [costs.macs])
+        counted = Costs(space, [cost_registry.macs])
         return Prior.counted(space, lambda codes: counted(codes)[:, 0], codes, Bins(0.0, 1e6 * sampling.bin_macs_m))
     cost = table.latencies(space)
     return Prior.counted(space, cost, codes, equal_bins(cost(codes), sampling.latency_bins))

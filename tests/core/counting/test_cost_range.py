@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.core.costs import macs, params
+from nasdeploy.core.cost_registry import macs, params
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.spaces import load_space
 from tests.toy import ToySpace

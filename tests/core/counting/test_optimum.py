@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.core.costs import Costs, Floats, SlotCost, macs
+from nasdeploy.core.cost_registry import SlotCost, macs
+from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.counting.rounded import Rounded

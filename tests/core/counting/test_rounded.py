@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from nasdeploy.core.arch import Choice
-from nasdeploy.core.costs import Costs, macs, params
+from nasdeploy.core.cost_registry import macs, params
+from nasdeploy.core.costs import Costs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.plan import Block

@@ -13,6 +13,7 @@ from nasdeploy.searching.strategies import STRATEGIES
 from nasdeploy.searching.strategies.differentiable import Differentiable, _likely
 from nasdeploy.searching.strategies.means import Means, Trained, equipped, needs_supernet
 from nasdeploy.supernet.supernet import Supernet
+from tests.searching.budgets import budget_of
 from tests.supernet.test_extract import randomised
 from tests.supernet.tiny import tiny_space
 
@@ -31,7 +32,7 @@ def trained() -> Trained:
 
 def problem_at(part: float) -> Problem:
     macs = Problem(SPACE, Budget()).costs(SPACE.sample_codes(1000, np.random.default_rng(0)))[:, 0]
-    return Problem(SPACE, Budget.at_most(macs=float(np.quantile(macs, part))))
+    return Problem(SPACE, budget_of(macs=float(np.quantile(macs, part))))
 
 
 @pytest.mark.parametrize("part", [0.001, 0.5])

@@ -16,6 +16,7 @@ from nasdeploy.searching.strategies.evolution import Evolution, best_in_buckets,
 from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE, archs, table
 from tests.searching.accuracy import evaluation
+from tests.searching.budgets import budget_of
 
 TABLE = table()
 
@@ -41,12 +42,12 @@ def all_within(budget: Budget) -> list[Candidate]:
 
 
 def highest(budget: Budget) -> float:
-    return budget.latency["cpu"].median.high
+    return budget["latency on cpu"].high
 
 
 def budget_at(part: float) -> Budget:
     fastest, slowest = TABLE.range(SPACE)
-    return Budget.at_most(latency=fastest + part * (slowest - fastest))
+    return budget_of(latency=fastest + part * (slowest - fastest))
 
 
 @pytest.mark.parametrize("part", [0.1, 0.4, 0.8])
@@ -61,7 +62,7 @@ def test_finds_the_best_of_all_within_the_budget(part):
 def test_everything_evaluated_is_within_the_budget_and_comes_once():
     budget = budget_at(0.3)
     found = search(budget)
-    assert all(candidate.costs[0] <= highest(budget) for candidate in found)
+    assert all(candidate.costs["latency on cpu"] <= highest(budget) for candidate in found)
     assert len({candidate.arch for candidate in found}) == len(found)
     assert found == sorted(found, key=lambda candidate: candidate.rank, reverse=True)
 
@@ -73,7 +74,7 @@ def test_same_generator_same_search():
 
 def test_a_tight_budget_leaves_the_cheapest_network():
     fastest, _ = TABLE.range(SPACE)
-    budget = Budget.at_most(latency=fastest * (1 + 1e-9))
+    budget = budget_of(latency=fastest * (1 + 1e-9))
     assert [candidate.arch for candidate in search(budget)] == [candidate.arch for candidate in all_within(budget)]
 
 
@@ -84,7 +85,7 @@ def test_small_budgets_that_random_choices_never_meet_still_have_candidates():
 
 
 def test_bounds_that_exclude_each_other_are_infeasible():
-    problem = Problem(SPACE, Budget.at_most(macs=90.0, params=1.0))
+    problem = Problem(SPACE, budget_of(macs=90.0, params=1.0))
     with pytest.raises(InfeasibleBudget, match="not all together"):
         Candidates(problem, generator(0, "test")).random(10)
 
@@ -104,18 +105,22 @@ def test_first_candidates_spread_over_the_allowed_costs():
 
 def test_pareto_front_by_definition():
     every = all_within(budget_at(1.0))
-    front = pareto_front(every, axis=0)
+    front = pareto_front(every, axis="latency on cpu")
 
     def beaten(one: Candidate) -> bool:
-        return any(o.costs[0] <= one.costs[0] and o.rank >= one.rank and o is not one for o in every)
+        return any(
+            o.costs["latency on cpu"] <= one.costs["latency on cpu"] and o.rank >= one.rank and o is not one
+            for o in every
+        )
 
     assert {c.arch for c in front} == {c.arch for c in every if not beaten(c)}
-    assert [c.costs[0] for c in front] == sorted(c.costs[0] for c in front)
+    costs = [c.costs["latency on cpu"] for c in front]
+    assert costs == sorted(costs)
 
 
 def test_best_in_buckets_are_few_and_unbeaten():
     every = all_within(budget_at(1.0))
-    kept = best_in_buckets(every, axis=0, buckets=5)
+    kept = best_in_buckets(every, axis="latency on cpu", buckets=5)
     assert 1 <= len(kept) <= 5
     assert max(c.rank for c in every) == kept[-1].rank
 
@@ -124,9 +129,9 @@ def test_the_elite_are_the_best_whatever_their_cost():
     every = all_within(budget_at(1.0))
     settings = SearchSettings(buckets=0, elite=7)
     best = sorted(every, key=lambda candidate: candidate.rank, reverse=True)[:7]
-    assert parents_of(every, 0, settings) == [candidate.arch for candidate in best]
-    both = parents_of(every, 0, SearchSettings(buckets=5, elite=7))
-    assert set(both) == {c.arch for c in [*best, *best_in_buckets(every, 0, 5)]}
+    assert parents_of(every, "latency on cpu", settings) == [candidate.arch for candidate in best]
+    both = parents_of(every, "latency on cpu", SearchSettings(buckets=5, elite=7))
+    assert set(both) == {c.arch for c in [*best, *best_in_buckets(every, "latency on cpu", 5)]}
     assert len(both) == len(set(both))
 
 

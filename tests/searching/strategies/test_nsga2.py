@@ -12,7 +12,7 @@ PROBLEM = problem_at(0.5)
 SETTINGS = SearchSettings(rounds=8, parents=60, mutations=30, crossovers=30, mutation_probability=0.1)
 COSTS = PROBLEM.costs(CODES)
 FEASIBLE = PROBLEM.feasible(COSTS)
-MACS = COSTS[:, PROBLEM.axis]
+MACS = COSTS[:, PROBLEM.axis.column]
 
 
 def covered(landscape: Landscape, accuracy: np.ndarray, cost: np.ndarray) -> float:
@@ -31,7 +31,7 @@ def searched(seed: int, screening: int) -> tuple[Landscape, float]:
     assert len(set(landscape.evaluated)) == len(landscape.evaluated) <= settings.evaluations
     costs = PROBLEM.costs(SPACE.encode(landscape.evaluated))
     assert PROBLEM.feasible(costs).all()
-    return landscape, covered(landscape, landscape.found(), costs[:, PROBLEM.axis])
+    return landscape, covered(landscape, landscape.found(), costs[:, PROBLEM.axis.column])
 
 
 def test_the_front_covers_more_than_that_of_as_many_random_architectures() -> None:

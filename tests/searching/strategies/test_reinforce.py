@@ -5,10 +5,10 @@ import pytest
 
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
-from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.reinforce import Policy, Reinforce, Rewards
+from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
 SETTINGS = SearchSettings(rounds=5, parents=100, mutations=50, crossovers=50, reward="hard")
@@ -16,7 +16,7 @@ SETTINGS = SearchSettings(rounds=5, parents=100, mutations=50, crossovers=50, re
 
 def test_rewards_by_hand():
     problem = problem_at(0.5)
-    target = problem.upper[problem.axis]
+    target = problem.upper[problem.axis.column]
     rewards = Rewards(problem, below=-0.07, above=-1.0)
     smallest, largest = SPACE.smallest(), SPACE.largest()
     rewards.learn([smallest], [0.8])
@@ -94,12 +94,12 @@ def test_the_soft_reward_looks_for_cheaper_networks_than_the_hard_one():
         landscape = Landscape(0)
         settings = SETTINGS.model_copy(update={"reward": reward})
         Reinforce().run(problem, landscape.evaluate, settings, generator(0, "test"))
-        return problem.costs(SPACE.encode(landscape.evaluated[-100:]))[:, problem.axis].mean()
+        return problem.costs(SPACE.encode(landscape.evaluated[-100:]))[:, problem.axis.column].mean()
 
     assert macs("soft") < macs("hard")
 
 
 def test_bounds_that_exclude_each_other_are_infeasible():
-    problem = Problem(SPACE, Budget.at_most(macs=300.0, params=1.0))
+    problem = Problem(SPACE, budget_of(macs=300.0, params=1.0))
     with pytest.raises(InfeasibleBudget):
         Reinforce().run(problem, Landscape(0).evaluate, SETTINGS, generator(0, "test"))

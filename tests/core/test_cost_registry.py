@@ -6,11 +6,12 @@ from torch.overrides import TorchFunctionMode
 
 from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem
 from nasdeploy.convert import to_onnx
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, live_elements, on_device, split_name
+from nasdeploy.core.costs import NetworkCosts
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.network import Network
-from nasdeploy.searching.footprint import live_elements, peak_memory, size_cost
 from nasdeploy.spaces import load_space
 from tests.latency.tables import SPACE, archs
 from tests.toy import Square, ToySpace
@@ -44,8 +45,26 @@ def test_many_at_once_are_as_one_by_one_in_chains_and_elsewhere():
 
     codes = SPACE.encode(archs())
     expected = [4 * live_elements(SPACE.plan(arch)) for arch in archs()]
-    assert peak_memory(SPACE, "fp32")(codes).tolist() == expected
-    assert peak_memory(Branched(), "fp32")(codes).tolist() == expected
+    for space in (SPACE, Branched()):
+        scored = NetworkCosts(space, 4)
+        assert scored(codes)[:, scored.names.index("memory")].tolist() == expected
+
+
+def test_every_cost_of_networks_has_a_column():
+    scored = NetworkCosts(SPACE, 2, [lambda slot, block: 1.0])
+    assert sorted(scored.names) == sorted(NETWORK_COSTS)
+    assert scored(SPACE.encode(archs())).shape == (len(archs()), 1 + len(NETWORK_COSTS))
+
+
+def test_keys_and_options_are_unique_and_names_can_be_split():
+    assert len({cost.key for cost in COSTS.values()}) == len({cost.label for cost in COSTS.values()}) == len(COSTS)
+    assert split_name(on_device("latency", "my board on a table")) == ("latency", "my board on a table")
+    assert split_name("macs") == ("macs", None)
+
+
+def test_the_front_is_over_the_first_sum_that_is_bounded():
+    assert front_axis(()) == front_axis(("memory",)) == "macs"
+    assert front_axis(("memory", "weights", "size")) == "size"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +114,7 @@ def largest_convolution(block: Block) -> int:
 
 @pytest.mark.slow
 def test_sizes_of_files_are_estimated_from_above():
-    space, cost = load_space("digits", 10), size_cost("fp32")
+    space, cost = load_space("digits", 10), NetworkCosts(load_space("digits", 10), 4).slot_costs["size"]
     for arch in (space.smallest(), space.largest()):
         network = Network(space.plan(arch))
         randomise_norms(network)
