@@ -47,7 +47,7 @@ def show(
         emit(result, as_json, lambda: _space_text(result))
         return
 
-    from nasdeploy.workflows.export_request import resolve_arch
+    from nasdeploy.spaces.resolve import resolve_arch
 
     result = _arch_result(found, resolve_arch(arch, found, ()))
     emit(result, as_json, lambda: _arch_text(result))

@@ -50,7 +50,7 @@ class Arch(Mapping[str, int]):
         return f"Arch({self.text})"
 
     def to_json(self) -> dict[str, Json]:
-        """The architecture as nested lists, e.g. `{"resolution": 192, "width": [16, ...], ...}`."""
+        """Return the architecture as nested lists: `{"depth": 2, "width": [16, 24]}` for depth, width.0 and width.1."""
         nested: dict[str, Json] = {}
         for name, value in self._values.items():
             head, *places = name.split(".")
@@ -78,9 +78,9 @@ class Arch(Mapping[str, int]):
 
 
 def flatten(data: Json) -> dict[str, int]:
-    """The values of nested JSON under dotted names; raises `UserError` for anything but integers in lists."""
+    """Return the values of nested JSON under dotted names; raises `UserError` for anything but integers in lists."""
     if not isinstance(data, dict):
-        raise UserError('an architecture is a JSON object such as {"resolution": 192, "width": [16, ...], ...}')
+        raise UserError("an architecture is a JSON object with an integer, or a list of integers, for each choice")
     flat: dict[str, int] = {}
     for name, value in data.items():
         _flatten_into(flat, str(name), value)

@@ -1,4 +1,4 @@
-"""Settings files: strict pydantic models read from YAML, with mistakes reported in one line."""
+"""Settings files: strict pydantic models read from YAML, and JSON, with mistakes reported in one line."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -111,6 +111,18 @@ def settings_in(content: bytes, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{source}: holds no settings; write one 'key: value' a line")
     return data
+
+
+def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
+    """Return the content of a JSON file; raises `UserError` if it is missing, or damaged, with a `remedy` for that."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: cannot be read, it is no file but a device or a pipe; give a file")
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not valid JSON ({error}); {remedy}") from None
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

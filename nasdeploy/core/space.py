@@ -86,10 +86,6 @@ class SearchSpace(ABC):
         """Architectures with a published name."""
         return {}
 
-    def drop_rates(self, dropout: float, drop_connect: float) -> Mapping[str, float]:
-        """Drop probability by slot for regularising the largest network in training; none unless overridden."""
-        return {}
-
     # -- architectures
 
     def arch(self, data: Json) -> Arch:

@@ -161,19 +161,21 @@ class MobileNetSpace(SearchSpace):
         """Architectures that the table names."""
         return {name: self.arch(values) for name, values in self.table.named.items()}
 
-    def drop_rates(self, dropout: float, drop_connect: float) -> dict[str, float]:
-        """Drop probability by slot for the largest network: dropout in the head, drop-connect in the last two stages.
 
-        Drop-connect grows with the block's index over all blocks of the largest network (AlphaNet's recipe).
-        """
-        blocks = [slot for slot in self.slots if slot.name not in ("stem", "head")]
-        late = len(self.table.stages) - 2
-        rates = {
-            slot.name: drop_connect * index / len(blocks)
-            for index, slot in enumerate(blocks)
-            if _place(slot)[0] >= late
-        }
-        return rates | {"head": dropout}
+def drop_rates(space: SearchSpace, dropout: float, drop_connect: float) -> dict[str, float]:
+    """Return the drop probability by slot that regularises the largest network of a table (AlphaNet's recipe).
+
+    That is dropout in the head, and drop-connect in the last two stages, which grows with the block's index over all
+    blocks of the network. A space of another kind has no such rates.
+    """
+    if not isinstance(space, MobileNetSpace):
+        return {}
+    blocks = [slot for slot in space.slots if slot.name not in ("stem", "head")]
+    late = len(space.table.stages) - 2
+    rates = {
+        slot.name: drop_connect * index / len(blocks) for index, slot in enumerate(blocks) if _place(slot)[0] >= late
+    }
+    return rates | {"head": dropout}
 
 
 def _choices(table: MobileNetTable) -> tuple[Choice, ...]:

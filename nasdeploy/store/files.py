@@ -201,18 +201,6 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(as_json(data), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
-    """The content of a JSON file; raises `UserError` if it is missing, or damaged, with a `remedy` for that."""
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise UserError(f"{path}: cannot be read, it is no file but a device or a pipe; give a file")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged, not valid JSON ({error}); {remedy}") from None
-
-
 def append_json_line(path: Path, line: Mapping[str, Any]) -> None:
     """Append one JSON object as a line, after removing a line that a killed process left unfinished.
 

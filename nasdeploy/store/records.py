@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.settings import S, Settings, parse
-from nasdeploy.store.files import read_json
+from nasdeploy.core.settings import S, Settings, parse, read_json
 
 
 def read_record(model: type[S], path: Path, remedy: str) -> S:

@@ -36,7 +36,7 @@ class Supernet(nn.Module):
         """Logits `[N, classes]` of the sub-network `arch` for images `[N, 3, S, S]` of any side.
 
         The images are rescaled to the architecture's resolution. `drop_rates` gives the drop probability of slots
-        (`space.drop_rates`); None regularises nothing. `statistics` are the batch's, of this process or of all.
+        (`mobilenet.drop_rates`); None regularises nothing. `statistics` are the batch's, of this process or of all.
         `forward_of` gives the computation of a block, which may be compiled.
         """
         plan = self.space.plan(arch)

@@ -25,6 +25,7 @@ from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.device import set_threads
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
+from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise
@@ -248,7 +249,7 @@ class Trainer:
 
     def _sandwich_step(self, supernet: Supernet) -> SandwichStep:
         settings = self.settings
-        rates = self.space.drop_rates(settings.dropout, settings.drop_connect)
+        rates = drop_rates(self.space, settings.dropout, settings.drop_connect)
         distillation = settings.distillation
         loss = distillation_loss(distillation)
         statistics = SYNCHRONISED if settings.sync_bn and self.ranks.world > 1 else BATCH

@@ -2,7 +2,7 @@
 
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.spaces.kind import GivenSpace
-from nasdeploy.workflows.export_request import resolve_arch
+from nasdeploy.spaces.resolve import resolve_arch
 
 
 def train_alone(recipe: Recipe, text: str) -> Recipe:

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.settings import read_json
 from nasdeploy.store import files
 from nasdeploy.store.files import (
     append_json_line,
     locked,
-    read_json,
     read_json_lines,
     remove_partial,
     remove_partial_of,

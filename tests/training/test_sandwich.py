@@ -14,6 +14,7 @@ from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.nn.network import Network
 from nasdeploy.nn.rescale import rescale
+from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.supernet import Supernet, input_side
 from nasdeploy.tasks.losses import distillation_loss, kl_divergence
@@ -120,7 +121,7 @@ def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, su
 
 
 def test_only_the_largest_network_is_regularised(supernet: Recording) -> None:
-    step, rates = sandwich(supernet), supernet.space.drop_rates(0.3, 0.2)
+    step, rates = sandwich(supernet), drop_rates(supernet.space, 0.3, 0.2)
     assert rates
     SandwichStep(supernet, None, SMOOTHING, rates)(step, *batch())
     archs = [step.largest, *step.random, step.smallest]

@@ -7,6 +7,7 @@ from math import ceil, floor
 import pytest
 
 from nasdeploy.spaces import load_space
+from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.training.schedule import learning_rate
 from nasdeploy.training.settings import TrainSettings
 
@@ -93,5 +94,5 @@ def test_drop_rates_of_alphanet_grow_over_the_last_two_stages() -> None:
     assert len(blocks) == 37
     late = {name: 0.2 * index / 37 for index, name in enumerate(blocks) if name.startswith(("stage6", "stage7"))}
     assert len(late) == 8 + 2
-    assert space.drop_rates(dropout=0.3, drop_connect=0.2) == pytest.approx({**late, "head": 0.3})
+    assert drop_rates(space, dropout=0.3, drop_connect=0.2) == pytest.approx({**late, "head": 0.3})
     assert max(late.values()) == late["stage7_block2"] == pytest.approx(0.2 * 36 / 37)

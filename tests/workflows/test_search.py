@@ -9,6 +9,7 @@ import pytest
 from nasdeploy.core.cost_registry import NETWORK_COSTS
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.settings import read_json
 from nasdeploy.latency.files import table_path
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.recipe import recipe_of
@@ -20,7 +21,7 @@ from nasdeploy.searching.reporting import found_of
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation
-from nasdeploy.store.files import read_json, write_json
+from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
