@@ -87,7 +87,7 @@ def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | No
     changed = override(content, assignments)
     also = [assignment for assignment in assignments if assignment.startswith("data.path=")]
     if data is not None and also:
-        raise UserError(f"--data {data} and --set {also[0]} both say where the images are; leave one of them out")
+        raise UserError(f"`data={data}` and `set={also[0]}` both say where the images are; leave one of them out")
     if data is not None and isinstance(changed.get("data"), dict):
         changed["data"]["path"] = data
     _make_paths_absolute(changed)
@@ -124,7 +124,7 @@ def _find(name: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise UserError(f"{name}: no such recipe file; check the path, or write one with 'nasdeploy init --data DIR'")
+        raise UserError(f"{name}: no such recipe file; check the path, or write one with `nd.init(data=DIR)`")
     shipped = resource("recipes", name)
     if shipped is None:
         raise UserError(f"unknown recipe '{name}'{suggestion(name, resource_names('recipes'))}")
@@ -202,6 +202,6 @@ def space_of(run: Run, recipe: Recipe | None = None) -> SearchSpace:
     if space.digest != run.manifest.space:
         raise UserError(
             f"{run.path}: begun with another version of space {space.name} ({run.manifest.space}, now {space.digest}); "
-            "train anew with --restart"
+            "train anew with `restart=True`"
         )
     return space

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.resources import resource_names
 from nasdeploy.core.settings import Settings
@@ -29,8 +30,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refusal(*assignments: str, name: str = "mine.yaml", data: str | None = None) -> str:
     with pytest.raises(UserError) as caught:
         load_recipe(name, assignments, data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 @pytest.mark.parametrize("name", resource_names("recipes"))

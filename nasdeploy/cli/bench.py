@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
 
 
 def bench(
@@ -30,7 +31,7 @@ def bench(
     from nasdeploy.workflows import bench as step
 
     target = load_device(device)
-    result = step.as_json(step.bench(models, target, Progress(quiet), gap_ms=gap_ms), target)
+    result = step.as_json(step.bench(models, target, Progress(quiet, typed), gap_ms=gap_ms), target)
     emit(result, as_json, lambda: _text(result))
 
 

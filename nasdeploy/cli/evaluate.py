@@ -7,6 +7,7 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import ChangeOption, MovedDataOption
+from nasdeploy.cli.wording import typed
 
 
 def evaluate(
@@ -31,7 +32,7 @@ def evaluate(
 
     from nasdeploy.workflows import evaluate as step
 
-    result = step.evaluate(comparison, out, Progress(quiet))
+    result = step.evaluate(comparison, out, Progress(quiet, typed))
     picture = (out or comparison.contenders[0].run.path) / step.PICTURE
     emit({**result, "picture": str(picture)}, as_json, lambda: _text(picture, result))
 

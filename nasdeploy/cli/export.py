@@ -8,6 +8,7 @@ import typer
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.pareto_export import emit_family
 from nasdeploy.cli.runs import ChangeOption, MovedDataOption, RunOption, chosen_run
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def export(
     from nasdeploy.workflows.export_request import request_export
     from nasdeploy.workflows.pareto_export import export_family, request_family
 
-    progress = Progress(quiet)
+    progress = Progress(quiet, typed)
     run = chosen_run(run_directory)
     progress.say(f"export: run {run.path}")
     if all_pareto and arch is not None:

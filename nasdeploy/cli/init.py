@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
@@ -29,7 +30,7 @@ def init(
     from nasdeploy.store.files import locked_while_written
 
     with locked_while_written(out):
-        folder, draft, recipe = _written(data, out, hours, force, Progress(quiet))
+        folder, draft, recipe = _written(data, out, hours, force, Progress(quiet, typed))
     facts = {
         "recipe": str(out),
         "name": recipe.name,

@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import Interrupted, NasdeployError, UserError, one_line
 from nasdeploy.core.escaping import escaped
 
@@ -88,9 +89,9 @@ def _warn(
     line: str | None = None,
 ) -> None:
     """A library's warning in one line; which line of which file it comes from tells a user nothing."""
-    print(f"nasdeploy: warning: {escaped(message)}", file=sys.stderr)
+    print(f"nasdeploy: warning: {escaped(typed(message))}", file=sys.stderr)
 
 
 def _stop(error: NasdeployError) -> NoReturn:
-    print(f"nasdeploy: {escaped(error)}", file=sys.stderr)
+    print(f"nasdeploy: {escaped(typed(error))}", file=sys.stderr)
     raise SystemExit(error.exit_code)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
 
@@ -29,7 +30,7 @@ def predict(
     if csv:
         require_writable(csv)
     target = load_device(device) if device else None
-    progress = Progress(quiet)
+    progress = Progress(quiet, typed)
     predictions = step.predict(bundle, images, progress, top=top, device=target)
     if csv:
         write_text(csv, predictions.table())

@@ -9,6 +9,7 @@ import typer
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import RunOption, chosen_run
 from nasdeploy.cli.space import CLASSES, find_space
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def profile(
         raise UserError("--classes belongs to --space: a run has its own classes")
     if budget_min is not None and not 0 < budget_min < float("inf"):
         raise UserError(f"--budget-min {budget_min:g}: give a positive number of minutes")
-    progress = Progress(quiet)
+    progress = Progress(quiet, typed)
     if space is not None:
         chosen, default_device = find_space(space, classes), "cpu"
     else:

@@ -7,6 +7,7 @@ from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, changes
 from nasdeploy.cli.search import StrictFlag
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
+from nasdeploy.cli.wording import typed
 
 if TYPE_CHECKING:
     from nasdeploy.workflows.run import Product
@@ -36,7 +37,7 @@ def run(
     from nasdeploy.workflows.train import default_directory
 
     directory = run_directory or default_directory(loaded)
-    product = pipeline.run_all(loaded, directory, asked, Progress(quiet), restart=restart, strict=strict)
+    product = pipeline.run_all(loaded, directory, asked, Progress(quiet, typed), restart=restart, strict=strict)
     result = {
         "run": str(product.run.path),
         "model": str(product.directory / product.manifest.artefacts[0].file.name),

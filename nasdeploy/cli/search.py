@@ -10,6 +10,7 @@ from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
 from nasdeploy.cli.search_text import describe, forecast_text
 from nasdeploy.cli.searches import compare, list_searches, show
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
 
@@ -63,7 +64,7 @@ def search(
     from nasdeploy.core.progress import Progress
     from nasdeploy.distributed.rank_errors import FailedElsewhere, first_of_host, first_of_run, reported_once
 
-    progress = Progress(quiet or not first_of_run())
+    progress = Progress(quiet or not first_of_run(), typed)
     try:
         with reported_once(first_of_host):
             asked = asked_of(budget)

@@ -10,6 +10,7 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.space import find_space
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def check(
 
     loaded = LatencyTable.load(table)
     found = _required(loaded, space)
-    progress = Progress(quiet)
+    progress = Progress(quiet, typed)
 
     from nasdeploy.latency.runners.open_runner import open_runner
     from nasdeploy.workflows.table import RecheckSize

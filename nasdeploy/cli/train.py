@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def train(
         from nasdeploy.workflows import train as step
 
         directory = run_directory or step.default_directory(loaded)
-        run = step.train(loaded, directory, Progress(quiet), init=init, restart=restart)
+        run = step.train(loaded, directory, Progress(quiet, typed), init=init, restart=restart)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if run is None:

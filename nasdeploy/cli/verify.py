@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def verify(
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.workflows import verify as step
 
-    found = step.verify(bundle, Progress(quiet), data=data, device=load_device(device) if device else None)
+    found = step.verify(bundle, Progress(quiet, typed), data=data, device=load_device(device) if device else None)
     result = {
         "bundle": str(bundle),
         "passed": not found.problems,

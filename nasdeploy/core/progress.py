@@ -39,15 +39,18 @@ class Task:
 
 
 class Progress:
-    """Where commands report what they are doing. `quiet` leaves out everything but errors and results."""
+    """Where commands report what they are doing.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._quiet = quiet
+    `quiet` leaves out everything but errors and results; `wording` is how a message reads where it is shown.
+    """
+
+    def __init__(self, quiet: bool = False, wording: Callable[[str], str] = str) -> None:
+        self._quiet, self._wording = quiet, wording
 
     def say(self, text: str) -> None:
         """One line for the user."""
         if not self._quiet:
-            print(escaped(text), file=sys.stderr, flush=True)
+            print(escaped(self._wording(text)), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:

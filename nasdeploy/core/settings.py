@@ -134,7 +134,7 @@ def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
     given: dict[str, Any] = {}
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
-        source = f"--set {one_line(assignment)}"
+        source = f"`set={one_line(assignment)}`"
         if not separator or not all(path.split(".")):
             raise UserError(f"{source}: write it as key.key=value")
         value = read_value(text, source)
@@ -148,7 +148,7 @@ def _require_kept(given: Mapping[str, Any], path: str, value: Any, source: str) 
     """Raise `UserError` if setting `path` to `value` would undo an earlier assignment, to it or to what is inside."""
     for before, kept in given.items():
         if (before == path and kept != value) or before.startswith(f"{path}."):
-            raise UserError(f"{source}: {before} was set by an earlier --set; leave one of them out")
+            raise UserError(f"{source}: {before} was set by an earlier `set`; leave one of them out")
 
 
 def _assign(target: dict[str, Any], path: Sequence[str], value: Any, source: str) -> None:

@@ -45,7 +45,7 @@ def open_cifar10(settings: DataSettings) -> OpenedData:
         raise UserError(
             f"{root}: holds no whole cifar-10-batches-py folder; with a connection, fetch it by python -c "
             f"\"from torchvision.datasets import CIFAR10; CIFAR10('{root}', download=True)\", or name the folder that "
-            "holds it with data.path or --data DIR (for JPEG files in train/CLASS/ set kind: folder)"
+            "holds it with data.path or `data=DIR` (for JPEG files in train/CLASS/ set kind: folder)"
         ) from None
     parts = {"train": train, "test": test}
     images = {name: ArrayImages(np.asarray(part.data), part.targets) for name, part in parts.items()}
@@ -74,7 +74,7 @@ def _folder(roots: list[str]) -> Path:
     raise UserError(
         f"{' and '.join(roots)}: no Fashion-MNIST (t10k-images-idx3-ubyte and so on); install Debian's "
         'dataset-fashion-mnist, or with a connection run python -c "from torchvision.datasets import FashionMNIST; '
-        f"FashionMNIST('{roots[0]}', download=True)\", or name the folder with data.path or --data DIR"
+        f"FashionMNIST('{roots[0]}', download=True)\", or name the folder with data.path or `data=DIR`"
     )
 
 

@@ -107,7 +107,7 @@ class UnreadableImage(UserError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path}: cannot be read as an image ({reason}); leave it out with --set data.on_unreadable=skip, or "
+            f"{path}: cannot be read as an image ({reason}); leave it out with `data.on_unreadable=skip`, or "
             "remove or replace it before a run is begun"
         )
         self.path, self.reason = path, reason

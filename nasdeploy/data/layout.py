@@ -84,7 +84,7 @@ def _move(source: Path, target: Path) -> str:
 def require_folder(root: Path, form: str) -> None:
     """Raise `UserError` unless `root` holds a train folder; `form` is what else lies there, e.g. `train/CLASS/`."""
     if not root.exists():
-        raise UserError(f"{root}: no such folder; give the one that holds {form}, with data.path or --data DIR")
+        raise UserError(f"{root}: no such folder; give the one that holds {form}, with data.path or `data=DIR`")
     if not root.is_dir():
         raise UserError(f"{root}: is no folder; unpack it if it is an archive, and give the one that holds {form}")
     require_utf8(root)
@@ -151,7 +151,7 @@ def _inside(root: Path) -> str:
         others = (meant(name) for name in _content(folder.parent)[0] if name != folder.name)
         if folder.name == "train" or (meant(folder.name) and any(others)):
             within = "is" if folder == place else "lies in"
-            return f"; it {within} {folder.name}/ of {folder.parent}: give that, --data {quote(str(folder.parent))}"
+            return f"; it {within} {folder.name}/ of {folder.parent}: give that, `data={quote(str(folder.parent))}`"
     return ""
 
 
@@ -167,7 +167,7 @@ def _nested(root: Path, folders: list[str]) -> str:
     if found or len(by_class) == 1:
         found += by_class
         others = f" (or another of {len(found)} such folders)" if len(found) > 1 else ""
-        return f", but {found[0]} has one: give that, --data {quote(str(found[0]))}{others}"
+        return f", but {found[0]} has one: give that, `data={quote(str(found[0]))}`{others}"
     if by_class:
         label = by_class[0].name
         return (
@@ -258,7 +258,7 @@ def _loose_images(part: Part) -> str | None:
 
 def _no_classes(part: Part) -> str:
     if any(name.endswith(".tar") for name in part.loose):
-        return f"{part.path}: holds tar shards; set data.kind: shards, or --set data.kind=shards"
+        return f"{part.path}: holds tar shards; set data.kind: shards, or `data.kind=shards`"
     holds = f" (it holds {some(sorted(part.loose))})" if part.loose else ""
     return f"{part.path}: holds no class folders{holds}; put the images into {part.path}/CLASS/"
 
@@ -280,7 +280,7 @@ def _apart(part: Part) -> str:
     elsewhere = quote(str(path.with_name(f"unlabelled-{path.name}")))
     return (
         f"keep them elsewhere (mv {quote(str(path))} {elsewhere}) and classify them once there is a model, with: "
-        f"nasdeploy predict BUNDLE {elsewhere}"
+        f"`nd.predict(BUNDLE, {elsewhere})`"
     )
 
 

@@ -41,7 +41,7 @@ def split_content(split: Split) -> bytes:
 
 def load_split(path: Path, classes: int, facts: DataFacts) -> Split:
     """The split in a file of a run with so many classes, which is that of `facts`; raises `UserError` otherwise."""
-    remedy = "restore it from a copy of the run, or train anew with --restart"
+    remedy = "restore it from a copy of the run, or train anew with `restart=True`"
     try:
         with np.load(path, allow_pickle=False) as stored:
             labels = stored["labels"].astype(np.int64)

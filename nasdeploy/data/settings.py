@@ -157,7 +157,7 @@ class DataSettings(Settings):
     def _consistent(self) -> "DataSettings":
         if self.kind in ("folder", "shards") and self.path is None:
             inside = "train/CLASS/" if self.kind == "folder" else "train/*.tar"
-            raise ValueError(f"path is missing: name the folder that holds {inside}, or pass --data DIR")
+            raise ValueError(f"path is missing: name the folder that holds {inside}, or pass `data=DIR`")
         if self.kind == "digits" and self.path is not None:
             raise ValueError("digits come with scikit-learn: leave path out, or set kind: folder to use your images")
         if self.shorter_side < self.size:

@@ -109,13 +109,9 @@ def is_as_trained(run: Run, path: Path) -> bool:
     return weights_in(path).facts == known
 
 
-def train_command(run: Path) -> str:
-    """What a user types to go on with the training of a run."""
-    return f"nasdeploy train --run {shlex.quote(str(run))}"
-
-
 def _remedy(run: Run) -> str:
+    place = shlex.quote(str(run.path))
     whole = (is_as_trained(run, path) for path in checkpoint_files(run.checkpoints))
     if is_whole(run.checkpoints / BEST) or any(whole):
-        return f"'{train_command(run.path)}' trains that epoch again, from the last whole one"
-    return f"restore it, or train anew with '{train_command(run.path)} --restart'"
+        return f"`nd.train(run={place})` trains that epoch again, from the last whole one"
+    return f"restore it, or train anew with `nd.train(run={place}, restart=True)`"

@@ -125,9 +125,7 @@ class Run:
         files = root.glob(f"[!.]*/{_MANIFEST}")
         found = [(file.stat().st_mtime_ns, file.parent.name, file.parent) for file in files]
         if not found:
-            raise UserError(
-                f"no run in {root}; start one with 'nasdeploy train RECIPE', or give its directory with --run"
-            )
+            raise UserError(f"no run in {root}; start one with `nd.train(RECIPE)`, or give its directory with `run`")
         return cls.open(max(found)[2])
 
     @property
@@ -177,7 +175,7 @@ class Run:
     def facts(self, step: StepName) -> Facts:
         """The facts that a finished step left; raises `UserError` if it is not finished."""
         if not self.is_finished(step):
-            raise UserError(f"{self.path}: 'nasdeploy {step}' has not finished in this run; run it first")
+            raise UserError(f"{self.path}: `nd.{step}()` has not finished in this run; run it first")
         return self._manifest.finished[step]
 
     def finish(self, step: StepName, facts: Mapping[str, Any]) -> None:
@@ -253,7 +251,8 @@ class Run:
     def _refuse_to_mix(self) -> None:
         if (self.path / _MANIFEST).exists():
             raise UserError(
-                f"{self.path}: there is a run already; give another directory with --run, or --restart to replace it"
+                f"{self.path}: there is a run already; give another directory with `run`, or "
+                "`restart=True` to replace it"
             )
         if any(entry.name not in (_LOCK, _SPLIT) for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: holds files but no run; give another directory, or empty that one")
@@ -272,4 +271,4 @@ class Run:
 
 
 def _read(file: Path) -> Manifest:
-    return read_record(Manifest, file, "restore it, or train anew with --restart")
+    return read_record(Manifest, file, "restore it, or train anew with `restart=True`")

@@ -40,7 +40,7 @@ def _split_as_then(run: Run, data: OpenedData) -> ImageSets:
     if sets is None:
         raise UserError(
             f"data: these are not the images that {run.path} was begun with, {changes(known, data.inventory)}; restore "
-            "them, give the folder that holds them with --data, or train another run"
+            "them, give the folder that holds them with `data`, or train another run"
         )
     return sets
 

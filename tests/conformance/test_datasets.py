@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.images import ImageSets
@@ -119,9 +120,9 @@ def test_missing_files_are_named_in_one_line(kind: str, tmp_path: Path) -> None:
     settings = DataSettings.model_validate({"kind": kind, "path": str(tmp_path / "none"), "size": 8})
     with pytest.raises(UserError) as caught:
         open_data(settings, seed=0)
-    assert str(tmp_path / "none") in str(caught.value)
-    assert "--data DIR" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "none") in typed(caught.value)
+    assert "--data DIR" in typed(caught.value)
+    assert "\n" not in typed(caught.value)
 
 
 def test_data_sets_of_python_are_in_no_file() -> None:

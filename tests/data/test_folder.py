@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.folder import list_folder
@@ -73,8 +74,8 @@ def test_wrong_forms_are_named(tmp_path: Path) -> None:
     def message(root: Path) -> str:
         with pytest.raises(UserError) as caught:
             opened(root)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        assert "\n" not in typed(caught.value)
+        return typed(caught.value)
 
     assert "no such folder" in message(tmp_path / "nowhere")
     assert "has no train folder (it is empty)" in message(tmp_path)
@@ -144,7 +145,7 @@ def test_a_huge_picture_is_found_when_the_data_is_opened(tmp_path: Path) -> None
     huge = write_png(root / "train/cat/huge.png", 20_000, 10_000)
     with pytest.raises(UserError) as caught:
         opened(root)
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         f"{huge}: cannot be read as an image (20000 x 10000 pixels, 200000000 in all, and data.max_pixels allows "
         "178956970); leave it out with --set data.on_unreadable=skip, or remove or replace it before a run is begun"
     )

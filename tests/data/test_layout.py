@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.folder import list_folder
 from nasdeploy.data.layout import beside, meant
@@ -21,8 +22,8 @@ def classes(root: Path, below: str) -> Path:
 def message(root: Path) -> str:
     with pytest.raises(UserError) as caught:
         list_folder(root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 def advised(said: str) -> str:

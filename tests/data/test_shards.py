@@ -13,6 +13,7 @@ import torch
 import webdataset
 from PIL import Image
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.batches import TrainingBatches
 from nasdeploy.data.datasets import open_data
@@ -43,8 +44,8 @@ def parts_of(sets: ImageSets) -> list[Images]:
 def message(root: Path) -> str:
     with pytest.raises(UserError) as caught:
         opened(root)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 def sample(key: str, **members: bytes) -> dict[str, object]:
@@ -97,7 +98,7 @@ def test_a_truncated_image_is_named_or_left_out(tmp_path: Path) -> None:
     augment = AugmentSettings()
     with pytest.raises(UserError) as caught:
         list(TrainingBatches(images, settings(tmp_path, augment=augment, workers=1), 26, 0).epoch(0))
-    assert str(caught.value).startswith(f"{path}: cannot be read as an image (")
+    assert typed(caught.value).startswith(f"{path}: cannot be read as an image (")
     skipping = settings(tmp_path, augment=augment, on_unreadable="skip")
     with pytest.warns(UserWarning, match=f"^left out: {path} "):
         ((_, labels),) = TrainingBatches(images, skipping, 26, 0).epoch(0)
@@ -113,7 +114,7 @@ def test_a_shard_that_changes_while_it_is_used_is_named(tmp_path: Path) -> None:
     for index, reason in ((0, "its shard has become shorter"), (5, "No such file or directory")):
         with pytest.raises(UserError) as caught:
             images.image(index)
-        assert f"{images.path(index)}: cannot be read as an image ({reason})" in str(caught.value)
+        assert f"{images.path(index)}: cannot be read as an image ({reason})" in typed(caught.value)
 
 
 def test_few_files_are_kept_open_and_closed_at_the_end(tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_wrong_forms_are_named(tmp_path: Path) -> None:
     assert message(tmp_path / "val") == f"{tmp_path / 'val/val'}: holds no *.tar; put the shards there"
     with pytest.raises(UserError) as caught:
         open_data(settings(tmp_path / "val").model_copy(update={"kind": "folder"}), seed=0)
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         f"{tmp_path / 'val/train'}: holds tar shards; set data.kind: shards, or --set data.kind=shards"
     )
 
@@ -419,7 +420,7 @@ def test_shards_of_unreadable_images_are_named_before_a_recipe_is_written(tmp_pa
     write_tar(tmp_path / "train/0.tar", [sample("x", png=b"no png", cls=b"a")])
     with pytest.raises(UserError) as caught:
         inspect_folder(tmp_path)
-    assert str(caught.value) == f"{tmp_path}/train: none of the images could be read, x.png for one; replace them"
+    assert typed(caught.value) == f"{tmp_path}/train: none of the images could be read, x.png for one; replace them"
 
 
 def test_labels_are_arrays(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.files import table_path
@@ -17,6 +18,7 @@ from nasdeploy.workflows.request import SearchRequest, latency_devices, request_
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, supernet_of, tiny_space
 from tests.searching.budgets import at_most
+from tests.wording import stops
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 BOARD = "name: board\nruntime: onnxruntime\nthreads: 2\n"
@@ -90,8 +92,8 @@ def test_without_bounds_the_recipe_decides(run: Run) -> None:
 def test_mistakes_end_in_one_line(run: Run, bounds: dict, message: str) -> None:
     with pytest.raises(UserError) as refused:
         asked(run, **bounds)
-    assert str(refused.value).startswith(message)
-    assert "\n" not in str(refused.value)
+    assert typed(refused.value).startswith(message)
+    assert "\n" not in typed(refused.value)
     assert refused.value.exit_code == 2
 
 
@@ -122,7 +124,7 @@ def test_mistakes_end_in_one_line(run: Run, bounds: dict, message: str) -> None:
 def test_what_nothing_meets_is_answered_with_the_range(run: Run, bounds: dict, message: str) -> None:
     with pytest.raises(InfeasibleBudget) as refused:
         asked(run, **bounds)
-    assert str(refused.value).startswith(message)
+    assert typed(refused.value).startswith(message)
     assert refused.value.exit_code == 3
 
 
@@ -142,7 +144,7 @@ def test_a_table_of_another_precision(run: Run) -> None:
     table_of(half).save(table_path(SPACE, DEVICE))
     with pytest.raises(UserError) as refused:
         asked(run, latency=("40%",))
-    assert str(refused.value) == (
+    assert typed(refused.value) == (
         "the latency table of device cpu is in fp16, and the device is in fp32 now; measure again with "
         "'nasdeploy profile --device cpu --restart'"
     )
@@ -157,7 +159,7 @@ def test_a_run_that_was_not_trained(run: Run) -> None:
         classes=run.manifest.classes,
         seed=0,
     )
-    with pytest.raises(UserError, match=r"^runs/y: 'nasdeploy train' has not finished in this run; run it first$"):
+    with stops(UserError, match=r"^runs/y: 'nasdeploy train' has not finished in this run; run it first$"):
         asked(made, macs="1")
 
 

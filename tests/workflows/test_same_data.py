@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data import facts as file_facts
@@ -144,7 +145,7 @@ def test_what_changed_is_said_in_one_line(change: Callable[[], object], said: st
     change()
     with pytest.raises(UserError) as caught:
         opened()
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         f"data: these are not the images that runs/x was begun with, {said}; restore them, give the folder that holds "
         "them with --data, or train another run"
     )
@@ -291,7 +292,7 @@ def test_a_run_with_classes_in_decomposed_form_goes_on_unless_their_order_change
     as_before_nfc(run, "Mu\u0308ller", "Mz", "ant")
     with pytest.raises(UserError) as caught:
         opened()
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         "data: the classes have another order than when runs/x was begun, so that labels would mean something else; "
         "train another run, or go on with the version of nasdeploy that began it"
     )

@@ -1,0 +1,42 @@
+"""Messages of the library as they read on the command line, which adds the options and commands that they speak of.
+
+The library knows no command line. Where its messages advise something, they name its own arguments and functions
+between backticks: `restart=True`, `data=DIR`, a key of the recipe as in `data.size=32`, `nd.profile(device=cpu)`.
+"""
+
+import re
+
+OPTIONS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("set", "run", "restart", "data", "init", "alone", "out", "device", "arch", "precision", "format", "max_drop"),
+        *("compute_capability", "budget_min", "sample", "strategy", "all_pareto"),
+        *("latency", "latency_ms", "latency_p95_ms", "macs_m", "params_m", "size_mb", "memory_mb"),
+    )
+}
+"""The option for each argument of the library that messages name."""
+
+_NAMED = re.compile(r"`(?:nd\.(?P<function>[a-z_]+)\((?P<arguments>[^`]*)\)|(?P<argument>[a-z_.]+(?:=[^`]+)?))`")
+
+
+def typed(message: object) -> str:
+    """Return a message in which what the library names between backticks is what a user types."""
+    return _NAMED.sub(_as_typed, str(message))
+
+
+def _as_typed(found: "re.Match[str]") -> str:
+    if found["function"] is None:
+        return _option(found["argument"]) or found[0]
+    words = [_option(each) or each for each in found["arguments"].split(", ") if each]
+    command = " ".join(["nasdeploy", found["function"].replace("_", " "), *words])
+    # After these words stands what to type, and nothing else.
+    return command if found.string[: found.start()].endswith("with: ") else f"'{command}'"
+
+
+def _option(argument: str) -> str | None:
+    """Return the option for an argument, with its value if it has one; None if there is none of that name."""
+    name, _, value = argument.partition("=")
+    if "." in name and value:
+        return f"--set {argument}"
+    option = OPTIONS.get(name)
+    return option if option is None or value in ("", "True") else f"{option} {value}"

@@ -1,0 +1,35 @@
+"""Messages of the library name its own arguments, and the command line its options."""
+
+import pytest
+import typer
+
+from nasdeploy.cli.app import app
+from nasdeploy.cli.wording import OPTIONS, typed
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("x: damaged; train anew with `restart=True`", "x: damaged; train anew with --restart"),
+        ("give its directory with `run`, or `run=a/b`", "give its directory with --run, or --run a/b"),
+        ("leave it out with `data.on_unreadable=skip`", "leave it out with --set data.on_unreadable=skip"),
+        ("`macs_m=5 x`: give a number", "--macs-m 5 x: give a number"),
+        ("measure it with `nd.profile(device=pi)`", "measure it with 'nasdeploy profile --device pi'"),
+        ("`nd.train(RECIPE, run='a b', restart=True)`!", "'nasdeploy train RECIPE --run 'a b' --restart'!"),
+        ("see `nd.table_check()`", "see 'nasdeploy table check'"),
+        ("later, with: `nd.predict(BUNDLE, test)`", "later, with: nasdeploy predict BUNDLE test"),
+    ],
+)
+def test_what_the_library_names_is_what_a_user_types(said: str, shown: str) -> None:
+    assert typed(said) == shown
+
+
+@pytest.mark.parametrize("said", ["", "no such file: a`b", "class `cat`", "`a.b`", "`np.sum(x)`", "``", "`restart"])
+def test_whatever_else_stands_between_backticks_stays(said: str) -> None:
+    assert typed(said) == said
+
+
+def test_every_option_is_one_of_some_command() -> None:
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    assert set(OPTIONS.values()) <= known
