@@ -9,8 +9,7 @@ from nasdeploy.convert.onnx import fixed_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Shape
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.runtime import Model, Target, TorchModel
 

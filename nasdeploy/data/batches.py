@@ -17,7 +17,7 @@ from nasdeploy.data.loader import fetched, load
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
 from nasdeploy.nn.device import layout_for
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 
 Weights = npt.NDArray[np.float64]
 

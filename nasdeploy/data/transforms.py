@@ -18,7 +18,7 @@ from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 
 Triple = tuple[float, float, float]
 

@@ -21,8 +21,8 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import prepare
 from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Accuracy, Agreement, ClassAccuracy, Tolerance
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.runtimes.runtime import Array, Precision, Session
 
 

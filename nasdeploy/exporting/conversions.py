@@ -22,8 +22,8 @@ from nasdeploy.data.batches import evaluation_batches
 from nasdeploy.data.images import Images, ImageSets, readable
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.exporting.manifest import Quantisation
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Array, Precision, Session

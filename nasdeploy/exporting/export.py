@@ -41,9 +41,8 @@ from nasdeploy.latency.device import fingerprint
 from nasdeploy.nn.network import Network
 from nasdeploy.store.records import installed_versions
 from nasdeploy.supernet.evaluate import recalibrated
-from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.settings import RecalibrationSettings
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 
 _NONE = Extras()
 

@@ -36,8 +36,7 @@ from nasdeploy.latency.time_budget import (
     with_networks_within,
     within,
 )
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
 from nasdeploy.store.files import locked, remove_partial_of
@@ -199,12 +198,7 @@ def _model(module: nn.Module, inputs: tuple[Shape, ...], device: Device) -> Mode
 
 
 def randomise_norms(module: nn.Module) -> None:
-    """Batch normalisation as in a trained network: fresh ones have scales of zero, which a runtime may fold away."""
+    """Give the blocks of a network the normalisations of a trained one, as their families say."""
     draw = torch.Generator().manual_seed(0)
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None and norm.running_var is not None
-            nn.init.uniform_(norm.weight, 0.5, 1.5, generator=draw)
-            nn.init.normal_(norm.bias, 0.0, 0.1, generator=draw)
-            norm.running_mean.normal_(0.0, 0.1, generator=draw)
-            norm.running_var.uniform_(0.5, 1.5, generator=draw)
+    for block in (block for block in module.modules() if isinstance(block, StaticBlock)):
+        block.family.randomise(block.weights, draw)

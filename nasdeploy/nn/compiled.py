@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, TensorsOf, eager
-from nasdeploy.nn.functional import Statistics
+from nasdeploy.nn.functional import Context
 
 _MOST_VARIANTS = 64
 """Graphs of one block: for each drop-connect rate, memory layout, and with and without gradients."""
@@ -32,11 +32,11 @@ def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block]
     def forward_of(block: Block) -> Forward:
         computed = eager(block)
 
-        def forward(tensors: TensorsOf, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
-            return computed(tensors, x, statistics, drop)
+        def forward(tensors: TensorsOf, inputs: tuple[Tensor, ...], context: Context) -> Tensor:
+            return computed(tensors, *inputs, context=context)
 
         # Isolated: the blocks share this code, and would share its limit on recompilations.
-        made: Forward = torch.compile(  # type: ignore[call-overload]
+        made = torch.compile(  # type: ignore[call-overload]
             forward,
             fullgraph=True,
             dynamic=False,
@@ -45,9 +45,10 @@ def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block]
             recompile_limit=_MOST_VARIANTS,
         )
 
-        def checked(tensors: TensorsOf, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
+        def checked(tensors: TensorsOf, *inputs: Tensor, context: Context) -> Tensor:
             try:
-                return made(tensors, x, statistics, drop)
+                result: Tensor = made(tensors, inputs, context)
+                return result
             except BackendCompilerFailed as error:
                 raise UserError(
                     f"train.compile: {block.key} cannot be compiled ({one_line(error)}); set it to false"

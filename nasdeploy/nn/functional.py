@@ -1,27 +1,25 @@
-"""Functions that every block family is made of, on explicit tensors."""
+"""Functions that block families are made of, on explicit tensors, and what a computation is told beside them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from nasdeploy.nn.synchronised import synchronised_batch_norm
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Which statistics batch normalisation uses.
-
-    `batch`: those of the batch, else the running ones. With `momentum` > 0 the running ones move towards the batch's.
-    `synchronised`: the batch is that of all processes together.
-    """
+    """Which statistics batch normalisation uses."""
 
     batch: bool
+    """Whether those of the batch are used, else the running ones."""
     momentum: float = 0.0
+    """How far the running ones move towards the batch's, from 0 to 1."""
     synchronised: bool = False
+    """Whether the batch is that of all processes together."""
 
 
 BATCH = Statistics(batch=True)
@@ -30,6 +28,17 @@ SYNCHRONISED = Statistics(batch=True, synchronised=True)
 """Training on several processes: normalise by the batches of all of them."""
 RUNNING = Statistics(batch=False)
 """Inference: normalise by running statistics."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a block's computation is told beside its tensors and inputs."""
+
+    statistics: Statistics
+    """What batch normalisation normalises by; nothing to blocks without it."""
+    drop: float = 0.0
+    """The probability with which the block drops what it can: its branch beside a shortcut, or its features."""
+
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "relu": F.relu, "hswish": F.hardswish}
 BN_EPS = 1e-5
@@ -60,6 +69,57 @@ def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics) -> Tensor:
     if statistics.batch and not statistics.momentum:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, BN_EPS)
     return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, BN_EPS)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def synchronised_batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """`[N, channels, H, W]` normalised by the mean and variance over all processes' samples and positions.
+
+    One reduction of count, sums and sums of squares, in float32 at least.
+    """
+    channels, exact = x.shape[1], x if x.dtype == torch.float64 else x.float()
+    count = exact.new_tensor([x.numel() / channels])
+    own = torch.cat([exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3)), count])
+    sums, squares, total = _Sum.apply(own).split([channels, channels, 1])
+    mean = sums / total
+    scale = weight * torch.rsqrt((squares / total - mean.square()).clamp(min=0) + eps)
+    return x * _per_channel(scale, x) + _per_channel(bias - mean * scale, x)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.dtype).view(1, -1, 1, 1)
+
+
+class BatchNormFamily:
+    """What families of blocks with batch normalisation have in common."""
+
+    calibrated = True
+
+    @staticmethod
+    def randomise(weights: nn.Module, draw: torch.Generator) -> None:
+        """Draw scales, shifts and running statistics; fresh ones have scales of zero, which a runtime may fold away."""
+        for norm in weights.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                assert norm.running_mean is not None and norm.running_var is not None
+                nn.init.uniform_(norm.weight, 0.5, 1.5, generator=draw)
+                nn.init.normal_(norm.bias, 0.0, 0.1, generator=draw)
+                norm.running_mean.normal_(0.0, 0.1, generator=draw)
+                norm.running_var.uniform_(0.5, 1.5, generator=draw)
 
 
 class _Leading(torch.autograd.Function):
@@ -108,3 +168,13 @@ def drop_connect(x: Tensor, rate: float) -> Tensor:
         return x
     keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
     return x * (keep / (1.0 - rate))
+
+
+def rescale(x: Tensor, side: int) -> Tensor:
+    """Return images `[N, 3, S, S]` at `side` (AlphaNet, appendix B), the same where S is `side`.
+
+    Bicubic, corners not aligned, no antialiasing.
+    """
+    if x.shape[-1] == side and x.shape[-2] == side:
+        return x
+    return F.interpolate(x, size=(side, side), mode="bicubic", align_corners=False)

@@ -15,8 +15,9 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.nn.functional import (
     ACTIVATIONS,
     BN_EPS,
+    BatchNormFamily,
+    Context,
     NormTensors,
-    Statistics,
     batch_norm,
     centre_crop,
     drop_connect,
@@ -46,7 +47,7 @@ class StemWeights(nn.Module):
         self.norm = _norm(out)
 
 
-class StemFamily:
+class StemFamily(BatchNormFamily):
     """Stem convolution."""
 
     cover = StemWeights
@@ -58,10 +59,10 @@ class StemFamily:
         return ConvTensors(slice_matrix(weights.conv.weight, out, block.in_channels), slice_norm(weights.norm, out))
 
     @staticmethod
-    def forward(block: Stem, tensors: ConvTensors, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
-        """`[N, 3, side, side] -> [N, out_channels, ...]`; `drop` has no effect."""
+    def forward(block: Stem, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, 3, side, side] -> [N, out_channels, ...]`."""
         x = F.conv2d(x, tensors.weight, None, block.stride, block.kernel_size // 2)
-        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, statistics))
+        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics))
 
 
 class MBConvWeights(nn.Module):
@@ -106,7 +107,7 @@ class MBConvTensors(NamedTuple):
     shortcut: Tensor | None
 
 
-class MBConvFamily:
+class MBConvFamily(BatchNormFamily):
     """Inverted residual block with squeeze-and-excitation and a shortcut for every shape."""
 
     cover = MBConvWeights
@@ -136,23 +137,23 @@ class MBConvFamily:
         )
 
     @staticmethod
-    def forward(block: MBConv, tensors: MBConvTensors, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
-        """`[N, in_channels, side, side] -> [N, out_channels, ...]`; `drop` is the rate of drop-connect.
+    def forward(block: MBConv, tensors: MBConvTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped are whole samples of the branch.
 
-        Drop-connect acts only where the shortcut is the input itself.
+        This drop-connect acts only where the shortcut is the input itself.
         """
         activation = ACTIVATIONS[block.activation]
         y = x
         if tensors.expand is not None:
-            y = activation(batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics))
+            y = activation(batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, context.statistics))
         kernel, mid = block.kernel_size, block.mid_channels
         y = F.conv2d(y, tensors.depthwise.weight, None, block.stride, kernel // 2, 1, mid)
-        y = activation(batch_norm(y, tensors.depthwise.norm, statistics))
+        y = activation(batch_norm(y, tensors.depthwise.norm, context.statistics))
         if tensors.squeeze is not None:
             y = _squeeze_and_excite(y, tensors.squeeze)
-        y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics)
-        if drop and block.identity:
-            y = drop_connect(y, drop)
+        y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, context.statistics)
+        if context.drop and block.identity:
+            y = drop_connect(y, context.drop)
         return y + _shortcut(block, tensors.shortcut, x)
 
 
@@ -200,7 +201,7 @@ class PoolHeadTensors(NamedTuple):
     classifier_bias: Tensor
 
 
-class PoolHeadFamily:
+class PoolHeadFamily(BatchNormFamily):
     """1x1 convolution, global average pooling, 1x1 convolution, classifier."""
 
     cover = PoolHeadWeights
@@ -219,11 +220,11 @@ class PoolHeadFamily:
         )
 
     @staticmethod
-    def forward(block: PoolHead, tensors: PoolHeadTensors, x: Tensor, statistics: Statistics, drop: float) -> Tensor:
-        """`[N, in_channels, side, side] -> [N, classes]`; `drop` is the rate of dropout before the classifier."""
+    def forward(block: PoolHead, tensors: PoolHeadTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, in_channels, side, side] -> [N, classes]`; what is dropped are features before the classifier."""
         activation = ACTIVATIONS[block.activation]
-        x = activation(batch_norm(F.conv2d(x, tensors.expand.weight), tensors.expand.norm, statistics))
+        x = activation(batch_norm(F.conv2d(x, tensors.expand.weight), tensors.expand.norm, context.statistics))
         x = activation(F.conv2d(F.adaptive_avg_pool2d(x, 1), tensors.project)).flatten(1)
-        if drop:
-            x = F.dropout(x, drop)
+        if context.drop:
+            x = F.dropout(x, context.drop)
         return F.linear(x, tensors.classifier, tensors.classifier_bias)

@@ -1,15 +1,69 @@
-"""A static network: a plan with weights."""
+"""Static networks: a plan with weights, whose parts are run one by one."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
 from torch import Tensor, nn
 
-from nasdeploy.core.plan import Plan, Step
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
-from nasdeploy.nn.graph import run
+from nasdeploy.core.plan import Block, Part, Plan, Step
+from nasdeploy.nn import FAMILIES, cover
+from nasdeploy.nn.functional import BATCH, RUNNING, Context, rescale
+from nasdeploy.runtimes.runtime import Session
+
+
+class PartRunner(Protocol):
+    """A network of which any part can be computed: by PyTorch, inside a supernet, or by a deployment runtime."""
+
+    @property
+    def plan(self) -> Plan:
+        """The network's parts and steps."""
+
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a part, in the plan's order, for inputs of its types with a batch dimension first.
+
+        Square images of another side are rescaled to that of the part.
+        """
+
+
+def fit_images(part: Part, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return inputs for a part: square images `[N, C, S, S]` at the side that it takes, anything else as it is."""
+    return [
+        rescale(x, wanted.shape[-1]) if len(wanted.shape) == 3 and wanted.shape[-1] == wanted.shape[-2] else x
+        for x, (_, wanted) in zip(inputs, part.inputs, strict=True)
+    ]
+
+
+def run_part(
+    part: Part, inputs: Sequence[Tensor], compute: Callable[[Step, Sequence[Tensor]], Tensor]
+) -> tuple[Tensor, ...]:
+    """Return the outputs of a part, by computing its steps in order, each on what it takes."""
+    values = {name: tensor for (name, _), tensor in zip(part.inputs, inputs, strict=True)}
+    for step in part.steps:
+        values[step.name] = compute(step, [values[name] for name in step.takes])
+    return tuple(values[name] for name in part.outputs)
+
+
+class StaticBlock(nn.Module):
+    """One block with weights, by default of its own shapes."""
+
+    def __init__(self, block: Block, weights: nn.Module | None = None) -> None:
+        super().__init__()
+        self.block = block
+        self.family = FAMILIES[type(block)]
+        self.weights = cover(type(block).__name__, [block]) if weights is None else weights
+
+    def compute(self, *inputs: Tensor, context: Context) -> Tensor:
+        """Return the block's output, normalised as the context says."""
+        return self.family.forward(self.block, self.family.slice(self.weights, self.block), *inputs, context=context)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the block's output: batch statistics in training mode, running ones in evaluation mode."""
+        return self.compute(*inputs, context=_TRAINING if self.training else _INFERENCE)
 
 
 class Network(nn.Module):
-    """The network of a plan, as an ordinary module: `[N, 3, side, side] -> [N, classes]`.
+    """The network of a plan, as an ordinary module.
 
     In training mode batch normalisation uses the batch's statistics and leaves the running ones alone (as a supernet
     does); in evaluation mode it uses the running ones, which `calibrate` sets.
@@ -18,22 +72,79 @@ class Network(nn.Module):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.blocks = nn.ModuleDict({step.name: StaticBlock(step.block) for step in plan.steps})
+        self._parts = {part.name: part for part in plan.parts}
+        weights = {slot: cover(slot, blocks[:1], blocks[1:]) for slot, blocks in _by_slot(plan).items()}
+        self.blocks = nn.ModuleDict({step.name: StaticBlock(step.block, weights[step.slot]) for step in plan.steps})
 
     def block(self, name: str) -> StaticBlock:
-        """The module of the step called `name`."""
+        """Return the module of the step called `name`."""
         block = self.blocks[name]
         assert isinstance(block, StaticBlock)
         return block
 
-    def compute(self, x: Tensor, statistics: Statistics) -> Tensor:
-        """Logits, normalised by the given statistics."""
+    def compute(self, part: str, *inputs: Tensor, context: Context) -> tuple[Tensor, ...]:
+        """Return the outputs of a part, normalised as the context says."""
 
-        def compute(step: Step, x: Tensor) -> Tensor:
-            return self.block(step.name).compute(x, statistics)
+        def compute(step: Step, inputs: Sequence[Tensor]) -> Tensor:
+            return self.block(step.name).compute(*inputs, context=context)
 
-        return run(self.plan.only, x, compute)
+        return run_part(self._parts[part], inputs, compute)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `[N, classes]` of images `[N, 3, side, side]` at the plan's input side."""
-        return self.compute(x, BATCH if self.training else RUNNING)
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a part: batch statistics in training mode, running ones in evaluation mode.
+
+        Square images of another side are rescaled to that of the part.
+        """
+        fitting = fit_images(self._parts[part], inputs)
+        return self.compute(part, *fitting, context=_TRAINING if self.training else _INFERENCE)
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the output of a network of one part, a tuple of them if there are several.
+
+        Raises `ValueError` for a network of several parts.
+        """
+        context = _TRAINING if self.training else _INFERENCE
+        return _plain(self.compute(self.plan.only.name, *inputs, context=context))
+
+
+class NetworkPart(nn.Module):
+    """A part of a network as a module of its own, with the network's weights: what is exported and measured."""
+
+    def __init__(self, network: Network, name: str) -> None:
+        super().__init__()
+        self.part = network.plan.part(name)
+        self.blocks = nn.ModuleDict({step.name: network.block(step.name) for step in self.part})
+        self.train(network.training)
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the part's output, a tuple of them if there are several."""
+        return _plain(run_part(self.part, inputs, lambda step, given: self.blocks[step.name](*given)))
+
+
+class SessionRunner:
+    """Sessions of a network's exported parts as what computes them, on the CPU."""
+
+    def __init__(self, plan: Plan, sessions: Mapping[str, Session]) -> None:
+        """The sessions are those of the plan's parts, by name."""
+        self.plan, self._sessions = plan, sessions
+
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a part; its inputs are handed over in the order of the session's."""
+        session, fitting = self._sessions[part], fit_images(self.plan.part(part), inputs)
+        feeds = {name: tensor.numpy(force=True) for name, tensor in zip(session.inputs, fitting, strict=True)}
+        return tuple(torch.from_numpy(array) for array in session.run(feeds))
+
+
+_TRAINING, _INFERENCE = Context(BATCH), Context(RUNNING)
+
+
+def _plain(outputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _by_slot(plan: Plan) -> dict[str, list[Block]]:
+    """The blocks that compute with each slot's weights, in the order of the steps."""
+    found: dict[str, list[Block]] = {}
+    for step in plan:
+        found.setdefault(step.slot, []).append(step.block)
+    return found

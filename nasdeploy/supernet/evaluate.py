@@ -3,21 +3,22 @@
 Training, search and export recalibrate in the same way; the accuracy that an export states is that of its file.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.device import layout_for
-from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.nn.functional import Context, Statistics, rescale
+from nasdeploy.nn.network import Network, PartRunner, fit_images
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 
 Calibration = Callable[[int], Iterable[Tensor]]
 """Starts a pass over the batches `[N, 3, S, S]` for networks of some side; S is the side or will be rescaled to it."""
@@ -58,6 +59,46 @@ def score(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
     if not count:
         raise ValueError("no images to score on")
     return Score(correct / count, loss / count, count)
+
+
+def calibrate(
+    network: Network, batches: Iterable[Any], drive: Callable[[PartRunner, Any], object] | None = None
+) -> Network:
+    """Set running statistics to the cumulative average over batches (BigNAS, section 3.4; AlphaNet).
+
+    `drive` takes a batch through the network's parts; by default a batch is the one input of the one part. Square
+    images of another size are rescaled. The network is returned in evaluation mode; one without running statistics
+    draws no batch. Raises ValueError if there is no batch.
+    """
+    if not needs_calibration(network.plan):
+        return network.eval()
+    runner, calibrated = _Calibrating(network), False
+    with torch.no_grad():
+        for batch in batches:
+            calibrated = True
+            if drive is None:
+                runner.run(network.plan.only.name, batch)
+            else:
+                drive(runner, batch)
+    if not calibrated:
+        raise ValueError("calibration needs at least one batch")
+    return network.eval()
+
+
+class _Calibrating:
+    """A network whose running statistics become the average over all runs of each part."""
+
+    def __init__(self, network: Network) -> None:
+        self.plan, self._network = network.plan, network
+        self._runs: Counter[str] = Counter()
+
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a part, normalised by the batch."""
+        self._runs[part] += 1
+        fitting = fit_images(self.plan.part(part), inputs)
+        # The first average has weight 1 and so replaces whatever was there.
+        statistics = Statistics(batch=True, momentum=1.0 / self._runs[part])
+        return self._network.compute(part, *fitting, context=Context(statistics))
 
 
 def recalibrated(supernet: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Network:
@@ -104,9 +145,10 @@ class Evaluator:
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
 
     def network(self, arch: Arch) -> Network:
-        """The recalibrated sub-network, in evaluation mode."""
-        side = input_side(self._supernet.space.plan(arch))
-        return recalibrated(self._supernet, arch, self._calibration(side))
+        """The recalibrated sub-network, in evaluation mode; one that needs no calibration starts no pass for it."""
+        plan = self._supernet.space.plan(arch)
+        batches = self._calibration(input_side(plan)) if needs_calibration(plan) else ()
+        return recalibrated(self._supernet, arch, batches)
 
     def __call__(self, arch: Arch, first: int = 0, end: int | None = None) -> Score:
         """The score of one architecture on the images from `first` up to `end`, by default on all.

@@ -10,8 +10,8 @@ from torch import Tensor
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import SearchSpace, Slot
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.masked import MASKED, Masks
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.supernet.supernet import Supernet
 
 RESOLUTION = "resolution"

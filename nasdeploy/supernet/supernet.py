@@ -1,16 +1,18 @@
 """The weight-sharing supernet: for each slot the weights that cover every block that may stand there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, Step
 from nasdeploy.core.space import SearchSpace, Slot
-from nasdeploy.nn import FAMILIES, Forward, eager
-from nasdeploy.nn.functional import BATCH, Statistics
-from nasdeploy.nn.graph import run
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn import FAMILIES, Forward, cover, eager
+from nasdeploy.nn.functional import BATCH, Context, Statistics
+from nasdeploy.nn.network import Network, fit_images, run_part
 
 
 class Supernet(nn.Module):
@@ -23,7 +25,21 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
-        self.weights = nn.ModuleDict({slot.name: _cover(space, slot) for slot in space.slots})
+        self.weights = nn.ModuleDict({slot.name: _cover(space, slot) for slot in space.slots if not slot.shares})
+
+    def bind(
+        self,
+        arch: Arch,
+        drop_rates: Mapping[str, float] | None = None,
+        statistics: Statistics = BATCH,
+        forward_of: Callable[[Block], Forward] = eager,
+    ) -> "SubNetwork":
+        """Return what computes the parts of the sub-network `arch` with these weights.
+
+        `drop_rates` gives the drop probability of slots; None regularises nothing. `statistics` are the batch's, of
+        this process or of all. `forward_of` gives the computation of a block, which may be compiled.
+        """
+        return SubNetwork(self.weights, self.space.plan(arch), drop_rates or {}, Context(statistics), forward_of)
 
     def forward(
         self,
@@ -33,27 +49,90 @@ class Supernet(nn.Module):
         statistics: Statistics = BATCH,
         forward_of: Callable[[Block], Forward] = eager,
     ) -> Tensor:
-        """Logits `[N, classes]` of the sub-network `arch` for images `[N, 3, S, S]` of any side.
+        """Return the output of a sub-network of one part with one input and one output, e.g. logits `[N, classes]`."""
+        bound = self.bind(arch, drop_rates, statistics, forward_of)
+        (output,) = bound.run(bound.plan.only.name, x)
+        return output
 
-        The images are rescaled to the architecture's resolution. `drop_rates` gives the drop probability of slots
-        (`mobilenet.drop_rates`); None regularises nothing. `statistics` are the batch's, of this process or of all.
-        `forward_of` gives the computation of a block, which may be compiled.
-        """
-        plan = self.space.plan(arch)
-        rates = drop_rates or {}
 
-        def compute(step: Step, x: Tensor) -> Tensor:
-            tensors = FAMILIES[type(step.block)].slice(self.weights[step.name], step.block)
-            return forward_of(step.block)(tensors, x, statistics, rates.get(step.name, 0.0))
+@dataclass(frozen=True)
+class SubNetwork:
+    """A sub-network with the supernet's own weights, so that gradients reach them. It is a `PartRunner`."""
 
-        return run(plan.only, rescale(x, input_side(plan)), compute)
+    weights: nn.ModuleDict
+    """The supernet's, by slot."""
+    plan: Plan
+    drop_rates: Mapping[str, float]
+    """The drop probability by slot."""
+    context: Context
+    """What blocks without a drop probability are told."""
+    forward_of: Callable[[Block], Forward]
+
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of a part; square images of another size are rescaled to the part's input."""
+        found = self.plan.part(part)
+        return run_part(found, fit_images(found, inputs), self._compute)
+
+    def _compute(self, step: Step, inputs: Sequence[Tensor]) -> Tensor:
+        tensors = FAMILIES[type(step.block)].slice(self.weights[step.slot], step.block)
+        drop = self.drop_rates.get(step.name, 0.0)
+        context = Context(self.context.statistics, drop) if drop else self.context
+        return self.forward_of(step.block)(tensors, *inputs, context=context)
 
 
 def input_side(plan: Plan) -> int:
-    """Side in pixels of the square images that a plan takes."""
+    """Return the side in pixels of the square images that a network of one part takes."""
     return plan.only.inputs[0][1].shape[-1]
 
 
+def extract(supernet: Supernet, arch: Arch) -> Network:
+    """Return the sub-network `arch` with copies of its weights; no retraining is needed.
+
+    In training mode it equals the supernet's bit for bit, gradients included. Its running statistics are slices of the
+    supernet's: call `calibrate` before evaluating it. Raises `ValueError` where steps that share a slot's weights are
+    so different that no weights of their own shapes serve them all.
+    """
+    plan, first = supernet.space.plan(arch), next(supernet.parameters())
+    with torch.device("meta"):
+        network = Network(plan)
+    if first.dtype != torch.get_default_dtype():
+        network.to(first.dtype)
+    network.to_empty(device=first.device)
+    with torch.no_grad():
+        # What no block computes with would hold whatever the memory held, and be saved with the network.
+        for buffer in network.buffers():
+            buffer.zero_()
+        for step in plan.steps:
+            for to, tensor in _copies(supernet, network, step):
+                to.copy_(tensor)
+        for step in (step for step in plan.steps if step.slot != step.name):
+            if not all(torch.equal(to, tensor) for to, tensor in _copies(supernet, network, step)):
+                raise ValueError(f"slot {step.slot}: its weights in a network of its own do not serve {step.name}")
+    return network.train(supernet.training)
+
+
+def _copies(supernet: Supernet, network: Network, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of a tensor of the step's block in the network and the same in the supernet."""
+    family = FAMILIES[type(step.block)]
+    source = family.slice(supernet.weights[step.slot], step.block)
+    target = family.slice(network.block(step.name).weights, step.block)
+    return zip(_tensors(target), _tensors(source), strict=True)
+
+
+def _tensors(nested: Any) -> Iterator[Tensor]:
+    """The tensors of nested tuples, in order; None is left out."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif nested is not None:
+        for item in nested:
+            yield from _tensors(item)
+
+
 def _cover(space: SearchSpace, slot: Slot) -> nn.Module:
-    blocks = list({block for block in space.blocks_of(slot) if block is not None})
-    return FAMILIES[type(blocks[0])].cover(blocks)
+    """The weights of a slot for every block that may stand there, and in the slots that share them."""
+    sharing = (other for other in space.slots if other.shares and other.weights == slot.name)
+    return cover(slot.name, _blocks(space, slot), [block for other in sharing for block in _blocks(space, other)])
+
+
+def _blocks(space: SearchSpace, slot: Slot) -> list[Block]:
+    return list(dict.fromkeys(block for block in space.blocks_of(slot) if block is not None))

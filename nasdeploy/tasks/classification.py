@@ -10,11 +10,12 @@ from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Score
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.tasks.metrics import TOP1
-from nasdeploy.tasks.task import Batch, Inputs, Objective, PartRunner, Task, TaskData
+from nasdeploy.tasks.task import Batch, Inputs, Objective, Task, TaskData
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nasdeploy.nn.network import PartRunner
     from nasdeploy.store.run import Run
     from nasdeploy.training.settings import TrainSettings
 
@@ -32,7 +33,7 @@ class Classification(Task):
 
         return ImageData.open(settings, seed, run)
 
-    def outputs(self, network: PartRunner, inputs: Inputs) -> "Tensor":
+    def outputs(self, network: "PartRunner", inputs: Inputs) -> "Tensor":
         """Return logits `[N, classes]`; images of any side are rescaled to that of the plan."""
         (logits,) = network.run(network.plan.only.name, *inputs)
         return logits
@@ -50,7 +51,7 @@ class Classification(Task):
 
         return Objective(label, distillation_loss(settings.distillation))
 
-    def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
+    def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
         """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""
         from nasdeploy.tasks.image_data import score_of
 

@@ -7,7 +7,7 @@ deliverable takes and gives. Everything else (supernets, costs, latency, search,
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Metric, Score
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nasdeploy.data.batches import Memory
+    from nasdeploy.nn.network import PartRunner
     from nasdeploy.store.run import Run
     from nasdeploy.training.settings import TrainSettings
 
@@ -28,20 +29,6 @@ Outputs = Any
 Targets = Any
 """What outputs are compared with, e.g. labels `[N]`."""
 Batch = tuple[Inputs, Targets]
-
-
-class PartRunner(Protocol):
-    """A network of which any part can be computed: by PyTorch, inside a supernet, or by a deployment runtime."""
-
-    @property
-    def plan(self) -> Plan:
-        """The network's parts and steps."""
-
-    def run(self, part: str, *inputs: "Tensor") -> tuple["Tensor", ...]:
-        """Return the outputs of a part, in the plan's order, for inputs of its types with a batch dimension first.
-
-        Square images of another side are rescaled to that of the part.
-        """
 
 
 @dataclass(frozen=True)
@@ -167,7 +154,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def outputs(self, network: PartRunner, inputs: Inputs) -> Outputs:
+    def outputs(self, network: "PartRunner", inputs: Inputs) -> Outputs:
         """Return what losses and scores are computed from, by running the parts of a network on a batch of inputs."""
 
     @abstractmethod
@@ -175,7 +162,7 @@ class Task(ABC):
         """Return the losses that a recipe asks for."""
 
     @abstractmethod
-    def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
+    def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
         """Return the score of a network on all batches. Outputs that are no numbers are wrong, whatever they are."""
 
     @abstractmethod

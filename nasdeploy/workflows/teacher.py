@@ -11,12 +11,11 @@ from torch import Tensor
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.transforms import draw_sample
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import input_side
+from nasdeploy.supernet.supernet import extract, input_side
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.training.class_order import columns
 from nasdeploy.training.onnx_teacher import onnx_teacher

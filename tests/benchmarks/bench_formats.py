@@ -34,8 +34,8 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.engine import read_header
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.spaces import load_space
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.evaluate import calibrate
+from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import supernet_of
 
 ALL = ("a0", "a1", "a2", "a3", "a4", "a5-small", "a5-base", "a6")

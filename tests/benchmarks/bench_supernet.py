@@ -18,11 +18,10 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import macs, params
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.spaces import load_space
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings

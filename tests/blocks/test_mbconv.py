@@ -10,8 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem, make_divisible, strided
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
 
 ALPHANET = load_space("alphanet")

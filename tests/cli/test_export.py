@@ -23,7 +23,7 @@ from nasdeploy.store.checkpoints import WeightsFacts, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import extract
 from nasdeploy.workflows.export_request import request_export
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space

@@ -7,8 +7,8 @@ import torch
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import FAMILIES, StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn import FAMILIES
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.spaces import load_space
 from tests.conformance.test_runtimes import needs_gpu, usable

@@ -14,7 +14,7 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
 from nasdeploy.convert.precision import to_fp16
-from nasdeploy.nn import StaticBlock
+from nasdeploy.nn.network import StaticBlock
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
 from tests.conformance.runtime_models import onnx_bytes

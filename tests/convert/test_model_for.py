@@ -8,8 +8,7 @@ from onnx import TensorProto
 from nasdeploy.blocks.mbconv import Stem
 from nasdeploy.convert import model_for, quick_onnx
 from nasdeploy.core.errors import UserError
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from nasdeploy.spaces import load_space

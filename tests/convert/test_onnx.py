@@ -13,8 +13,7 @@ import torch
 from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space

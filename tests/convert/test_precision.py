@@ -8,7 +8,7 @@ from onnx import TensorProto, numpy_helper
 from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
-from nasdeploy.nn import StaticBlock
+from nasdeploy.nn.network import StaticBlock
 
 BLOCK = MBConv(8, 16, 24, kernel_size=3, expand_ratio=4, stride=1, se=True, activation="swish")
 

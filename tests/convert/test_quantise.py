@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.quantise import RECIPES, Quantiser
 from nasdeploy.convert.vnni import saturates
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import supernet_of, tiny_space
 
 BATCH = 4

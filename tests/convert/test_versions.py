@@ -9,7 +9,7 @@ from nasdeploy.blocks.mbconv import MBConv, PoolHead
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.convert.versions import lowest
-from nasdeploy.nn import StaticBlock
+from nasdeploy.nn.network import StaticBlock
 from tests.conformance.runtime_models import onnx_bytes
 
 BLOCKS = {

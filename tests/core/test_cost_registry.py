@@ -10,8 +10,7 @@ from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, live_
 from nasdeploy.core.costs import NetworkCosts
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
 from tests.latency.tables import SPACE, archs
 from tests.toy import Square, ToySpace

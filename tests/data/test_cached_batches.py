@@ -9,7 +9,7 @@ from nasdeploy.data import batches as module
 from nasdeploy.data.batches import HeldOutImages, Memory, PreparedBatches, evaluation_batches
 from nasdeploy.data.images import ArrayImages
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 
 SETTINGS = DataSettings(kind="digits", size=8, workers=0)
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from nasdeploy.core.settings import parse
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.transforms import fetch, normalise, prepare, training_transform
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 from tests.data.pictures import noise
 
 DATA = DataSettings(kind="folder", path="photos", size=24, resize=28)

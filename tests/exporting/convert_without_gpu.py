@@ -19,8 +19,8 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Source, file_name
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.evaluate import calibrate
+from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import supernet_of
 
 _MEMORY = 8 << 30

@@ -18,9 +18,9 @@ from nasdeploy.exporting.jobs import Job, plan_jobs
 from nasdeploy.exporting.manifest import Origin
 from nasdeploy.exporting.proof import Target
 from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.nn.functional import BatchNormFamily
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.settings import RecalibrationSettings
@@ -44,7 +44,7 @@ def tiny_space(classes: int = 3) -> SearchSpace:
 def supernet_of(space: SearchSpace) -> Supernet:
     torch.manual_seed(0)
     supernet = Supernet(space)
-    randomise_norms(supernet)
+    BatchNormFamily.randomise(supernet, torch.Generator().manual_seed(0))
     return supernet
 
 

@@ -24,7 +24,7 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.torch import TorchFormat
 from nasdeploy.exporting.manifest import ExportManifest
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import Tampered, exporter, jobs, latency_table, tiny_space
 
 PROGRAMS = ["pictures.py", "predict.py"]

@@ -24,8 +24,8 @@ from nasdeploy.exporting.proof import Target, prove, prove_source
 from nasdeploy.exporting.record import TOLERANCE, Latency, Proof
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.runtimes.onnxruntime import _OnnxSession
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.evaluate import calibrate
+from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import DEVICE, QUICK, folder_data, jobs, latency_table, supernet_of, tiny_space
 
 Change = Callable[[onnx.ModelProto], None]

@@ -11,7 +11,7 @@ from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.core.progress import Progress
 from nasdeploy.nn import FAMILIES, eager
 from nasdeploy.nn.compiled import compiled
-from nasdeploy.nn.functional import BATCH
+from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.workflows.train import train
 from tests.nn.reference import randomise
@@ -44,6 +44,6 @@ def test_generated_code_agrees() -> None:
     randomise(supernet)
     tensors = FAMILIES[type(block)].slice(supernet.weights[slot], block)
     x = torch.randn(2, *block.inputs[0].shape)
-    expected = eager(block)(tensors, x, BATCH, 0.0)
-    found = compiled()(block)(tensors, x, BATCH, 0.0)
+    expected = eager(block)(tensors, x, context=Context(BATCH))
+    found = compiled()(block)(tensors, x, context=Context(BATCH))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

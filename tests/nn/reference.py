@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
-from nasdeploy.nn import StaticBlock
 from nasdeploy.nn.mbconv import MBConvWeights, PoolHeadWeights, StemWeights
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 
 ACTIVATION = {"swish": nn.SiLU, "relu": nn.ReLU, "hswish": nn.Hardswish}
 

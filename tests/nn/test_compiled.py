@@ -15,9 +15,10 @@ from torch._dynamo.utils import counters
 from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
-from nasdeploy.nn import FAMILIES, Forward, StaticBlock, eager
+from nasdeploy.nn import FAMILIES, Forward, eager
 from nasdeploy.nn.compiled import compiled
-from nasdeploy.nn.functional import BATCH
+from nasdeploy.nn.functional import BATCH, Context
+from nasdeploy.nn.network import StaticBlock
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.sandwich import Losses, SandwichStep, draw
@@ -72,7 +73,7 @@ def test_a_block_that_cannot_be_compiled_is_named() -> None:
     module = StaticBlock(block)
     tensors = FAMILIES[MBConv].slice(module.weights, block)
     with pytest.raises(UserError) as caught:
-        compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0].shape), BATCH, 0.0)
+        compiled(backend)(block)(tensors, torch.randn(2, *block.inputs[0].shape), context=Context(BATCH))
     assert str(caught.value).startswith(f"train.compile: {block.key} cannot be compiled (")
     assert "no C++ compiler is here" in str(caught.value)
     assert str(caught.value).endswith("; set it to false")

@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.nn.functional import RUNNING, Statistics, batch_norm, centre_crop, drop_connect, slice_matrix, slice_norm
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import (
+    RUNNING,
+    Statistics,
+    batch_norm,
+    centre_crop,
+    drop_connect,
+    rescale,
+    slice_matrix,
+    slice_norm,
+)
 
 USES = [(3, 2), (6, 5), (2, 5), (6, 1)]
 """Rows and columns of a matrix `[6, 5]`; one use takes it whole."""

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
 from nasdeploy.core.plan import Block
-from nasdeploy.nn import StaticBlock
-from nasdeploy.nn.functional import BATCH, RUNNING, Statistics
+from nasdeploy.nn.functional import BATCH, RUNNING, Context, Statistics
 from nasdeploy.nn.mbconv import MBConvFamily, MBConvWeights
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
 from tests.nn.reference import randomise, reference, reference_network
 
@@ -235,7 +234,9 @@ def dropped(block: Block, x: Tensor, drop: float, statistics: Statistics = BATCH
     module = weights_of(block)
     torch.manual_seed(1)
     with torch.no_grad():
-        return module.family.forward(block, module.family.slice(module.weights, block), x, statistics, drop)
+        return module.family.forward(
+            block, module.family.slice(module.weights, block), x, context=Context(statistics, drop)
+        )
 
 
 def test_drop_connect_leaves_the_shortcut_to_dropped_samples_and_scales_the_others() -> None:

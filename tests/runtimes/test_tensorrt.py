@@ -7,7 +7,7 @@ from nasdeploy.blocks.mbconv import MBConv
 from nasdeploy.convert import model_for
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.profile import randomise_norms
-from nasdeploy.nn import StaticBlock
+from nasdeploy.nn.network import StaticBlock
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.tensorrt import Loader, TensorRt

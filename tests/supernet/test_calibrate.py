@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.nn.rescale import rescale
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.nn.functional import rescale
+from nasdeploy.supernet.evaluate import calibrate
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise, reference_network
 from tests.supernet.tiny import tiny_space
 

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
-from nasdeploy.supernet.calibrate import calibrate
-from nasdeploy.supernet.evaluate import Evaluator, Score, score
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.evaluate import Evaluator, Score, calibrate, score
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
 

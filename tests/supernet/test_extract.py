@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.spaces import SPACES, load_settings, load_space
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 
 ARCHS = 25
 """In each of the two layouts, which have different ones."""

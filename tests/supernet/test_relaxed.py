@@ -7,11 +7,10 @@ import torch
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 from nasdeploy.spaces import load_space
-from nasdeploy.supernet.extract import extract
 from nasdeploy.supernet.relaxed import RelaxedSupernet
-from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.supernet import Supernet, extract
 from tests.supernet.test_extract import randomised
 from tests.supernet.tiny import tiny_space
 from tests.toy import ToySpace

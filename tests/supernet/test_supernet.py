@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise, reference_network
 from tests.supernet.tiny import tiny_space
 

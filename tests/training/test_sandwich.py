@@ -11,12 +11,10 @@ from torch import Tensor
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, eager
-from nasdeploy.nn.functional import BATCH, Statistics
+from nasdeploy.nn.functional import BATCH, Statistics, rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.nn.rescale import rescale
 from nasdeploy.spaces.mobilenet import drop_rates
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet, input_side
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.losses import distillation_loss, kl_divergence
 from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep, draw
 from nasdeploy.training.settings import DistillationSettings

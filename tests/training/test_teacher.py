@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from nasdeploy.convert import quick_onnx
 from nasdeploy.core.errors import UserError
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.sandwich import SandwichStep, draw

@@ -13,8 +13,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.recipe import recipe_of
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.extract import extract
-from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import SandwichStep

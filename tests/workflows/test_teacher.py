@@ -18,7 +18,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.transforms import draw_sample, normalise
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.weights import load_supernet

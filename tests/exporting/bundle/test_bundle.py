@@ -27,7 +27,7 @@ from nasdeploy.exporting.bundle import predict as program
 from nasdeploy.exporting.bundle.verify import Sample
 from nasdeploy.exporting.bundle.write import load_bundle, write_sums
 from nasdeploy.runtimes.device import Device
-from nasdeploy.supernet.extract import extract
+from nasdeploy.supernet.supernet import extract
 from nasdeploy.workflows.bench import bench
 from nasdeploy.workflows.predict import predict
 from nasdeploy.workflows.verify import verify

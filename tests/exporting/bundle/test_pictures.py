@@ -19,7 +19,7 @@ from nasdeploy.data.transforms import prepare
 from nasdeploy.data.walk import read_part
 from nasdeploy.exporting.bundle import pictures
 from nasdeploy.exporting.bundle.predict import probabilities
-from nasdeploy.nn.rescale import rescale
+from nasdeploy.nn.functional import rescale
 from tests.data.pictures import write_odd_part, write_png
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
