@@ -12,8 +12,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.resources import resource_names
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.optimizer import make_optimizer
-from nasdeploy.training.schedule import learning_rate
+from nasdeploy.training.optimizer import learning_rate, make_optimizer
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 

@@ -62,7 +62,7 @@ def search(
         return
 
     from nasdeploy.core.progress import Progress
-    from nasdeploy.distributed.rank_errors import FailedElsewhere, first_of_host, first_of_run, reported_once
+    from nasdeploy.distributed import FailedElsewhere, first_of_host, first_of_run, reported_once
 
     progress = Progress(quiet or not first_of_run(), typed)
     try:

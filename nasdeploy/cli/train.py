@@ -48,7 +48,7 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet with in-place distillation; the same command resumes, and so does --run without a recipe."""
-    from nasdeploy.distributed.rank_errors import FailedElsewhere, first_of_host, reported_once
+    from nasdeploy.distributed import FailedElsewhere, first_of_host, reported_once
 
     try:
         with reported_once(first_of_host):

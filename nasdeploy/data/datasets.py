@@ -120,6 +120,6 @@ def read_data(settings: DataSettings) -> OpenedData:
 def open_data(settings: DataSettings, seed: int) -> ImageSets:
     """The images that `settings` describe, split by `seed`; raises `UserError` naming what is missing or damaged.
 
-    Those of a run are split as it says, see `nasdeploy.workflows.same_data`.
+    Those of a run are split as it says, see `nasdeploy.workflows.run_data`.
     """
     return split_sets(read_data(settings), settings, seed)

@@ -9,28 +9,30 @@ from uuid import uuid4
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import Interrupted, NasdeployError
-from nasdeploy.distributed.jobs import Scored, ScoringJob, timed
-from nasdeploy.distributed.messages import (
+from nasdeploy.distributed.jobs import (
     ENDED,
     FIRST,
     JOBS,
     POLL_S,
     SCORES,
     Heartbeat,
+    Scored,
+    ScoringJob,
     beat_key,
     job_message,
     pop,
     push,
     scored_of,
+    timed,
 )
 from nasdeploy.supernet.evaluate import Score
 
 DEAD_S = 10.0
-"""After so many seconds without a sign of life a process counts as dead."""
+"""The seconds without a sign of life after which a process counts as dead."""
 _UNCLAIMED_S = 2.0
-"""How long a job may be in no queue and with nobody, between being pulled and being told of."""
+"""The seconds for which a job may be in no queue and with nobody, between being pulled and being told of."""
 _MOST_LOST = 3
-"""Processes that may die over one architecture before it is given up."""
+"""The number of processes that may die over one architecture before it is given up."""
 
 
 class LostWith(NasdeployError):
@@ -38,15 +40,15 @@ class LostWith(NasdeployError):
 
 
 @dataclass
-class Others:
-    """Signs of life of the other processes, by the clock of this one."""
+class WorkerWatch:
+    """Watches the signs of life of the other processes, by the clock of this one."""
 
     store: Store
     world: int
     _seen: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def jobs(self) -> set[int]:
-        """Numbers of the jobs that living processes are at."""
+        """Return the numbers of the jobs that living processes are at."""
         found = set()
         for rank in range(1, self.world):
             said, since = self._heard(rank)
@@ -66,7 +68,7 @@ class Others:
         return not said.endswith(ENDED) and monotonic() - max(since, began) < DEAD_S
 
     def _heard(self, rank: int) -> tuple[str, float]:
-        """What a process said last, and since when it is known; nothing of one that never came."""
+        """Return what a process said last, and since when it is known; an empty text of one that never came."""
         said = self.store.get(beat_key(rank)).decode() if self.store.check([beat_key(rank)]) else ""
         if rank not in self._seen or self._seen[rank][0] != said:
             self._seen[rank] = (said, monotonic())
@@ -74,7 +76,7 @@ class Others:
 
 
 @dataclass
-class Pulled:
+class PulledScoring:
     """Scores jobs by all processes of a run (`Scoring`)."""
 
     store: Store
@@ -82,13 +84,13 @@ class Pulled:
     score: Callable[[ScoringJob], Score]
     images: int
     say: Callable[[str], None]
-    _others: Others = field(init=False)
+    _workers: WorkerWatch = field(init=False)
     _next: int = 0
     _lost: dict[int, int] = field(default_factory=dict)
     _unclaimed: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._others = Others(self.store, self.world)
+        self._workers = WorkerWatch(self.store, self.world)
 
     def __call__(self, jobs: Sequence[ScoringJob]) -> Iterator[Scored]:
         """See `Scoring`. Raises what another process could not score for, and `LostWith`."""
@@ -107,7 +109,7 @@ class Pulled:
                 yield timed(missing.pop(message["number"]), self.score)
 
     def _received(self, missing: dict[int, ScoringJob]) -> Iterator[Scored]:
-        """Scores that the others have sent, each once, however often a job was handed out."""
+        """Give the scores that the others have sent, each once, however often a job was handed out."""
         while (message := pop(self.store, SCORES)) is not None:
             if "error" in message:
                 error = NasdeployError(message["error"])
@@ -118,7 +120,7 @@ class Pulled:
 
     def _hand_out_again(self, missing: dict[int, ScoringJob]) -> None:
         """Queue the jobs that are neither in the queue, which is empty, nor with a living process."""
-        taken, now = self._others.jobs(), monotonic()
+        taken, now = self._workers.jobs(), monotonic()
         for number, job in missing.items():
             if number in taken:
                 self._unclaimed.pop(number, None)
@@ -139,7 +141,7 @@ class Pulled:
 
 @contextmanager
 def leading(store: Store, world: int, supernet: str) -> Iterator[Store]:
-    """The store of a new session of the processes that share `store`; they are told how it ends."""
+    """Open a new session of the processes that share `store`, which are told how it ends; give its own store."""
     session = uuid4().hex
     own = PrefixStore(session, store)
     with Heartbeat(store, FIRST, f"{session} {supernet}"):
@@ -152,10 +154,10 @@ def leading(store: Store, world: int, supernet: str) -> Iterator[Store]:
             # Whoever is gone may be the reason of it.
             with suppress(RuntimeError):
                 _end(own, error.exit_code if isinstance(error, NasdeployError) else NasdeployError.exit_code)
-                Others(own, world).wait_for_end()
+                WorkerWatch(own, world).wait_for_end()
             raise
         _end(own, 0)
-        Others(own, world).wait_for_end()
+        WorkerWatch(own, world).wait_for_end()
 
 
 def _end(session: Store, code: int) -> None:

@@ -15,17 +15,17 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from nasdeploy.core.errors import NasdeployError, UserError
-from nasdeploy.distributed.rank_errors import FailedElsewhere, exit_code_of, first_of_host, processes, reported_once
+from nasdeploy.distributed import FailedElsewhere, exit_code_of, first_of_host, processes, reported_once
 
 MEETING_S = 300
-"""Longest wait for the other processes at the start, in seconds: hosts do not all load PyTorch equally fast."""
+"""The longest wait for the other processes at the start, in seconds: hosts do not all load PyTorch equally fast."""
 _REDUCTION = timedelta(minutes=30)
-"""Longest wait in a reduction: for NCCL as long as for gloo, because one process validates while the others wait."""
+"""The longest wait in a reduction: for NCCL as long as for gloo, because one process validates while others wait."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run. All of them draw the same architectures and share each batch."""
+    """The place of this process among those of a training, which all draw the same networks and share each batch."""
 
     device: torch.device
     rank: int = 0
@@ -37,7 +37,7 @@ class Ranks:
         return self.rank == 0
 
     def average(self, parameters: Iterable[nn.Parameter], extras: Tensor) -> Tensor:
-        """Average gradients in place, and `extras` `[n]`, which is returned, over the processes: one reduction.
+        """Average gradients in place, and `extras` `[n]`, which are returned, over the processes in one reduction.
 
         Parameters without a gradient are left out; as all processes train the same networks, they are the same ones.
         Every step waits for the slowest process once, and sends each gradient once, whatever the number of networks
@@ -57,12 +57,12 @@ class Ranks:
         return averaged.to(extras.dtype)
 
     def wait(self) -> None:
-        """Go on when all processes are here."""
+        """Wait until all processes are here."""
         if self.world > 1:
             dist.barrier()
 
     def same(self, number: int) -> bool:
-        """Whether all processes have the same number; they go on when all are here."""
+        """Return whether all processes have the same number; they go on when all are here."""
         if self.world == 1:
             return True
         ends = torch.tensor([number, -number], device=self.device)
@@ -72,7 +72,7 @@ class Ranks:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """A block that all processes leave together, or none: where one fails, the others raise `FailedElsewhere`."""
+        """Let all processes leave a block together, or none: where one fails, the others raise `FailedElsewhere`."""
         if self.world == 1:
             yield
             return
@@ -95,7 +95,7 @@ class Ranks:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """This process among those that `torchrun` started, which leave together; a process of its own otherwise.
+    """Join the processes that `torchrun` started, which leave together; without it this process is alone.
 
     Raises `UserError` if the others cannot be reached. An error that several processes raise is left as it is in the
     first one only, and becomes `FailedElsewhere` in the others.
@@ -122,7 +122,7 @@ def joined() -> Iterator[Ranks]:
 
 @dataclass(frozen=True)
 class Meeting:
-    """This process among those of a run that share a store, and reduce nothing; no store where it is the only one."""
+    """The place of this process among those that share a store and reduce nothing; a single one has no store."""
 
     store: Store | None = None
     rank: int = 0
@@ -131,7 +131,7 @@ class Meeting:
 
 @contextmanager
 def met() -> Iterator[Meeting]:
-    """This process among those that `torchrun` started, which may come and go; a process of its own otherwise.
+    """Meet the processes that `torchrun` started, which may come and go; without it this process is alone.
 
     Raises `UserError` if the others cannot be reached. Of errors in several processes the first is left as it is, and
     the others become `FailedElsewhere`.
@@ -148,7 +148,7 @@ def met() -> Iterator[Meeting]:
 
 
 def _claimed(store: Store, key: str) -> bool:
-    """Whether this process is the first that wants to report; where nobody can be asked, every one is."""
+    """Return whether this process is the first that wants to report; where nobody can be asked, every one is."""
     try:
         return int(store.add(key, 1)) == 1
     except RuntimeError:
@@ -157,7 +157,7 @@ def _claimed(store: Store, key: str) -> bool:
 
 @contextmanager
 def _losses_named() -> Iterator[None]:
-    """Turns what PyTorch raises when other processes are gone, a RuntimeError of no particular kind, into one line."""
+    """Turn what PyTorch raises when other processes are gone, a RuntimeError of no particular kind, into one line."""
     try:
         yield
     except RuntimeError as error:
@@ -171,7 +171,7 @@ def _losses_named() -> Iterator[None]:
 
 
 def _met(backend: str) -> Store:
-    """Form the group of processes; the store that they share. Raises `UserError` if they do not meet in time."""
+    """Form the group of processes; return the store that they share. Raises `UserError` if they do not meet in time."""
     store, rank, world = _rendezvous()
     with _not_met():
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_REDUCTION)
@@ -179,7 +179,7 @@ def _met(backend: str) -> Store:
 
 
 def _rendezvous() -> tuple[Store, int, int]:
-    """A store that the processes share, the number of this one, and how many there are; raises `UserError`."""
+    """Return a store that the processes share, the number of this one, and how many there are; raises `UserError`."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UserError(f"WORLD_SIZE is set and {missing[0]} is not; start with torchrun, or unset WORLD_SIZE")
@@ -203,7 +203,7 @@ def _not_met() -> Iterator[None]:
 
 
 def _await(host: str, port: int) -> None:
-    """Return when somebody listens there; raises OSError if nobody does in time.
+    """Wait until somebody listens there; raises OSError if nobody does in time.
 
     PyTorch would wait itself, but up to twice as long as it is told, with a stack trace at each attempt.
     """

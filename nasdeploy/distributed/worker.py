@@ -8,42 +8,43 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.distributed.jobs import ScoringJob, timed
-from nasdeploy.distributed.messages import (
+from nasdeploy.distributed.jobs import (
     ENDED,
     FIRST,
     JOBS,
     POLL_S,
     SCORES,
     Heartbeat,
+    ScoringJob,
     beat_key,
     job_of,
     pop,
     push,
     score_message,
+    timed,
 )
 from nasdeploy.supernet.evaluate import Score
 
 LOST_S = 60.0
-"""After so many seconds without a sign of life the first process counts as lost."""
+"""The seconds without a sign of life after which the first process counts as lost."""
 MEETING_S = 300.0
-"""Longest wait for its first one."""
+"""The longest wait for its first sign of life, in seconds."""
 _LONGEST_POLL_S = 0.2
 
 
 @dataclass
-class First:
-    """Signs of life of the first process, by the clock of this one."""
+class CoordinatorWatch:
+    """Watches the signs of life of the first process, by the clock of this one."""
 
     store: Store
     said: str = ""
     _since: float = field(default_factory=monotonic)
 
     def session(self) -> tuple[str, str]:
-        """Name and supernet of the session that it has begun.
+        """Return name and supernet of the session that the first process has begun.
 
-        The store may be that of an earlier attempt, with what was said then; so what counts is what is said twice, or
-        has ended. Raises `NasdeployError` if nothing comes.
+        The store may still hold what the first process of an earlier attempt said. So a session counts once its sign
+        of life has changed, or once it has ended. Raises `NasdeployError` if nothing comes.
         """
         earlier = ""
         while True:
@@ -58,7 +59,7 @@ class First:
             sleep(POLL_S)
 
     def listen(self) -> None:
-        """Raises `NasdeployError` if it has said nothing for long, or begun another session."""
+        """Raise `NasdeployError` if the first process has said nothing for long, or begun another session."""
         said = self.store.get(FIRST).decode()
         if said != self.said:
             if said.split()[1:] != self.said.split()[1:]:
@@ -74,18 +75,18 @@ class First:
             )
 
 
-def help_out(
+def run_worker(
     store: Store, rank: int, space: SearchSpace, open_score: Callable[[], Callable[[ScoringJob], Score]], supernet: str
 ) -> int:
-    """Score jobs until the first process ends; the exit code that it ends with.
+    """Score jobs until the first process ends; return the exit code that it ends with.
 
     `open_score` may take its time; the first process knows already that this one is there.
 
     An error in a job, or another `supernet` than the first process's, is its to report. Raises `NasdeployError` if it
     is lost; what PyTorch raises where the store is gone is left as it is.
     """
-    first = First(store)
-    session, expected = first.session()
+    coordinator = CoordinatorWatch(store)
+    session, expected = coordinator.session()
     own = PrefixStore(session, store)
     with Heartbeat(own, beat_key(rank)) as heartbeat:
         if supernet != expected:
@@ -94,7 +95,7 @@ def help_out(
         while not own.check([ENDED]):
             message = pop(own, JOBS) if supernet == expected else None
             if message is None:
-                first.listen()
+                coordinator.listen()
                 sleep(pause)
                 # On a machine where latency is measured meanwhile, waiting must not be felt.
                 pause = min(2 * pause, _LONGEST_POLL_S)

@@ -20,7 +20,8 @@ from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import distillation_loss
 from nasdeploy.training.precision import layout_of
-from nasdeploy.training.sandwich import SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Objective, SandwichStep
 from nasdeploy.training.settings import TrainSettings
 
 _MOST_STEPS = 6
@@ -50,7 +51,8 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     supernet = Supernet(space).to(device).to(memory_format=layout)
-    step = SandwichStep(supernet, distillation_loss(settings.distillation), settings.label_smoothing, {})
+    objective = Objective(settings.label_smoothing, distillation=distillation_loss(settings.distillation))
+    step = SandwichStep(supernet, objective, {})
     times: list[float] = []
     while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
         start = perf_counter()

@@ -15,9 +15,11 @@ from nasdeploy.store.checkpoints import BEST, checkpoint_files, checkpoint_name
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.ema import MovingAverage, averaged_supernet
+from nasdeploy.training.optimizer import MovingAverage, make_optimizer
+from nasdeploy.training.precision import gradient_scaler
+from nasdeploy.training.sandwich import Totals
+from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.skips import Skips
-from nasdeploy.training.totals import Totals
 
 
 @dataclass
@@ -28,9 +30,33 @@ class Position:
     step: int = 0
     totals: Totals = field(default_factory=Totals)
     processes: int | None = None
-    """How many train it, or wrote the checkpoint; None in those of earlier versions."""
+    """The number of processes that train it, or wrote the checkpoint; None in those of earlier versions."""
     skips: Skips = field(default_factory=Skips)
-    """Of all epochs so far; none in checkpoints of earlier versions."""
+    """The skipped steps of all epochs so far; none in checkpoints of earlier versions."""
+
+
+@dataclass
+class TrainingState:
+    """Everything that training changes, which is what a checkpoint keeps."""
+
+    supernet: Supernet
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    """The moving average of the weights, if the recipe asks for one."""
+    scaler: GradScaler
+    position: Position = field(default_factory=Position)
+
+    @classmethod
+    def fresh(cls, supernet: Supernet, settings: TrainSettings) -> "TrainingState":
+        """Return the state before the first step, where the supernet is."""
+        average = None if settings.ema is None else MovingAverage(supernet, settings.ema)
+        device = next(supernet.parameters()).device
+        return cls(supernet, make_optimizer(supernet, settings), average, gradient_scaler(settings, device))
+
+    @property
+    def averaged(self) -> Supernet:
+        """The supernet that is validated and handed on: the one with averaged weights, if there is one."""
+        return self.supernet if self.average is None else self.average.supernet
 
 
 @dataclass(frozen=True)
@@ -41,37 +67,30 @@ class Checkpoints:
     kept: int = 2
 
     def all(self) -> list[Path]:
-        """Checkpoint files, oldest first."""
+        """Return the checkpoint files, the oldest first."""
         return checkpoint_files(self.directory)
 
     def latest(self) -> Path:
-        """The newest file; raises `UserError` if there is none."""
+        """Return the newest file; raises `UserError` if there is none."""
         files = self.all()
         if not files:
             raise UserError(f"{self.directory}: no checkpoint; train first with 'nasdeploy train RECIPE'")
         return files[-1]
 
-    def save(
-        self,
-        supernet: Supernet,
-        optimizer: torch.optim.Optimizer,
-        position: Position,
-        average: MovingAverage | None = None,
-        scaler: GradScaler | None = None,
-    ) -> None:
-        """Write the state at a position, then remove all but the last files. The weights are the averaged ones."""
-        path = self._path(position)
+    def save(self, state: TrainingState) -> None:
+        """Write a state, with the averaged weights as its weights, then remove all but the last files."""
+        position = state.position
         weights.save(
-            path,
-            averaged_supernet(supernet, average),
+            self._path(position),
+            state.averaged,
             epoch=position.epoch,
             step=position.step,
             totals=position.totals.to_plain(),
             processes=position.processes,
             skips=position.skips.to_plain(),
-            optimizer=optimizer.state_dict(),
-            scaler={} if scaler is None else scaler.state_dict(),
-            **({} if average is None else average.to_plain(supernet)),
+            optimizer=state.optimizer.state_dict(),
+            scaler=state.scaler.state_dict(),
+            **({} if state.average is None else state.average.to_plain(state.supernet)),
         )
         for old in self.all()[: -self.kept]:
             old.unlink()
@@ -81,7 +100,7 @@ class Checkpoints:
         _same_file(self._path(position), self.directory / BEST)
 
     def restore_best(self) -> Path:
-        """Let the best epoch's checkpoint, which was kept as `best.pt`, be there under its own name again; its path."""
+        """Let `best.pt`, the best epoch's checkpoint, have its own name again as well; return that path."""
         best = self.directory / BEST
         try:
             position = _position(weights.read(best))
@@ -90,43 +109,62 @@ class Checkpoints:
         _same_file(best, self._path(position))
         return self._path(position)
 
-    def resume(
-        self,
-        supernet: Supernet,
-        optimizer: torch.optim.Optimizer,
-        average: MovingAverage | None = None,
-        scaler: GradScaler | None = None,
-    ) -> Position:
-        """Load the newest file, if any; where it left off."""
+    def resume(self, state: TrainingState) -> None:
+        """Put the newest file, if there is any, into a fresh state; raises `UserError` if it is damaged."""
         if not self.all():
-            return Position()
+            return
         path = self.latest()
         content = weights.read(path, self._remedy())
-        weights.restore(averaged_supernet(supernet, average), content, path, self._remedy())
+        weights.restore(state.averaged, content, path, self._remedy())
         try:
-            if average is not None:
-                average.from_plain(content, supernet)
-                _require_finite(supernet.state_dict().values())
-            optimizer.load_state_dict(content["optimizer"])
-            _require_fit(optimizer)
-            if scaler is not None:
-                # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
-                scaler.load_state_dict(content.get("scaler", {}))
+            if state.average is not None:
+                state.average.from_plain(content, state.supernet)
+                _require_finite(state.supernet.state_dict().values())
+            state.optimizer.load_state_dict(content["optimizer"])
+            _require_fit(state.optimizer)
+            # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
+            state.scaler.load_state_dict(content.get("scaler", {}))
             position = _position(content)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise UserError(f"{path}: damaged; {self._remedy()}") from None
         if self._path(position) != path:
             raise UserError(f"{path}: holds the state of {self._path(position).name}; give it that name, or delete it")
-        return position
+        state.position = position
 
     def _remedy(self) -> str:
-        """What to do if the newest file is damaged."""
+        """Return what to do if the newest file is damaged."""
         if len(self.all()) > 1 or (self.directory / BEST).exists():
             return "delete it to go on from the one before"
         return "it is the only one: start anew with --restart"
 
     def _path(self, position: Position) -> Path:
         return self.directory / checkpoint_name(position.epoch, position.step)
+
+
+def change_of_processes(before: int | None, now: int, settings: TrainSettings, checkpoint: Path) -> str | None:
+    """Return what it changes that `now` processes go on where `before` were; None if nothing changes, or is known.
+
+    Raises `UserError` if the recipe forbids it.
+    """
+    if before is None or before == now:
+        return None
+    if settings.world_size_change == "refuse":
+        raise UserError(
+            f"{checkpoint}: written by {_counted(before)}, not {now}, and train.world_size_change is refuse; start as "
+            "many again, or set train.world_size_change=allow"
+        )
+    batch = settings.batch_size
+    normalised = "" if settings.sync_bn else ", which batch normalisation takes its statistics of (sync_bn is off)"
+    return (
+        f"{_counted(now)} instead of {before} from here on: the batch of {batch} images, the learning rate, and the "
+        f"order and augmentation of images stay the same; each process now has {batch // now} images of a batch, not "
+        f"{batch // before}{normalised}, draws other dropout, and sums in another order, so that the weights will not "
+        "be bit for bit those of an undisturbed run"
+    )
+
+
+def _counted(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
 
 
 def _same_file(path: Path, other: Path) -> None:

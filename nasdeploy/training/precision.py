@@ -1,7 +1,4 @@
-"""Number formats and memory layout of training. Weights and losses stay float32.
-
-Formats are mixed by autocast, with loss scaling, or with TF32.
-"""
+"""Number formats and memory layout of training: autocast, loss scaling, TF32. Weights and losses stay float32."""
 
 from contextlib import AbstractContextManager
 from math import isfinite
@@ -16,7 +13,7 @@ _FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractContextManager[None]:
-    """A context for forward passes, with convolutions and matrix products in the recipe's format.
+    """Return a context for forward passes, with convolutions and matrix products in the recipe's format.
 
     Backward passes belong outside: they run in the format that each forward operation had.
     """
@@ -26,20 +23,20 @@ def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractCo
 
 
 def gradient_scaler(settings: TrainSettings, device: torch.device) -> GradScaler:
-    """Loss scaling for fp16, whose small gradients would be zero; without effect for the other formats."""
+    """Return the loss scaling of fp16, whose small gradients would be zero; for other formats one without effect."""
     return GradScaler(device.type, enabled=settings.autocast == "fp16")
 
 
 def overflowed(scaler: GradScaler, gradient_norm: float) -> bool:
-    """Whether gradients that are not finite may be so because of their scale, which then shrinks.
+    """Return whether a gradient norm is not finite because of the loss scale, which then shrinks.
 
-    Once it is down at 1, they are so by themselves.
+    At a scale of 1 the gradients themselves are to blame.
     """
     return scaler.is_enabled() and not isfinite(gradient_norm) and scaler.get_scale() > 1.0
 
 
 def layout_of(settings: TrainSettings, device: torch.device) -> torch.memory_format:
-    """The recipe's, or if it names none the one that takes the least time.
+    """Return the memory layout that the recipe names, or if it names none the one that takes the least time.
 
     With fewer bits than float32 a GPU is fast in channels-last layout only, which pays for what `layout_for` says
     against it: on an H200 a step of `alphanet` on 128 images takes 28 s at first and 0.21 s once all shapes were met
@@ -54,5 +51,6 @@ def layout_of(settings: TrainSettings, device: torch.device) -> torch.memory_for
 def set_tf32(settings: TrainSettings) -> None:
     """Let float32 convolutions and matrix products of GPUs round their factors to 10 bits, or not."""
     torch.backends.cuda.matmul.allow_tf32 = settings.tf32
-    # Of all of cuDNN: torch.export refuses to work where its convolutions differ from its recurrent layers.
+    # The switch covers all of cuDNN: torch.export refuses to work where its convolutions differ from its recurrent
+    # layers.
     torch.backends.cudnn.allow_tf32 = settings.tf32

@@ -1,53 +1,96 @@
-"""The sandwich rule with in-place distillation (BigNAS, section 3.1; AlphaNet, section 4)."""
+"""One training step: the sandwich rule with in-place distillation (BigNAS, section 3.1; AlphaNet, section 4)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block
-from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import Distillation, label_loss
-from nasdeploy.training.sampling.subspace import Allowed
 from nasdeploy.training.teacher import Teacher
+
+LARGEST, RANDOM, SMALLEST = "largest", "random", "smallest"
+ROLES = (LARGEST, RANDOM, SMALLEST)
+"""The roles that metrics always name, with None where no network had them; a sampler may give others."""
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The architectures of one step: the first learns from the labels and the others from it, or all from a teacher."""
+    """The architectures of one step."""
 
-    largest: Arch
-    """The largest of the space; where only one network is trained, that one."""
-    random: tuple[Arch, ...] = ()
-    smallest: Arch | None = None
+    networks: Mapping[str, tuple[Arch, ...]]
+    """The architectures by role, in the order in which they are trained."""
+    leader: str | None = LARGEST
+    """The role whose network is regularised, and from which the others learn unless there is a teacher of its own.
+
+    It learns from the labels itself. None: all networks learn alike, from the teacher or from the labels.
+    """
+
+    @property
+    def archs(self) -> tuple[Arch, ...]:
+        """All architectures, in the order in which they are trained."""
+        return tuple(arch for archs in self.networks.values() for arch in archs)
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of one step: of the largest network, mean over the random ones, and of the smallest."""
+    """The losses of one step."""
 
-    largest: float
-    random: float | None
-    smallest: float | None
+    by_role: Mapping[str, float]
+    """The mean loss over the networks of each role, in the order in which they were trained."""
 
     @property
     def finite(self) -> bool:
         """Whether all of them are numbers that can be learned from."""
-        return all(isfinite(loss) for loss in (self.largest, self.random, self.smallest) if loss is not None)
+        return all(isfinite(loss) for loss in self.by_role.values())
 
 
-def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator) -> Sandwich:
-    """The largest, `count` random and the smallest architecture of a space, or of what is allowed of one."""
-    return Sandwich(space.largest(), tuple(space.sample(rng) for _ in range(count)), space.smallest())
+@dataclass(frozen=True)
+class Objective:
+    """What the networks of a step learn."""
+
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
+    """The weights of the label loss, `[classes]`; None for no weighting."""
+    distillation: Distillation | None = None
+    """The loss of a student against its teacher; None: the students learn from the labels, too."""
+    beta: float = 1.0
+    """The weight of the distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
+
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of logits `[N, classes]` by labels `[N]`."""
+        return label_loss(logits, labels, self.label_smoothing, self.class_weights)
+
+    def student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        """Return the loss of a network that learns from a teacher's logits, or from the labels if it has none."""
+        if self.distillation is None or teacher is None:
+            return self.label_loss(logits, labels)
+        if self.beta == 1.0:
+            return self.distillation(logits, teacher)
+        return self.beta * self.distillation(logits, teacher) + (1.0 - self.beta) * self.label_loss(logits, labels)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the networks of a step are computed."""
+
+    statistics: Statistics = BATCH
+    """The statistics of batch normalisation: those of this process's part of the batch, or of the whole batch."""
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext
+    """The maker of a context for forward passes, such as autocast."""
+    forward_of: Callable[[Block], Forward] = eager
+    """The computation of a block, which may be compiled."""
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss
+    """The scaling of a loss for its backward pass."""
 
 
 @dataclass(frozen=True)
@@ -55,79 +98,113 @@ class SandwichStep:
     """Accumulates the gradients of one step over all of its networks."""
 
     supernet: Supernet
-    distillation: Distillation | None
-    label_smoothing: float
+    objective: Objective
     drop_rates: Mapping[str, float]
-    """Of the largest network; the others are not regularised."""
-    beta: float = 1.0
-    """Weight of distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
+    """The drop rates of the leading network; the others are not regularised."""
     teacher: Teacher | None = None
-    """What all networks learn from, the largest included (once-for-all); None if the others learn from the largest."""
-    statistics: Statistics = BATCH
-    """Of batch normalisation: those of this process's part of the batch, or of the whole batch."""
-    precision: Callable[[], AbstractContextManager[None]] = nullcontext
-    """Makes a context for forward passes, such as autocast."""
-    forward_of: Callable[[Block], Forward] = eager
-    """Gives the computation of a block, which may be compiled."""
-    scale: Callable[[Tensor], Tensor] = lambda loss: loss
-    """Scales a loss for its backward pass."""
-    class_weights: Tensor | None = None
-    """Of the label loss, `[classes]`; None for no weighting."""
+    """What all networks learn from, the largest included (once-for-all); None if the others learn from the leader."""
+    execution: Execution = Execution()
 
     def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
         """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
-        logits = self.logits(images, sandwich.largest, self.drop_rates)
-        if self.teacher is None:
-            teacher, largest = logits.detach(), self._label_loss(logits, labels)
-        else:
-            with self.precision():
-                teacher = self.teacher(images)
-            largest = self._student_loss(logits, labels, teacher)
-        torch.autograd.backward(self.scale(largest))
-        random = [self._learn(arch, images, labels, teacher) for arch in sandwich.random]
-        smallest = self._learn(sandwich.smallest, images, labels, teacher) if sandwich.smallest else None
+        teacher = self.taught(images)
+        losses: dict[str, list[Tensor]] = {}
+        for role, archs in sandwich.networks.items():
+            for arch in archs:
+                leads = role == sandwich.leader
+                logits = self.logits(images, arch, self.drop_rates if leads else None)
+                loss = self.objective.student_loss(logits, labels, teacher)
+                torch.autograd.backward(self.execution.scale(loss))
+                losses.setdefault(role, []).append(loss.detach())
+                if leads and teacher is None:
+                    teacher = logits.detach()
         # Numbers are asked for last: a GPU would wait at each of them.
-        return Losses(
-            largest=float(largest.detach()),
-            random=_mean([float(loss) for loss in random]),
-            smallest=None if smallest is None else float(smallest),
-        )
+        return Losses({role: sum(map(float, values)) / len(values) for role, values in losses.items()})
 
     def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
-        """Label losses of architectures on a batch without gradients, averaged over all processes of the run."""
+        """Return the label losses of architectures on a batch, averaged over all processes; leaves no gradients."""
         with torch.no_grad():
-            losses = torch.stack([self._label_loss(self.logits(images, arch), labels) for arch in archs])
+            losses = torch.stack([self.objective.label_loss(self.logits(images, arch), labels) for arch in archs])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(losses)
             losses /= dist.get_world_size()
         return [float(loss) for loss in losses.cpu()]
 
-    def _learn(self, arch: Arch, images: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-        loss = self._student_loss(self.logits(images, arch), labels, teacher)
-        torch.autograd.backward(self.scale(loss))
-        return loss.detach()
-
-    def loss_of(self, role: str) -> str:
-        """Which loss networks of a role (`largest`, `random`, `smallest`) learn by: `label` or `distillation`."""
-        own = self.distillation is None or (role == "largest" and self.teacher is None)
-        return "label" if own else "distillation"
+    def loss_of(self, role: str, sandwich: Sandwich) -> str:
+        """Return which loss networks of a role learn by: `label` or `distillation`."""
+        no_teacher = self.teacher is None and sandwich.leader in (None, role)
+        return "label" if self.objective.distillation is None or no_teacher else "distillation"
 
     def logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
-        """Logits `[N, classes]` of one network on images `[N, 3, S, S]`."""
-        with self.precision():
-            logits: Tensor = self.supernet(images, arch, drop_rates, self.statistics, self.forward_of)
+        """Return the logits `[N, classes]` of one network on images `[N, 3, S, S]`."""
+        how = self.execution
+        with how.precision():
+            logits: Tensor = self.supernet(images, arch, drop_rates, how.statistics, how.forward_of)
         return logits
 
-    def _student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-        if self.distillation is None:
-            return self._label_loss(logits, labels)
-        if self.beta == 1.0:
-            return self.distillation(logits, teacher)
-        return self.beta * self.distillation(logits, teacher) + (1.0 - self.beta) * self._label_loss(logits, labels)
-
-    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return label_loss(logits, labels, self.label_smoothing, self.class_weights)
+    def taught(self, images: Tensor) -> Tensor | None:
+        """Return the teacher's logits `[N, classes]`; None if there is no teacher of its own."""
+        if self.teacher is None:
+            return None
+        with self.execution.precision():
+            return self.teacher(images)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+@dataclass
+class Totals:
+    """The losses of an epoch as they add up: part of a checkpoint, so that an interrupted epoch reports all steps."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    """The sums of losses by role, and of the gradient's norm, over the steps that counted."""
+    steps: int = 0
+    """The number of steps that counted."""
+    skipped: int = 0
+    """The number of steps that did not."""
+
+    def add(self, losses: Losses, gradient_norm: float) -> bool:
+        """Count a step; False if a loss or the gradient is not finite and the step is to be skipped."""
+        if not (losses.finite and isfinite(gradient_norm)):
+            self.skipped += 1
+            return False
+        for name, value in {**losses.by_role, _NORM: gradient_norm}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+        return True
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """Return mean losses by role, the mean gradient norm, and the number of skipped steps."""
+        roles = dict.fromkeys((*ROLES, *(name for name in self.sums if name != _NORM)))
+        means = {f"loss_{role}": self._mean(role) for role in roles}
+        return {**means, _NORM: self._mean(_NORM), "skipped_steps": self.skipped}
+
+    @property
+    def leading_loss(self) -> float | None:
+        """The mean loss of the role that is trained first; None before any step."""
+        return self._mean(next(iter(self.sums))) if self.sums else None
+
+    def _mean(self, name: str) -> float | None:
+        return self.sums[name] / self.steps if name in self.sums else None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the totals as plain values for a checkpoint."""
+        return {"sums": dict(self.sums), "steps": self.steps, "skipped": self.skipped}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Totals":
+        """Return the totals of a checkpoint; raises KeyError, TypeError or ValueError if it is damaged."""
+        sums = {str(role): float(value) for role, value in plain["sums"].items()}
+        return cls(sums, int(plain["steps"]), int(plain["skipped"]))
+
+
+_NORM = "gradient_norm"
+
+
+def to_tensor(losses: Losses, stop: bool) -> Tensor:
+    """Return `[roles + 1]`: the losses in their order, and whether this process was asked to stop."""
+    return torch.tensor([*losses.by_role.values(), float(stop)])
+
+
+def from_tensor(values: Tensor, losses: Losses) -> tuple[Losses, bool]:
+    """Return the losses averaged over processes, with the roles of `losses`, and whether any process has to stop."""
+    *averages, stop = values.tolist()
+    return Losses(dict(zip(losses.by_role, averages, strict=True))), stop > 0

@@ -1,12 +1,13 @@
 """How a supernet is trained. Torch-free; defaults are AlphaNet's (appendix B)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.data.settings import Deviation, Mean
-from nasdeploy.training.sampling.settings import SamplingSettings
 
 _OPTIMIZERS = {
     "momentum": ("sgd", "rmsprop"),
@@ -14,9 +15,7 @@ _OPTIMIZERS = {
     "betas": ("adamw",),
     "epsilon": ("rmsprop", "adamw"),
 }
-"""Optimizers that use a key."""
-
-
+"""The optimizers that use a key."""
 _OF_OTHER_TEACHERS = ("teacher_classes", "teacher_outputs", "teacher_mean", "teacher_std")
 
 
@@ -71,6 +70,78 @@ class DistillationSettings(Settings):
         return self
 
 
+_ATTENTIVE = ("candidates", "prior", "prior_samples", "bin_macs_m", "latency_bins")
+SAMPLING_KEYS: Mapping[str, tuple[str, ...]] = {
+    "sandwich": ("stages",),
+    "best-up": _ATTENTIVE,
+    "worst-up": _ATTENTIVE,
+    "single": ("stages",),
+    "alone": ("arch",),
+}
+"""The ways of drawing a step's networks (`sampling.SAMPLERS` has one for each), and the settings that each reads."""
+
+
+class StageSettings(Settings):
+    """Choices from an epoch (counted from 0) on: `largest` values of those named, all values of the others.
+
+    `{depth: 2}` allows the two largest depths of every stage, `{depth.3: 2}` those of one; progressive shrinking (OFA)
+    is a list of such stages.
+    """
+
+    from_epoch: int = Field(ge=0)
+    largest: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+
+
+class SamplingSettings(Settings):
+    """The networks of a step.
+
+    `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`, `worst-up`: the same, but each
+    random one is that of `candidates` with the lowest or highest label loss on the batch; they are drawn from one
+    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `alone`: always the
+    network `arch`, by labels.
+    """
+
+    kind: str = "sandwich"
+    candidates: int = Field(default=3, ge=1, le=64)
+    prior: Literal["macs", "latency"] = "macs"
+    """The cost of the bins: MACs, or the latency that the recipe's device's table predicts."""
+    prior_samples: int = Field(default=100_000, ge=100, le=10_000_000)
+    """The number of uniform architectures that the prior is counted from."""
+    bin_macs_m: float = Field(default=25.0, gt=0.0)
+    """The width of a bin of MACs, in millions."""
+    latency_bins: int = Field(default=40, ge=1, le=10_000)
+    """The number of equal bins of latency."""
+    arch: dict[str, Any] | None = None
+    stages: tuple[StageSettings, ...] = ()
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in SAMPLING_KEYS:
+            *names, last = map(repr, SAMPLING_KEYS)
+            raise ValueError(f"Input should be {', '.join(names)} or {last}")
+        return kind
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: tuple[StageSettings, ...]) -> tuple[StageSettings, ...]:
+        if stages and stages[0].from_epoch != 0:
+            raise ValueError("the first stage starts with from_epoch: 0")
+        if any(a.from_epoch >= b.from_epoch for a, b in pairwise(stages)):
+            raise ValueError("each stage has to start after the one before")
+        return stages
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SamplingSettings":
+        keys = dict.fromkeys(key for keys in SAMPLING_KEYS.values() for key in keys)
+        users = {key: tuple(kind for kind, read in SAMPLING_KEYS.items() if key in read) for key in keys}
+        refuse_unused(self, "kind", users)
+        refuse_unused(self, "prior", {"bin_macs_m": ("macs",), "latency_bins": ("latency",)})
+        if self.kind == "alone" and self.arch is None:
+            raise ValueError("arch is missing: the network to train alone; name it with 'nasdeploy train --alone ARCH'")
+        return self
+
+
 class TrainSettings(Settings):
     """The networks of a step come from `sampling`: by default the largest, `random_networks` others and the smallest.
 
@@ -83,69 +154,69 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=256, ge=2, le=65536)
     optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0.0, le=100.0)
-    """For `reference_batch` images a step; scaled linearly with the batch size."""
+    """The learning rate for `reference_batch` images a step; it is scaled linearly with the batch size."""
     reference_batch: int = Field(default=256, ge=1, le=1_000_000)
     warmup_epochs: float = Field(default=5.0, ge=0.0)
     warmup_start: float = Field(default=0.001, ge=0.0, le=1.0)
-    """Part of the learning rate that warm-up begins at."""
+    """The part of the learning rate that warm-up begins at."""
     decay: Literal["cosine", "step"] = "cosine"
     step_epochs: float = Field(default=2.4, gt=0.0)
     step_factor: float = Field(default=0.97, gt=0.0, lt=1.0)
     lowest: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """The decay stops at this part of the learning rate."""
+    """The part of the learning rate at which the decay stops."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     nesterov: bool = True
-    """Of sgd; the other optimizers have none."""
+    """Whether sgd uses Nesterov's momentum; the other optimizers have none."""
     rmsprop_decay: float = Field(default=0.9, gt=0.0, lt=1.0)
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
     epsilon: float | None = Field(default=None, gt=0.0)
-    """1e-3 for rmsprop and 1e-8 for adamw if left out."""
+    """The optimizer's epsilon: 1e-3 for rmsprop and 1e-8 for adamw if left out."""
     weight_decay: float = Field(default=1e-5, ge=0.0)
-    """On weights only; normalisation parameters and biases have none."""
+    """The decay of weights; normalisation parameters and biases have none."""
     clip_value: float | None = Field(default=1.0, gt=0.0)
-    """Gradients are clipped to +-clip_value; null for no clipping."""
+    """The value to whose positive and negative gradients are clipped; null for no clipping."""
     clip_norm: float | None = Field(default=None, gt=0.0)
-    """Or the gradient as a whole is scaled down to this 2-norm."""
+    """The 2-norm to which the gradient as a whole is scaled down instead; null for no such limit."""
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """Decay of a moving average of the weights, which is then what is validated and handed on; null for none."""
+    """The decay of a moving average of the weights, which is then validated and handed on; null for none."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """Of the largest network, before the classifier."""
+    """The drop probability before the classifier of the largest network."""
     drop_connect: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """Of the largest network, growing with depth, in the last two stages."""
+    """The drop probability of blocks of the largest network in the last two stages; it grows with depth."""
     distillation: DistillationSettings = DistillationSettings()
     sampling: SamplingSettings = SamplingSettings()
     random_networks: int = Field(default=2, ge=0, le=64)
     validate_every: int = Field(default=1, ge=1)
-    """Epochs between validations of the smallest, the largest and `validate_random` random networks."""
+    """The epochs between validations of the smallest, the largest and `validate_random` random networks."""
     validate_random: int = Field(default=2, ge=0, le=64)
     checkpoint_steps: int | None = Field(default=None, ge=1)
-    """Steps between checkpoints inside an epoch; there is one after each epoch anyway."""
+    """The steps between checkpoints inside an epoch; there is one after each epoch anyway."""
     checkpoint_minutes: float = Field(default=10.0, gt=0.0)
-    """Inside an epoch the last checkpoint is never older."""
+    """The greatest age of the last checkpoint inside an epoch."""
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
     most_skipped: int = Field(default=10, ge=0)
-    """Steps in a row that may be skipped because a loss or the gradient is not finite, before training ends. In the
+    """The steps in a row that may be skipped because a loss or the gradient is not finite, before training ends. In the
     whole run it may be 3, or one in a hundred if that is more; a teacher that gives no number ends it at once."""
     sync_bn: bool = False
-    """On several processes, normalise by the whole batch instead of each process's part of it."""
+    """Whether several processes normalise by the whole batch instead of each by its part of it."""
     world_size_change: Literal["allow", "refuse"] = "allow"
     """Whether another number of processes may go on: batch, learning rate and data stay, the result is not the same bit
     for bit."""
     tensorboard: bool = False
-    """Write scalars for TensorBoard, beside metrics.jsonl; needs the extra `tensorboard`."""
+    """Whether scalars for TensorBoard are written beside metrics.jsonl; that needs the extra `tensorboard`."""
     channels_last: bool | None = None
-    """Layout of images and weights; by default the fastest one (`precision.layout_of`)."""
+    """Whether images and weights lie channels-last; by default the fastest layout is taken (`precision.layout_of`)."""
     autocast: Literal["none", "bf16", "fp16"] = "none"
-    """Format of convolutions and matrix products in forward and backward passes; fp16 with loss scaling. For GPUs: on a
-    CPU it is slower."""
+    """The format of convolutions and matrix products in forward and backward passes; fp16 with loss scaling. It is for
+    GPUs: on a CPU it is slower."""
     tf32: bool = False
-    """On GPUs, float32 convolutions and matrix products with TF32's 10 bits of mantissa."""
+    """Whether GPUs compute float32 convolutions and matrix products with TF32's 10 bits of mantissa."""
     compile: bool = False
-    """Compile blocks with `torch.compile`, each when it first occurs, which takes seconds: for long runs on GPUs. On a
-    CPU it is slower than it is without."""
+    """Whether blocks are compiled with `torch.compile`, each when it first occurs, which takes seconds: it is for long
+    runs on GPUs. On a CPU it is slower than it is without."""
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads; as many as there are cores, or as a quota leaves of them, if left out."""
+    """The number of CPU threads; as many as there are cores, or as a quota leaves of them, if left out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainSettings":

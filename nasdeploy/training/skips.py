@@ -5,16 +5,20 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.amp import GradScaler
 
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.training.precision import overflowed
-from nasdeploy.training.sandwich import Losses
+from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep
 
 LOSS_SCALE = "range of fp16's loss scale"
 """The reason of the steps in which fp16's loss scaling looks for its range: they are no fault."""
 _FEW = 3
 _FEW_OF = 100
+_ANEW = "start anew with --restart"
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,31 @@ class Skips:
         self.counts[epoch, reason] = self.counts.get((epoch, reason), 0) + 1
 
     def of_epoch(self, epoch: int) -> dict[str, int]:
-        """Numbers of steps by reason."""
+        """Return the numbers of an epoch's skipped steps by reason."""
         return {reason: count for (when, reason), count in self.counts.items() if when == epoch}
 
     @property
     def faults(self) -> int:
-        """All but those in which loss scaling looked for its range."""
+        """The number of skipped steps, but for those in which loss scaling looked for its range."""
         return sum(count for (_, reason), count in self.counts.items() if reason != LOSS_SCALE)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """For a checkpoint and for the facts of a run."""
+        """Return the skips as plain values, for a checkpoint and for the facts of a run."""
         return [{"epoch": epoch, "reason": reason, "steps": count} for (epoch, reason), count in self.counts.items()]
 
     @classmethod
     def from_plain(cls, plain: Sequence[dict[str, Any]]) -> "Skips":
-        """From a checkpoint; raises KeyError, TypeError or ValueError if it is damaged."""
+        """Return the skips of a checkpoint; raises KeyError, TypeError or ValueError if it is damaged."""
         return cls({(int(entry["epoch"]), str(entry["reason"])): int(entry["steps"]) for entry in plain})
 
 
 def skipped_text(skipped: Sequence[dict[str, Any]], steps: int) -> str | None:
-    """A sentence on what `Skips.to_plain` tells of a run of so many steps; None if all were made."""
+    """Return a sentence on what `Skips.to_plain` tells of a run of so many steps; None if all were made."""
     reasons = dict.fromkeys(str(entry["reason"]) for entry in skipped)
     parts = []
     for reason in reasons:
         entries = [entry for entry in skipped if entry["reason"] == reason]
-        first, last = (bound(int(entry["epoch"]) for entry in entries) for bound in (min, max))
+        first, last = (end(int(entry["epoch"]) for entry in entries) for end in (min, max))
         when = f"epoch {first}" if first == last else f"epochs {first} to {last}"
         parts.append(f"{sum(int(entry['steps']) for entry in entries)} in {when} ({reason})")
     total = sum(int(entry["steps"]) for entry in skipped)
@@ -72,13 +76,13 @@ class StepGuard:
     """Decides whether a step is made, and ends a training in which too many are not."""
 
     total: int
-    """Steps of the whole run."""
+    """The number of steps of the whole run."""
     most_in_a_row: int
     scaler: GradScaler
     in_a_row: int = 0
 
     def makes(self, losses: Losses, norm: float, epoch: int, skips: Skips, cause: Callable[[], Cause]) -> bool:
-        """Whether a step of an epoch (the first is 1) is made; `skips` counts it if not, by what `cause` finds.
+        """Return whether a step of an epoch (the first is 1) is made; `skips` counts it if not, by what `cause` finds.
 
         Raises `UserError` after too many in a row, and for more in the whole run than 3 or, if that is more, one in a
         hundred: less than that is lost in what differs between two runs anyway.
@@ -100,3 +104,48 @@ class StepGuard:
             told = skipped_text(skips.to_plain(), self.total)
             raise UserError(f"training diverged in epoch {epoch}: {told}, and at most {most} may be; {found.remedy}")
         return False
+
+
+def broken_rows(step: SandwichStep, images: Tensor) -> list[int]:
+    """Return for which images of a batch the step's own teacher, if it has one, gives numbers that are not finite."""
+    logits = step.taught(images)
+    if logits is None:
+        return []
+    rows: list[int] = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
+    return rows
+
+
+def cause_of(
+    step: SandwichStep, sandwich: Sandwich, images: Tensor, losses: Losses, *, first: bool, autocast: str
+) -> Cause:
+    """Return what is not finite in a step on `images`, of a sound teacher; `first` if no step was made before it.
+
+    All processes have to ask together, with losses averaged over them.
+    """
+    if not bool(images.isfinite().all()):
+        return Cause("images that are not finite", "check data.mean and data.std")
+    role = next((role for role, loss in losses.by_role.items() if not isfinite(loss)), None)
+    if role is None:
+        return Cause("gradient", _calmer(first, autocast))
+    kind, names = step.loss_of(role, sandwich), f"{role} network" + ("s" if len(sandwich.networks[role]) > 1 else "")
+    if not all(_finite(step, images, arch) for arch in sandwich.networks[role]):
+        return Cause(f"{kind} loss of the {names}, whose outputs were not finite", _calmer(first, autocast))
+    if kind == "label":
+        return Cause(f"label loss of the {names}", _calmer(first, autocast))
+    return Cause(
+        f"{kind} loss of the {names}, though their outputs were finite",
+        f"change train.distillation (kind, temperature, alpha_min, alpha_max, clip) and {_ANEW}",
+    )
+
+
+def _finite(step: SandwichStep, images: Tensor, arch: Arch) -> bool:
+    with torch.no_grad():
+        return bool(step.logits(images, arch).isfinite().all())
+
+
+def _calmer(first: bool, autocast: str) -> str:
+    """Return what to do about weights that have grown too large, or in a first step cannot have."""
+    exact = "" if autocast == "none" else f", or set train.autocast=none in place of {autocast},"
+    if first:
+        return f"no step was made before, so that it lies in the weights: start from others (--init){exact} and {_ANEW}"
+    return f"lower train.learning_rate{exact} and {_ANEW}"

@@ -4,7 +4,8 @@ A classifier that was made elsewhere may expect its images normalised in another
 or give probabilities where logits are expected. Each leaves it computing, and useless.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from time import monotonic
@@ -12,23 +13,60 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
 from nasdeploy.data.transforms import ImageSample, Triple, normalise
-from nasdeploy.training.class_order import ORDERS, ClassOrder, columns
+
+
+def _natural(name: str) -> list[str | int]:
+    """Return the parts of a name, every second of which is a number, so that numbers sort by their size."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
+ORDERS: Mapping[str, Callable[[Sequence[str]], list[str]]] = {
+    "natural": lambda classes: sorted(classes, key=_natural),
+    "ignore-case": lambda classes: sorted(classes, key=str.casefold),
+    "reversed": lambda classes: list(reversed(classes)),
+}
+"""The orders of classes by name: numbers by their size (1, 2, 10), letters without their case, and the reverse."""
+
+ClassOrder = str | tuple[str, ...]
+"""The order in which a classifier's outputs stand: a key of `ORDERS`, or the names themselves."""
+
+
+def columns(order: ClassOrder | None, classes: Sequence[str]) -> list[int]:
+    """Return which output is that of each class, for outputs in an order of the classes; None is their own order.
+
+    Raises `UserError` if the names are not those of the classes.
+    """
+    if order is None:
+        return list(range(len(classes)))
+    names = ORDERS[order](classes) if isinstance(order, str) else list(order)
+    if sorted(names) != sorted(classes):
+        missing = [name for name in classes if name not in names]
+        foreign = [name for name in names if name not in classes]
+        what = f"'{missing[0]}' is missing" if missing else f"'{foreign[0]}' is none" if foreign else "a name is twice"
+        raise UserError(
+            f"train.distillation.teacher_classes: not the {len(classes)} classes of the data in some order ({what}); "
+            "each of their names stands there once, in the teacher's order"
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return [place[name] for name in classes]
+
 
 LONGEST_S = 3.0
-"""For the images as they are read, and again for all other normalisations together, in seconds."""
+"""The longest time for the images as they are read, and again for all other normalisations together, in seconds."""
 _FEWEST = 64
-"""Images that are looked at however long they take."""
+"""The number of images that are looked at however long they take."""
 _CHANCE = 0.01
-"""Probability with which guessing would do as well, below which a classifier knows something."""
+"""The probability with which guessing would do as well, below which a classifier knows something."""
 _GOOD_ENOUGH = 0.95
-"""Of the images: a classifier that is right on as many expects no other normalisation."""
+"""The part of the images from which on a classifier that is right on them expects no other normalisation."""
 _FEWEST_OF_CLASS = 3
-"""Images that a class must have before its answers show that it stands elsewhere."""
+"""The number of images that a class must have before its answers show that it stands elsewhere."""
 
 Classifier = Callable[[Tensor], Tensor]
-"""From normalised images `[N, 3, S, S]` to numbers `[N, classes]`, the highest for the class that it thinks right."""
+"""A function from normalised images `[N, 3, S, S]` to numbers `[N, classes]`, the highest for the likeliest class."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +83,7 @@ USUAL = (
     Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     Normalisation(IMAGENET_MEAN, IMAGENET_STD),
 )
-"""What networks expect most often: 0..1, 0..255, -1..1, and ImageNet's mean and deviation."""
+"""The normalisations that networks expect most often: 0..1, 0..255, -1..1, and ImageNet's mean and deviation."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +92,9 @@ class Reading:
 
     normalisation: Normalisation
     order: ClassOrder | None = None
-    """Of its outputs; None for that of the data."""
+    """The order of its outputs; None for that of the data."""
     probabilities: bool = False
-    """Whether it gives these, and not logits."""
+    """Whether it gives probabilities, and not logits."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +102,16 @@ class _Outputs:
     """What a classifier said of a sample, read in one way and normalised in that."""
 
     values: Tensor
-    """float32 `[N, classes]`, in the classifier's order."""
+    """The outputs, float32 `[N, classes]`, in the classifier's order."""
     sample: ImageSample
 
     def right(self, order: ClassOrder | None) -> Tensor:
-        """Whether each image was recognised, bool `[N]`, where outputs stand in that order."""
+        """Return whether each image was recognised, bool `[N]`, where outputs stand in that order."""
         chosen = self.values[:, columns(order, self.sample.classes)].argmax(1)
         return (chosen == self.sample.labels) & self.values.isfinite().all(1)
 
     def chance(self, order: ClassOrder | None) -> float:
-        """How often answers so distributed would be right if they had nothing to do with the images."""
+        """Return how often answers so distributed would be right if they had nothing to do with the images."""
         count = len(self.sample.classes)
         answers = self.values[:, columns(order, self.sample.classes)].argmax(1).bincount(minlength=count)
         return float((answers * self.sample.labels.bincount(minlength=count)).sum()) / len(self.sample) ** 2
@@ -98,7 +136,7 @@ class _Outputs:
 
     @cached_property
     def kind(self) -> str:
-        """`constant`, `probabilities` or `logits`."""
+        """The kind of the outputs: `constant`, `probabilities` or `logits`."""
         values = self.values
         if bool((values.amax(0) - values.amin(0) <= 1e-6 * values.abs().amax()).all()):
             return "constant"
@@ -119,17 +157,17 @@ class Trial:
     right: int
     images: int
     chance: float
-    """Part of the images that answers so distributed would be right on by chance."""
+    """The part of the images that answers so distributed would be right on by chance."""
     kind: str = "logits"
     broken: tuple[str, ...] = ()
-    """Names of the images for which it gives numbers that are not finite; nothing else is known then."""
+    """The names of the images for which it gives numbers that are not finite; nothing else is known then."""
     better: Reading | None = None
     better_right: int = 0
     better_images: int = 0
 
     @property
     def top1(self) -> float:
-        """0..1"""
+        """The part of the images that it is right on, 0..1."""
         return self.right / self.images
 
     @property
@@ -141,7 +179,7 @@ class Trial:
 def try_classifier(
     classifier: Classifier, sample: ImageSample, reading: Reading, batch: int, *, normalised: bool, ordered: bool
 ) -> Trial:
-    """Try it on images, `batch` at once, in a few seconds.
+    """Try a classifier on images, `batch` at once, in a few seconds.
 
     `normalised`, `ordered`: that part of the reading was chosen by someone who knows, and others are looked for only if
     the classifier knows nothing.
@@ -174,7 +212,7 @@ def _otherwise_normalised(
 
 
 def _with_better(found: Trial, candidates: Sequence[_Candidate]) -> Trial:
-    """The same with the simplest of other readings, if one is markedly better, or the right kind of outputs alone."""
+    """Return what was found, with the simplest other reading that is markedly better, or the right kind of outputs."""
     present = candidates[0]
     best = max(candidates, key=_top1)
     # The first that is as good as the best: those that change less come first.
@@ -189,7 +227,7 @@ def _with_better(found: Trial, candidates: Sequence[_Candidate]) -> Trial:
 
 
 def _of_its_kind(candidate: _Candidate) -> Reading:
-    """The reading for what the outputs are, probabilities or logits, where that can be seen."""
+    """Return the reading for what the outputs are, probabilities or logits, where that can be seen."""
     reading, outputs = candidate
     return reading if outputs.kind == "constant" else replace(reading, probabilities=outputs.kind == "probabilities")
 
@@ -204,7 +242,7 @@ def _top1(candidate: _Candidate) -> float:
 
 
 def _orders(outputs: _Outputs, reading: Reading, settled: bool) -> Iterator[ClassOrder | None]:
-    """The reading's first, then, if that is not settled, the data's, and others."""
+    """Give the order of the reading first, then, if that is not settled, the data's, and others."""
     yield reading.order
     if settled:
         return
@@ -216,13 +254,13 @@ def _orders(outputs: _Outputs, reading: Reading, settled: bool) -> Iterator[Clas
 
 
 def _better(now: Tensor, before: Tensor) -> bool:
-    """Whether a reading is right on more images than by chance, and leaves at most half of the mistakes."""
+    """Return whether a reading is right on more images than by chance, and leaves at most half of the mistakes."""
     before = before[: len(now)]
     return _more(now, before) and 2 * int((~now).sum()) <= int((~before).sum())
 
 
 def _more(now: Tensor, before: Tensor) -> bool:
-    """A sign test on the images, as far as both saw them, on which two readings differ (McNemar's, exact)."""
+    """Return whether a sign test on the images that both saw and on which they differ says so (McNemar's, exact)."""
     from scipy.stats import binomtest
 
     seen = min(len(now), len(before))
@@ -231,7 +269,7 @@ def _more(now: Tensor, before: Tensor) -> bool:
 
 
 def _above_chance(right: int, images: int, chance: float) -> bool:
-    """Of so few images that even all of them would prove nothing, more than the average has to do."""
+    """Return whether more are right than by guessing; of so few that all would prove nothing, more than the average."""
     from scipy.stats import binomtest  # Takes a second to import, and most trainings have no teacher to try.
 
     chance = min(1.0, chance)
@@ -246,7 +284,7 @@ def _same(a: Normalisation, b: Normalisation) -> bool:
 
 
 def _outputs(classifier: Classifier, sample: ImageSample, reading: Reading, batch: int) -> _Outputs:
-    """What it says of the first images, in equal parts of at most `batch`, for as long as that."""
+    """Return what it says of the first images, in equal parts of at most `batch`, for as long as that."""
     began, found = monotonic(), []
     parts = torch.chunk(torch.arange(len(sample)), -(-len(sample) // batch))
     seen = 0

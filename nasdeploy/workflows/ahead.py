@@ -6,7 +6,7 @@ Torch-free.
 from importlib.util import find_spec
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.distributed.rank_errors import processes
+from nasdeploy.distributed import processes
 from nasdeploy.exporting.jobs import plan_jobs
 from nasdeploy.latency.files import TABLES
 from nasdeploy.recipe import Recipe

@@ -14,7 +14,7 @@ from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.workflows.same_data import open_data_of
+from nasdeploy.workflows.run_data import open_data_of
 
 
 def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) -> Evaluator:

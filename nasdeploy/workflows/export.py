@@ -15,7 +15,7 @@ from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.device import compute_device
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.workflows.export_request import ExportRequest
-from nasdeploy.workflows.same_data import open_data_of
+from nasdeploy.workflows.run_data import open_data_of
 
 _NONE = Extras()
 

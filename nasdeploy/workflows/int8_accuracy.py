@@ -23,7 +23,7 @@ from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.supernet.evaluate import Evaluator, Score
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.workflows.request import SearchRequest
-from nasdeploy.workflows.same_data import open_data_of
+from nasdeploy.workflows.run_data import open_data_of
 
 
 def deploy_for(request: SearchRequest, evaluator: Evaluator, supernet: str, progress: Progress) -> Deploy:

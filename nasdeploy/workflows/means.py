@@ -9,7 +9,7 @@ from nasdeploy.searching.predictors.predictor import Fitted
 from nasdeploy.searching.strategies.means import Means, Trained
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.workflows.request import SearchRequest
-from nasdeploy.workflows.same_data import open_data_of
+from nasdeploy.workflows.run_data import open_data_of
 
 PREDICTOR = "predictor.npz"
 

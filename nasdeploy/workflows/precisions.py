@@ -11,7 +11,7 @@ from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.registry import listed
-from nasdeploy.distributed.rank_errors import processes
+from nasdeploy.distributed import processes
 from nasdeploy.exporting.jobs import parse_precision
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes.device import Device, load_device

@@ -1,15 +1,50 @@
-"""Which checkpoint the training of a run goes on from: the newest that is whole. Damaged ones are set aside."""
+"""Which run a training goes on with, and from which checkpoint: the newest whole one. Damaged ones are set aside."""
+
+from pathlib import Path
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.recipe import Recipe, learned_differences, recipe_of, with_range
 from nasdeploy.store.checkpoints import BEST, LostWeights, is_as_trained, is_whole, trained_weights, weights_in
 from nasdeploy.store.files import writable
 from nasdeploy.store.run import Facts, Run
 from nasdeploy.training.checkpoint import Checkpoints
 
 
+def begun(recipe: Recipe, directory: Path) -> Run | None:
+    """Return the run in a directory, None if there is none; raises `UserError` if it was begun with another recipe.
+
+    Only what the weights depend on has to be the same: search and what suits a machine may change, and the device
+    unless networks are drawn by its latency.
+    """
+    if not (directory / "manifest.json").exists():
+        return None
+    run = Run.open(directory)
+    before = recipe_of(run)
+    differing = learned_differences(before, with_range(recipe, run.manifest.range))
+    if recipe.train.sampling.prior == "latency" and before.device != recipe.device:
+        differing.append("device")
+    if differing:
+        raise UserError(
+            f"{directory}: begun with another recipe ({differing[0]} differs); give another directory with --run, or "
+            "start anew with --restart"
+        )
+    return run
+
+
+def unfinished(recipe: Recipe, directory: Path) -> Run | None:
+    """Return the run to go on with, None if it was not begun; raises `UserError` if there is nothing left to train."""
+    run = begun(recipe, directory)
+    if run is not None and run.is_finished("train") and has_its_weights(run):
+        raise UserError(
+            f"{directory}: training is finished; go on with 'nasdeploy search', give another directory with --run, or "
+            "train anew with --restart"
+        )
+    return run
+
+
 def has_its_weights(run: Run) -> bool:
-    """Whether the checkpoint that the finished training of a run ended with is there, and what it was."""
+    """Return whether the checkpoint that the finished training of a run ended with is there, and what it was."""
     try:
         trained_weights(run)
     except LostWeights:
@@ -44,7 +79,7 @@ def leave_out_damaged(run: Run, progress: Progress) -> None:
 
 
 def trained_facts(run: Run, metrics: Facts, progress: Progress) -> Facts:
-    """What a finished training leaves: its last metrics, and which weights it ended with."""
+    """Return what a finished training leaves: its last metrics, and which weights it ended with."""
     weights = weights_in(Checkpoints(run.checkpoints).latest()).facts.model_dump()
     before = run.manifest.finished.get("train", {}).get("weights", weights)
     if before != weights:

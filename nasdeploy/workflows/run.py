@@ -21,7 +21,7 @@ from nasdeploy.workflows.ahead import export_device, require_whole_way
 from nasdeploy.workflows.export_request import ExportRequest, request_export
 from nasdeploy.workflows.profile import ensure_table
 from nasdeploy.workflows.request import SearchRequest, foresee_search, latency_devices, request_search
-from nasdeploy.workflows.resume import has_its_weights
+from nasdeploy.workflows.resume import begun, has_its_weights
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_all(
 def _trained(
     recipe: Recipe, directory: Path, progress: Progress, restart: bool, require: Callable[[SearchSpace], None]
 ) -> Run:
-    run = None if restart else train_step.begun(recipe, directory)
+    run = None if restart else begun(recipe, directory)
     if run is None or not run.is_finished("train") or not has_its_weights(run):
         trained = train_step.train(recipe, directory, progress, restart=restart, require=require)
         assert trained is not None  # This is the only process.

@@ -12,11 +12,11 @@ from torch.distributed.distributed_c10d import Store
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
-from nasdeploy.distributed.coordinator import Pulled, leading
+from nasdeploy.distributed import FailedElsewhere
+from nasdeploy.distributed.coordinator import PulledScoring, leading
 from nasdeploy.distributed.jobs import InTurn, Scoring, ScoringJob
-from nasdeploy.distributed.rank_errors import FailedElsewhere
 from nasdeploy.distributed.ranks import met
-from nasdeploy.distributed.worker import help_out
+from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.report.pareto import draw_front
 from nasdeploy.searching.finalists import measure_networks
@@ -53,7 +53,7 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
             return None
         with leading(meeting.store, meeting.world, supernet) as store:
             scoring = partial(
-                Pulled, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
+                PulledScoring, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
             )
             return _search(request, supernet, progress, scoring)
 
@@ -87,7 +87,7 @@ def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) ->
     def open_score() -> Callable[[ScoringJob], Score]:
         return _score_of(open_evaluator(request.run, request.recipe, request.space, request.weights.path))
 
-    code = help_out(store, rank, request.space, open_score, supernet)
+    code = run_worker(store, rank, request.space, open_score, supernet)
     if code:
         raise FailedElsewhere(code)
 

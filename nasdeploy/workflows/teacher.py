@@ -17,11 +17,10 @@ from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import extract, input_side
 from nasdeploy.supernet.weights import load_supernet
-from nasdeploy.training.class_order import columns
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.precision import layout_of, mixed_precision
 from nasdeploy.training.teacher import ReadTeacher, not_finite, require_fit, torchvision_teacher, without_gradient
-from nasdeploy.training.trial import Classifier, Normalisation, Reading, Trial, try_classifier
+from nasdeploy.training.trial import Classifier, Normalisation, Reading, Trial, columns, try_classifier
 
 
 def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: torch.device) -> ReadTeacher | None:

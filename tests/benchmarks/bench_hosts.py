@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep, time_ns
-from typing import Any
 
 import torch
 import yaml
@@ -150,19 +149,19 @@ def store(network: Network) -> Iterator[str]:
 def work(directory: Path) -> None:
     """Train as `nasdeploy train` does, and write down every step that is finished."""
     from nasdeploy.cli.main import main
-    from nasdeploy.training.trainer import Position, Trainer
+    from nasdeploy.training.trainer import Batch, TrainingLoop
 
     log = directory / "steps" / f"{time_ns()}-{os.environ['RANK']}-{os.getpid()}"
-    step = Trainer._step
+    step = TrainingLoop.step
 
-    def logged(self: Trainer, supernet: Any, optimizer: Any, position: Position, *rest: Any) -> bool:
-        stop = step(self, supernet, optimizer, position, *rest)
+    def logged(self: TrainingLoop, batch: Batch) -> bool:
+        stop, position = step(self, batch), self.state.position
         with log.open("a") as file:
-            file.write(f"{position.epoch * self.steps_per_epoch + position.step}\n")
+            file.write(f"{position.epoch * self.trainer.steps_per_epoch + position.step}\n")
         sleep(STEP_S)
         return stop
 
-    Trainer._step = logged  # type: ignore[method-assign]
+    TrainingLoop.step = logged  # type: ignore[method-assign]
     sys.argv = ["nasdeploy", "train", "tiny.yaml"]
     main()
 

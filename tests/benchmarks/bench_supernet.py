@@ -23,7 +23,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.losses import distillation_loss
-from nasdeploy.training.sandwich import Sandwich, SandwichStep
+from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 
 
@@ -95,13 +95,13 @@ def report_step(space: SearchSpace, archs: list[Arch], batch: int, side: int, ro
     networks = [extract(supernet, arch) for arch in archs]
     supernet.to(memory_format=torch.channels_last)
     largest, *random, smallest = archs
-    step = SandwichStep(supernet, distillation_loss(DistillationSettings()), 0.1, {})
+    step = SandwichStep(supernet, Objective(0.1, distillation=distillation_loss(DistillationSettings())), {})
     images, labels = torch.randn(batch, 3, side, side), torch.arange(batch)
     placed = images.to(memory_format=torch.channels_last)
 
     def sandwich() -> None:
         supernet.zero_grad()
-        step(Sandwich(largest, tuple(random), smallest), placed, labels)
+        step(Sandwich({"largest": (largest,), "random": tuple(random), "smallest": (smallest,)}), placed, labels)
 
     _, figures = interleaved(sandwich, lambda: pass_all(networks, images), rounds)
     print(f"sandwich step in channels_last against the four extracted in the default layout {figures}")

@@ -13,12 +13,11 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.distributed import coordinator as first
-from nasdeploy.distributed import messages
+from nasdeploy.distributed import jobs as messages
 from nasdeploy.distributed import worker as others
-from nasdeploy.distributed.coordinator import LostWith, Pulled, leading
-from nasdeploy.distributed.jobs import ScoringJob
-from nasdeploy.distributed.messages import FIRST, JOBS, SCORES, pop, push, score_message
-from nasdeploy.distributed.worker import help_out
+from nasdeploy.distributed.coordinator import LostWith, PulledScoring, leading
+from nasdeploy.distributed.jobs import FIRST, JOBS, SCORES, ScoringJob, pop, push, score_message
+from nasdeploy.distributed.worker import run_worker
 from nasdeploy.supernet.evaluate import Score
 from tests.latency.tables import SPACE
 from tests.searching.accuracy import score as accuracy
@@ -64,7 +63,7 @@ class Worker:
     def _run(self) -> None:
         with suppress(Dies):
             try:
-                self.code = help_out(*self._given)
+                self.code = run_worker(*self._given)
             except NasdeployError as error:
                 self.error = error
 
@@ -76,8 +75,8 @@ class Worker:
 
 def pulled(
     store: Store, world: int, say: Callable[[str], None] = print, own: Callable[[ScoringJob], Score] = score
-) -> Pulled:
-    return Pulled(store=store, world=world, score=own, images=0, say=say)
+) -> PulledScoring:
+    return PulledScoring(store=store, world=world, score=own, images=0, say=say)
 
 
 def test_all_jobs_are_done_once_by_all_processes(store: Store) -> None:

@@ -19,10 +19,9 @@ from onnx import numpy_helper
 from PIL import Image
 from torch import nn
 
+from nasdeploy import distributed as reporting
 from nasdeploy.core.errors import NasdeployError, Terminated, UserError
-from nasdeploy.distributed import rank_errors as reporting
-from nasdeploy.distributed import ranks
-from nasdeploy.distributed.rank_errors import FailedElsewhere, exit_code_of, reported_once
+from nasdeploy.distributed import FailedElsewhere, exit_code_of, ranks, reported_once
 from nasdeploy.distributed.ranks import Ranks, joined
 from tests.training.colours import DARKNESS, write_colours, write_teacher
 from tests.training.recipes import CONTENT

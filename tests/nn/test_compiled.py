@@ -21,7 +21,8 @@ from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import distillation_loss
-from nasdeploy.training.sandwich import Losses, SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
@@ -39,7 +40,8 @@ def step(forward_of: Callable[[Block], Forward]) -> tuple[Losses, dict[str, Tens
     torch.manual_seed(0)
     supernet = Supernet(tiny_space())
     randomise(supernet)
-    made = SandwichStep(supernet, distillation_loss(DistillationSettings()), 0.1, {}, forward_of=forward_of)
+    objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
+    made = SandwichStep(supernet, objective, {}, execution=Execution(forward_of=forward_of))
     images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
     losses = made(draw(supernet.space, 1, np.random.default_rng(0)), images, labels)
     return losses, {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}

@@ -20,8 +20,8 @@ from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import kl_divergence
-from nasdeploy.training.sandwich import Sandwich, SandwichStep, draw
-from nasdeploy.training.totals import to_tensor
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep, to_tensor
 from tests.training.recipes import CONTENT
 
 
@@ -50,7 +50,7 @@ def counting() -> Iterator[list[int]]:
 
 def one_step(ranks: Ranks, supernet: Supernet, sandwiches: Sequence[Sandwich], images: Tensor) -> None:
     """Gradients of a step, averaged over the processes after each of the sandwiches."""
-    step = SandwichStep(supernet, kl_divergence, 0.0, {})
+    step = SandwichStep(supernet, Objective(distillation=kl_divergence), {})
     for sandwich in sandwiches:
         losses = step(sandwich, images, torch.arange(len(images)) % 2)
         ranks.average(supernet.parameters(), to_tensor(losses, False))
@@ -71,11 +71,10 @@ def main() -> None:
     tiny = parse(MobileNetTable, CONTENT["space"], "space").build(10)
     space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
     four = draw(space, 2, generator(0, "step"))
-    assert four.smallest is not None
     steps = {
         "four": [four],
-        "one": [Sandwich(space.largest())],
-        "each": [Sandwich(arch) for arch in (four.largest, *four.random, four.smallest)],
+        "one": [Sandwich({"largest": (space.largest(),)})],
+        "each": [Sandwich({"largest": (arch,)}) for arch in four.archs],
     }
     with joined() as ranks:
         counts = {name: counted(ranks, space, sandwiches) for name, sandwiches in steps.items()}

@@ -16,9 +16,9 @@ from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.optimizer import make_optimizer
-from nasdeploy.training.sandwich import SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Execution, Objective, SandwichStep, to_tensor
 from nasdeploy.training.settings import TrainSettings
-from nasdeploy.training.totals import to_tensor
 from tests.nn.reference import randomise
 from tests.training.recipes import CONTENT
 
@@ -31,10 +31,10 @@ def kl_in_float64(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-class Exact(SandwichStep):
+class Exact(Objective):
     """Label loss in float64."""
 
-    def _label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, labels)
 
 
@@ -50,13 +50,9 @@ def train(ranks: Ranks, exact: bool) -> Supernet:
     draws = torch.Generator().manual_seed(1)
     images = torch.randn(STEPS, BATCH_SIZE, 3, 10, 10, generator=draws, dtype=torch.float64)
     labels = torch.randint(10, (STEPS, BATCH_SIZE), generator=draws)
-    step = (Exact if exact else SandwichStep)(
-        supernet,
-        kl_in_float64 if exact else kl_divergence,
-        0.0,
-        {},
-        statistics=SYNCHRONISED if ranks.world > 1 else BATCH,
-    )
+    objective = Exact(distillation=kl_in_float64) if exact else Objective(distillation=kl_divergence)
+    execution = Execution(SYNCHRONISED if ranks.world > 1 else BATCH)
+    step = SandwichStep(supernet, objective, {}, execution=execution)
     for number in range(STEPS):
         optimizer.zero_grad()
         mine = slice(ranks.rank, None, ranks.world)

@@ -11,7 +11,7 @@ from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import label_loss
-from nasdeploy.training.sandwich import Sandwich, SandwichStep
+from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 from tests.supernet.tiny import tiny_space
@@ -46,11 +46,12 @@ def test_only_the_label_loss_is_weighted() -> None:
     supernet = Supernet(tiny_space())
     images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     largest = supernet.space.largest()
-    sandwich = Sandwich(largest, (), supernet.space.smallest())
+    sandwich = Sandwich({"largest": (largest,), "smallest": (supernet.space.smallest(),)})
 
-    def losses(weights: torch.Tensor | None) -> tuple[float, float | None]:
-        made = SandwichStep(supernet, F.mse_loss, 0.0, {}, class_weights=weights)(sandwich, images, labels)
-        return made.largest, made.smallest
+    def losses(weights: torch.Tensor | None) -> tuple[float, float]:
+        objective = Objective(class_weights=weights, distillation=F.mse_loss)
+        made = SandwichStep(supernet, objective, {})(sandwich, images, labels).by_role
+        return made["largest"], made["smallest"]
 
     weights = torch.linspace(0.5, 2.0, 3)
     expected = F.cross_entropy(supernet(images, largest), labels, weights, reduction="none").mean().item()
@@ -82,7 +83,7 @@ def test_a_folder_is_balanced_by_loss_or_sampling(tmp_path: Path, monkeypatch: p
         steps = seen.setdefault(balance, [])
 
         def recording(self: SandwichStep, *given: object, steps: list = steps) -> object:
-            steps.append((given[2].tolist(), self.class_weights))
+            steps.append((given[2].tolist(), self.objective.class_weights))
             return call(self, *given)
 
         monkeypatch.setattr(SandwichStep, "__call__", recording)

@@ -3,7 +3,7 @@
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.training.class_order import columns
+from nasdeploy.training.trial import columns
 
 NUMBERS = tuple(sorted(str(number) for number in range(1, 13)))
 

@@ -15,7 +15,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.scalars import scalars_in
+from nasdeploy.training.monitor import scalars_in
 from nasdeploy.workflows import train as step
 from tests.training.recipes import CONTENT, tiny_recipe
 from tests.training.test_sigterm import After

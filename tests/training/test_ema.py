@@ -12,9 +12,10 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.ema import MovingAverage, average_of, averaged_supernet
-from nasdeploy.training.validation import Validation
+from nasdeploy.training.checkpoint import Checkpoints, TrainingState
+from nasdeploy.training.metrics import Validation
+from nasdeploy.training.optimizer import MovingAverage
+from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
 from tests.supernet.tiny import tiny_space
 from tests.training.recipes import tiny_recipe
@@ -57,9 +58,11 @@ def test_the_first_weights_are_taken_and_later_ones_averaged() -> None:
 
 
 def test_without_a_decay_there_is_no_average() -> None:
-    supernet = Supernet(tiny_space())
-    assert average_of(supernet, None) is None
-    assert averaged_supernet(supernet, None) is supernet
+    state = TrainingState.fresh(Supernet(tiny_space()), TrainSettings())
+    assert state.average is None
+    assert state.averaged is state.supernet
+    averaging = TrainingState.fresh(Supernet(tiny_space()), TrainSettings(ema=0.9))
+    assert averaging.average is not None and averaging.averaged is averaging.average.supernet
 
 
 def test_an_interrupted_run_ends_with_the_average_of_an_undisturbed_one() -> None:

@@ -11,13 +11,11 @@ import torch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.store.run import Run
-from nasdeploy.training import eta as forecast
-from nasdeploy.training import scalars
-from nasdeploy.training.eta import Forecast, peak_memory
-from nasdeploy.training.monitor import monitored
-from nasdeploy.training.sandwich import Losses
-from nasdeploy.training.totals import Totals
+from nasdeploy.training import monitor
+from nasdeploy.training.monitor import TrainingForecast, monitored, peak_memory
+from nasdeploy.training.sandwich import Losses, Totals
 from nasdeploy.workflows import train as step
+from nasdeploy.workflows.resume import begun
 from tests.training.recipes import tiny_recipe
 
 CPU = torch.device("cpu")
@@ -40,7 +38,7 @@ def curves(directory: Path) -> Curves:
 
 def test_a_run_writes_what_its_metrics_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scalars, "_EVERY", 1)
+    monkeypatch.setattr(monitor, "_EVERY", 1)
     run = step.train(tiny_recipe("train.epochs=2", "train.tensorboard=true"), Path("runs/tiny"), QUIET)
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     found = curves(run.scalars)
@@ -63,7 +61,7 @@ def test_scalars_are_off_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 def write(directory: Path, done: int, steps: int, loss: float) -> None:
     with monitored(done, 100, CPU, QUIET, directory) as monitor:
         for _ in range(steps):
-            monitor.step(Losses(loss, None, loss), 0.1, 1.0, "")
+            monitor.step(Losses({"largest": loss, "smallest": loss}), 0.1, 1.0, "")
 
 
 def test_one_step_in_ten_is_written_and_roles_without_networks_are_not(tmp_path: Path) -> None:
@@ -82,7 +80,7 @@ def test_without_the_package_the_extra_is_named_and_nothing_is_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scalars, "find_spec", lambda name: None)
+    monkeypatch.setattr(monitor, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'nasdeploy\[tensorboard\]', or set train\.tensorboard=false"):
         step.train(tiny_recipe("train.tensorboard=true"), Path("runs/tiny"), QUIET)
     assert not Path("runs").exists()
@@ -94,7 +92,7 @@ def test_scalars_may_be_switched_on_for_a_run_that_was_begun_without(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = step.train(tiny_recipe("train.epochs=1"), Path("runs/tiny"), QUIET)
-    assert step.begun(tiny_recipe("train.epochs=1", "train.tensorboard=true"), run.path) is not None
+    assert begun(tiny_recipe("train.epochs=1", "train.tensorboard=true"), run.path) is not None
     assert Run.open(run.path).scalars == run.path / "tensorboard"
 
 
@@ -105,8 +103,8 @@ def test_scalars_may_be_switched_on_for_a_run_that_was_begun_without(
 def lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def said(left: int, steps: int, each: float) -> list[str]:
         now = [0.0]
-        monkeypatch.setattr(forecast, "perf_counter", lambda: now[0])
-        one = Forecast(left, CPU, Progress())
+        monkeypatch.setattr(monitor, "perf_counter", lambda: now[0])
+        one = TrainingForecast(left, CPU, Progress())
         for number in range(steps):
             now[0] += 100 * each if number == 0 else each
             one.step()
@@ -154,10 +152,10 @@ def test_peak_memory_grows_with_what_is_held() -> None:
 
 def test_a_step_with_a_gradient_that_is_not_finite_does_not_count() -> None:
     totals = Totals()
-    assert totals.add(Losses(1.0, None, 2.0), 3.0)
-    assert totals.add(Losses(2.0, None, 4.0), 5.0)
+    assert totals.add(Losses({"largest": 1.0, "smallest": 2.0}), 3.0)
+    assert totals.add(Losses({"largest": 2.0, "smallest": 4.0}), 5.0)
     for norm in (float("inf"), float("nan")):
-        assert not totals.add(Losses(1.0, None, 2.0), norm)
+        assert not totals.add(Losses({"largest": 1.0, "smallest": 2.0}), norm)
     expected = {"loss_largest": 1.5, "loss_random": None, "loss_smallest": 3.0, "gradient_norm": 4.0}
     assert totals.metrics() == {**expected, "skipped_steps": 2}
     assert Totals.from_plain(totals.to_plain()) == totals

@@ -14,9 +14,10 @@ from nasdeploy.nn.device import layout_for
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.losses import distillation_loss
-from nasdeploy.training.checkpoint import Checkpoints, Position
+from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState
 from nasdeploy.training.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
-from nasdeploy.training.sandwich import Losses, SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichStep
 from nasdeploy.training.settings import DistillationSettings, TrainSettings
 from nasdeploy.workflows import train as step
 from tests.nn.reference import randomise
@@ -32,14 +33,9 @@ def gradients(settings: TrainSettings) -> tuple[Losses, dict[str, Tensor]]:
     supernet = Supernet(tiny_space())
     randomise(supernet)
     scaler = gradient_scaler(settings, CPU)
-    made = SandwichStep(
-        supernet,
-        distillation_loss(DistillationSettings()),
-        0.1,
-        {},
-        precision=lambda: mixed_precision(settings, CPU),
-        scale=scaler.scale,
-    )
+    objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
+    execution = Execution(precision=lambda: mixed_precision(settings, CPU), scale=scaler.scale)
+    made = SandwichStep(supernet, objective, {}, execution=execution)
     torch.manual_seed(1)
     images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     losses = made(draw(supernet.space, 2, np.random.default_rng(0)), images, labels)
@@ -54,7 +50,7 @@ def test_gradients_point_where_those_of_float32_do(kind: str, cosine: float) -> 
     assert found.keys() == exact.keys()
     assert all(value.dtype == torch.float32 for value in found.values())
     assert losses != exact_losses
-    assert losses.largest == pytest.approx(exact_losses.largest, rel=0.05)
+    assert losses.by_role["largest"] == pytest.approx(exact_losses.by_role["largest"], rel=0.05)
     one, other = (torch.cat([g[name].flatten() for name in exact]) for g in (exact, found))
     assert torch.cosine_similarity(one, other, dim=0) > cosine
 
@@ -86,19 +82,19 @@ def test_a_run_without_loss_scaling_has_no_scale_in_its_checkpoint(
 
 
 def test_the_scale_is_resumed_and_a_checkpoint_without_it_refused(tmp_path: Path) -> None:
-    settings = TrainSettings(autocast="fp16")
     supernet = Supernet(tiny_space())
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.1)
-    kept, resumed = gradient_scaler(settings, CPU), gradient_scaler(settings, CPU)
-    kept.load_state_dict({**kept.state_dict(), "scale": 8.0, "_growth_tracker": 3})
+    plain = TrainingState.fresh(supernet, TrainSettings())
+    kept, resumed = (TrainingState.fresh(supernet, TrainSettings(autocast="fp16")) for _ in range(2))
+    kept.scaler.load_state_dict({**kept.scaler.state_dict(), "scale": 8.0, "_growth_tracker": 3})
+    kept.position, plain.position = Position(epoch=1), Position(epoch=2)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(supernet, optimizer, Position(epoch=1), scaler=kept)
-    checkpoints.resume(supernet, optimizer, scaler=resumed)
-    assert resumed.state_dict() == kept.state_dict()
-    assert resumed.get_scale() == 8.0
-    checkpoints.save(supernet, optimizer, Position(epoch=2))
+    checkpoints.save(kept)
+    checkpoints.resume(resumed)
+    assert resumed.scaler.state_dict() == kept.scaler.state_dict()
+    assert resumed.scaler.get_scale() == 8.0
+    checkpoints.save(plain)
     with pytest.raises(UserError, match=r"epoch-000002.pt: damaged; delete it to go on from the one before"):
-        checkpoints.resume(supernet, optimizer, scaler=resumed)
+        checkpoints.resume(resumed)
 
 
 def test_an_overflow_shrinks_the_scale_and_does_not_count_as_divergence() -> None:

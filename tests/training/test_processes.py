@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.training.processes import change_of_processes
+from nasdeploy.training.checkpoint import change_of_processes
 from nasdeploy.training.settings import TrainSettings
 from tests.training.recipes import CONTENT
 

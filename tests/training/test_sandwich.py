@@ -16,7 +16,8 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.losses import distillation_loss, kl_divergence
-from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Losses, Objective, Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
@@ -83,13 +84,13 @@ def by_autograd(supernet: Supernet, step: Sandwich, kind: str, beta: float) -> t
     images, labels = batch()
     total = {name: torch.zeros_like(parameter) for name, parameter in supernet.named_parameters()}
     distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
-    largest = extract(supernet, step.largest)
+    largest = extract(supernet, step.networks["largest"][0])
     logits = logits_of(largest, images)
     label_loss = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
     torch.autograd.backward(label_loss)
     add(total, largest)
     losses = []
-    for arch in (*step.random, step.smallest):
+    for arch in step.archs[1:]:
         network = extract(supernet, arch)
         student = logits_of(network, images)
         if distillation is None:
@@ -100,18 +101,17 @@ def by_autograd(supernet: Supernet, step: Sandwich, kind: str, beta: float) -> t
         torch.autograd.backward(loss)
         add(total, network)
         losses.append(loss.item())
-    return total, Losses(label_loss.item(), (losses[0] + losses[1]) / 2, losses[2])
+    return total, Losses({"largest": label_loss.item(), "random": (losses[0] + losses[1]) / 2, "smallest": losses[2]})
 
 
 @pytest.mark.parametrize(("kind", "beta"), [("alpha", 1.0), ("kl", 1.0), ("none", 1.0), ("alpha", 0.5), ("kl", 0.9)])
 def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, supernet: Recording) -> None:
     step = sandwich(supernet)
     distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
-    found = SandwichStep(supernet, distillation, SMOOTHING, {}, beta)(step, *batch())
+    found = SandwichStep(supernet, Objective(SMOOTHING, None, distillation, beta), {})(step, *batch())
     expected, losses = by_autograd(supernet, step, kind, beta)
-    assert (found.largest, found.random, found.smallest) == pytest.approx(
-        (losses.largest, losses.random, losses.smallest)
-    )
+    assert list(found.by_role) == ["largest", "random", "smallest"]
+    assert found.by_role == pytest.approx(losses.by_role)
     assert set(expected) == {name for name, _ in supernet.named_parameters()}
     for name, parameter in supernet.named_parameters():
         assert parameter.grad is not None, name
@@ -121,9 +121,9 @@ def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, su
 def test_only_the_largest_network_is_regularised(supernet: Recording) -> None:
     step, rates = sandwich(supernet), drop_rates(supernet.space, 0.3, 0.2)
     assert rates
-    SandwichStep(supernet, None, SMOOTHING, rates)(step, *batch())
-    archs = [step.largest, *step.random, step.smallest]
-    assert supernet.calls == [(arch, rates if arch == step.largest else None) for arch in archs]
+    SandwichStep(supernet, Objective(SMOOTHING), rates)(step, *batch())
+    largest = supernet.space.largest()
+    assert supernet.calls == [(arch, rates if arch == largest else None) for arch in step.archs]
 
 
 def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Recording) -> None:
@@ -134,8 +134,8 @@ def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Reco
         teachers.append(teacher)
         return (student - teacher).square().mean()
 
-    SandwichStep(supernet, distance, SMOOTHING, {})(step, images, labels)
-    expected = supernet(images, step.largest).detach()
+    SandwichStep(supernet, Objective(SMOOTHING, distillation=distance), {})(step, images, labels)
+    expected = supernet(images, step.networks["largest"][0]).detach()
     assert len(teachers) == 3
     for teacher in teachers:
         assert not teacher.requires_grad
@@ -143,7 +143,7 @@ def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Reco
 
 
 def test_gradients_add_to_those_that_are_there(supernet: Recording) -> None:
-    step = SandwichStep(supernet, None, SMOOTHING, {})
+    step = SandwichStep(supernet, Objective(SMOOTHING), {})
     step(sandwich(supernet), *batch())
     once = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
     step(sandwich(supernet), *batch())
@@ -154,15 +154,17 @@ def test_gradients_add_to_those_that_are_there(supernet: Recording) -> None:
 def test_a_sandwich_has_both_ends_and_random_ones_between() -> None:
     space = tiny_space()
     drawn = draw(space, 3, np.random.default_rng(0))
-    assert (drawn.largest, drawn.smallest, len(drawn.random)) == (space.largest(), space.smallest(), 3)
+    assert list(drawn.networks) == ["largest", "random", "smallest"]
+    assert (drawn.archs[0], drawn.archs[-1], len(drawn.archs)) == (space.largest(), space.smallest(), 5)
     assert drawn == draw(space, 3, np.random.default_rng(0))
     assert drawn != draw(space, 3, np.random.default_rng(1))
-    assert draw(space, 0, np.random.default_rng(0)).random == ()
+    assert draw(space, 0, np.random.default_rng(0)).networks["random"] == ()
 
 
-def test_without_random_networks_their_loss_is_none(supernet: Recording) -> None:
-    losses = SandwichStep(supernet, None, SMOOTHING, {})(draw(supernet.space, 0, np.random.default_rng(0)), *batch())
-    assert losses.random is None
+def test_without_random_networks_they_have_no_loss(supernet: Recording) -> None:
+    step = SandwichStep(supernet, Objective(SMOOTHING), {})
+    losses = step(draw(supernet.space, 0, np.random.default_rng(0)), *batch())
+    assert list(losses.by_role) == ["largest", "smallest"]
     assert len(supernet.calls) == 2
 
 
@@ -176,18 +178,37 @@ def test_all_networks_learn_from_a_teacher_of_their_own(beta: float, supernet: R
         seen.append(images)
         return given
 
-    found = SandwichStep(supernet, kl_divergence, SMOOTHING, {}, beta, teacher)(step, images, labels)
+    found = SandwichStep(supernet, Objective(SMOOTHING, None, kl_divergence, beta), {}, teacher)(step, images, labels)
     assert len(seen) == 1 and seen[0] is images
     gradients = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
     supernet.zero_grad()
     losses = []
-    for arch in (step.largest, *step.random, step.smallest):
+    for arch in step.archs:
         logits = supernet(images, arch)
         label = F.cross_entropy(logits, labels, label_smoothing=SMOOTHING)
         soft = F.kl_div(logits.log_softmax(1), given.softmax(1), reduction="batchmean")
         losses.append(beta * soft + (1 - beta) * label)
         torch.autograd.backward(losses[-1])
-    assert found.largest == pytest.approx(losses[0].item())
-    assert found.smallest == pytest.approx(losses[3].item())
+    assert found.by_role["largest"] == pytest.approx(losses[0].item())
+    assert found.by_role["smallest"] == pytest.approx(losses[3].item())
     for name, parameter in supernet.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_roles_are_free_and_without_a_leader_all_learn_alike(taught: bool, supernet: Recording) -> None:
+    """What once-for-all trains: some random networks and no ends, all from one teacher or from the labels."""
+    (images, labels), rng = batch(), np.random.default_rng(3)
+    archs, given = tuple(supernet.space.sample(rng) for _ in range(3)), torch.randn(6, 3)
+    rates = drop_rates(supernet.space, 0.3, 0.2)
+    objective = Objective(SMOOTHING, distillation=kl_divergence)
+    step = SandwichStep(supernet, objective, rates, (lambda images: given) if taught else None)
+    found = step(Sandwich({"some": archs[:2], "others": archs[2:]}, leader=None), images, labels)
+    assert supernet.calls == [(arch, None) for arch in archs]
+    outputs = [supernet(images, arch) for arch in archs]
+    losses = [
+        (kl_divergence(each, given) if taught else F.cross_entropy(each, labels, label_smoothing=SMOOTHING)).item()
+        for each in outputs
+    ]
+    assert found.by_role == pytest.approx({"some": (losses[0] + losses[1]) / 2, "others": losses[2]})
+    assert step.loss_of("some", Sandwich({"some": archs}, leader=None)) == ("distillation" if taught else "label")

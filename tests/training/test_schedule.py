@@ -8,7 +8,7 @@ import pytest
 
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import drop_rates
-from nasdeploy.training.schedule import learning_rate
+from nasdeploy.training.optimizer import learning_rate
 from nasdeploy.training.settings import TrainSettings
 
 STEPS = 10

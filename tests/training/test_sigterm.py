@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,10 +20,10 @@ from nasdeploy.core.errors import Terminated, UserError
 from nasdeploy.core.progress import Progress, Task
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
-from nasdeploy.training import trainer, validation
+from nasdeploy.training import metrics, trainer
 from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.sandwich import SandwichStep
-from nasdeploy.training.sigterm import termination
+from nasdeploy.training.sandwich import Losses, SandwichStep
+from nasdeploy.training.trainer import termination
 from nasdeploy.workflows import train as step
 from tests.benchmarks.bench_kill import same
 from tests.data.pictures import write_folder
@@ -100,7 +99,7 @@ def test_asked_to_stop_at_the_last_step_of_an_epoch_does_not_wait_for_validation
         pytest.fail("validated")
 
     with monkeypatch.context() as patch:
-        patch.setattr(validation.Validation, "__call__", not_now)
+        patch.setattr(metrics.Validation, "__call__", not_now)
         # The step after this one notices.
         with pytest.raises(Terminated, match=r"saved after epoch 0 and 4 steps more"):
             train(tiny_recipe(), After(STEPS_PER_EPOCH - 1, terminate))
@@ -113,7 +112,7 @@ def test_asked_to_stop_at_the_last_step_of_an_epoch_does_not_wait_for_validation
 def test_asked_to_stop_while_validating_stops_validating(
     undisturbed: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, batches = [], validation.evaluation_batches
+    given, batches = [], metrics.evaluation_batches
 
     def then_terminate(*arguments: Any) -> Iterator[Any]:
         for number, batch in enumerate(batches(*arguments)):
@@ -123,7 +122,7 @@ def test_asked_to_stop_while_validating_stops_validating(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(validation, "evaluation_batches", then_terminate)
+        patch.setattr(metrics, "evaluation_batches", then_terminate)
         with pytest.raises(Terminated, match=r"saved after epoch 0 and 4 steps more"):
             train(tiny_recipe())
     assert given == [0, 1]
@@ -196,7 +195,7 @@ def test_weights_that_are_lost_do_not_push_out_good_ones(monkeypatch: pytest.Mon
     def ruined(self: SandwichStep, *given: Any) -> Any:
         calls.append(given)
         losses = call(self, *given)
-        return replace(losses, largest=float("nan")) if len(calls) > 3 else losses
+        return Losses({**losses.by_role, "largest": float("nan")}) if len(calls) > 3 else losses
 
     with monkeypatch.context() as patch:
         patch.setattr(SandwichStep, "__call__", ruined)

@@ -10,7 +10,7 @@ from nasdeploy.training.sandwich import Losses
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.skips import LOSS_SCALE, Cause, Skips, StepGuard, skipped_text
 
-FINE, BROKEN = Losses(1.0, None, 2.0), Losses(1.0, None, float("nan"))
+FINE, BROKEN = Losses({"largest": 1.0, "smallest": 2.0}), Losses({"largest": 1.0, "smallest": float("nan")})
 INF = float("inf")
 SLOW = Cause("gradient", "lower it")
 

@@ -15,7 +15,8 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.losses import kl_divergence
 from nasdeploy.training.onnx_teacher import onnx_teacher
-from nasdeploy.training.sandwich import SandwichStep, draw
+from nasdeploy.training.sampling import draw
+from nasdeploy.training.sandwich import Objective, SandwichStep
 from nasdeploy.training.teacher import require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
@@ -196,11 +197,11 @@ def test_a_teacher_under_autocast_and_the_step_that_learns_from_it(onnx: tuple[P
     supernet = Supernet(space)
     given = images(4, side_of(network))
     teacher = without_gradient(network.requires_grad_(False))
-    step = SandwichStep(supernet, kl_divergence, 0.1, {}, 0.5, teacher)
+    step = SandwichStep(supernet, Objective(0.1, None, kl_divergence, 0.5), {}, teacher)
     with torch.autocast("cpu", torch.bfloat16):
         assert teacher(given).dtype == torch.bfloat16
         losses = step(draw(space, 1, np.random.default_rng(0)), given, torch.tensor([0, 1, 2, 0]))
-    assert losses.largest > 0
+    assert losses.by_role["largest"] > 0
     gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Score
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.sandwich import SandwichStep
-from nasdeploy.training.validation import Validation
+from nasdeploy.training.checkpoint import Checkpoints, TrainingState
+from nasdeploy.training.metrics import Validation
+from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import noise, write_folder
 from tests.training.recipes import tiny_recipe
@@ -133,10 +132,10 @@ def test_a_run_stopped_between_metrics_and_checkpoint(
 ) -> None:
     save = Checkpoints.save
 
-    def stop(self: Checkpoints, *arguments: Any) -> Path:
-        if (arguments[2].epoch, arguments[2].step) == (epoch, 0):
+    def stop(self: Checkpoints, state: TrainingState) -> None:
+        if (state.position.epoch, state.position.step) == (epoch, 0):
             raise KeyboardInterrupt
-        return save(self, *arguments)
+        save(self, state)
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", stop)
@@ -393,9 +392,7 @@ def test_metrics_of_the_last_epoch_that_are_lost_are_named(monkeypatch: pytest.M
 
 
 def test_a_network_without_finite_logits_is_validated_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "nasdeploy.training.validation.Evaluator", lambda *given: lambda arch: Score(0.1, float("nan"), 9)
-    )
+    monkeypatch.setattr("nasdeploy.training.metrics.Evaluator", lambda *given: lambda arch: Score(0.1, float("nan"), 9))
     facts = train(tiny_recipe("train.epochs=1"), QUIET).facts("train")
     assert facts["validation"]["smallest"]["cross_entropy"] is None
 
@@ -459,7 +456,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, steps: Container[int], network: str 
         for parameter in given[0].supernet.parameters():
             if parameter.grad is not None:
                 parameter.grad.fill_(float("nan"))
-        return replace(losses, **{network: float("inf")})
+        return Losses({**losses.by_role, network: float("inf")})
 
     monkeypatch.setattr(SandwichStep, "__call__", perhaps_broken)
 

@@ -13,7 +13,8 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle import pictures
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.train import begun, train
+from nasdeploy.workflows.resume import begun
+from nasdeploy.workflows.train import train
 from tests.training.recipes import tiny_recipe
 
 

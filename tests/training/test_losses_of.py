@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from tests.supernet.tiny import tiny_space
-from tests.training.sampling.ranked import STEPS, batch, training_step
+from tests.training.choosing import STEPS, batch, training_step
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 SPACE = tiny_space()
 
 
@@ -33,7 +33,7 @@ def test_losses_are_label_smoothed_and_leave_no_gradient() -> None:
 @pytest.mark.slow
 def test_processes_choose_alike_by_the_average_over_their_parts_of_the_batch(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(ROOT / "tests/training/sampling/ranked.py"), str(tmp_path)]
+    command = [*torchrun, str(ROOT / "tests/training/choosing.py"), str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

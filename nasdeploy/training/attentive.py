@@ -1,6 +1,6 @@
-"""Distribution of architectures over bins of a cost, and of each choice within a bin (AttentiveNAS, section 3.2)."""
+"""Networks that are chosen by their loss among some of about the same cost (AttentiveNAS, sections 3.2 and 3.3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +9,15 @@ import numpy.typing as npt
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.space import Codes, SearchSpace
+from nasdeploy.training.sandwich import LARGEST, RANDOM, SMALLEST, Sandwich
 
 CostOf = Callable[[Codes], Floats]
-"""From codes `[n, choices]` to costs `[n]`."""
+"""A function from codes `[n, choices]` to costs `[n]`."""
 
 TRIES = 100
-"""Draws that may miss the bin before the nearest one is taken."""
+"""The number of draws that may miss the bin before the nearest one is taken."""
+CandidateLosses = Callable[[Sequence[Arch]], Sequence[float]]
+"""A function from architectures to their label losses on the current batch, the same on all processes."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,16 @@ class Bins:
     width: float
 
     def numbers(self, costs: Floats) -> npt.NDArray[np.int64]:
-        """Bin number of each cost."""
+        """Return the bin number of each cost."""
         return np.floor((costs - self.start) / self.width).astype(np.int64)
 
     def centre(self, number: int) -> float:
-        """Cost in the middle of a bin."""
+        """Return the cost in the middle of a bin."""
         return self.start + (number + 0.5) * self.width
 
 
 def equal_bins(costs: Floats, count: int) -> Bins:
-    """`count` bins over the range of the costs."""
+    """Return `count` bins over the range of the costs."""
     low, high = float(costs.min()), float(costs.max())
     # A little wider, so that the highest cost lies inside the last bin; and wide enough if all costs are equal.
     return Bins(low, max((high - low) / count * (1 + 1e-9), 1e-9 * max(abs(high), 1e-9)))
@@ -42,21 +45,21 @@ def equal_bins(costs: Floats, count: int) -> Bins:
 
 @dataclass(frozen=True)
 class Prior:
-    """A histogram over the occupied bins, and for each of them how often each choice had each value."""
+    """A distribution of architectures over bins of a cost, and of each choice's values within a bin."""
 
     space: SearchSpace
     cost: CostOf
     bins: Bins
     numbers: npt.NDArray[np.int64]
-    """`[occupied]`: bin numbers."""
+    """The numbers of the occupied bins, `[occupied]`."""
     counts: npt.NDArray[np.int64]
-    """`[occupied]`: architectures counted in each bin."""
+    """The number of architectures counted in each of them, `[occupied]`."""
     cumulative: npt.NDArray[np.int64]
-    """`[occupied, choices, values]`: architectures in the bin whose choice has this value or an earlier one."""
+    """How many of them have this value of a choice or an earlier one, `[occupied, choices, values]`."""
 
     @classmethod
     def counted(cls, space: SearchSpace, cost: CostOf, codes: Codes, bins: Bins) -> "Prior":
-        """From codes `[n, choices]` that were drawn uniformly."""
+        """Count codes `[n, choices]` that were drawn uniformly."""
         numbers, places, counts = np.unique(bins.numbers(cost(codes)), return_inverse=True, return_counts=True)
         values = max(len(choice.values) for choice in space.choices)
         flat = [np.bincount(places * values + column, minlength=len(numbers) * values) for column in codes.T]
@@ -64,7 +67,7 @@ class Prior:
         return cls(space, cost, bins, numbers, counts, cumulative)
 
     def draw(self, count: int, rng: np.random.Generator) -> list[Arch]:
-        """`count` architectures from one bin, which is drawn from the histogram.
+        """Draw `count` architectures from one bin, which is drawn from the histogram.
 
         Choices are drawn independently, each from its distribution in the bin. Where that misses the bin `TRIES` times,
         the draw nearest to the bin's centre is taken.
@@ -77,3 +80,23 @@ class Prior:
         nearest = np.abs(costs - self.bins.centre(int(self.numbers[place]))).argmin(axis=1)
         taken = np.where(hits.any(axis=1), hits.argmax(axis=1), nearest)
         return self.space.decode(codes[np.arange(count), taken])
+
+
+@dataclass(frozen=True)
+class Attentive:
+    """The sandwich rule whose random networks are chosen among candidates by their loss."""
+
+    space: SearchSpace
+    prior: Prior
+    random_networks: int
+    candidates: int
+    choose: Callable[[Sequence[float]], int]
+    """The function that gives the place of the loss that wins."""
+
+    def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
+        """Draw both ends, and random networks of which each is the winner of candidates of about the same cost."""
+        groups = [self.prior.draw(self.candidates, rng) for _ in range(self.random_networks)]
+        # All at once: with several processes their losses are averaged in one go.
+        found = iter(losses([arch for group in groups for arch in group]))
+        chosen = tuple(group[self.choose([next(found) for _ in group])] for group in groups)
+        return Sandwich({LARGEST: (self.space.largest(),), RANDOM: chosen, SMALLEST: (self.space.smallest(),)})

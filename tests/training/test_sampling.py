@@ -9,8 +9,8 @@ import pytest
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.table import LatencyTable, network_terms
-from nasdeploy.training.sampling.samplers import SAMPLERS, Origin, sampler_from, validated
-from nasdeploy.training.sandwich import Sandwich, draw
+from nasdeploy.training.sampling import SAMPLERS, SamplerContext, draw, networks_to_validate, sampler_from
+from nasdeploy.training.sandwich import Sandwich
 from nasdeploy.training.settings import TrainSettings
 from tests.latency.tables import CONDITIONS, timing
 from tests.supernet.tiny import tiny_space
@@ -24,9 +24,11 @@ NEEDED: dict[str, dict[str, Any]] = {
 }
 
 
-def origin(kind: str, table: LatencyTable | None = None, **settings: Any) -> Origin:
+def context(kind: str, table: LatencyTable | None = None, **settings: Any) -> SamplerContext:
     sampling = {"kind": kind, **NEEDED.get(kind, {}), **settings.pop("sampling", {})}
-    return Origin(SPACE, TrainSettings.model_validate({"sampling": sampling, **settings}, strict=False), 3, table)
+    return SamplerContext(
+        SPACE, TrainSettings.model_validate({"sampling": sampling, **settings}, strict=False), 3, table
+    )
 
 
 def unasked(archs: Sequence[Arch]) -> Sequence[float]:
@@ -47,37 +49,37 @@ class Asked:
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_the_generator_decides_everything(kind: str) -> None:
     """Two processes that make their samplers themselves draw the same; a restart goes on with the same."""
-    first, second = sampler_from(origin(kind)), sampler_from(origin(kind))
+    first, second = sampler_from(context(kind)), sampler_from(context(kind))
     steps = [first.draw(np.random.default_rng(step), 0, Asked()) for step in range(6)]
     assert [second.draw(np.random.default_rng(step), 0, Asked()) for step in reversed(range(6))] == steps[::-1]
-    assert len(set(steps)) == (1 if kind == "alone" else 6)
+    assert len({step.archs for step in steps}) == (1 if kind == "alone" else 6)
 
 
 def test_the_default_is_the_sandwich_rule() -> None:
-    sampler = sampler_from(Origin(SPACE, TrainSettings(random_networks=3), 0))
+    sampler = sampler_from(SamplerContext(SPACE, TrainSettings(random_networks=3), 0))
     found = sampler.draw(np.random.default_rng(0), 5, unasked)
     assert found == draw(SPACE, 3, np.random.default_rng(0))
-    assert (found.largest, len(found.random), found.smallest) == (SPACE.largest(), 3, SPACE.smallest())
+    assert (found.archs[0], len(found.archs), found.archs[-1]) == (SPACE.largest(), 5, SPACE.smallest())
 
 
 def test_single_and_alone_train_one_network() -> None:
-    found = sampler_from(origin("single")).draw(np.random.default_rng(0), 0, unasked)
-    assert found == Sandwich(SPACE.sample(np.random.default_rng(0)))
-    assert sampler_from(origin("alone")).draw(np.random.default_rng(0), 0, unasked) == Sandwich(ARCH)
+    found = sampler_from(context("single")).draw(np.random.default_rng(0), 0, unasked)
+    assert found == Sandwich({"largest": (SPACE.sample(np.random.default_rng(0)),)})
+    assert sampler_from(context("alone")).draw(np.random.default_rng(0), 0, unasked) == Sandwich({"largest": (ARCH,)})
 
 
 @pytest.mark.parametrize(("kind", "choose"), [("best-up", min), ("worst-up", max)])
 def test_attentive_sampling_takes_the_best_or_the_worst_of_its_candidates(kind: str, choose: Any) -> None:
     asked = Asked()
-    sampler = sampler_from(origin(kind, sampling={"candidates": 4}, random_networks=3))
+    sampler = sampler_from(context(kind, sampling={"candidates": 4}, random_networks=3))
     differing = 0
     for step in range(20):
         found = sampler.draw(np.random.default_rng(step), 0, asked)
-        assert (found.largest, found.smallest) == (SPACE.largest(), SPACE.smallest())
+        assert (found.archs[0], found.archs[-1]) == (SPACE.largest(), SPACE.smallest())
         candidates = asked.calls[-1]
         groups = [candidates[at : at + 4] for at in (0, 4, 8)]
         assert len(candidates) == 12
-        for group, chosen in zip(groups, found.random, strict=True):
+        for group, chosen in zip(groups, found.networks["random"], strict=True):
             macs = [SPACE.plan(arch).macs for arch in group]
             assert len({int(value // 20e3) for value in macs}) == 1
             assert chosen == group[macs.index(choose(macs))]
@@ -95,7 +97,7 @@ def test_a_latency_prior_bins_by_the_tables_prediction() -> None:
     measured = network_terms(seconds, SPACE, SPACE.largest(), "calibration", timing(9.0))
     table = LatencyTable.fitted(conditions, "today", seconds, [measured])
     sampler = sampler_from(
-        origin("best-up", table, sampling={"prior": "latency", "latency_bins": 2, "bin_macs_m": 25.0})
+        context("best-up", table, sampling={"prior": "latency", "latency_bins": 2, "bin_macs_m": 25.0})
     )
     asked, resolutions = Asked(), set()
     for step in range(20):
@@ -117,15 +119,15 @@ STAGES = [
 
 @pytest.mark.parametrize("kind", ["sandwich", "single"])
 def test_stages_widen_the_choices(kind: str) -> None:
-    sampler = sampler_from(origin(kind, sampling={"stages": STAGES}, random_networks=8))
+    sampler = sampler_from(context(kind, sampling={"stages": STAGES}, random_networks=8))
     seen: dict[int, dict[str, set[int]]] = {}
     for epoch in (0, 2, 3, 4, 5, 100):
         seen[epoch] = {name: set() for name in SPACE.values_of}
         for step in range(40):
             found = sampler.draw(np.random.default_rng(step), epoch, unasked)
             if kind == "sandwich":
-                assert found.largest == SPACE.largest()
-            for arch in (found.largest, *found.random, *([found.smallest] if found.smallest else [])):
+                assert found.archs[0] == SPACE.largest()
+            for arch in found.archs:
                 for name, value in arch.items():
                     seen[epoch][name].add(value)
     every = {name: set(values) for name, values in SPACE.values_of.items()}
@@ -139,21 +141,21 @@ def test_stages_widen_the_choices(kind: str) -> None:
 
 
 def test_the_smallest_network_is_that_of_the_stage() -> None:
-    sampler = sampler_from(origin("sandwich", sampling={"stages": STAGES}))
-    early, late = (sampler.draw(np.random.default_rng(0), epoch, unasked).smallest for epoch in (0, 5))
+    sampler = sampler_from(context("sandwich", sampling={"stages": STAGES}))
+    early, late = (sampler.draw(np.random.default_rng(0), epoch, unasked).archs[-1] for epoch in (0, 5))
     assert early is not None
     assert dict(early) == dict(SPACE.smallest()) | {"depth.0": 2, "depth.1": 2, "kernel_size.0": 5}
     assert late == SPACE.smallest()
 
 
 def test_more_values_than_there_are_means_all() -> None:
-    sampler = sampler_from(origin("sandwich", sampling={"stages": [{"from_epoch": 0, "largest": {"depth": 9}}]}))
+    sampler = sampler_from(context("sandwich", sampling={"stages": [{"from_epoch": 0, "largest": {"depth": 9}}]}))
     assert sampler.draw(np.random.default_rng(0), 0, unasked) == draw(SPACE, 2, np.random.default_rng(0))
 
 
 def test_a_stage_of_an_unknown_choice_is_refused() -> None:
     with pytest.raises(UserError) as caught:
-        sampler_from(origin("single", sampling={"stages": [{"from_epoch": 0, "largest": {"dept": 1}}]}))
+        sampler_from(context("single", sampling={"stages": [{"from_epoch": 0, "largest": {"dept": 1}}]}))
     assert str(caught.value).startswith(
         "train.sampling.stages: 'dept' is no choice of space tiny; did you mean 'depth'"
     )
@@ -163,14 +165,14 @@ def test_a_stage_of_an_unknown_choice_is_refused() -> None:
 
 
 def test_networks_that_are_validated() -> None:
-    found = validated(origin("sandwich", validate_random=2))
+    found = networks_to_validate(context("sandwich", validate_random=2))
     assert list(found)[:2] == ["smallest", "largest"]
     assert (found["smallest"], found["largest"]) == (SPACE.smallest(), SPACE.largest())
     assert all(name == f"random_{arch.digest}" for name, arch in list(found.items())[2:])
     assert len(found) == 4
-    assert validated(origin("alone")) == {"alone": ARCH}
+    assert networks_to_validate(context("alone")) == {"alone": ARCH}
 
 
 def test_an_architecture_of_another_space_is_refused_naming_the_key() -> None:
     with pytest.raises(UserError, match=r"train\.sampling\.arch: architecture: resolution is 7; allowed: 6, 9"):
-        sampler_from(origin("alone", sampling={"arch": ARCH.to_json() | {"resolution": 7}}))
+        sampler_from(context("alone", sampling={"arch": ARCH.to_json() | {"resolution": 7}}))

@@ -1,6 +1,6 @@
 """Networks that BestUp chooses in one of some processes; each writes what it saw to OUT/RANK.json.
 
-python ranked.py OUT        (started by torchrun)
+python choosing.py OUT        (started by torchrun)
 """
 
 import json
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.distributed.ranks import joined
-from nasdeploy.training.sampling.samplers import Origin, sampler_from
-from nasdeploy.training.sandwich import SandwichStep
+from nasdeploy.training.sampling import SamplerContext, sampler_from
+from nasdeploy.training.sandwich import Objective, SandwichStep
 from nasdeploy.training.settings import TrainSettings
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
@@ -31,7 +31,7 @@ def training_step() -> SandwichStep:
     torch.manual_seed(0)
     supernet = Supernet(tiny_space())
     randomise(supernet)
-    return SandwichStep(supernet, None, 0.1, {})
+    return SandwichStep(supernet, Objective(0.1), {})
 
 
 def batch(rank: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def batch(rank: int) -> tuple[Tensor, Tensor]:
 def main() -> None:
     """Draw the networks of some steps."""
     settings = TrainSettings.model_validate({"sampling": SAMPLING})
-    sampler, step, found = sampler_from(Origin(tiny_space(), settings, 0)), training_step(), []
+    sampler, step, found = sampler_from(SamplerContext(tiny_space(), settings, 0)), training_step(), []
     with joined() as ranks:
         images, labels = batch(ranks.rank)
 
@@ -53,7 +53,7 @@ def main() -> None:
             return given
 
         for number in range(STEPS):
-            chosen = sampler.draw(np.random.default_rng(number), 0, losses).random
+            chosen = sampler.draw(np.random.default_rng(number), 0, losses).networks["random"]
             found[-1]["chosen"] = [arch.to_json() for arch in chosen]
         Path(sys.argv[1], f"{ranks.rank}.json").write_text(json.dumps(found))
 
