@@ -30,7 +30,7 @@ def to_onnx(network: Network) -> bytes:
         batch=2,
         input_names=["input"],
         output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=(({0: torch.export.Dim("batch")},),),
     )
     _check(model)
     _strip(model)

@@ -107,7 +107,7 @@ def plain(network: Network, images: torch.Tensor) -> bytes:
         network,
         (images[:2],),
         dynamo=True,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=(({0: torch.export.Dim("batch")},),),
         external_data=False,
         verbose=False,
     )

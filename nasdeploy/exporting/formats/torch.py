@@ -77,7 +77,7 @@ def save_program(network: "Network", path: Path, largest: int | None = None) -> 
             # With a batch of 1 the exporter would take the dimension for a constant. PyTorch chooses between ways to
             # convolve by it, at 16, and takes the range that the example is in for the one that is meant.
             (torch.zeros(largest or 2, *tensor.shape),),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=largest)},),
+            dynamic_shapes=(({0: torch.export.Dim("batch", min=1, max=largest)},),),
         )
     # They are what torch.export would write as a pickle.
     program.example_inputs = None
