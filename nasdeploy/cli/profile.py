@@ -54,7 +54,7 @@ def profile(
     from time import perf_counter
 
     from nasdeploy.core.progress import Progress
-    from nasdeploy.latency.files import table_path
+    from nasdeploy.latency.table import table_path
     from nasdeploy.runtimes.device import load_device
 
     # Before PyTorch is imported, which is a part of what the user waits for.
@@ -107,7 +107,7 @@ def _result(table: "LatencyTable", space: "SearchSpace", path: Path) -> dict[str
         "steadied": table.steadied,
         "fastest_ms": 1e3 * fastest,
         "slowest_ms": 1e3 * slowest,
-        "uncertainty": asdict(table.uncertainty),
+        "uncertainty": {"relative": [table.uncertainty]},
         "p95_ratio": table.p95_ratio,
         "median_ratio": table.median_ratio,
         "held_out": asdict(table.held_out) if table.held_out else None,

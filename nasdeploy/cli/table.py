@@ -84,7 +84,7 @@ def merge(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the entries and networks of two tables of the same conditions into one."""
-    from nasdeploy.latency.merge import merge as merged_table
+    from nasdeploy.latency.compare import merge as merged_table
     from nasdeploy.latency.table import LatencyTable
 
     if out.exists():
@@ -99,7 +99,7 @@ def merge(
 @app.command()
 def diff(first: TableArgument, second: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False) -> None:
     """What a second table says otherwise than a first one."""
-    from nasdeploy.latency.diff import difference
+    from nasdeploy.latency.compare import difference
     from nasdeploy.latency.table import LatencyTable
 
     one, other = LatencyTable.load(first), LatencyTable.load(second)
@@ -161,7 +161,7 @@ def _shown(table: "LatencyTable", space: "SearchSpace | None") -> dict[str, Any]
         "median_ratio": table.median_ratio,
         "held_out": asdict(table.held_out) if table.held_out else None,
         "held_out_undisturbed": asdict(table.held_out_undisturbed) if table.held_out_undisturbed else None,
-        "uncertainty": asdict(table.uncertainty),
+        "uncertainty": {"relative": [table.uncertainty]},
         "p95_ratio": table.p95_ratio,
         "range_ms": None if space is None else [1e3 * seconds for seconds in table.range(space)],
         "slowest": {key: asdict(table.entries[key]) for key in slowest},
@@ -182,7 +182,7 @@ def _show_text(result: dict[str, Any]) -> str:
         ("corrected", f"by the reference graph to the power {result['steadied']:g}" if result["steadied"] else "no"),
         ("error held out", _error_text(result["held_out"])),
         ("  undisturbed", _error_text(result["held_out_undisturbed"])),
-        ("uncertainty", _percent(result["uncertainty"]["relative"])),
+        ("uncertainty", f"{100 * result['uncertainty']['relative'][0]:.1f} %"),
         ("p50/p10, p95/p50", f"{result['median_ratio']:.3f}, {result['p95_ratio']:.3f}"),
         ("range", f"{range_ms[0]:.4g} to {range_ms[1]:.4g} ms" if range_ms else "give the space's recipe with --space"),
         *(("slowest", f"{1e3 * t['median']:.4g} ms {t['noise']}  {key}") for key, t in result["slowest"].items()),

@@ -37,7 +37,7 @@ from nasdeploy.exporting.manifest import (
 )
 from nasdeploy.exporting.proof import Target, prove, prove_half, prove_source, require_half
 from nasdeploy.exporting.record import Proof
-from nasdeploy.latency.device import fingerprint
+from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.nn.network import Network
 from nasdeploy.store.records import installed_versions
 from nasdeploy.supernet.evaluate import recalibrated

@@ -26,8 +26,10 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import Job
 from nasdeploy.exporting.manifest import interface
 from nasdeploy.exporting.record import Accuracy, AfterGaps, HalfPrecision, Latency, Proof, Throughput
-from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Opener, Rounds, Timing, measure
-from nasdeploy.latency.table import LatencyTable, check_device
+from nasdeploy.latency.measure import Opener, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
+from nasdeploy.latency.runners.open_runner import check_device
+from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model, Session
@@ -130,17 +132,16 @@ def measure_latency(
     """
     protocol, table = target.protocol, target.table if job.device == target.device else None
     openers = {path.name: lambda: job.form.open(path, job.device)}
-    if table is not None and (make := target.reference_graph) is not None:
-        openers[f"{REFERENCE} 0"] = lambda: runtime_of(job.device).open(make(), job.device)
+    reference = None if table is None else _reference(target, job.device)
     if fp32 is not None:
         openers[fp32.name] = lambda: job.form.open(fp32, job.device.model_copy(update={"precision": "fp32"}))
-    together = replace(protocol.networks, group=len(openers), idle_s=0.0)
+    together = replace(protocol.networks, group=len(openers) + (reference is not None), idle_s=0.0)
     with progress.task("latency, visits", together.visits * len(openers)) as task:
-        (timings,) = measure(openers, together, protocol, on_visit=task.advance)
+        (timings,) = measure(openers, together, protocol, reference=reference, on_visit=task.advance)
     timing = timings[path.name]
     gap_ms = job.device.idle_ms or _USUAL_GAP_MS
     alone = {key: opener for key, opener in openers.items() if fp32 is None or key != fp32.name}
-    after = _after_gaps(alone, gap_ms, protocol)
+    after = _after_gaps(alone, reference, gap_ms, protocol)
     on_device = after[path.name] if job.device.idle_ms else timing
     times = timing.median / timings[fp32.name].median if fp32 is not None else None
     return Latency(
@@ -158,10 +159,17 @@ def measure_latency(
     )
 
 
-def _after_gaps(openers: Mapping[str, Opener], gap_ms: float, protocol: MeasurementProtocol) -> dict[str, Timing]:
-    """Half as many visits as back to back, since each call costs a gap."""
-    rounds = Rounds(len(openers), ceil(protocol.networks.visits / 2), gap_ms / 1e3)
-    (timings,) = measure(openers, rounds, replace(protocol, retries=0, sustained_s=0.0))
+def _reference(target: Target, device: Device) -> Opener | None:
+    make = target.reference_graph
+    return None if make is None else lambda: runtime_of(device).open(make(), device)
+
+
+def _after_gaps(
+    openers: Mapping[str, Opener], reference: Opener | None, gap_ms: float, protocol: MeasurementProtocol
+) -> dict[str, Timing]:
+    """Measure after gaps, in half as many visits as back to back, since each call costs a gap."""
+    rounds = Rounds(len(openers) + (reference is not None), ceil(protocol.networks.visits / 2), gap_ms / 1e3)
+    (timings,) = measure(openers, rounds, replace(protocol, sustained_s=0.0), reference=reference)
     return timings
 
 

@@ -1,5 +1,7 @@
 """From the sum of a network's table entries to its latency: an affine map, fitted on whole networks, and its error.
 
+Which whole networks these are is chosen here as well: they cover the space's latency range evenly.
+
 A network is not the sum of its blocks: each call of a runtime costs something once, and blocks measured alone pay for
 it every time. Hence a constant and the number of blocks beside the sum of entries. And a block that is measured alone
 finds its weights in the processor's cache, from which a whole network's have driven each other: hence the number of
@@ -8,15 +10,19 @@ parameters.
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from itertools import pairwise
-from math import inf
+from typing import Literal
 
 import numpy as np
 
-from nasdeploy.core.costs import Floats
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.cost_registry import SlotCost
+from nasdeploy.core.costs import Costs, Floats
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.plan import Block
+from nasdeploy.core.space import SearchSpace
 
 _NOISE = 0.02
-"""Relative residual that two measurements of one network may well show."""
+"""The relative residual that two measurements of one network may well show."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,22 @@ class Calibration:
             raise ValueError(f"a network gets no faster by slower blocks or by more parameters; found {self}")
 
     def __call__(self, terms: Floats) -> Floats:
-        """Latencies `[n]` of networks, given sums of entries, numbers of blocks, and of parameters, `[n, 3]`."""
+        """Return latencies `[n]` of networks, given sums of entries, numbers of blocks, and of parameters, `[n, 3]`."""
         latencies: Floats = terms @ np.array([self.slope, self.per_block, self.per_param]) + self.offset
         return latencies
 
     def scaled(self, factor: float) -> "Calibration":
-        """That of latencies `factor` times as long."""
+        """Return the calibration of latencies `factor` times as long."""
         return Calibration(*(factor * term for term in astuple(self)))
 
 
-def fit(terms: Floats, seconds: Sequence[float], per_param: float | None = None) -> Calibration:
-    """The calibration of networks with these terms `[n, 3]`, in the order of `Calibration`, and seconds `[n]`.
+def fit(
+    terms: Floats,
+    seconds: Sequence[float],
+    per_param: float | None = None,
+    loss: Literal["soft_l1", "linear"] = "soft_l1",
+) -> Calibration:
+    """Return the calibration of networks with these terms `[n, 3]`, in the order of `Calibration`, and seconds `[n]`.
 
     Least squares on relative residuals with soft L1 loss, slope and seconds for a parameter not negative. Residuals
     beyond 2 % count linearly, so that a network that was measured in a bad moment does not tilt the fit. With fewer
@@ -70,7 +81,7 @@ def fit(terms: Floats, seconds: Sequence[float], per_param: float | None = None)
         start,
         jac=lambda x: matrix,
         bounds=(lower, np.inf),
-        loss="soft_l1",
+        loss=loss,
         f_scale=_NOISE,
         xtol=_TOLERANCE,
         ftol=_TOLERANCE,
@@ -85,12 +96,12 @@ def fit(terms: Floats, seconds: Sequence[float], per_param: float | None = None)
 _TOLERANCE = 1e-12
 _PLAIN_SUM = np.array([1.0, 0.0, 0.0, 0.0])
 _LOWER = np.array([-1.0, -np.inf, 0.0, -np.inf])
-"""Of the difference to the plain sum: a slope of 0, and no seconds for a parameter."""
+"""The lower bounds of the difference to the plain sum: a slope of 0, and no seconds for a parameter."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Relative errors of predictions for networks that were not used for fitting."""
+    """The relative errors of predictions for networks that were not used for fitting."""
 
     n: int
     mean_absolute: float
@@ -100,16 +111,16 @@ class HeldOut:
     spearman: float
     kendall: float
     mean_absolute_by_third: tuple[float, float, float]
-    """Fast, middle and slow third of the networks."""
+    """The mean errors in the fast, the middle and the slow third of the networks."""
 
 
 def relative_errors(predicted: Sequence[float], measured: Sequence[float]) -> Floats:
-    """`(predicted - measured) / measured`."""
+    """Return `(predicted - measured) / measured`."""
     return np.array(predicted, dtype=np.float64) / np.array(measured, dtype=np.float64) - 1
 
 
 def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut | None:
-    """Statistics over at least three networks of different latency; None for fewer, which would say nothing."""
+    """Return statistics over at least three networks of different latency; None for fewer, which would say nothing."""
     from scipy.stats import kendalltau, spearmanr
 
     if len(set(measured)) < 3 or len(set(predicted)) < 3:
@@ -129,37 +140,46 @@ def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> Hel
     )
 
 
-@dataclass(frozen=True)
-class Uncertainty:
-    """Standard deviation of relative errors, which are larger for fast networks than for slow ones.
+def relative_deviation(predicted: Sequence[float], measured: Sequence[float]) -> float:
+    """Return the root mean square of relative errors."""
+    return float(np.sqrt((relative_errors(predicted, measured) ** 2).mean()))
 
-    `relative` at the latencies `seconds`, ascending; between them it is linear in the logarithm of the latency.
-    Raises `ValueError` for anything else.
+
+# -- the whole networks that a table is calibrated on, and those that are held out
+
+_CANDIDATES = 4000
+
+
+def evenly(number: int, wanted: int) -> list[int]:
+    """Return up to `wanted` different indices below `number`, ascending, at equal distances, both ends included."""
+    return sorted({int(index) for index in np.linspace(0, number - 1, wanted).round()})
+
+
+def blocks_by_macs(space: SearchSpace) -> list[Block]:
+    """Return all blocks of a space in ascending MACs, in the same order for each table."""
+    return sorted(space.distinct_blocks().values(), key=lambda block: (block.macs, block.key))
+
+
+def stratified(space: SearchSpace, cost: SlotCost, number: int, rng: np.random.Generator) -> list[Arch]:
+    """Return up to `number` architectures in ascending cost: both extremes, and others at equal ratios between them.
+
+    Networks drawn uniformly sit in the middle of the range: a calibration on them would be extrapolated for low
+    budgets. They are fewer if the space has fewer. `cost` is positive for every network.
     """
-
-    seconds: tuple[float, ...]
-    relative: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        ascending = all(before < after for before, after in pairwise((0.0, *self.seconds, inf)))
-        if not self.seconds or len(self.seconds) != len(self.relative) or not ascending or min(self.relative) < 0:
-            raise ValueError(f"an uncertainty has ascending latencies and a deviation of each; found {self}")
-
-    def __call__(self, seconds: float) -> float:
-        """Of a prediction of so many seconds."""
-        return float(np.interp(np.log(seconds), np.log(self.seconds), self.relative))
-
-
-_FEWEST_IN_A_PART = 8
-"""Errors from which a deviation is estimated: to about a quarter of itself."""
+    cheapest, dearest = extremes(space, cost)
+    ends = space.encode([cheapest.arch, dearest.arch])
+    candidates = space.blend(space.sample_codes(_CANDIDATES, rng), ends, rng)
+    costs = dict(zip(space.decode(candidates), Costs(space, [cost])(candidates)[:, 0], strict=True))
+    chosen = {extreme.arch: extreme.cost for extreme in (cheapest, dearest)}
+    for target in np.geomspace(cheapest.cost, dearest.cost, number)[1:-1]:
+        unused = [arch for arch in costs if arch not in chosen]
+        if unused:
+            nearest = min(unused, key=lambda arch: abs(costs[arch] - target))
+            chosen[nearest] = costs[nearest]
+    return sorted(chosen, key=lambda arch: chosen[arch])[:number]
 
 
-def fit_uncertainty(predicted: Sequence[float], measured: Sequence[float]) -> Uncertainty:
-    """Root mean squares of relative errors in each third of the latency range; in all of it if networks are few."""
-    order = np.argsort(measured)
-    parts = 3 if len(order) >= 3 * _FEWEST_IN_A_PART else 1
-    errors = [relative_errors(predicted, measured)[part] for part in np.array_split(order, parts)]
-    centres = [float(np.median(np.array(measured)[part])) for part in np.array_split(order, parts)]
-    if len(set(centres)) < len(centres):
-        centres, errors = [centres[0]], [np.concatenate(errors)]
-    return Uncertainty(tuple(centres), tuple(float(np.sqrt((part**2).mean())) for part in errors))
+def reference_block(space: SearchSpace) -> Block:
+    """Return the block of the reference graph: the middle one by MACs, the same for each table of a space."""
+    blocks = blocks_by_macs(space)
+    return blocks[len(blocks) // 2]

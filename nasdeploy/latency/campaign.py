@@ -1,31 +1,87 @@
-"""Measuring many models with a runner into a journal: what is missing, and once more what was disturbed."""
+"""Measuring the many models of a table with a runner: into a journal, once more what was disturbed, drift corrected.
+
+The journal lies beside the table that it will become, so that a killed measurement goes on.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import inf
+from pathlib import Path
 from time import perf_counter, sleep
+from typing import Literal
 
+import numpy as np
+from pydantic import Field
+
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress, duration
+from nasdeploy.core.settings import Settings, parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.drift import (
-    disturbance,
-    disturbances,
-    disturbed_by,
-    flagged,
-    usual_reference,
-    with_references,
-)
-from nasdeploy.latency.journal import Journal, Kind
+from nasdeploy.latency.calibration import relative_errors
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import ModelMaker, Runner
+from nasdeploy.latency.quality import corrected, disturbances, disturbed_by, flagged, quality, usual_reference
+from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Runner
+from nasdeploy.latency.table import Conditions, LatencyTable, Role, network_terms, predicted
 from nasdeploy.latency.time_budget import Pace
+from nasdeploy.store.files import append_json_line, read_json_lines
+
+Kind = Literal["blocks", "networks"]
+
+
+class _JournalLine(Settings):
+    conditions: Conditions | None = None
+    blocks: dict[str, Outcome] = Field(default_factory=dict)
+    networks: dict[str, Outcome] = Field(default_factory=dict)
+
+
+class Journal:
+    """A file of JSON lines: the conditions, then one line for each group of outcomes.
+
+    `outcomes` has what was measured, or refused by the runtime, so far: blocks by key, networks by `Arch.text`.
+    `discarded` says why an earlier journal at this path could not be continued; it is empty if there was none or it
+    could.
+    """
+
+    def __init__(self, path: Path, conditions: Conditions) -> None:
+        """Continue the journal at `path`, or start one; raises `UserError` if there is a damaged one."""
+        self._path = path
+        lines = _read(path)
+        self.discarded = _changes(lines[0].conditions, conditions) if lines else []
+        if self.discarded:
+            lines = []
+            path.unlink()
+        if not lines:
+            append_json_line(path, {"conditions": conditions.model_dump(mode="json")})
+        self.outcomes: dict[Kind, dict[str, Outcome]] = {
+            "blocks": {key: outcome for line in lines for key, outcome in line.blocks.items()},
+            "networks": {key: outcome for line in lines for key, outcome in line.networks.items()},
+        }
+
+    def add(self, kind: Kind, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep the outcomes of a group."""
+        append_json_line(self._path, {kind: {key: asdict(outcome) for key, outcome in outcomes.items()}})
+        self.outcomes[kind].update(outcomes)
+
+    def remove(self) -> None:
+        """Delete the file: the table has everything."""
+        self._path.unlink()
+
+
+def _changes(before: Conditions | None, now: Conditions) -> list[str]:
+    return ["it does not say what it is of"] if before is None else before.changes(now)
+
+
+def _read(path: Path) -> list[_JournalLine]:
+    try:
+        return [parse(_JournalLine, line, f"{path}: line {n}") for n, line in enumerate(read_json_lines(path), start=1)]
+    except UserError as error:
+        raise UserError(f"{error}; or measure from the start with --restart") from None
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """One measurement of a table, wherever it runs; all of it goes through a journal."""
+    """One measurement of a table, with whatever runner; all of it goes through a journal."""
 
     runner: Runner
     protocol: MeasurementProtocol
@@ -52,12 +108,12 @@ class Campaign:
     def timings(
         self, kind: Kind, models: Mapping[str, ModelMaker], rounds: Rounds, later_s: float = 0.0
     ) -> dict[str, Timing]:
-        """Timings of all; measured now is what the journal lacks, and again what was disturbed, as often as the
-        protocol says, but once where runs varied and nothing else is wrong: what a table adds up are undisturbed runs,
-        which are found among them. Where most were disturbed the machine will not be quieter soon, and none is.
+        """Return the timings of all models; measured now is what the journal lacks, and again what was disturbed.
 
-        Again only as far as it leaves `later_s` seconds of the given time for what else is to be measured. Raises
-        `UserError` if the runtime refuses some, after all others were measured.
+        Again as often as the protocol says, but once where runs varied and nothing else is wrong: what a table adds up
+        are undisturbed runs, which are found among them. And only as far as it leaves `later_s` seconds of the given
+        time for what else is to be measured. Raises `UserError` if the runtime refuses some, after all others were
+        measured.
         """
         known, above = self.journal.outcomes[kind], self.protocol.drift_above
         missing = [key for key in models if key not in known]
@@ -77,7 +133,7 @@ class Campaign:
     def _worth_measuring_again(
         self, kind: Kind, timings: Mapping[str, Timing], each: float, later_s: float
     ) -> list[str]:
-        """Those that were disturbed most, as many as there is time for at `each` seconds; says how many, and why."""
+        """Name the most disturbed ones, as many as there is time for at `each` seconds; say how many, and why."""
         found = disturbances(timings, self.protocol.drift_above)
         if not found:
             return []
@@ -96,39 +152,37 @@ class Campaign:
         return again
 
     def _measure(self, kind: Kind, models: Mapping[str, ModelMaker], keys: Sequence[str], rounds: Rounds) -> None:
-        """Measure these models, whatever the journal has of them, into the journal, unless it has a quieter timing."""
-        wanted = with_references({key: models[key] for key in keys}, self.reference, rounds.group)
+        """Measure these models, whatever the journal has of them, into the journal, unless it has a better timing."""
+        wanted = {key: models[key] for key in keys}
         done = (len(models) - len(keys)) * rounds.visits
         name = f"measuring {len(models)} {kind}, visits"
-        # What varies is measured again with what varied in other groups: by then the machine may be quiet, and nothing
-        # waits for that.
-        once = replace(self.protocol, retries=0)
-        with self.progress.task(name, done + len(wanted) * rounds.visits, done) as task:
-            for outcomes in self.runner.measure(wanted, rounds, once, on_visits=task.advance):
-                kept = {
-                    key: found for key, found in outcomes.items() if key in models and self._better(kind, key, found)
-                }
+        with self.progress.task(name, len(models) * rounds.visits, done) as task:
+            measured = self.runner.measure(
+                wanted, rounds, self.protocol, reference=self.reference, on_visits=task.advance
+            )
+            for outcomes in measured:
+                kept = {key: found for key, found in outcomes.items() if self._better(kind, key, found)}
                 if kept:
                     self.journal.add(kind, kept)
 
     def _better(self, kind: Kind, key: str, outcome: Outcome) -> bool:
-        """Whether an outcome was disturbed no more than what the journal has of this model."""
+        """Whether an outcome is better than what the journal has of this model."""
         known = self.journal.outcomes[kind]
         before = known.get(key)
         if not isinstance(before, Timing) or not isinstance(outcome, Timing):
             return True
         usual = usual_reference(timing for timing in known.values() if isinstance(timing, Timing))
-        now, then = (disturbance(timing, usual, self.protocol.drift_above) for timing in (outcome, before))
-        return now <= then
+        now, then = (quality(timing, usual, self.protocol.drift_above) for timing in (outcome, before))
+        return now >= then
 
 
 def _drifting(timings: Mapping[str, Timing]) -> dict[str, Timing]:
-    """`timings` as if runs never varied, so that other disturbances alone are seen."""
+    """Return `timings` as if runs never varied, so that other disturbances alone are seen."""
     return {key: replace(timing, noise="") if timing.noise == "spread" else timing for key, timing in timings.items()}
 
 
 def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:
-    """The timings, if there are no refusals; raises `UserError` if there are, naming the first."""
+    """Return the timings if there are no refusals; raises `UserError` if there are, naming the first."""
     timings = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Timing)}
     refused = {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, Refusal)}
     if refused:
@@ -138,3 +192,46 @@ def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timin
             f"{refusal.reason}; take them out of the space, or use another runtime"
         )
     return timings
+
+
+# -- drift correction
+
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""The powers of drift that are tried; 0 leaves timings as they are."""
+
+
+def drift_corrected_table(
+    space: SearchSpace,
+    conditions: Conditions,
+    created: str,
+    entries: Mapping[str, Timing],
+    networks: Mapping[Arch, Timing],
+    roles: Mapping[Arch, Role],
+    powers: Sequence[float] = POWERS,
+) -> LatencyTable:
+    """Return the table of blocks `entries` and whole `networks` with the power that predicts calibration networks best.
+
+    On a shared machine a group of sessions is measured while everything takes a third longer, and the next one is not.
+    Each timing is divided by a power of how much longer than usual the reference graph took meanwhile. By a power,
+    because the reference graph is measured with noise itself, and because not every graph suffers alike from what slows
+    the machine (regression dilution: Fuller, Measurement Error Models, 1987, section 1.1). Which one is told by the
+    networks that the table is calibrated on, never by those held out; on a quiet machine all are the same.
+    """
+    usual = usual_reference([*entries.values(), *networks.values()])
+
+    def table(power: float) -> LatencyTable:
+        blocks = {key: corrected(timing, usual, power) for key, timing in entries.items()}
+        measured = [
+            network_terms(blocks, space, arch, role, corrected(networks[arch], usual, power))
+            for arch, role in roles.items()
+        ]
+        return LatencyTable.fitted(conditions, created, blocks, measured, power)
+
+    return min(map(table, powers[:1] if usual is None else powers), key=_calibration_error)
+
+
+def _calibration_error(table: LatencyTable) -> float:
+    """Return the mean absolute relative error on the networks that the table is calibrated on."""
+    known = [network for network in table.networks if network.role == "calibration"]
+    expected = [seconds / table.median_ratio for seconds in predicted(table.calibration, known)]
+    return float(np.abs(relative_errors(expected, [network.timing.undisturbed for network in known])).mean())

@@ -1,19 +1,23 @@
-"""What a machine is: everything about it that moves latencies and can be read.
+"""What a machine is, and what the kernel tells about a processor that is slowed down: all that moves latencies.
 
 NumPy and the standard library only: this also runs on a small board.
 """
 
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nasdeploy.core.cpus import bound_cpus, cpu_quota
+from nasdeploy.core.cpus import bound_cpus, cpu_quota, stopped_periods
 from nasdeploy.runtimes.runtime import Target
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _BOARD = Path("/proc/device-tree/model")
+_ROOT = Path("/")
+_MOST_CPUS = 8
+"""The number of processors whose sensors are looked at: servers have hundreds."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,13 @@ class Fingerprint:
     threads: int
     options: str
     cpu_quota: float | None = None
-    """Processors' worth of time that the control groups leave, as containers have it; None for no limit."""
+    """The processors' worth of time that the control groups leave, as containers have it; None for no limit."""
     idle_ms: float = 0.0
     """Milliseconds of doing nothing before each call of a whole network."""
 
 
 def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
-    """Of this machine, running networks as `device` says in that version of its runtime."""
+    """Return the fingerprint of this machine, running networks as `device` says in that version of its runtime."""
     return Fingerprint(
         cpu=_cpu(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
         cores=bound_cpus(),
@@ -57,7 +61,7 @@ def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
 
 
 def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:
-    """One readable line for each thing that differs, e.g. `threads: measured with 1, here 2`."""
+    """Return one readable line for each thing that differs, e.g. `threads: measured with 1, here 2`."""
     pairs = [(field.name, getattr(measured, field.name), getattr(here, field.name)) for field in fields(Fingerprint)]
     return [
         f"{name.replace('_', ' ')}: measured with {_shown(before)}, here {_shown(now)}"
@@ -71,7 +75,7 @@ def _shown(value: object) -> str:
 
 
 def _cpu(cpuinfo: str, board: str) -> str:
-    """Name of the processor; with family and model, because virtual machines shorten the name.
+    """Return the name of the processor; with family and model, because virtual machines shorten the name.
 
     ARM's cores have no name of their own: there it is the board's, with the number of the core's design.
     """
@@ -100,3 +104,39 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+@dataclass(frozen=True)
+class SensorReading:
+    """Sensors at one moment; zeros where the system does not tell, as in most virtual machines."""
+
+    throttles: int = 0
+    """The number of times that a processor was throttled since the system's start."""
+    capped: bool = False
+    """Whether one is kept below its frequency now because it is hot."""
+    stops: int = 0
+    """The number of times that a quota of processors' time was used up, so that everything stood still for a while."""
+
+
+def read_sensors(root: Path = _ROOT) -> SensorReading:
+    """Read the sensors in the file systems `sys` and `proc` below `root`."""
+    sys = root / "sys"
+    cpus = [sys / "devices/system/cpu" / f"cpu{number}" for number in range(_MOST_CPUS)]
+    counters = [cpu / "thermal_throttle" / f"{kind}_throttle_count" for cpu in cpus for kind in ("core", "package")]
+    coolers = [kind.parent for kind in sys.glob("class/thermal/cooling_device*/type") if _cools_cpu(kind)]
+    return SensorReading(
+        throttles=sum(_numbers(counters)),
+        capped=any(_numbers(cooler / "cur_state" for cooler in coolers)),
+        stops=stopped_periods(root),
+    )
+
+
+def _cools_cpu(kind: Path) -> bool:
+    """Whether a cooling device slows a processor down, unlike a fan: `Processor`, or `cpufreq-cpu0` and the like."""
+    name = _read(kind).strip()
+    return name == "Processor" or "cpufreq" in name
+
+
+def _numbers(files: Iterable[Path]) -> list[int]:
+    texts = (_read(file).strip() for file in files)
+    return [int(text) for text in texts if text.isdigit()]

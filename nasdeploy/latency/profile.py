@@ -18,16 +18,12 @@ from nasdeploy.core.plan import Block, Plan, Shape
 from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.campaign import Campaign, all_measured
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.drift import reference_block
-from nasdeploy.latency.drift_correction import steadied_table
-from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.calibration import evenly, reference_block, stratified
+from nasdeploy.latency.campaign import Campaign, Journal, all_measured, drift_corrected_table
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.runners.runner import Runner
-from nasdeploy.latency.stratify import evenly, stratified
-from nasdeploy.latency.table import LatencyTable, Role, entry_cost
+from nasdeploy.latency.table import Conditions, LatencyTable, Role, entry_cost
 from nasdeploy.latency.time_budget import (
     Pace,
     begun_with,
@@ -83,8 +79,8 @@ def profile(
             conditions = Conditions.of(space, device, runner.fingerprint, protocol)
             reference = partial(reference_model, space, device)
             kept = _open_journal(journal, conditions, progress)
-            measuring = Campaign(runner, protocol, kept, progress, reference, ends)
-            table, took = _profile(space, device, path, pace, measuring, conditions)
+            campaign = Campaign(runner, protocol, kept, progress, reference, ends)
+            table, took = _profile(space, device, path, pace, campaign, conditions)
             if budget_s is not None and (late := _over(budget_s, {"starting and a trial": spent, **took})) is not None:
                 progress.say(late)
             return table
@@ -121,33 +117,33 @@ def measure_pace(space: SearchSpace, device: Device, runner: Runner, protocol: M
 
 
 def _profile(
-    space: SearchSpace, device: Device, path: Path, pace: Pace, measuring: Campaign, conditions: Conditions
+    space: SearchSpace, device: Device, path: Path, pace: Pace, campaign: Campaign, conditions: Conditions
 ) -> tuple[LatencyTable, dict[str, float]]:
     """The table, and the seconds that its parts took."""
     start = perf_counter()
-    protocol, journal = measuring.protocol, measuring.journal
+    protocol, journal = campaign.protocol, campaign.journal
     # One that was stopped goes on as it began.
     fresh = not journal.outcomes["blocks"]
-    measuring.announce(space, pace)
+    campaign.announce(space, pace)
     blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
     # In random order, so that a slow minute does not fall on all blocks of a stage, and on every network with it.
     shuffled = {key: blocks[key] for key in _in_random_order(list(blocks), "order of blocks")}
     for_networks = pace.of_networks(space, protocol.calibration_networks + protocol.held_out_networks, protocol)
-    found = measuring.timings("blocks", shuffled, protocol.blocks, for_networks)
+    found = campaign.timings("blocks", shuffled, protocol.blocks, for_networks)
     entries = {key: found[key] for key in blocks}
     for_blocks = perf_counter() - start
-    if measuring.ends < inf and fresh:
+    if campaign.ends < inf and fresh:
         slower = max(1.0, for_blocks / pace.of_blocks(list(space.distinct_blocks().values()), protocol))
-        protocol = with_networks_within(measuring.ends - perf_counter(), pace, space, protocol, slower)
+        protocol = with_networks_within(campaign.ends - perf_counter(), pace, space, protocol, slower)
         conditions = conditions.model_copy(update={"protocol": protocol})
     roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.
     archs = _in_random_order(list(roles), "order of networks")
     networks = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
-    timings = measuring.timings("networks", networks, protocol.networks)
+    timings = campaign.timings("networks", networks, protocol.networks)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     measured = {arch: timings[arch.text] for arch in roles}
-    table = steadied_table(space, conditions, created, entries, measured, roles)
+    table = drift_corrected_table(space, conditions, created, entries, measured, roles)
     table.save(path)
     journal.remove()
     return table, {"blocks": for_blocks, "whole networks": perf_counter() - start - for_blocks}
@@ -155,7 +151,7 @@ def _profile(
 
 def _in_random_order(items: Sequence[T], name: str) -> list[T]:
     """The same order for each table."""
-    return [items[place] for place in generator(0, name).permutation(len(items))]
+    return [items[index] for index in generator(0, name).permutation(len(items))]
 
 
 def choose_networks(
@@ -165,8 +161,8 @@ def choose_networks(
     number = protocol.calibration_networks + protocol.held_out_networks
     archs = stratified(space, entry_cost(entries), number, generator(0, "choice of networks"))
     calibrating = ceil(len(archs) * protocol.calibration_networks / number)
-    places = evenly(len(archs), calibrating)
-    return {arch: "calibration" if place in places else "held-out" for place, arch in enumerate(archs)}
+    chosen = evenly(len(archs), calibrating)
+    return {arch: "calibration" if number in chosen else "held-out" for number, arch in enumerate(archs)}
 
 
 def _open_journal(path: Path, conditions: Conditions, progress: Progress) -> Journal:

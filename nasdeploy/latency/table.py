@@ -1,16 +1,20 @@
-"""The latency table of a search space on a device: an entry for every block, calibrated on whole networks."""
+"""The latency table of a search space on a device: an entry for every block, calibrated on whole networks.
+
+A table is a record: it is read, predicts, and is written; `nasdeploy.latency.profile` measures one. Where tables lie,
+one file for each device and space, is said here too.
+"""
 
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from nasdeploy.core.arch import Arch, Json
 from nasdeploy.core.cost_registry import SlotCost
@@ -20,18 +24,55 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import Codes, SearchSpace, Slot
-from nasdeploy.latency.calibration import Calibration, HeldOut, Uncertainty, fit, fit_uncertainty, held_out_error
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.device import fingerprint
-from nasdeploy.latency.drift import steadied, usual_reference
+from nasdeploy.latency.calibration import Calibration, HeldOut, fit, held_out_error, relative_deviation
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import Timing
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing
+from nasdeploy.latency.quality import corrected, usual_reference
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.files import write_text
 from nasdeploy.store.records import parse_record, read_object
 
+TABLES = Path("profiles/tables")
 Role = Literal["calibration", "held-out", "search"]
 SCHEMA_VERSION: Literal[3] = 3
+
+
+class Conditions(Settings):
+    """What a measurement was made of, on, and how: measurements under different conditions are never mixed."""
+
+    device: Device
+    fingerprint: Fingerprint
+    protocol: MeasurementProtocol
+    space: str
+    space_digest: str
+    classes: int
+
+    @classmethod
+    def of(
+        cls, space: SearchSpace, device: Device, machine: Fingerprint, protocol: MeasurementProtocol
+    ) -> "Conditions":
+        """Return the conditions of measuring `space` on a device whose machine's fingerprint is known."""
+        return cls(
+            device=device,
+            fingerprint=machine,
+            protocol=protocol,
+            space=space.name,
+            space_digest=space.digest,
+            classes=space.output_size,
+        )
+
+    def changes(self, now: "Conditions") -> list[str]:
+        """Return one readable line for each thing that differs between these conditions and those of `now`."""
+        found = differences(self.fingerprint, now.fingerprint)
+        if self.space_digest != now.space_digest:
+            found.append(f"space: {self.space} ({self.space_digest}), now {now.space} ({now.space_digest})")
+        if self.device.name != now.device.name:
+            found.append(f"device: {self.device.name}, now {now.device.name}")
+        for field in fields(MeasurementProtocol):
+            before, after = getattr(self.protocol, field.name), getattr(now.protocol, field.name)
+            if before != after:
+                found.append(f"protocol, {field.name}: {before}, now {after}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -44,10 +85,10 @@ class MeasuredNetwork:
     arch: dict[str, Any]
     role: Role
     entries: float
-    """Sum of the table's entries of its blocks, as they are when nothing disturbs them."""
+    """The sum of the table's entries of its blocks, as they are when nothing disturbs them."""
     blocks: int
     params: int
-    """Parameters of its blocks, as often as each runs."""
+    """The parameters of its blocks, as often as each runs."""
     timing: Timing
 
     def __post_init__(self) -> None:
@@ -57,11 +98,18 @@ class MeasuredNetwork:
 
 @dataclass(frozen=True)
 class PredictedLatency:
-    """Seconds of the median call, their standard deviation, and the 95th percentile, as seen on whole networks."""
+    """The seconds of the median call, their standard deviation, and the 95th percentile, as seen on whole networks."""
 
     seconds: float
     uncertainty: float
     p95: float
+
+
+def _one_deviation(found: Any) -> Any:
+    """Read what tables were written with before: deviations by latency, of which the root mean square is the one."""
+    if isinstance(found, dict) and isinstance(found.get("relative"), list) and found["relative"]:
+        return float(np.sqrt(np.mean(np.square(found["relative"]))))
+    return found
 
 
 class LatencyTable(Settings):
@@ -75,20 +123,20 @@ class LatencyTable(Settings):
     conditions: Conditions
     created: str
     calibration: Calibration
-    """From sums of undisturbed entries to medians of networks."""
+    """The map from sums of undisturbed entries to medians of networks."""
     median_ratio: float = Field(ge=1)
-    """Median over undisturbed seconds of whole networks' runs, which `calibration` contains."""
+    """The median by the undisturbed seconds of whole networks' runs, which `calibration` contains."""
     held_out: HeldOut | None
-    """Error on the medians of the networks with that role."""
+    """The error on the medians of the networks with that role."""
     held_out_undisturbed: HeldOut | None
-    """Error on their undisturbed seconds, without the noise of the medians."""
-    uncertainty: Uncertainty
-    """Of predictions, from the errors on the held-out networks if there are any; of medians on a machine as quiet as
-    when it was profiled (`as_when_profiled`), which budgets are held against."""
+    """The error on their undisturbed seconds, without the noise of the medians."""
+    uncertainty: Annotated[float, BeforeValidator(_one_deviation), Field(ge=0)]
+    """The standard deviation of relative errors of predictions, from the held-out networks if there are any: of medians
+    on a machine as quiet as when it was profiled (`as_when_profiled`), which budgets are held against."""
     p95_ratio: float = Field(ge=1)
-    """p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
+    """The p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
     steadied: float = Field(default=0.0, ge=0, le=1)
-    """Power of the machine's speed, as the reference graph told it, that timings were divided by."""
+    """The power of the machine's speed, as the reference graph told it, that timings were divided by."""
     entries: dict[str, Timing]
     networks: tuple[MeasuredNetwork, ...] = Field(min_length=1)
 
@@ -101,9 +149,9 @@ class LatencyTable(Settings):
         networks: Sequence[MeasuredNetwork],
         steadied: float = 0.0,
     ) -> "LatencyTable":
-        """A table calibrated on all `networks` but the held-out ones, which give its error.
+        """Return a table calibrated on all `networks` but the held-out ones, which give its error.
 
-        `steadied` is the power by which the given timings were corrected (`nasdeploy.latency.drift_correction`).
+        `steadied` is the power by which the given timings were corrected for drift (`nasdeploy.latency.campaign`).
         """
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
@@ -119,7 +167,7 @@ class LatencyTable(Settings):
             held_out_undisturbed=held_out_error(
                 predicted(undisturbed, held_out), [n.timing.undisturbed for n in held_out]
             ),
-            uncertainty=fit_uncertainty(
+            uncertainty=relative_deviation(
                 predicted(calibration, held_out or known), [ratio * n.timing.undisturbed for n in held_out or known]
             ),
             p95_ratio=float(np.median([n.timing.p95 / n.timing.median for n in networks])),
@@ -129,19 +177,19 @@ class LatencyTable(Settings):
         )
 
     def with_measured(self, space: SearchSpace, measured: Mapping[Arch, Timing]) -> "LatencyTable":
-        """This table with more networks, measured during a search, in its calibration."""
+        """Return this table with more networks, measured during a search, in its calibration."""
         added = [network_terms(self.entries, space, arch, "search", timing) for arch, timing in measured.items()]
         replaced = [network.arch for network in added]
         kept = [n for n in self.networks if n.role != "search" or n.arch not in replaced]
         return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added], self.steadied)
 
     def at_usual_speed(self, timing: Timing) -> Timing:
-        """A timing that was measured for this table, corrected by its reference as far as the table's timings were."""
+        """Return a timing measured for this table, corrected by its reference as far as the table's timings were."""
         usual = usual_reference([*self.entries.values(), *(n.timing for n in self.networks if n.role != "search")])
-        return steadied(timing, usual, self.steadied)
+        return corrected(timing, usual, self.steadied)
 
     def as_when_profiled(self, timing: Timing) -> Timing:
-        """A timing of a whole network as it would be on a machine as fast and as quiet as when it was profiled.
+        """Return a timing of a whole network as it would be on a machine as fast and as quiet as when it was profiled.
 
         At the usual speed, and with the median and the 95th percentile in proportion to undisturbed seconds that the
         table's networks show. Those that were measured differ from one minute to the next where a machine is shared;
@@ -155,12 +203,12 @@ class LatencyTable(Settings):
     # -- prediction
 
     def predict(self, plan: Plan) -> PredictedLatency:
-        """Latency of a network; raises `UserError` naming blocks that the table lacks."""
+        """Return the latency of a network; raises `UserError` naming blocks that the table lacks."""
         (seconds,) = self.calibration(np.array([_sums(self.entries, plan)])).tolist()
-        return PredictedLatency(seconds, self.uncertainty(seconds) * seconds, self.p95_ratio * seconds)
+        return PredictedLatency(seconds, self.uncertainty * seconds, self.p95_ratio * seconds)
 
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
-        """Seconds that a slot's block adds to a network's predicted latency; the calibration's offset comes on top."""
+        """Return the seconds that a slot's block adds to a network's prediction; the calibration's offset is on top."""
         once = self.calibration.per_block + self.calibration.per_param * block.params
         return self.calibration.slope * self._entry(slot, block) + slot.part.runs * once
 
@@ -169,18 +217,18 @@ class LatencyTable(Settings):
         return entry_cost(self.entries)
 
     def latencies(self, space: SearchSpace) -> Callable[[Codes], Floats]:
-        """Predicts many at once: a function from codes `[n, choices]` to seconds `[n]`."""
+        """Return a function that predicts many at once: from codes `[n, choices]` to seconds `[n]`."""
         costs, offset = Costs(space, [self.calibrated_cost]), self.calibration.offset
         return lambda codes: costs(codes)[:, 0] + offset
 
     def range(self, space: SearchSpace) -> tuple[float, float]:
-        """Predicted seconds of the fastest and of the slowest network of `space`, exactly."""
+        """Return the predicted seconds of the fastest and of the slowest network of `space`, exactly."""
         fastest, slowest = extremes(space, self.calibrated_cost)
         return fastest.cost + self.calibration.offset, slowest.cost + self.calibration.offset
 
     @property
     def noise(self) -> dict[str, int]:
-        """How many entries and networks are not to be trusted, by reason."""
+        """The number of entries and networks that are not to be trusted, by reason."""
         timings = [*self.entries.values(), *(network.timing for network in self.networks)]
         return dict(Counter(timing.noise for timing in timings if timing.noisy))
 
@@ -211,31 +259,15 @@ class LatencyTable(Settings):
             )
 
 
-def check_device(table: LatencyTable, device: Device, *, strict: bool) -> list[str]:
-    """What differs between the table's device and `device` now; if strict, a `UserError` if anything."""
-    return check_fingerprint(table, device, fingerprint(device), strict=strict)
-
-
-def check_fingerprint(table: LatencyTable, device: Device, here: Fingerprint, *, strict: bool) -> list[str]:
-    """The same where the fingerprint of `device` is known: `here`."""
-    found = differences(table.conditions.fingerprint, here)
-    if found and strict:
-        raise UserError(
-            f"the latency table was measured on another device ({'; '.join(found)}); "
-            f"measure this one with 'nasdeploy profile --device {device.name}'"
-        )
-    return found
-
-
 def network_terms(
     entries: Mapping[str, Timing], space: SearchSpace, arch: Arch, role: Role, timing: Timing
 ) -> MeasuredNetwork:
-    """A measured network as a table keeps it; raises `UserError` naming blocks that `entries` lack."""
+    """Return a measured network as a table keeps it; raises `UserError` naming blocks that `entries` lack."""
     return MeasuredNetwork(arch.to_json(), role, *_sums(entries, space.plan(arch)), timing)
 
 
 def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int, int]:
-    """The terms of a calibration."""
+    """Return the terms of a calibration."""
     missing = sorted({key for key in plan.keys if key not in entries})
     if missing:
         raise _lacks(missing)
@@ -244,9 +276,9 @@ def _sums(entries: Mapping[str, Timing], plan: Plan) -> tuple[float, int, int]:
 
 
 def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
-    """Seconds of a slot's block by its entry, undisturbed and not calibrated.
+    """Return the cost that is the seconds of a slot's block by its entry, undisturbed and not calibrated.
 
-    Raises `UserError` for a block without one.
+    It raises `UserError` for a block without one.
     """
 
     def cost(slot: Slot, block: Block) -> float:
@@ -263,7 +295,7 @@ def _lacks(keys: Sequence[str]) -> UserError:
 
 
 def _undisturbed(known: Sequence[MeasuredNetwork]) -> Calibration:
-    """From sums of entries to undisturbed seconds of networks.
+    """Fit the map from sums of entries to undisturbed seconds of networks.
 
     Finalists of a search are alike: they correct how fast the machine is, not what a parameter costs.
     """
@@ -279,13 +311,13 @@ def _terms(networks: Sequence[MeasuredNetwork]) -> Floats:
 
 
 def predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
-    """Seconds of measured networks, from their terms."""
+    """Return the seconds of measured networks, from their terms."""
     found: list[float] = calibration(_terms(networks)).tolist()
     return found
 
 
 def _require_version(data: Mapping[str, Any], path: Path) -> None:
-    """Before anything else: what another version wrote is not damaged."""
+    """Refuse another version before anything else: what it wrote is not damaged."""
     version = data.get("schema_version")
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise UserError(
@@ -299,7 +331,7 @@ def _checksum(data: Json) -> str:
 
 
 def _lines(data: Mapping[str, Json]) -> str:
-    """JSON with a line for each entry and each network, so that a person and a `diff` can read it."""
+    """Return JSON with a line for each entry and each network, so that a person and a `diff` can read it."""
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {_member(value)}" for key, value in data.items()) + "\n}\n"
 
 
@@ -309,3 +341,24 @@ def _member(value: Json) -> str:
     if isinstance(value, dict):
         return "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items()) + "\n}"
     return json.dumps(value)
+
+
+# -- where tables lie
+
+
+def table_path(space: SearchSpace, device: Device, folder: Path = TABLES) -> Path:
+    """Return the file of the table of `space` on `device`, whether or not there is one."""
+    return folder / f"{device.name}-{space.name}-{space.digest}-{space.output_size}.json"
+
+
+def find_table(space: SearchSpace, device: Device, folder: Path = TABLES) -> LatencyTable:
+    """Read the table of `space` on `device`; raises `UserError` if there is none, or it is damaged or of another."""
+    path = table_path(space, device, folder)
+    if not path.exists():
+        raise UserError(
+            f"{path}: no latency table yet of space {space.name} with {space.output_size} classes on device "
+            f"{device.name}; measure it with 'nasdeploy profile --device {device.name}'"
+        )
+    table = LatencyTable.load(path)
+    table.require_space(space)
+    return table

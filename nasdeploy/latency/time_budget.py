@@ -12,9 +12,10 @@ from nasdeploy.core.plan import Block
 from nasdeploy.core.progress import duration
 from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.protocol import REFERENCE_EVERY, MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.stratify import blocks_by_macs, evenly
+from nasdeploy.latency.calibration import blocks_by_macs, evenly
+from nasdeploy.latency.measure import REFERENCE_EVERY
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
+from nasdeploy.latency.table import Conditions
 from nasdeploy.store.files import read_json_lines
 
 SAMPLED = 8
@@ -23,13 +24,13 @@ SAMPLED = 8
 
 def trial_protocol(protocol: MeasurementProtocol) -> MeasurementProtocol:
     """The quickest look at a block that still tells how long it takes."""
-    return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, shortest_group_s=0, retries=0)
+    return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, shortest_group_s=0)
 
 
 def sampled_blocks(space: SearchSpace) -> dict[str, Block]:
     """Blocks spread over the range of MACs, the cheapest and the dearest included."""
     blocks = blocks_by_macs(space)
-    return {blocks[place].key: blocks[place] for place in evenly(len(blocks), SAMPLED)}
+    return {blocks[index].key: blocks[index] for index in evenly(len(blocks), SAMPLED)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Device files: where networks run, in which runtime, and how (`profiles/NAME.yaml`)."""
+"""Device files (`profiles/NAME.yaml`): where networks run, here or on a board over SSH, in which runtime, and how."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -9,8 +11,45 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import Settings, load_yaml, parse
-from nasdeploy.runtimes.host import LOCAL, SshHost, parse_host
 from nasdeploy.runtimes.runtime import Precision
+
+LOCAL = "local"
+"""This machine."""
+
+
+@dataclass(frozen=True)
+class SshHost:
+    """A board; what is None is left to the user's SSH configuration."""
+
+    host: str
+    user: str | None
+    port: int | None
+
+
+def parse_host(text: str) -> SshHost | None:
+    """Return the host that `ssh://[user@]host[:port]` names, None for `local`; raises ValueError for others."""
+    if text == LOCAL:
+        return None
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no host ({error}); {_FORMS}") from None
+    if parts.scheme != "ssh":
+        what = f"is reached by '{parts.scheme}'" if parts.scheme else "does not say how it is reached"
+        raise ValueError(f"'{text}' {what}; {_FORMS}")
+    if parts.password is not None:
+        raise ValueError(f"the host '{parts.hostname}' has a password beside it; leave it out and use an SSH key")
+    if not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment or port == 0:
+        raise ValueError(f"'{text}' is no host; {_FORMS}")
+    if any(
+        name.startswith("-") or not name.isprintable() or " " in name for name in (parts.hostname, parts.username or "")
+    ):
+        raise ValueError(f"'{text}' is no host; {_FORMS}")
+    return SshHost(parts.hostname, parts.username, port)
+
+
+_FORMS = "write local, or ssh://user@host, or ssh://user@host:port"
 
 
 def _a_host(text: str) -> str:

@@ -20,8 +20,17 @@ import numpy as np
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
-from nasdeploy.runtimes.options import only
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Target, TorchModel, content_of, require_samples
+from nasdeploy.runtimes.runtime import (
+    Array,
+    Form,
+    Model,
+    Precision,
+    Target,
+    TorchModel,
+    content_of,
+    only,
+    require_samples,
+)
 
 _HEADER = 40
 """Bytes from the start to the end of the extended header."""

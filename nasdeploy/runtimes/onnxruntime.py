@@ -15,8 +15,17 @@ import numpy as np
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
-from nasdeploy.runtimes.options import wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
+from nasdeploy.runtimes.runtime import (
+    Array,
+    Form,
+    Model,
+    Precision,
+    Session,
+    Target,
+    content_of,
+    require_samples,
+    wants,
+)
 
 OLDEST_TRIED = "1.15.1"
 """The oldest ONNX Runtime that exported files are tried with, by a test: older ones have no package for Python 3.11."""

@@ -9,8 +9,18 @@ import numpy as np
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
-from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, TorchModel, require_samples
+from nasdeploy.runtimes.runtime import (
+    Array,
+    Form,
+    Model,
+    Precision,
+    Session,
+    Target,
+    TorchModel,
+    only,
+    require_samples,
+    wants,
+)
 
 _COMPILE = "compile"
 

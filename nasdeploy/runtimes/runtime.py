@@ -3,8 +3,9 @@
 This module and every runtime's need NumPy and the standard library only: a small board gets nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Shape
+from nasdeploy.core.registry import suggestion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,3 +174,25 @@ def content_of(model: Model) -> tuple[str, bytes]:
         return str(model), model.read_bytes()
     except OSError as error:
         raise UserError(f"{model}: cannot be read ({error.strerror}); export it again") from None
+
+
+def only(known: Sequence[str], device: Target) -> None:
+    """Raise `UserError` if the device has an option that its runtime does not know."""
+    for name in device.options:
+        if name not in known:
+            raise UserError(
+                f"device {device.name}: option '{name}' is unknown to {device.runtime}{suggestion(name, known)}"
+            )
+
+
+def wants(name: str, device: Target) -> bool:
+    """Whether the option called `name` is "true"; raises `UserError` if it is neither that nor "false"."""
+    text = device.options.get(name, "false")
+    if text not in ("true", "false"):
+        raise UserError(f'device {device.name}: option \'{name}\' is "{text}"; write "true" or "false"')
+    return text == "true"
+
+
+def numbers(version: str) -> list[int]:
+    """Return a version as numbers that can be compared, up to a part that is none: `[2026, 4]` of `2026.4.1rc1`."""
+    return [int(part) for part in takewhile(str.isdigit, version.split("."))]

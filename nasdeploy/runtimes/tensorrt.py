@@ -18,8 +18,18 @@ from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
-from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
+from nasdeploy.runtimes.runtime import (
+    Array,
+    Form,
+    Model,
+    Precision,
+    Session,
+    Target,
+    content_of,
+    only,
+    require_samples,
+    wants,
+)
 
 LARGEST_BATCH = 32
 """That an engine with a dynamic batch takes, if the device's is not larger."""

@@ -8,11 +8,10 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.processes import open_processes
-from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.latency.runners.runner import Refusal
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -35,14 +34,13 @@ def measure_networks(
     protocol = MeasurementProtocol().with_idle(device.idle_ms)
     by_text = {arch.text: arch for arch in archs}
     models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
-    wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
+    reference = partial(reference_model, space, device)
     timings: dict[Arch, Timing] = {}
-    visits = len(wanted) * protocol.networks.visits
+    visits = len(models) * protocol.networks.visits
     with open_processes(device, progress.say) as runner, progress.task("measuring finalists, visits", visits) as task:
-        for outcomes in runner.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+        found = runner.measure(models, protocol.networks, protocol, reference=reference, on_visits=task.advance)
+        for outcomes in found:
             for text, outcome in outcomes.items():
-                if text not in by_text:
-                    continue
                 if isinstance(outcome, Refusal):
                     raise UserError(f"device {device.name}, network {by_text[text].digest}: {outcome.reason}")
                 timings[by_text[text]] = outcome

@@ -125,7 +125,7 @@ def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Networ
 def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> LatencyRecord:
     return LatencyRecord(
         predicted_ms=1e3 * seconds,
-        uncertainty_ms=1e3 * seconds * table.uncertainty(seconds),
+        uncertainty_ms=1e3 * seconds * table.uncertainty,
         measured_ms=1e3 * timing.median if timing else None,
         measured_p10_ms=1e3 * timing.p10 if timing else None,
         measured_p90_ms=1e3 * timing.p90 if timing else None,

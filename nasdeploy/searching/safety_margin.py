@@ -40,17 +40,14 @@ def predicted_budget(
         factor = max(1.0, slowness.get(device, 1.0))
         for name, bound in budget.on(device).items():
             ratio = {"latency": 1.0, "latency_p95": table.p95_ratio}[name]
-            margin, reach = z * _deviation(table, bound, ratio), (end[0] * ratio, end[1] * ratio)
+            margin, reach = z * _deviation(table, bound), (end[0] * ratio, end[1] * ratio)
             ranges[on_device(name, device)] = _narrowed(bound, margin, reserve, factor, reach)
     return Budget(ranges)
 
 
-def _deviation(table: LatencyTable, bound: Range, ratio: float) -> float:
-    """The table's relative standard deviation at a bound."""
-    if not bound.bounded:
-        return 0.0
-    at = bound.high if 0 < bound.high < float("inf") else bound.low
-    return table.uncertainty(at / ratio) if at > 0 else 0.0
+def _deviation(table: LatencyTable, bound: Range) -> float:
+    """Return the table's relative standard deviation, where there is a bound."""
+    return table.uncertainty if bound.bounded else 0.0
 
 
 def _narrowed(bound: Range, margin: float, reserve: float, factor: float, end: tuple[float, float]) -> Range:

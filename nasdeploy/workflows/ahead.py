@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from nasdeploy.core.errors import UserError
 from nasdeploy.distributed import processes
 from nasdeploy.exporting.jobs import plan_jobs
-from nasdeploy.latency.files import TABLES
+from nasdeploy.latency.table import TABLES
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device

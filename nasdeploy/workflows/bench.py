@@ -12,8 +12,7 @@ from nasdeploy.core.registry import suggestion
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.processes import open_processes
-from nasdeploy.latency.runners.run_models import Refusal
-from nasdeploy.latency.runners.runner import Runner
+from nasdeploy.latency.runners.runner import Refusal, Runner
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model

@@ -7,8 +7,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.files import find_table, table_path
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.result import SearchResult, load_result

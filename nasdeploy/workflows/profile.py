@@ -1,9 +1,8 @@
 """Measuring the space of a run."""
 
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.profile import profile
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.run import Run

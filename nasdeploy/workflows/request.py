@@ -6,8 +6,8 @@ from nasdeploy.core.cost_registry import COSTS, on_device, split_name
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.files import find_table, table_path
-from nasdeploy.latency.table import LatencyTable, check_device
+from nasdeploy.latency.runners.open_runner import check_device
+from nasdeploy.latency.table import LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device

@@ -9,15 +9,14 @@ import numpy as np
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.calibration import relative_errors
-from nasdeploy.latency.campaign import all_measured
-from nasdeploy.latency.diff import Ratios, ratios
-from nasdeploy.latency.journal import Kind
+from nasdeploy.latency.calibration import evenly, relative_errors
+from nasdeploy.latency.campaign import Kind, all_measured
+from nasdeploy.latency.compare import Ratios, ratios
 from nasdeploy.latency.profile import block_model, network_model
 from nasdeploy.latency.protocol import Rounds, Timing
+from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.runners.runner import ModelMaker, Runner
-from nasdeploy.latency.stratify import evenly
-from nasdeploy.latency.table import LatencyTable, check_fingerprint
+from nasdeploy.latency.table import LatencyTable
 
 TIE = 0.03
 """Two measurements of one thing in two processes differ by so much on a quiet machine."""
@@ -64,7 +63,7 @@ def check(
     """
     table.require_space(space)
     device, protocol = table.conditions.device, table.conditions.protocol
-    differing = check_fingerprint(table, device, runner.fingerprint, strict=strict)
+    differing = check_device(table, device, strict=strict, here=runner.fingerprint)
     for line in differing:
         progress.say(f"the device differs from the table's: {line}")
     blocks = space.distinct_blocks()
@@ -103,7 +102,7 @@ def check(
 
 def _allowed(table: LatencyTable) -> float:
     """Twice the table's own error: the sample is small. At least that of two measurements."""
-    own = table.held_out_undisturbed.mean_absolute if table.held_out_undisturbed else max(table.uncertainty.relative)
+    own = table.held_out_undisturbed.mean_absolute if table.held_out_undisturbed else table.uncertainty
     return max(TIE, 2 * own)
 
 

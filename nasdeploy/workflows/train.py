@@ -18,7 +18,7 @@ from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import ValueBounds
 from nasdeploy.data.split import split_sets
 from nasdeploy.distributed.ranks import Ranks, joined
-from nasdeploy.latency.files import find_table
+from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.checkpoints import trained_weights

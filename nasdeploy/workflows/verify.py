@@ -32,7 +32,8 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.compare import Disagreement
 from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
 from nasdeploy.exporting.record import Latency
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, measure
+from nasdeploy.latency.measure import measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.records import ComparedBy
@@ -166,7 +167,7 @@ def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: Me
     if then is None:
         return found
     rounds = Rounds(1, ceil(protocol.networks.visits / 2), then.gap_ms / 1e3)
-    after = _timing(model, rounds, replace(protocol, retries=0, sustained_s=0.0))
+    after = _timing(model, rounds, replace(protocol, sustained_s=0.0))
     return replace(found, gap_ms=then.gap_ms, after_gaps_ms=1e3 * after.median, after_gaps_ms_exported=then.median_ms)
 
 

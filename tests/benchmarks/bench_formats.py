@@ -27,7 +27,8 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format, Source, file_name
 from nasdeploy.exporting.jobs import device_for
 from nasdeploy.exporting.manifest import interface
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, measure
+from nasdeploy.latency.measure import measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device

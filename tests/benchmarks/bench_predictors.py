@@ -29,7 +29,6 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import held_out_error
-from nasdeploy.latency.drift import with_references
 from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.open_runner import open_runner
@@ -61,17 +60,18 @@ def networks_of(table: LatencyTable, space: SearchSpace, role: str, statistic: s
 
 
 def measure_again(table: LatencyTable, space: SearchSpace, progress: Progress) -> dict[str, dict[str, float]]:
-    """Seconds of the held-out networks, by `Arch.text` and statistic, once more and steadied as the table is."""
+    """Seconds of the held-out networks, by `Arch.text` and statistic, once more and corrected as the table is."""
     device, protocol = table.conditions.device, table.conditions.protocol
     archs = networks_of(table, space, "held-out", "median")[0].archs
     models = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
-    wanted = with_references(models, partial(reference_model, space, device), protocol.networks.group)
+    reference = partial(reference_model, space, device)
     found: dict[str, dict[str, float]] = {}
     with (
         open_runner(device, progress.say) as runner,
-        progress.task("measuring held-out networks again, visits", len(wanted) * protocol.networks.visits) as task,
+        progress.task("measuring held-out networks again, visits", len(models) * protocol.networks.visits) as task,
     ):
-        for group in runner.measure(wanted, protocol.networks, protocol, on_visits=task.advance):
+        measured = runner.measure(models, protocol.networks, protocol, reference=reference, on_visits=task.advance)
+        for group in measured:
             for key, timing in group.items():
                 assert isinstance(timing, Timing)
                 steady = table.at_usual_speed(timing)

@@ -21,10 +21,10 @@ from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.progress import Progress, Task
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.measure import measure
 from nasdeploy.latency.profile import profile, randomise_norms
-from nasdeploy.latency.protocol import MeasurementProtocol, measure
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.protocol import MeasurementProtocol
+from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device, load_device

@@ -27,10 +27,10 @@ import numpy as np
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import parse
-from nasdeploy.latency.drift import steadied, usual_reference
-from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.campaign import Journal
 from nasdeploy.latency.profile import block_model, profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
+from nasdeploy.latency.quality import corrected, usual_reference
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device
@@ -118,8 +118,8 @@ def report_timing(name: str, blocks: int, rounds: int) -> None:
 
 
 def timings_of(device: Device, models: Mapping[str, Callable[[], bytes]]) -> dict[str, Timing]:
-    """Timings by block, in their order, connection and all; what is noisy is not measured again, as for a table."""
-    protocol = MeasurementProtocol(retries=0)
+    """Timings by block, in their order, connection and all."""
+    protocol = MeasurementProtocol()
     with open_runner(device) as runner:
         outcomes = [*runner.measure(models, protocol.blocks, protocol, on_visits=lambda visits: None)]
     timings = {key: outcome for some in outcomes for key, outcome in some.items() if isinstance(outcome, Timing)}
@@ -187,7 +187,7 @@ def is_whole(path: Path, before: list[Entry]) -> bool:
     kept = set(before) <= set(journal)
     usual = usual_reference(timing for _, _, timing in journal)
     used = all(
-        isclose(table.entries[key].median, steadied(timing, usual, table.steadied).median)
+        isclose(table.entries[key].median, corrected(timing, usual, table.steadied).median)
         for kind, key, timing in journal
         if kind == "blocks"
     )

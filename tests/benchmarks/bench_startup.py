@@ -16,10 +16,9 @@ from time import perf_counter
 
 from nasdeploy.core.randomness import generator
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.files import table_path
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
-from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.latency.runners.open_runner import fingerprint
+from nasdeploy.latency.table import Conditions, LatencyTable, network_terms, table_path
 from nasdeploy.recipe import Recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space
@@ -56,7 +55,7 @@ def prepare(directory: Path) -> None:
     entries = {key: timing(block.macs) for key, block in space.distinct_blocks().items()}
     archs = [space.sample(generator(0, "bench", number)) for number in range(8)]
     networks = [network_terms(entries, space, a, "calibration", timing(space.plan(a).macs)) for a in archs]
-    conditions = Conditions.here(space, device, MeasurementProtocol())
+    conditions = Conditions.of(space, device, fingerprint(device), MeasurementProtocol())
     table = LatencyTable.fitted(conditions, "made up", entries, networks)
     table.save(table_path(space, device, directory / "profiles/tables"))
 

@@ -17,7 +17,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import ExportManifest, load_export
 from nasdeploy.exporting.proof import Target
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import parse_recipe, recipe_of
 from nasdeploy.store.checkpoints import WeightsFacts, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations

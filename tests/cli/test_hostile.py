@@ -19,7 +19,7 @@ from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
 from nasdeploy.core.errors import UserError
 from nasdeploy.exporting.export import Exporter
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.store.files import write_json
 from tests.exporting.models import DEVICE, latency_table, tiny_space
 from tests.searching import results

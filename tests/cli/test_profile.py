@@ -10,8 +10,8 @@ import yaml
 from nasdeploy.cli.profile import profile
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency import profile as measuring
-from nasdeploy.latency.files import find_table
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.run import RUNS, Run

@@ -17,9 +17,9 @@ from nasdeploy.exporting.formats.onnx import OnnxFormat
 from nasdeploy.exporting.jobs import Job, plan_jobs
 from nasdeploy.exporting.manifest import Origin
 from nasdeploy.exporting.proof import Target
-from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.latency.runners.open_runner import fingerprint
+from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
 from nasdeploy.nn.functional import BatchNormFamily
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable
@@ -64,7 +64,9 @@ def latency_table(space: SearchSpace, seconds: float) -> LatencyTable:
         network_terms(known, space, arch, "calibration", timing(seconds * len(space.plan(arch).steps)))
         for arch in archs
     ]
-    return LatencyTable.fitted(Conditions.here(space, DEVICE, QUICK), "2026-01-01T00:00:00+00:00", known, networks)
+    return LatencyTable.fitted(
+        Conditions.of(space, DEVICE, fingerprint(DEVICE), QUICK), "2026-01-01T00:00:00+00:00", known, networks
+    )
 
 
 def timing(seconds: float) -> Timing:

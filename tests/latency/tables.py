@@ -4,10 +4,9 @@ from itertools import product
 
 import numpy as np
 
-from nasdeploy.latency.conditions import Conditions
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
-from nasdeploy.latency.table import LatencyTable, network_terms
+from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
 from tests.toy import ToySpace
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nasdeploy.latency.calibration import Calibration, Uncertainty, fit, fit_uncertainty, held_out_error
+from nasdeploy.latency.calibration import Calibration, fit, held_out_error, relative_deviation
 
 
 def networks(noise, n=40, seed=0):
@@ -123,27 +123,8 @@ def test_too_few_networks_have_no_statistics():
     assert held_out_error([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
 
 
-def test_uncertainty_is_the_deviation_of_each_third_and_linear_in_the_logarithm_between():
-    measured = np.geomspace(1.0, 64.0, 31)[:30]
+def test_the_deviation_is_the_root_mean_square_of_relative_errors():
+    measured = np.geomspace(1.0, 64.0, 30)
     errors = np.where(np.arange(30) % 2, 1, -1) * np.repeat([0.04, 0.02, 0.01], 10)
-    found = fit_uncertainty(measured * (1 + errors), measured)
-    assert found.relative == pytest.approx((0.04, 0.02, 0.01))
-    assert found.seconds == pytest.approx([np.median(third) for third in np.split(measured, 3)])
-    halfway = (found.seconds[0] * found.seconds[1]) ** 0.5
-    assert [found(0.1), found(halfway), found(1e3)] == pytest.approx([0.04, 0.03, 0.01])
-
-
-def test_few_networks_have_one_uncertainty():
-    measured = np.linspace(1.0, 2.0, 23)
-    found = fit_uncertainty(1.03 * measured, measured)
-    assert (found.relative, found.seconds) == ((pytest.approx(0.03),), (pytest.approx(1.5),))
-
-
-def test_networks_of_one_latency_have_one_uncertainty():
-    assert fit_uncertainty([1.1] * 30, [1.0] * 30).relative == (pytest.approx(0.1),)
-
-
-@pytest.mark.parametrize("wrong", [((), ()), ((1.0,), (0.1, 0.2)), ((2.0, 1.0), (0.1, 0.1)), ((1.0,), (-0.1,))])
-def test_impossible_uncertainties_are_refused(wrong):
-    with pytest.raises(ValueError, match="an uncertainty"):
-        Uncertainty(*wrong)
+    expected = ((0.04**2 + 0.02**2 + 0.01**2) / 3) ** 0.5
+    assert relative_deviation(measured * (1 + errors), measured) == pytest.approx(expected)

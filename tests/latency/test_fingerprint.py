@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from nasdeploy.latency import machine as module
-from nasdeploy.latency.device import fingerprint
 from nasdeploy.latency.machine import Fingerprint, differences
+from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.runtimes.device import Device, load_device
 from tests.latency.tables import FINGERPRINT
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.campaign import Journal
 from nasdeploy.latency.protocol import Rounds
 from tests.latency.tables import CONDITIONS, FINGERPRINT, timing
 

@@ -14,11 +14,10 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import parse
 from nasdeploy.latency import profile as module
-from nasdeploy.latency.device import fingerprint
-from nasdeploy.latency.files import find_table, table_path
 from nasdeploy.latency.profile import choose_networks, profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
-from nasdeploy.latency.table import LatencyTable, check_fingerprint
+from nasdeploy.latency.runners.open_runner import check_device, fingerprint
+from nasdeploy.latency.table import LatencyTable, find_table, table_path
 from nasdeploy.latency.time_budget import Pace, begun_with
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable
@@ -261,4 +260,4 @@ def test_gaps_of_the_device_are_those_of_networks_and_not_of_blocks(path, opened
     assert (protocol.blocks.idle_s, protocol.networks.idle_s) == (0.0, 0.002)
     assert table.conditions.fingerprint.idle_ms == 2.0
     here = fingerprint(DEVICE)
-    assert check_fingerprint(table, DEVICE, here, strict=False) == ["idle ms: measured with 2, here 0"]
+    assert check_device(table, DEVICE, strict=False, here=here) == ["idle ms: measured with 2, here 0"]

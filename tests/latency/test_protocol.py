@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Rounds, Timing, measure
-from nasdeploy.latency.sensors import SensorReading
-from nasdeploy.latency.throughput import SustainedCalls
+from nasdeploy.latency.machine import SensorReading
+from nasdeploy.latency.measure import in_groups, measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls, Timing
 
 MS = 1_000_000
 
@@ -52,7 +52,7 @@ class Session:
         self.world.open -= 1
 
 
-PLAIN = MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0, retries=3, wait_s=7.0)
+PLAIN = MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0)
 
 
 def runs(log):
@@ -117,6 +117,22 @@ def test_a_group_is_visited_until_it_has_lasted_long_enough():
     assert world.log.count("a") == 2 + 4 * 7
 
 
+def test_every_group_has_the_reference_and_the_order_stays():
+    models = {str(number): number for number in range(7)}
+    groups = list(in_groups(models, 4, -1))
+    assert [list(group.models.values()) for group in groups] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert {group.reference for group in groups} == {-1}
+    assert {key: model for group in groups for key, model in group.models.items()} == models
+
+
+def test_groups_of_one_have_no_reference():
+    assert [(dict(group.models), group.reference) for group in in_groups({"a": 1, "b": 2}, 1, -1)] == [
+        ({"a": 1}, None),
+        ({"b": 2}, None),
+    ]
+    assert list(in_groups({}, 4, -1)) == []
+
+
 def test_only_a_group_is_open_at_once():
     world = World()
     openers = {str(number): world.opener(str(number), 2 * MS) for number in range(7)}
@@ -126,68 +142,20 @@ def test_only_a_group_is_open_at_once():
     assert world.open == 0
 
 
-def test_noisy_session_is_measured_again_after_a_pause_and_then_trusted():
+def test_what_varies_is_flagged():
     world = World()
-    # The first visits (2 + 2 * 4 calls) see every second call slow; later ones are quiet.
-    calms_down = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
-    found = world.measure({"quiet": world.opener("quiet", 3 * MS), "noisy": calms_down}, Rounds(2, 2), PLAIN)
-    assert world.pauses == [7.0]
-    assert found["noisy"].p90 == pytest.approx(2e-3)
-    assert not found["noisy"].noisy
-    assert world.log.count("quiet") == 2 + 2 * 4
-    assert world.log.count("noisy") == 2 + 2 * 4 * 2
-
-
-def test_what_stays_noisy_is_flagged_after_three_more_attempts():
-    world = World()
-    found = world.measure({"a": world.opener("a", lambda call: 8 * MS if call % 2 else 2 * MS)}, Rounds(1, 2), PLAIN)
-    assert found["a"].noisy
-    assert world.pauses == [7.0] * 3
-    assert len(world.log) == 2 + 2 * 4 * 4
-
-
-def test_quietest_attempt_is_kept():
-    world = World()
-
-    def wild_then_restless_then_wild(call):
-        slow = 3 * MS if 10 < call <= 18 else 20 * MS
-        return slow if call % 2 else 2 * MS
-
-    found = world.measure({"a": world.opener("a", wild_then_restless_then_wild)}, Rounds(1, 2), PLAIN)
-    assert found["a"].noisy
-    assert found["a"].p90 < 4e-3
-
-
-def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
-    world = World()
-    # The counter rises during the first visits only: read before, and after each of two visits.
-    readings = iter(
-        [
-            SensorReading(throttles=4),
-            SensorReading(throttles=4),
-            SensorReading(throttles=5),
-            *[SensorReading(throttles=5)] * 9,
-        ]
-    )
-    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), PLAIN, sense=lambda: next(readings))
-    assert world.pauses == [7.0]
-    assert found["a"].noise == ""
+    restless = world.opener("noisy", lambda call: 8 * MS if call % 2 else 2 * MS)
+    found = world.measure({"quiet": world.opener("quiet", 3 * MS), "noisy": restless}, Rounds(2, 2), PLAIN)
+    assert {key: timing.noise for key, timing in found.items()} == {"quiet": "", "noisy": "spread"}
+    assert found["noisy"].undisturbed == pytest.approx(2e-3)
 
 
 @pytest.mark.parametrize(
     ("readings", "noise"),
     [
         ([SensorReading(), SensorReading()], ""),
-        (
-            [SensorReading(kilohertz=800_000), SensorReading(kilohertz=2_600_000), SensorReading(kilohertz=2_500_000)],
-            "",
-        ),
-        (
-            [SensorReading(kilohertz=800_000), SensorReading(kilohertz=2_600_000), SensorReading(kilohertz=2_000_000)],
-            "frequency",
-        ),
         ([SensorReading(), SensorReading(capped=True)], "throttling"),
-        ([SensorReading(throttles=3), SensorReading(throttles=9, kilohertz=1)], "throttling"),
+        ([SensorReading(throttles=3), SensorReading(throttles=9)], "throttling"),
         ([SensorReading(stops=7), SensorReading(stops=7)], ""),
         ([SensorReading(stops=7), SensorReading(stops=8, throttles=1)], "quota"),
     ],
@@ -195,8 +163,7 @@ def test_what_is_quiet_but_was_measured_while_throttled_is_measured_again():
 def test_what_the_sensors_say_is_kept_as_the_reason(readings, noise):
     world = World()
     told = iter([*readings, *[readings[-1]] * 9])
-    protocol = replace(PLAIN, retries=0)
-    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), protocol, sense=lambda: next(told))
+    found = world.measure({"a": world.opener("a", 2 * MS)}, Rounds(1, 2), PLAIN, sense=lambda: next(told))
     assert found["a"].noise == noise
 
 
@@ -210,8 +177,8 @@ def test_a_run_during_which_the_clock_jumped_back_is_made_again():
 
 def test_after_gaps_each_call_counts_alone_and_the_reference_has_none():
     world = World()
-    openers = {f"{REFERENCE} 0": world.opener("reference", MS // 4), "a": world.opener("a", MS // 10)}
-    found = world.measure(openers, Rounds(2, 2, idle_s=0.1), PLAIN)
+    openers, reference = {"a": world.opener("a", MS // 10)}, world.opener("reference", MS // 4)
+    found = world.measure(openers, Rounds(2, 2, idle_s=0.1), PLAIN, reference=reference)
     # Three runs that count in each of two visits: nothing is discarded, and no run is of several calls.
     assert world.pauses == [0.1] * 6
     assert (found["a"].n, found["a"].median) == (6, pytest.approx(1e-4))
@@ -254,10 +221,12 @@ def test_throughput_is_what_was_done_by_the_clock_whatever_calls_take():
 
 def test_throughput_is_not_measured_unless_asked_for_nor_of_the_reference():
     world = World()
-    openers = {f"{REFERENCE} 0": world.opener("reference", MS), "a": world.opener("a", MS)}
-    assert world.measure(openers, Rounds(2, 1), PLAIN)["a"].throughput is None
-    found = world.measure(openers, Rounds(2, 1), replace(PLAIN, sustained_s=0.01))
-    assert (found["a"].throughput, found[f"{REFERENCE} 0"].throughput) == (SustainedCalls(10, 0.01), None)
+    openers, reference = {"a": world.opener("a", MS)}, world.opener("reference", MS)
+    assert world.measure(openers, Rounds(2, 1), PLAIN, reference=reference)["a"].throughput is None
+    before = world.log.count("reference")
+    found = world.measure(openers, Rounds(2, 1), replace(PLAIN, sustained_s=0.01), reference=reference)
+    assert {key: timing.throughput for key, timing in found.items()} == {"a": SustainedCalls(10, 0.01)}
+    assert world.log.count("reference") == 2 * before
 
 
 def of_processes(*medians, factor=1.0):

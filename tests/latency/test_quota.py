@@ -13,7 +13,8 @@ _CODE = """
 import json, time
 from dataclasses import asdict
 from nasdeploy.latency.machine import fingerprint_here
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, measure
+from nasdeploy.latency.measure import measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.runtimes.runtime import Execution
 
 class Busy:
@@ -24,7 +25,7 @@ class Busy:
         while time.thread_time() < end: pass
     def close(self): pass
 
-protocol = MeasurementProtocol(networks=Rounds(1, 20), shortest_group_s=0, sustained_s=3.0, retries=0)
+protocol = MeasurementProtocol(networks=Rounds(1, 20), shortest_group_s=0, sustained_s=3.0)
 (found,) = measure({"busy": Busy}, protocol.networks, protocol)
 start, before = time.perf_counter(), Busy.calls
 while time.perf_counter() - start < 3: Busy().call()

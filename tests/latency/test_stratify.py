@@ -5,7 +5,7 @@ import pytest
 
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
-from nasdeploy.latency.stratify import stratified
+from nasdeploy.latency.calibration import stratified
 from nasdeploy.spaces import load_space
 from tests.latency.tables import archs
 from tests.toy import ToySpace

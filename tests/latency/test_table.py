@@ -1,6 +1,8 @@
 """Latency tables: prediction, range, refitting, files."""
 
 import json
+import subprocess
+import sys
 from dataclasses import astuple, replace
 from datetime import UTC
 from hashlib import sha256
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.protocol import Noise, Timing
-from nasdeploy.latency.table import LatencyTable, check_device, network_terms
+from nasdeploy.latency.runners.open_runner import check_device
+from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.spaces import load_space
 from tests.latency.tables import AT, CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
 
@@ -64,7 +67,7 @@ def test_what_adds_up_is_what_nothing_disturbed():
         assert found.predict(SPACE.plan(arch)).seconds == pytest.approx(found.median_ratio * undisturbed, rel=1e-6)
     assert found.held_out_undisturbed.mean_absolute < 1e-6 < 0.05 < found.held_out.mean_absolute
     # Of what budgets are held against.
-    assert max(found.uncertainty.relative) < 1e-6
+    assert found.uncertainty < 1e-6
 
 
 def disturbed(timing, factor):
@@ -81,7 +84,7 @@ def test_uncertainty_is_the_deviation_on_held_out_networks():
     deviation = (sum(e**2 for e in errors) / len(errors)) ** 0.5
     assert 0.02 < deviation < 0.04
     predicted = noisy.predict(SPACE.plan(SPACE.largest()))
-    assert noisy.uncertainty.relative == pytest.approx((deviation,))
+    assert noisy.uncertainty == pytest.approx(deviation)
     assert predicted.uncertainty == pytest.approx(deviation * predicted.seconds)
     assert noisy.held_out.mean_absolute == pytest.approx(np.abs(errors).mean())
     assert noisy.held_out.n == len(held_out)
@@ -255,8 +258,8 @@ def test_edited_number_is_refused(saved):
         (lambda data: data.update(schema_version="2"), "schema_version is"),
         (lambda data: data.update(networks=[]), "networks"),
         (lambda data: data["calibration"].update(slope=-1.0), "no faster by slower blocks or by more parameters"),
-        (lambda data: data["uncertainty"].update(relative=[]), "uncertainty"),
-        (lambda data: data["uncertainty"].update(seconds=[-1.0]), "uncertainty"),
+        (lambda data: data.update(uncertainty={"seconds": [], "relative": []}), "uncertainty"),
+        (lambda data: data.update(uncertainty=-0.1), "uncertainty"),
         (lambda data: data.update(p95_ratio=0.9), "p95_ratio is 0.9"),
         (lambda data: data.update(median_ratio=0.9), "median_ratio is 0.9"),
         (lambda data: data["networks"][0].update(params=-1), "networks"),
@@ -297,15 +300,31 @@ def test_table_of_another_space_is_refused():
         table().require_space(load_space("digits", 10))
 
 
-def test_other_device_is_a_warning_or_with_strict_an_error(monkeypatch):
+def test_other_device_is_a_warning_or_with_strict_an_error():
     here = replace(FINGERPRINT, cpu="another processor", threads=2)
-    monkeypatch.setattr("nasdeploy.latency.table.fingerprint", lambda device: here)
     expected = ["cpu: measured with a processor, here another processor", "threads: measured with 1, here 2"]
-    assert check_device(table(), DEVICE, strict=False) == expected
+    assert check_device(table(), DEVICE, strict=False, here=here) == expected
     with pytest.raises(UserError, match=r"another processor.*nasdeploy profile --device cpu"):
-        check_device(table(), DEVICE, strict=True)
+        check_device(table(), DEVICE, strict=True, here=here)
 
 
-def test_same_device_is_no_warning(monkeypatch):
-    monkeypatch.setattr("nasdeploy.latency.table.fingerprint", lambda device: FINGERPRINT)
-    assert check_device(table(), DEVICE, strict=False) == check_device(table(), DEVICE, strict=True) == []
+@pytest.mark.parametrize("strict", [False, True])
+def test_same_device_is_no_warning(strict):
+    assert check_device(table(), DEVICE, strict=strict, here=FINGERPRINT) == []
+
+
+def test_deviations_by_latency_of_earlier_tables_are_read_as_one(tmp_path):
+    data = table().model_dump(mode="json")
+    data["uncertainty"] = {"seconds": [1e-3, 2e-3, 4e-3], "relative": [0.04, 0.02, 0.01]}
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({**data, "sha256": sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()}))
+    assert LatencyTable.load(earlier).uncertainty == pytest.approx(((0.04**2 + 0.02**2 + 0.01**2) / 3) ** 0.5)
+
+
+def test_reading_a_table_imports_nothing_that_measures():
+    script = "import sys; import nasdeploy.latency.table; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "nasdeploy.latency.protocol" in imported
+    assert {name for name in imported if name.startswith(("nasdeploy.latency.runners", "asyncssh"))} == set()
+    assert imported & {"nasdeploy.latency.measure", "nasdeploy.latency.campaign", "torch", "onnxruntime"} == set()

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.journal import Journal
+from nasdeploy.latency.campaign import Journal
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.table import Conditions
 from nasdeploy.latency.time_budget import (
     Pace,
     begun_with,

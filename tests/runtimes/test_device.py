@@ -8,8 +8,7 @@ import pytest
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.resources import resource_names
 from nasdeploy.runtimes import RUNTIMES, described_runtime, runtime_of
-from nasdeploy.runtimes.device import Device, load_device
-from nasdeploy.runtimes.host import SshHost
+from nasdeploy.runtimes.device import Device, SshHost, load_device
 
 
 @pytest.mark.parametrize("name", resource_names("profiles"))
@@ -108,7 +107,7 @@ def test_runtime_that_is_not_installed_says_what_to_run(monkeypatch):
 
 def test_looking_at_devices_imports_neither_torch_nor_a_runtime():
     code = (
-        "import sys; from nasdeploy.runtimes.device import load_device; from nasdeploy.latency import files;"
+        "import sys; from nasdeploy.runtimes.device import load_device; from nasdeploy.latency import table;"
         "load_device('cpu'); print(sorted({'torch', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

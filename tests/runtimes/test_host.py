@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nasdeploy.runtimes.host import SshHost, parse_host
+from nasdeploy.runtimes.device import SshHost, parse_host
 
 
 @pytest.mark.parametrize(

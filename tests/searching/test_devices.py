@@ -10,7 +10,6 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.distributed.jobs import InTurn
-from nasdeploy.latency.calibration import Uncertainty
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.front import candidates_of
 from nasdeploy.searching.problem import Problem
@@ -102,7 +101,7 @@ def test_networks_that_are_slow_in_different_ways_say_nothing_of_the_machine(tmp
 def test_what_is_only_predicted_keeps_its_margin(tmp_path):
     devices = Devices(cpu=1.0)
     budget = devices.budget(0.5)
-    devices.tables["cpu"] = devices.tables["cpu"].model_copy(update={"uncertainty": Uncertainty((1.0,), (0.1,))})
+    devices.tables["cpu"] = devices.tables["cpu"].model_copy(update={"uncertainty": 0.1})
     search = partial(devices.search, tmp_path, budget)
     careful, certain = search(probability=0.95), search(probability=0.5)
     limit = budget["latency on cpu"].high
@@ -121,7 +120,7 @@ def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_pat
     assert (costs[:, :2] <= best * (1 + 1e-9)).all(axis=1).sum() == 1
     assert (costs[:, :2].min(axis=0) < 0.95 * best).any()
     for name, known in devices.tables.items():
-        devices.tables[name] = known.model_copy(update={"uncertainty": Uncertainty((1.0,), (0.1,))})
+        devices.tables[name] = known.model_copy(update={"uncertainty": 0.1})
     limits = {name: bound * (1 + 1e-9) for name, bound in zip(devices.tables, best.tolist(), strict=True)}
     outcome = devices.search(tmp_path, on_devices(**limits))
     assert [outcome.winner.costs[f"latency on {name}"] for name in limits] == pytest.approx(best.tolist())

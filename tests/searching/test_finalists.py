@@ -6,8 +6,7 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.protocol import REFERENCE
-from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.latency.runners.runner import Refusal
 from nasdeploy.searching import finalists as module
 from nasdeploy.searching.finalists import measure_networks
 from tests.latency.tables import DEVICE, SPACE, archs, timing
@@ -19,7 +18,7 @@ class Runner:
     """Says one millisecond of all, and refuses networks in `refused`."""
 
     def __init__(self, refused: str = "") -> None:
-        self.refused, self.asked = refused, list[str]()
+        self.refused, self.asked, self.reference = refused, list[str](), None
 
     def __enter__(self) -> "Runner":
         return self
@@ -27,20 +26,22 @@ class Runner:
     def __exit__(self, *of_error: object) -> None:
         pass
 
-    def measure(self, models, rounds, protocol, *, on_visits) -> Iterator[dict]:
+    def measure(self, models, rounds, protocol, *, on_visits, reference) -> Iterator[dict]:
         self.asked += models
+        self.reference = reference
         yield {key: Refusal("no such operator") if key == self.refused else timing(1e-3) for key in models}
 
 
-def measured(place: Runner, monkeypatch: pytest.MonkeyPatch) -> dict:
-    monkeypatch.setattr(module, "open_processes", lambda device, say: place)
+def measured(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.setattr(module, "open_processes", lambda device, say: runner)
     return measure_networks(CHOSEN, lambda arch: None, SPACE, DEVICE, Progress(quiet=True))
 
 
 def test_the_reference_is_measured_and_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Runner()
-    assert list(measured(place, monkeypatch)) == CHOSEN
-    assert place.asked == [f"{REFERENCE} 0", *(arch.text for arch in CHOSEN)]
+    runner = Runner()
+    assert list(measured(runner, monkeypatch)) == CHOSEN
+    assert runner.asked == [arch.text for arch in CHOSEN]
+    assert runner.reference is not None
 
 
 def test_a_refused_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nasdeploy.latency.calibration import Uncertainty
 from nasdeploy.searching.budget import Budget, Range
 from nasdeploy.searching.safety_margin import meets, predicted_budget
 from tests.latency.tables import table, timing
@@ -17,7 +16,7 @@ ENDS = (1e-3, 9e-3)
 
 
 def with_deviation(deviation: float):
-    return table().model_copy(update={"uncertainty": Uncertainty((1.0,), (deviation,))})
+    return table().model_copy(update={"uncertainty": deviation})
 
 
 def narrowed(budget: Budget, deviation=0.05, slowness=1.0, probability=0.9, reserve=0.0) -> dict[str, Range]:

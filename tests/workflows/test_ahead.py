@@ -9,7 +9,7 @@ import pytest
 from nasdeploy.cli.main import main
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.openvino import OpenVino
@@ -91,7 +91,7 @@ def test_a_budget_that_no_network_meets_is_said_before(bounds: Asked) -> None:
 def test_a_table_of_another_device_is_refused_before_if_it_is_going_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     space = load_recipe("x.yaml").load_space(3)
     table_of(DEVICE).save(table_path(space, DEVICE))
-    monkeypatch.setattr("nasdeploy.latency.table.differences", lambda before, now: ["cores: 2, was 4"])
+    monkeypatch.setattr("nasdeploy.latency.runners.open_runner.differences", lambda before, now: ["cores: 2, was 4"])
     with pytest.raises(UserError, match="measured on another device"):
         run({"latency": ("90%",)}, strict=True)
     assert not Path("runs").exists()

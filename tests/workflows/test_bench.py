@@ -13,9 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from nasdeploy.cli import bench as command
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls
 from nasdeploy.latency.runners.processes import open_processes
-from nasdeploy.latency.throughput import SustainedCalls
 from nasdeploy.runtimes.device import Device
 from nasdeploy.workflows import bench as step
 from nasdeploy.workflows.bench import bench, contender
@@ -78,7 +77,7 @@ def test_throughput_is_of_the_devices_batch_and_gaps_are_measured_besides(
         def __exit__(self, *error: object) -> None:
             pass
 
-        def measure(self, models, rounds, protocol, *, on_visits):  # type: ignore[no-untyped-def]
+        def measure(self, models, rounds, protocol, *, on_visits, reference=None):  # type: ignore[no-untyped-def]
             asked.append((rounds.idle_s, protocol.sustained_s))
             seconds = 3e-3 if rounds.idle_s else 1e-3
             done = replace(timing(seconds), throughput=SustainedCalls(1200, 2.0), processes=(0.9 * seconds, seconds))

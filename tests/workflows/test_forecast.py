@@ -6,7 +6,7 @@ import pytest
 
 from nasdeploy.cli.search_text import forecast_text
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.workflows.forecast import forecast
 from nasdeploy.workflows.request import request_search

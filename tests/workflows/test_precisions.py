@@ -7,7 +7,7 @@ import pytest
 
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.result import SearchResult, load_result

@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.latency.files import table_path
+from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.budget import Range

@@ -10,8 +10,7 @@ from nasdeploy.core.cost_registry import NETWORK_COSTS
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import read_json
-from nasdeploy.latency.files import table_path
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.budget import Budget

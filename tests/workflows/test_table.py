@@ -36,7 +36,7 @@ class Replay:
     def __init__(self, blocks=1.0, networks=1.0, noise=""):
         self.blocks, self.networks, self.noise, self.asked = blocks, networks, noise, []
 
-    def measure(self, models, rounds, protocol, *, on_visits):
+    def measure(self, models, rounds, protocol, *, on_visits, reference=None):
         self.asked.append(list(models))
         yield {key: self.timing(key) for key in models}
 
@@ -96,7 +96,7 @@ def test_what_is_measured_are_the_blocks_and_networks_of_these_keys(monkeypatch)
     monkeypatch.setattr(module, "network_model", lambda plan, device: made.append(plan))
 
     class Making(Replay):
-        def measure(self, models, rounds, protocol, *, on_visits):
+        def measure(self, models, rounds, protocol, *, on_visits, reference=None):
             for model in models.values():
                 model()
             return super().measure(models, rounds, protocol, on_visits=on_visits)

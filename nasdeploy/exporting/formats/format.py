@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.numbers import numbers
-from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.runtime import Precision, Session, numbers
 
 if TYPE_CHECKING:
     from nasdeploy.nn.network import Network

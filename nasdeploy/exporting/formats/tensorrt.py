@@ -25,8 +25,7 @@ from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.cuda import TF32, compute_capability, missing_gpu
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.engine import read_header
-from nasdeploy.runtimes.options import only, wants
-from nasdeploy.runtimes.runtime import Precision, Session
+from nasdeploy.runtimes.runtime import Precision, Session, only, wants
 from nasdeploy.runtimes.tensorrt import LARGEST_BATCH, TensorRt
 
 if TYPE_CHECKING:

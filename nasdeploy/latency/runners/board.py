@@ -3,6 +3,9 @@
 Frames come in on stdin: a JSON object a line, followed by as many bytes as its `bytes` says. Answers go out on stdout,
 a JSON object a line. It ends, and removes its directory, when stdin is closed or nothing comes for a while: so nothing
 stays behind when the connection is lost. NumPy and the standard library only.
+
+`python -m nasdeploy.latency.runners.board` is the same in a process of its own on this machine, without a directory to
+remove. It imports no torch: it begins in a fraction of a second, and is what an application is like.
 """
 
 import fcntl
@@ -20,8 +23,9 @@ from typing import Any, BinaryIO
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.latency.machine import fingerprint_here
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timed
-from nasdeploy.latency.runners.run_models import Refusal, measure_sessions, opened
+from nasdeploy.latency.measure import Group, Timed
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.runners.runner import Refusal, measure_sessions, opened
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.runtime import Execution
 
@@ -33,7 +37,7 @@ Not much longer than the sender takes to give up the connection: a program that 
 _VISITS_EVERY_S = 1.0
 _CHUNK = 1 << 16
 _FORGOTTEN_AFTER_S = 3600.0
-_LOCK, _BUNDLE = "lock", "nasdeploy.zip"
+_LOCK, _PAYLOAD = "lock", "nasdeploy.zip"
 
 Answer = Callable[[dict[str, Any]], None]
 Frame = tuple[dict[str, Any], bytes]
@@ -46,9 +50,7 @@ def main(folder: str) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     remove_forgotten(own)
     os.chdir(own)
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    # What libraries print must not get between the answers.
-    os.dup2(2, 1)
+    answers = _answers()
     frames = Frames(sys.stdin.buffer, on_end=lambda: _leave(own))
     try:
         serve(frames.next, lambda answer: _write(answers, answer))
@@ -60,7 +62,14 @@ def main(folder: str) -> None:
         _leave(own)
 
 
-def _write(answers: Any, answer: dict[str, Any]) -> None:
+def _answers() -> BinaryIO:
+    """Return stdout for answers alone: what libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return answers
+
+
+def _write(answers: BinaryIO, answer: dict[str, Any]) -> None:
     answers.write(json.dumps(answer).encode() + b"\n")
 
 
@@ -112,7 +121,10 @@ class Frames:
 
 
 def serve(receive: Callable[[], Frame], answer: Answer) -> None:
-    """Do what the frames say: `start` once, then groups of `open` and one `measure`, until there is no more."""
+    """Do what the frames say: `start` once, then groups of `open` and one `measure`, until there is no more.
+
+    A model that is opened without a key is the reference graph of its group.
+    """
     frame, _ = receive()
     device = Execution(**frame["device"])
     missing = described_runtime(device).missing()
@@ -122,19 +134,24 @@ def serve(receive: Callable[[], Frame], answer: Answer) -> None:
     runtime = runtime_of(device)
     answer({"machine": asdict(fingerprint_here(device, runtime.version()))})
     sessions: dict[str, Timed] = {}
+    reference: Timed | None = None
     while True:
         frame, content = receive()
         if frame["do"] == "open":
             session = opened(content, lambda model: runtime.open(model, device))
             if isinstance(session, Refusal):
                 answer({"refused": session.reason})
+                continue
+            if frame["key"] is None:
+                reference = session
             else:
                 sessions[frame["key"]] = session
-                answer({"opened": True})
+            answer({"opened": True})
         else:
             visits = Visits(answer)
-            timings = measure_sessions(sessions, Rounds(**frame["rounds"]), _protocol(frame["protocol"]), visits.count)
-            sessions.clear()
+            rounds, protocol = Rounds(**frame["rounds"]), _protocol(frame["protocol"])
+            timings = measure_sessions(Group(sessions, reference), rounds, protocol, visits.count)
+            sessions, reference = {}, None
             visits.tell()
             for key, timing in timings.items():
                 answer({"key": key, "timing": asdict(timing)})
@@ -182,6 +199,28 @@ def _is_forgotten(folder: Path) -> bool:
     except FileNotFoundError:
         # Made a moment ago, perhaps; or not by this program.
         old = time.time() - folder.stat().st_mtime > _FORGOTTEN_AFTER_S
-        return old and {path.name for path in folder.iterdir()} <= {_BUNDLE}
+        return old and {path.name for path in folder.iterdir()} <= {_PAYLOAD}
     except OSError:
         return False
+
+
+def _measure_here() -> None:
+    """Answer frames in a process of this machine, until there are no more."""
+    answers = _answers()
+    try:
+        serve(_receive, lambda answer: _write(answers, answer))
+    except (UserError, MemoryError) as error:
+        _write(answers, {"error": one_line(str(error) or type(error).__name__)})
+
+
+def _receive() -> Frame:
+    line = sys.stdin.buffer.readline()
+    if not line:
+        # Nobody is there any more.
+        raise SystemExit
+    frame = json.loads(line)
+    return frame, sys.stdin.buffer.read(frame["bytes"])
+
+
+if __name__ == "__main__":
+    _measure_here()

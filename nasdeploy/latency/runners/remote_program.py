@@ -1,21 +1,29 @@
-"""The program on a board as seen from here: how it is started, what it says, and why it ended."""
+"""The program on a board as seen from here: what is sent, how it is started, what it says, and why it ended."""
 
+import ast
+import io
 import json
 import shlex
 import signal
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+import nasdeploy
 from nasdeploy.core.settings import Settings
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.runners.connection import Ended
-from nasdeploy.latency.runners.payload import PROGRAM
 
+PROGRAM = "nasdeploy.latency.runners.board"
+"""The module that a board runs."""
 HELLO = "nasdeploy is ready"
 """The line that the program begins with."""
-# Short, for the command line: everything else is in the bundle, which comes on stdin after its length.
+# Short, for the command line: everything else is in the payload, which comes on stdin after its length.
 _BOOT = (
     "import os,sys;v=sys.version_info[:2];"
     'v>=(3,10) or sys.exit("Python %d.%d"%v);'
@@ -105,3 +113,55 @@ def command_of(python: str) -> str:
         f'TMPDIR=$d {quoted} -c {shlex.quote(_BOOT)} "$d"'
     )
     return f"exec sh -c {shlex.quote(script)}"
+
+
+# -- what a board is sent: the files of this package that the program on it imports, and nothing else
+
+_ROOT = Path(nasdeploy.__file__).parent.parent
+_TIMELESS = (1980, 1, 1, 0, 0, 0)
+
+
+@cache
+def payload() -> bytes:
+    """Return a zip file that Python can import `PROGRAM` from; the same bytes each time."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(payload_files().values()):
+            name = zipfile.ZipInfo(path.relative_to(_ROOT).as_posix(), _TIMELESS)
+            archive.writestr(name, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    return content.getvalue()
+
+
+def payload_files() -> dict[str, Path]:
+    """Return files by module: the program, whatever it imports of this package, directly or not, and their packages."""
+    found: dict[str, Path] = {}
+    waiting = [PROGRAM]
+    while waiting:
+        name = waiting.pop()
+        path = _file(name)
+        if name not in found and path is not None:
+            found[name] = path
+            waiting += [name.rpartition(".")[0], *_imports(path)]
+    return found
+
+
+def _file(module: str) -> Path | None:
+    path = _ROOT.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py") if module else ()
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield names that may be modules of this package; what is imported for type checking only does not count."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("nasdeploy"))
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nasdeploy"):
+            yield from (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))

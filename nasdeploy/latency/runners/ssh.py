@@ -13,32 +13,38 @@ from typing import Any
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, in_groups
-from nasdeploy.latency.runners.connection import Connection, Ended
-from nasdeploy.latency.runners.payload import bundle
-from nasdeploy.latency.runners.remote_program import HELLO, Answer, command_of, explained, frame_of, shown, why_ended
-from nasdeploy.latency.runners.run_models import Outcome, Refusal
-from nasdeploy.latency.runners.runner import ModelMaker, Say
-from nasdeploy.latency.runners.ssh_connect import Unreachable, address
+from nasdeploy.latency.measure import Group, in_groups
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.runners.connection import Connection, Ended, Unreachable, address
+from nasdeploy.latency.runners.remote_program import (
+    HELLO,
+    Answer,
+    command_of,
+    explained,
+    frame_of,
+    payload,
+    shown,
+    why_ended,
+)
+from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Say
 from nasdeploy.runtimes import described_runtime
-from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.host import SshHost
-from nasdeploy.runtimes.numbers import numbers
-from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.runtimes.device import Device, SshHost
+from nasdeploy.runtimes.runtime import Execution, numbers
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Before each new attempt after a loss; then it is given up. Whatever was measured since starts them anew."""
+"""Seconds of waiting before each attempt to connect again; after the last one the board is given up. A group that was
+measured since starts them anew."""
 
 _INSTALL = "pip install 'nasdeploy[ssh]'"
 _GREETING_LINES = 100
-"""Lines that a board's shell may print before the program starts."""
+"""The number of lines that a board's shell may print before the program starts."""
 _CRASHES = 2
-"""Times that a model may end the runtime when it is opened; then it is refused."""
+"""The number of times that a model may end the runtime when it is opened; then it is refused."""
 
 
 @dataclass
 class _Shown:
-    """Visits that the user was told of; those that are made again after a loss do not count twice."""
+    """The visits that the user was told of; those that are made again after a loss do not count twice."""
 
     tell: Callable[[int], None]
     total: int
@@ -46,14 +52,14 @@ class _Shown:
     made: int = 0
 
     def count(self, visits: int) -> None:
-        """That many more of this attempt."""
+        """Count that many more of this attempt."""
         self.made = min(self.made + visits, self.total)
         if self.made > self.told:
             self.tell(self.made - self.told)
             self.told = self.made
 
     def finish(self) -> None:
-        """All of them were made, or are not needed."""
+        """Tell of all that are left: they were made, or are not needed."""
         self.count(self.total)
 
 
@@ -61,7 +67,7 @@ class SshRunner:
     """One board. The connection is made at once, so that what is wrong with it is known before anything is measured."""
 
     def __init__(self, device: Device, board: SshHost, say: Say, waits: Sequence[float] = WAITS_S) -> None:
-        """Raises `UserError` if the board cannot be used: what is missing there, and how to get it."""
+        """Raise `UserError` if the board cannot be used: what is missing there, and how to get it."""
         described_runtime(device)
         if find_spec("asyncssh") is None:
             raise UserError(f"device {device.name}: asyncssh, which reaches boards, is not installed; run: {_INSTALL}")
@@ -69,8 +75,9 @@ class SshRunner:
         self._where = address(board)
         self._failures = 0
         self._closed = False
-        self._crashes: Counter[str] = Counter()
-        self._opening: str | None = None
+        self._crashes: Counter[str | None] = Counter()
+        self._opening: list[str | None] = []
+        """The key of the model that is being opened, which is None for the reference graph; else empty."""
         self._connection: Connection | None = None
         try:
             self.fingerprint = self._connect()
@@ -90,58 +97,57 @@ class SshRunner:
         protocol: MeasurementProtocol,
         *,
         on_visits: Callable[[int], None],
+        reference: ModelMaker | None = None,
     ) -> Iterator[dict[str, Outcome]]:
-        """See `Runner.measure`; outcomes come one by one."""
-        for group in in_groups(models, rounds.group):
+        """Measure as `Runner.measure` says; outcomes come one by one."""
+        for group in in_groups(models, rounds.group, reference):
             yield from self._group(group, rounds, protocol, on_visits)
 
     def _group(
         self,
-        group: dict[str, ModelMaker],
+        group: Group[ModelMaker],
         rounds: Rounds,
         protocol: MeasurementProtocol,
         on_visits: Callable[[int], None],
     ) -> Iterator[dict[str, Outcome]]:
-        """Outcomes of all models of a group, however often the connection is lost meanwhile."""
-        shown = _Shown(on_visits, len(group) * rounds.visits)
-        missing = dict(group)
+        """Yield outcomes of all models of a group, however often the connection is lost meanwhile."""
+        shown = _Shown(on_visits, len(group.models) * rounds.visits)
+        missing, reference = dict(group.models), group.reference
         while missing:
             shown.made = 0
             try:
-                for key, outcome in self._attempt(missing, rounds, protocol, shown.count):
+                for key, outcome in self._attempt(Group(dict(missing), reference), rounds, protocol, shown.count):
                     del missing[key]
                     yield {key: outcome}
             except Ended as end:
-                if (crashed := self._crashed(end)) is not None:
-                    del missing[crashed]
-                    yield {crashed: Refusal(f"the runtime crashes when it opens it ({self._why(end)})")}
+                for crashed in self._crashed(end):
+                    if crashed is None:
+                        reference = None
+                    else:
+                        del missing[crashed]
+                        yield {crashed: Refusal(f"the runtime crashes when it opens it ({self._why(end)})")}
                 self._recover(end)
         self._failures = 0
         shown.finish()
 
     def _attempt(
         self,
-        models: Mapping[str, ModelMaker],
+        group: Group[ModelMaker],
         rounds: Rounds,
         protocol: MeasurementProtocol,
         on_visits: Callable[[int], None],
     ) -> Iterator[tuple[str, Outcome]]:
-        """Outcomes of these models as long as the connection lasts."""
+        """Yield outcomes of these models as long as the connection lasts."""
+        # A reference that is refused tells nothing, and the models go without.
+        if group.reference is not None:
+            self._open(None, group.reference)
         accepted = set()
-        for key, model in list(models.items()):
-            content = model()
-            # PyTorch, which runs modules, is refused for a device that is a board.
-            assert isinstance(content, bytes)
-            self._opening = key
-            self._send({"do": "open", "key": key}, content)
-            answer = self._answer()
-            self._opening = None
-            if answer.refused is not None:
-                yield key, Refusal(shown(answer.refused))
-            elif answer.opened:
+        for key, model in group.models.items():
+            refusal = self._open(key, model)
+            if refusal is None:
                 accepted.add(key)
             else:
-                raise self._rubbish("an answer to another question")
+                yield key, refusal
         self._send({"do": "measure", "rounds": asdict(rounds), "protocol": asdict(protocol)})
         while not (answer := self._answer()).done:
             on_visits(answer.visits)
@@ -153,21 +159,36 @@ class SshRunner:
         if accepted:
             raise self._rubbish(f"no timing of {len(accepted)} models")
 
-    def _crashed(self, end: Ended) -> str | None:
-        """The model that was being opened when the program ended, if that happened before."""
-        key, self._opening = self._opening, None
-        if key is None or end.status is None:
-            return None
-        self._crashes[key] += 1
-        return key if self._crashes[key] >= _CRASHES else None
+    def _open(self, key: str | None, model: ModelMaker) -> Refusal | None:
+        """Open a model on the board, the reference graph if it has no key; return why it cannot run, if it cannot."""
+        content = model()
+        # PyTorch, which runs modules, is refused for a device that is a board.
+        assert isinstance(content, bytes)
+        self._opening = [key]
+        self._send({"do": "open", "key": key}, content)
+        answer = self._answer()
+        self._opening = []
+        if answer.refused is not None:
+            return Refusal(shown(answer.refused))
+        if not answer.opened:
+            raise self._rubbish("an answer to another question")
+        return None
+
+    def _crashed(self, end: Ended) -> list[str | None]:
+        """Return the key of the model that was being opened when the program ended, if that happened before."""
+        keys, self._opening = self._opening, []
+        if end.status is None:
+            return []
+        self._crashes.update(keys)
+        return [key for key in keys if self._crashes[key] >= _CRASHES]
 
     # -- the connection
 
     def _connect(self) -> Fingerprint:
-        """Start the program; what it says of its machine. Raises `UserError`, or `Ended` if it ended at once."""
+        """Start the program; return what it says of its machine. Raises `UserError`, or `Ended` if it ended at once."""
         stay = frame_of({"do": "stay"})
         self._connection = Connection(self._board, command_of(self._device.python), stay)
-        self._connection.send(b"%d\n%s" % (len(bundle()), bundle()))
+        self._connection.send(b"%d\n%s" % (len(payload()), payload()))
         self._skip_greeting()
         self._send({"do": "start", "device": asdict(Execution.of(self._device))})
         answer = self._answer()
@@ -204,7 +225,7 @@ class SshRunner:
         raise self._rubbish(f"{_GREETING_LINES} lines before the program started")
 
     def _recover(self, end: Ended) -> None:
-        """A new connection, to the same machine; raises `UserError` if there is none after several attempts."""
+        """Make a new connection to the same machine; raises `UserError` if there is none after several attempts."""
         why = self._why(end)
         while self._failures < len(self._waits) and not self._closed:
             wait = self._waits[self._failures]

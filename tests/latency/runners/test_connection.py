@@ -12,12 +12,11 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.runners import ssh as module
+from nasdeploy.latency.runners.connection import Timeouts, Unreachable, address, connect
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.runners.remote_program import command_of
 from nasdeploy.latency.runners.ssh import SshRunner
-from nasdeploy.latency.runners.ssh_connect import Timeouts, Unreachable, address, connect
-from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.host import SshHost
+from nasdeploy.runtimes.device import Device, SshHost
 from tests.latency.runners.boards import MODELS, measured, runner, script
 from tests.latency.runners.sshd import new_key
 

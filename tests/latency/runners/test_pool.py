@@ -9,9 +9,8 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
-from nasdeploy.latency.runners.open_runner import open_runner
-from nasdeploy.latency.runners.pool import RunnerPool
-from nasdeploy.latency.runners.run_models import Refusal
+from nasdeploy.latency.runners.open_runner import RunnerPool, open_runner
+from nasdeploy.latency.runners.runner import Refusal
 from tests.latency.runners.boards import HASTY, MODELS, device, measured
 from tests.latency.tables import FINGERPRINT, timing
 
@@ -23,10 +22,11 @@ class Board:
 
     def __init__(self, speed=1.0, lost_after=10**6, fingerprint=FINGERPRINT):
         self.speed, self.left, self.fingerprint = speed, lost_after, fingerprint
-        self.groups = []
+        self.groups, self.asked = [], []
         self.closed = False
 
-    def measure(self, models, rounds, protocol, *, on_visits):
+    def measure(self, models, rounds, protocol, *, on_visits, reference=None):
+        self.asked.append((rounds, reference))
         remaining = iter(models.items())
         while group := dict(islice(remaining, rounds.group)):
             self.groups.append(list(group))
@@ -64,6 +64,17 @@ def test_every_model_is_measured_once_in_the_groups_of_one_board():
     groups = [group for board in boards for group in board.groups[1:]]
     assert sorted(groups) == sorted(KEYS[start : start + 4] for start in range(0, 20, 4))
     assert all(len(board.groups) > 1 for board in boards)
+
+
+def test_gaps_and_the_reference_reach_every_board():
+    boards, paused = [Board(), Board()], Rounds(4, 3, idle_s=0.01)
+    pool = RunnerPool({f"ssh://{number}": board for number, board in enumerate(boards)}, lambda text: None)
+    models = {key: lambda: b"model" for key in KEYS}
+    asked = pool.measure(models, paused, MeasurementProtocol(), on_visits=lambda made: None, reference=lambda: b"graph")
+    assert {key for some in asked for key in some} == set(KEYS)
+    for board in boards:
+        assert {(rounds.idle_s, reference()) for rounds, reference in board.asked[1:]} == {(0.01, b"graph")}
+        assert max(len(group) for group in board.groups[1:]) == 3
 
 
 def test_all_boards_measure_the_same_models_first():

@@ -10,14 +10,12 @@ import pytest
 
 from nasdeploy.core.cpus import bound_cpus
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.device import fingerprint
-from nasdeploy.latency.protocol import Rounds
-from nasdeploy.latency.runners import process, processes
-from nasdeploy.latency.runners.local import LocalRunner
-from nasdeploy.latency.runners.process import ProcessRunner
-from nasdeploy.latency.runners.processes import combined, open_processes
-from nasdeploy.latency.runners.run_models import Refusal
-from nasdeploy.latency.throughput import SustainedCalls
+from nasdeploy.latency.protocol import Rounds, SustainedCalls
+from nasdeploy.latency.runners import processes
+from nasdeploy.latency.runners import processes as process
+from nasdeploy.latency.runners.open_runner import fingerprint
+from nasdeploy.latency.runners.processes import ProcessRunner, combined, open_processes
+from nasdeploy.latency.runners.runner import LocalRunner, Refusal
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
 from tests.latency.runners.boards import HASTY, MODELS, ROUNDS, measured, model
@@ -71,7 +69,7 @@ def test_its_device_is_that_of_this_process():
 
 
 def test_no_torch_is_in_such_a_process():
-    code = "import sys; import nasdeploy.latency.runners.fresh; print({'torch', 'pydantic', 'onnx'} & set(sys.modules))"
+    code = "import sys; import nasdeploy.latency.runners.board; print({'torch', 'pydantic', 'onnx'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
@@ -159,11 +157,11 @@ def test_a_board_is_asked_again_for_each_process_and_its_threads_are_said_once(m
         def __exit__(self, *error):
             pass
 
-        def measure(self, models, rounds, protocol, *, on_visits):
+        def measure(self, models, rounds, protocol, *, on_visits, reference=None):
             opened.append(self)
             yield {key: timing(1e-3 * len(opened)) for key in models}
 
-    monkeypatch.setattr(processes, "reached", lambda device, say: Board())
+    monkeypatch.setattr(processes, "connected", lambda device, say: Board())
     board = Device(name="pi", runtime="onnxruntime", host="ssh://me@pi", threads=2)
     with open_processes(board, said.append, 3) as runner:
         found = measured(runner, {"m": lambda: model(3)})["m"]

@@ -6,11 +6,10 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency import profile as module
-from nasdeploy.latency.files import table_path
 from nasdeploy.latency.machine import differences
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.runners import ssh
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.latency.time_budget import Pace
 from tests.latency.runners.boards import device, until
 from tests.latency.runners.test_ssh import kill, sessions

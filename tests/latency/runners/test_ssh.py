@@ -14,10 +14,8 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.runners.connection import Connection, Ended
-from nasdeploy.latency.runners.local import LocalRunner
-from nasdeploy.latency.runners.run_models import Refusal
-from nasdeploy.latency.runners.ssh_connect import Timeouts
+from nasdeploy.latency.runners.connection import Connection, Ended, Timeouts
+from nasdeploy.latency.runners.runner import LocalRunner, Refusal
 from nasdeploy.runtimes.device import Device
 from tests.latency.runners.boards import HASTY, MODELS, device, measured, model, runner, script, until
 

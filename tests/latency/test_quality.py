@@ -7,37 +7,18 @@ import pytest
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency import campaign as module
-from nasdeploy.latency.campaign import Campaign
-from nasdeploy.latency.conditions import Conditions
-from nasdeploy.latency.drift import (
-    disturbances,
-    disturbed_by,
-    drifted,
-    flagged,
-    reference_block,
-    with_references,
-)
-from nasdeploy.latency.journal import Journal
-from nasdeploy.latency.protocol import REFERENCE, MeasurementProtocol, Rounds, measure
+from nasdeploy.latency.calibration import reference_block
+from nasdeploy.latency.campaign import Campaign, Journal
+from nasdeploy.latency.measure import measure
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.latency.quality import corrected, disturbances, disturbed_by, drifted, flagged, quality
+from nasdeploy.latency.table import Conditions
 from tests.latency.tables import CONDITIONS, SPACE, timing
 from tests.latency.test_protocol import MS, World, runs
 
 
 def at(reference):
     return replace(timing(1e-3), reference=reference)
-
-
-def test_every_group_has_one_reference_and_the_order_stays():
-    models = {str(number): number for number in range(7)}
-    found = with_references(models, -1, group=4)
-    groups = [list(found.values())[first : first + 4] for first in range(0, len(found), 4)]
-    assert groups == [[-1, 0, 1, 2], [-1, 3, 4, 5], [-1, 6]]
-    assert {key: model for key, model in found.items() if not key.startswith(REFERENCE)} == models
-
-
-def test_groups_of_one_have_none():
-    assert with_references({"a": 1, "b": 2}, -1, group=1) == {"a": 1, "b": 2}
-    assert with_references({}, -1, group=4) == {}
 
 
 def test_the_reference_is_in_the_middle_by_macs():
@@ -61,25 +42,48 @@ def test_the_first_reason_stays():
     assert [t.noise for t in found.values()] == ["", "", "", "drift", "spread"]
 
 
-def test_timings_of_a_group_know_their_reference_and_a_retry_its_own():
+def test_a_better_timing_is_less_disturbed_else_of_more_runs_else_later():
+    quiet, varied = at(1.0), replace(at(1.0), noise="spread", p90=2e-3, p95=2e-3)
+    slow, hot = at(1.3), replace(at(1.0), noise="throttling")
+    more, later = replace(quiet, n=quiet.n + 1), replace(quiet, at="2099-01-01T00:00:00+00:00")
+    worst_first = [hot, varied, slow, quiet, later, more]
+    assert sorted([later, hot, more, quiet, slow, varied], key=lambda timing: quality(timing, 1.0, 1.05)) == worst_first
+    # Without a usual speed a quiet timing is one whose runs do not vary.
+    assert quality(slow) == quality(quiet)
+
+
+def test_a_correction_divides_by_a_power_of_the_drift():
+    slow = at(1.21)
+    found = corrected(slow, 1.0, 0.5)
+    assert (found.p10, found.median, found.p90, found.p95) == pytest.approx(
+        tuple(seconds / 1.1 for seconds in (slow.p10, slow.median, slow.p90, slow.p95))
+    )
+    assert corrected(at(1.21), None, 0.5) == at(1.21)
+    assert corrected(timing(1e-3), 1.0, 0.5) == timing(1e-3)
+
+
+def test_timings_of_a_group_know_its_reference():
     world = World()
     reference = world.opener("reference", lambda call: 5 * MS if call <= 10 else 4 * MS)
-    noisy = world.opener("noisy", lambda call: 8 * MS if call <= 10 and call % 2 else 2 * MS)
-    openers = {f"{REFERENCE} 0": reference, "quiet": world.opener("quiet", 3 * MS), "noisy": noisy}
-    found = world.measure(openers, Rounds(3, 2), MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0))
-    assert (found["quiet"].reference, found["noisy"].reference) == (pytest.approx(5e-3), pytest.approx(4e-3))
+    openers = {"a": world.opener("a", 3 * MS), "b": world.opener("b", 2 * MS)}
+    plain = MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0)
+    (found,) = measure(openers, Rounds(3, 2), plain, reference=reference, clock=lambda: world.now)
+    assert [timing.reference for timing in found.values()] == [pytest.approx(5e-3)] * 2
+    assert world.open == 0
 
 
 def test_the_reference_is_visited_all_over_a_round():
     world = World()
-    openers = {f"{REFERENCE} 0": world.opener("reference", MS)}
-    openers |= {f"s{number}": world.opener(f"s{number}", 2 * MS) for number in range(19)}
+    openers = {f"s{number}": world.opener(f"s{number}", 2 * MS) for number in range(19)}
     found = world.measure(
-        openers, Rounds(20, 2), MeasurementProtocol(warmup=1, discarded=1, kept=3, shortest_group_s=0)
+        openers,
+        Rounds(20, 2),
+        MeasurementProtocol(warmup=1, discarded=1, kept=3, shortest_group_s=0),
+        reference=world.opener("reference", MS),
     )
     visits = [key for key, calls in runs(world.log) if calls == 4]
-    assert [place for place, key in enumerate(visits) if key == "reference"] == [0, 8, 17, 22, 30, 39]
-    assert (found[f"{REFERENCE} 0"].n, found["s0"].n) == (18, 6)
+    assert [index for index, key in enumerate(visits) if key == "reference"] == [0, 8, 17, 22, 30, 39]
+    assert (found.keys(), found["s0"].n) == (openers.keys(), 6)
 
 
 # -- measuring again
@@ -91,12 +95,10 @@ class SlowFor:
     def __init__(self, slow, attempts):
         self.slow, self.attempts, self.asked = slow, attempts, []
 
-    def measure(self, models, rounds, protocol, *, on_visits):
-        keys = [key for key in models if not key.startswith(REFERENCE)]
-        self.asked.append(keys)
-        references = {key: timing(1e-4) for key in models if key.startswith(REFERENCE)}
+    def measure(self, models, rounds, protocol, *, on_visits, reference=None):
+        self.asked.append(list(models))
         disturbed = len(self.asked) <= self.attempts
-        yield {**references, **{key: at(self.slow.get(key, 1e-4) if disturbed else 1e-4) for key in keys}}
+        yield {key: at(self.slow.get(key, 1e-4) if disturbed else 1e-4) for key in models}
 
 
 def measuring(runner, folder, ends=inf, **changes):
@@ -150,7 +152,7 @@ def test_what_was_disturbed_most_is_measured_again_in_the_time_that_is_left(
 
 def test_where_nothing_is_usual_nothing_is_measured_again(tmp_path, capsys):
     class Restless(SlowFor):
-        def measure(self, models, rounds, protocol, *, on_visits):
+        def measure(self, models, rounds, protocol, *, on_visits, reference=None):
             self.asked.append(list(models))
             yield {key: at(1e-4 * 1.2**number) for number, key in enumerate(models)}
 
@@ -166,11 +168,11 @@ class Varying:
 
     def __init__(self, spreads):
         self.spreads = {key: iter(values) for key, values in spreads.items()}
-        self.asked, self.protocols = [], []
+        self.asked, self.references = [], []
 
-    def measure(self, models, rounds, protocol, *, on_visits):
-        self.asked.append([key for key in models if not key.startswith(REFERENCE)])
-        self.protocols.append(protocol)
+    def measure(self, models, rounds, protocol, *, on_visits, reference=None):
+        self.asked.append(list(models))
+        self.references.append(reference)
         yield {key: self.outcome(key) for key in models}
 
     def outcome(self, key):
@@ -190,8 +192,7 @@ def test_what_varied_is_measured_again_once_together_and_its_quietest_timing_is_
         "b": ("", 1.0),
         "e": ("spread", 1.3),
     }
-    # The runner does not wait in between.
-    assert [protocol.retries for protocol in runner.protocols] == [0, 0]
+    assert runner.references == [work.reference] * 2
     assert "measuring 2 blocks again: runs varied (p90/p50 up to 1.50)" in capsys.readouterr().err
     # A measurement that goes on from the journal knows the same.
     assert measuring(runner, tmp_path, wait_s=7.0).journal.outcomes["blocks"] == found
@@ -211,11 +212,6 @@ def test_what_the_sensors_saw_is_said_and_comes_first():
     assert factors == {"c": inf, "d": inf, "e": pytest.approx(1.3)}
     said = "the reference graph took up to 1.30 times as long as usual meanwhile and "
     assert disturbed_by(found, 1.05) == said + "the processor's frequency changed and the processor was throttled"
-
-
-def test_references_are_no_entries(tmp_path):
-    work = measuring(SlowFor({}, 0), tmp_path)
-    assert list(work.timings("blocks", MODELS, Rounds(3, 1))) == list("abcde") == list(work.journal.outcomes["blocks"])
 
 
 def test_measure_without_references_gives_none():

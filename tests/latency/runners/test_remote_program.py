@@ -14,7 +14,7 @@ import pytest
 
 from nasdeploy.latency.runners import board
 from nasdeploy.latency.runners.board import remove_forgotten
-from nasdeploy.latency.runners.payload import PROGRAM, bundle, bundled
+from nasdeploy.latency.runners.remote_program import PROGRAM, payload, payload_files
 from nasdeploy.runtimes.runtime import Execution
 from tests.layers import modules
 
@@ -25,20 +25,21 @@ def test_it_holds_the_program_and_every_runtime_and_is_small():
     assert {
         PROGRAM,
         "nasdeploy.core.cpus",
+        "nasdeploy.latency.measure",
         "nasdeploy.latency.protocol",
         "nasdeploy.runtimes.onnxruntime",
-    } <= bundled().keys()
-    assert bundled().keys() <= modules().keys()
-    assert "nasdeploy.runtimes.device" not in bundled()
-    assert len(bundle()) < 1 << 17
+    } <= payload_files().keys()
+    assert payload_files().keys() <= modules().keys()
+    assert "nasdeploy.runtimes.device" not in payload_files()
+    assert len(payload()) < 1 << 17
 
 
 def test_the_program_is_importable_from_it_where_there_is_numpy_alone(tmp_path):
-    (tmp_path / "bundle.zip").write_bytes(bundle())
+    (tmp_path / "payload.zip").write_bytes(payload())
     code = f"""
 import sys
 for name in {ABSENT}: sys.modules[name] = None
-sys.path[:] = [{str(tmp_path / "bundle.zip")!r}] + [path for path in sys.path if not path.endswith("main")]
+sys.path[:] = [{str(tmp_path / "payload.zip")!r}] + [path for path in sys.path if not path.endswith("main")]
 import {PROGRAM} as program
 assert program.__file__.startswith({str(tmp_path)!r}), program.__file__
 """
@@ -46,25 +47,25 @@ assert program.__file__.startswith({str(tmp_path)!r}), program.__file__
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", bundled())
+@pytest.mark.parametrize("module", payload_files())
 def test_files_are_python_3_10(module):
-    text = bundled()[module].read_text(encoding="utf-8")
+    text = payload_files()[module].read_text(encoding="utf-8")
     assert isinstance(ast.parse(text, feature_version=(3, 10)), ast.Module)
 
 
 def test_bytes_are_the_same_each_time():
-    bundle.cache_clear()
-    first = bundle()
-    bundle.cache_clear()
-    assert bundle() == first
+    payload.cache_clear()
+    first = payload()
+    payload.cache_clear()
+    assert payload() == first
 
 
 def test_the_program_ends_and_removes_its_directory_when_its_stdin_does(tmp_path):
-    (tmp_path / "bundle.zip").write_bytes(bundle())
+    (tmp_path / "payload.zip").write_bytes(payload())
     own = tmp_path / "nasdeploy.abc"
     own.mkdir()
     code = f"import sys; sys.path.insert(0, sys.argv[1]); from {PROGRAM} import main; main(sys.argv[2])"
-    program = [sys.executable, "-c", code, tmp_path / "bundle.zip", own]
+    program = [sys.executable, "-c", code, tmp_path / "payload.zip", own]
     start = json.dumps({"do": "start", "device": asdict(Execution("x", "onnxruntime"))}) + "\n"
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -76,7 +77,7 @@ def test_the_program_ends_and_removes_its_directory_when_its_stdin_does(tmp_path
         process.stdin.close()
         process.wait(timeout=10)
     assert not own.exists()
-    assert zipfile.is_zipfile(tmp_path / "bundle.zip")
+    assert zipfile.is_zipfile(tmp_path / "payload.zip")
 
 
 def test_only_directories_of_its_own_are_forgotten(tmp_path):

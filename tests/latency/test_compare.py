@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.latency.diff import difference
-from nasdeploy.latency.merge import merge, merged_entries
+from nasdeploy.latency.compare import difference, merge, merged_entries
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.spaces import load_space
 from tests.latency.tables import AT, CONDITIONS, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds

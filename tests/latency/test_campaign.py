@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nasdeploy.latency.drift import steadied
-from nasdeploy.latency.drift_correction import POWERS, steadied_table
+from nasdeploy.latency.campaign import POWERS, drift_corrected_table
+from nasdeploy.latency.quality import corrected
 from tests.latency.tables import AT, CONDITIONS, SPACE, archs, entries, timing, true_seconds
 
 USUAL = 1e-3
@@ -30,7 +30,7 @@ def table_in_a_noisy_world(seed, reference):
         group = first + place // 6
         networks[chosen[number]] = measured(true_seconds(chosen[number], known), groups[group], told[group])
     roles = {arch: "calibration" if place % 2 == 0 else "held-out" for place, arch in enumerate(chosen)}
-    return steadied_table(SPACE, CONDITIONS, AT, blocks, networks, roles), known
+    return drift_corrected_table(SPACE, CONDITIONS, AT, blocks, networks, roles), known
 
 
 def error(table, known):
@@ -46,10 +46,10 @@ def without_reference(table, known):
 def raw(table):
     """Entries and networks as they were measured."""
     usual = np.median([t.reference for t in [*table.entries.values(), *(n.timing for n in table.networks)]])
-    entries = {key: steadied(t, usual, -table.steadied) for key, t in table.entries.items()}
+    entries = {key: corrected(t, usual, -table.steadied) for key, t in table.entries.items()}
     networks = []
     for network in table.networks:
-        timing = steadied(network.timing, usual, -table.steadied)
+        timing = corrected(network.timing, usual, -table.steadied)
         total = SPACE.plan(SPACE.arch(network.arch)).total(lambda block: entries[block.key].undisturbed)
         networks.append(replace(network, entries=total, timing=timing))
     return entries, networks
@@ -79,18 +79,18 @@ def test_a_reference_that_knows_nothing_is_not_believed():
 
 
 def test_timings_are_divided_by_a_power_of_the_drift():
-    found = steadied(measured(2e-3, speed=2.0, told=4.0), USUAL, power=0.5)
+    found = corrected(measured(2e-3, speed=2.0, told=4.0), USUAL, power=0.5)
     assert found.median == pytest.approx(2e-3)
     assert (found.p10 / found.median, found.p95 / found.median) == pytest.approx((0.99, 1.03))
     assert found.reference == 4 * USUAL
-    assert steadied(timing(1e-3), USUAL, power=1.0) == timing(1e-3)
+    assert corrected(timing(1e-3), USUAL, power=1.0) == timing(1e-3)
 
 
 def test_without_a_reference_everything_stays():
     known = entries()
     roles = dict.fromkeys(archs()[::7], "calibration")
     networks = {arch: timing(true_seconds(arch, known)) for arch in roles}
-    table = steadied_table(SPACE, CONDITIONS, AT, known, networks, roles)
+    table = drift_corrected_table(SPACE, CONDITIONS, AT, known, networks, roles)
     assert (table.steadied, table.entries) == (0.0, known)
 
 
