@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, field_validator
 
@@ -20,6 +20,9 @@ from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from nasdeploy.data.inventory import OpenedData
 
 
 def _data_settings(task: object) -> type[Settings]:
@@ -60,6 +63,19 @@ class Recipe(Settings):
         """Return a copy whose space is that object, whatever the recipe says."""
         return self.model_copy(update={"space": GivenSpace.of(space)})
 
+    def with_data(self, data: "OpenedData") -> "Recipe":
+        """Return a copy whose images are those objects, wherever the recipe says that they lie."""
+        return self.model_copy(update={"data": self.images.holding(data)})
+
+    def changed(self, assignments: Sequence[str]) -> "Recipe":
+        """Return a copy with `key.key=value` assignments on top, whose values are YAML; see `load_recipe`."""
+        if not assignments:
+            return self
+        parsed = parse_recipe(_changed(self.to_json(), assignments, None), f"recipe {self.name}")
+        # What a recipe holds as a Python object is lost on the way through JSON.
+        kept = {name: held for name, held in (("space", self.space), ("data", self.data)) if _holds_object(held)}
+        return parsed.model_copy(update=kept)
+
     @property
     def images(self) -> DataSettings:
         """The settings of images; raises `UserError` where the task has other data."""
@@ -70,6 +86,10 @@ class Recipe(Settings):
     def to_json(self) -> dict[str, Any]:
         """Plain values, defaults included; `parse_recipe` reads them back."""
         return self.model_dump(mode="json")
+
+
+def _holds_object(settings: object) -> bool:
+    return isinstance(settings, GivenSpace) or (isinstance(settings, DataSettings) and settings.kind == "python")
 
 
 def load_recipe(name: str, assignments: Sequence[str] = (), data: str | None = None) -> Recipe:

@@ -27,6 +27,7 @@ LAYERS = (
     "recipe",
     "workflows initial_recipe",
     "workflows.run",
+    "api",
     "cli",
 )
 FIRST_WITH_TORCH = "nn"

@@ -10,9 +10,7 @@ from nasdeploy.cli.wording import typed
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
-    from nasdeploy.data.inspect import FolderSummary
-    from nasdeploy.initial_recipe.choices import Draft
-    from nasdeploy.recipe import Recipe
+    from nasdeploy.initial_recipe.text import FirstRecipe
 
 
 def init(
@@ -30,7 +28,8 @@ def init(
     from nasdeploy.store.files import locked_while_written
 
     with locked_while_written(out):
-        folder, draft, recipe = _written(data, out, hours, force, Progress(quiet, typed))
+        found = _written(data, out, hours, force, Progress(quiet, typed))
+    folder, draft, recipe = found.folder, found.draft, found.recipe
     facts = {
         "recipe": str(out),
         "name": recipe.name,
@@ -53,10 +52,8 @@ def init(
     )
 
 
-def _written(
-    data: Path, out: Path, hours: float, force: bool, progress: "Progress"
-) -> "tuple[FolderSummary, Draft, Recipe]":
-    """Write the recipe; what was found in the folder, and what was made of it."""
+def _written(data: Path, out: Path, hours: float, force: bool, progress: "Progress") -> "FirstRecipe":
+    """Write the recipe."""
     from nasdeploy.core.errors import UserError
     from nasdeploy.store.files import require_writable, write_text
 
@@ -64,16 +61,8 @@ def _written(
         raise UserError(f"{out}: exists already; pass --force to replace it, or --out FILE for another name")
     require_writable(out)
 
-    from nasdeploy.data.inspect import inspect_folder
-    from nasdeploy.initial_recipe.choices import draft_for
-    from nasdeploy.initial_recipe.text import check, recipe_text
+    from nasdeploy.initial_recipe.text import first_recipe
 
-    folder = inspect_folder(data.expanduser())
-    for note in folder.notes:
-        progress.say(note)
-    progress.say("timing some steps of training")
-    draft = draft_for(folder, hours)
-    text = recipe_text(draft, str(out))
-    recipe = check(text, str(out))
-    write_text(out, text)
-    return folder, draft, recipe
+    found = first_recipe(data, hours, str(out), progress)
+    write_text(out, found.text)
+    return found

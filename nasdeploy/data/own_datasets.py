@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,21 +12,9 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.data.facts import DIGEST_BYTES
 from nasdeploy.data.images import Images, Indices, as_indices
 from nasdeploy.data.inventory import Identities, OpenedData
+from nasdeploy.data.settings import LabelledDataset
 
 _PARTS = ("train", "val", "test")
-
-
-class LabelledDataset(Protocol):
-    """What `torch.utils.data.Dataset` gives where it has a length: a picture and its label (a class index) each.
-
-    A picture is a Pillow image, or bytes: a tensor `[3, H, W]` or an array `[H, W, 3]` or `[H, W]`, both uint8.
-    """
-
-    def __len__(self) -> int:
-        """Return the number of pictures."""
-
-    def __getitem__(self, index: int, /) -> Any:
-        """Return one picture and its label."""
 
 
 class DatasetImages(Images):

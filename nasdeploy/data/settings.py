@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional, Protocol
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
@@ -92,6 +92,19 @@ class AugmentSettings(Settings):
         users = {"scale": ("random-resized",), "ratio": ("random-resized",), "pad": ("pad",)}
         refuse_unused(self, "crop", users)
         return self
+
+
+class LabelledDataset(Protocol):
+    """What `torch.utils.data.Dataset` gives where it has a length: a picture and its label (a class index) each.
+
+    A picture is a Pillow image, or bytes: a tensor `[3, H, W]` or an array `[H, W, 3]` or `[H, W]`, both uint8.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return one picture and its label."""
 
 
 class DataSettings(Settings):

@@ -1,13 +1,40 @@
 """A first recipe as commented YAML."""
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
-from nasdeploy.core.progress import duration
+from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.settings import settings_in
 from nasdeploy.core.yaml import quoted
-from nasdeploy.data.inspect import FolderSummary
-from nasdeploy.initial_recipe.choices import Draft
+from nasdeploy.data.inspect import FolderSummary, inspect_folder
+from nasdeploy.initial_recipe.choices import Draft, draft_for
 from nasdeploy.recipe import Recipe, parse_recipe
+
+
+@dataclass(frozen=True)
+class FirstRecipe:
+    """A recipe for a folder of images, with what it is for."""
+
+    folder: FolderSummary
+    draft: Draft
+    text: str
+    """The recipe as commented YAML."""
+    recipe: Recipe
+
+
+def first_recipe(data: Path, hours: float, file: str, progress: Progress) -> FirstRecipe:
+    """Return a recipe for the images in `data` that trains for about `hours` here.
+
+    `file` is the name that it will have. Raises `UserError` for a folder that holds no images that can be learned from.
+    """
+    folder = inspect_folder(data.expanduser())
+    for note in folder.notes:
+        progress.say(note)
+    progress.say("timing some steps of training")
+    draft = draft_for(folder, hours)
+    text = recipe_text(draft, file)
+    return FirstRecipe(folder, draft, text, check(text, file))
 
 
 def recipe_text(draft: Draft, file: str) -> str:

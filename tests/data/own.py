@@ -25,6 +25,11 @@ class Pictures(Dataset[tuple[Any, Any]]):
     def __init__(self, form: str = "Pillow", label: Callable[[int], Any] = int, pixels: Pixels = PIXELS) -> None:
         self.form, self.label, self.pixels = FORMS[form], label, pixels
 
+    @classmethod
+    def random(cls, count: int, seed: int) -> "Pictures":
+        """`count` pictures of 9 x 8 pixels of noise."""
+        return cls(pixels=np.random.default_rng(seed).integers(0, 256, (count, 9, 8, 3), dtype=np.uint8))
+
     def __len__(self) -> int:
         return len(self.pixels)
 

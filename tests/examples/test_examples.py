@@ -1,26 +1,35 @@
 """Every example runs, as far as it can here."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.settings import override
 from nasdeploy.data.folder import list_folder
 from nasdeploy.data.shards import list_shards
 from nasdeploy.recipe import load_recipe
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
+from tests.training.recipes import CONTENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = ["train.epochs=1", "train.warmup_epochs=0", "data.images_per_class=8", "recalibration.search_batches=1"]
 
 
 def test_the_examples_are_these() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"make_shards.py", "own_space.yaml", "train_on_slurm.sh"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {
+        "make_shards.py",
+        "own_space.yaml",
+        "train_on_slurm.sh",
+        "whole_way.py",
+    }
 
 
 def test_packed_shards_hold_the_images_of_the_folder_in_random_order(tmp_path: Path) -> None:
@@ -51,6 +60,21 @@ def test_a_space_of_ones_own_trains(tmp_path: Path) -> None:
     assert run is not None
     assert run.is_finished("train")
     assert recipe.load_space(10).size == 1024
+
+
+@pytest.mark.slow
+@pytest.mark.latency
+def test_the_whole_way_in_python(tmp_path: Path) -> None:
+    # A file of that name comes before the shipped recipe, which trains for minutes.
+    content = override(CONTENT, ["train.epochs=1", "train.warmup_epochs=0", "search.rounds=1", "search.parents=4"])
+    (tmp_path / "digits").write_text(yaml.safe_dump(content))
+    command = [sys.executable, EXAMPLES / "whole_way.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    measured, winner, wrote = done.stdout.splitlines()
+    assert re.fullmatch(r"measured \d+ blocks on cpu", measured)
+    assert re.fullmatch(r"[0-9a-f]{12}: \d+\.\d{3} ms", winner)
+    assert (tmp_path / wrote.removeprefix("wrote ")).is_file()
 
 
 def test_the_slurm_script_starts_torchrun_on_all_nodes(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""The Python interface: what the commands do, as functions that take and give objects. `import nasdeploy as nd` has it.
+
+Paths may be strings. Functions say nothing unless `progress` is true; then they write to stderr what the commands do.
+Mistakes raise `UserError`, a budget that no network can meet `InfeasibleBudget`, a file that fails its proof
+`CheckFailed`; all are `NasdeployError`s.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.cost_registry import COSTS
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.core.registry import suggestion
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.data.settings import LabelledDataset
+from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of
+from nasdeploy.store.run import Run
+
+if TYPE_CHECKING:
+    from nasdeploy.exporting.manifest import ExportManifest
+    from nasdeploy.latency.table import LatencyTable
+    from nasdeploy.searching.budget import Asked
+    from nasdeploy.searching.result import SearchResult
+
+AnyPath = str | PathLike[str]
+Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
+"""A folder of images, a PyTorch data set of pictures and labels, or several by part: `train`, `val`, `test`."""
+Number = float | str | tuple[float | None, float | None]
+"""The most that something may cost, a range of it (None: no bound), or either as text, such as `40%` of a latency."""
+Bound = Number | Mapping[str, Number]
+"""A bound, or several by device."""
+Changes = Mapping[str, object]
+"""Values by dotted key of a recipe, such as `{"train.epochs": 5}`."""
+
+
+def init(data: AnyPath, *, hours: float = 1.0, out: AnyPath | None = None, progress: bool = False) -> Recipe:
+    """Return a recipe for a folder of images that trains for about `hours` on this machine.
+
+    With `out` it is also written there, with comments; an earlier file is replaced. Raises `UserError` for a folder
+    that holds no images that can be learned from.
+    """
+    from nasdeploy.initial_recipe.text import first_recipe
+    from nasdeploy.store.files import write_text
+
+    found = first_recipe(Path(data), hours, "recipe.yaml" if out is None else fspath(out), Progress(not progress))
+    if out is not None:
+        write_text(Path(out), found.text)
+    return found.recipe
+
+
+def train(
+    recipe: Recipe | AnyPath | Mapping[str, object],
+    *,
+    data: Data | None = None,
+    space: SearchSpace | None = None,
+    run: AnyPath | None = None,
+    init: AnyPath | None = None,
+    changes: Changes | None = None,
+    restart: bool = False,
+    progress: bool = False,
+) -> Run:
+    """Train the supernet of a recipe and return its run, which lies in `runs/NAME` unless `run` names a directory.
+
+    `recipe` is an object, its content, a file, or the name of a shipped one; `data`, `space` and `changes` replace what
+    it says.
+    `init` is a file of weights, or a run, to start from. A run that was stopped goes on; `restart` discards it.
+    Raises `UserError` for a finished run, for one that was begun with another recipe, and for whatever is wrong.
+    Started by `torchrun`, the processes share each batch, and all return the run.
+    """
+    from nasdeploy.workflows import train as workflow
+
+    loaded = _with_objects(_loaded(recipe, changes), data, space)
+    directory = workflow.default_directory(loaded) if run is None else Path(run)
+    start = None if init is None else Path(init)
+    trained = workflow.train(loaded, directory, Progress(not progress), init=start, restart=restart)
+    return trained or Run.open(directory)
+
+
+def profile(
+    measured: Run | SearchSpace,
+    device: str = "cpu",
+    *,
+    space: SearchSpace | None = None,
+    budget_min: float | None = None,
+    restart: bool = False,
+    progress: bool = False,
+) -> "LatencyTable":
+    """Measure the blocks of a run's space, or of a space, on a device, and return its latency table.
+
+    `device` is a name in profiles/ or a file; the table is kept in profiles/tables, where searches find it. A run whose
+    space is a Python object needs it as `space`. `budget_min` is the time in minutes that it may take. Raises
+    `UserError` if the table is there already, unless `restart` measures it anew.
+    """
+    started = perf_counter()
+    from nasdeploy.latency.profile import profile as measure
+    from nasdeploy.latency.table import table_path
+    from nasdeploy.runtimes.device import load_device
+
+    found = space_of(measured, _recipe_of(measured, space=space)) if isinstance(measured, Run) else measured
+    target = load_device(device)
+    return measure(
+        found,
+        target,
+        table_path(found, target),
+        Progress(not progress),
+        budget_s=None if budget_min is None else 60 * budget_min,
+        started=started,
+        restart=restart,
+    )
+
+
+def search(
+    run: Run | AnyPath | None = None,
+    *,
+    data: Data | None = None,
+    space: SearchSpace | None = None,
+    changes: Changes | None = None,
+    strict: bool = False,
+    progress: bool = False,
+    **budget: Bound,
+) -> "SearchResult":
+    """Search a trained run, by default the latest, for the best network within a budget.
+
+    Bounds are named as the options of `nasdeploy search`: `latency_ms=5`, `latency_ms={"cpu": 5, "pi": (None, 40)}`,
+    `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; without any, the recipe's latency counts. `data` and
+    `space` are needed again where they were Python objects in training. With `strict` a latency table that was measured
+    under other conditions is refused. Raises `InfeasibleBudget` with the range that can be reached.
+    """
+    from nasdeploy.workflows.request import request_search
+    from nasdeploy.workflows.search import search as search_one
+
+    found, told = _run(run), Progress(not progress)
+    recipe = _recipe_of(found, changes, data, space)
+    result = search_one(request_search(found, recipe, asked_for(budget), strict, told), told)
+    if result is None:
+        raise UserError(f"{found.path}: this process helped with the search; the first process has its result")
+    return result
+
+
+@dataclass(frozen=True)
+class Export:
+    """A directory of exported models, and what its manifest says of them."""
+
+    directory: Path
+    manifest: "ExportManifest"
+
+    @property
+    def models(self) -> tuple[Path, ...]:
+        """The file of each model, in the order of the formats that were asked for."""
+        return tuple(self.directory / artefact.file.name for artefact in self.manifest.artefacts)
+
+
+def export(
+    run: Run | AnyPath | None = None,
+    arch: Arch | str | None = None,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    precision: str | None = None,
+    device: str | None = None,
+    out: AnyPath | None = None,
+    data: Data | None = None,
+    space: SearchSpace | None = None,
+    changes: Changes | None = None,
+    recalibrate: bool = True,
+    max_drop: float = 0.5,
+    progress: bool = False,
+) -> Export:
+    """Export a network of a run, by default the winner of its last search, each model proved against PyTorch.
+
+    `arch` is an architecture, its digest or name, or its JSON. `max_drop` is what int8 may lose of the score, in
+    points. Raises `CheckFailed` where a model does not agree with PyTorch.
+    """
+    from nasdeploy.exporting.jobs import plan_jobs
+    from nasdeploy.workflows.export import export as write
+    from nasdeploy.workflows.export_request import request_export
+
+    found, told = _run(run), Progress(not progress)
+    text = json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch
+    request = request_export(found, _recipe_of(found, changes, data, space), text, device, told)
+    jobs = plan_jobs(list(formats), request.device, precision, ())
+    directory, manifest = write(
+        request, jobs, told, recalibrate=recalibrate, out=None if out is None else Path(out), max_drop=max_drop
+    )
+    return Export(directory, manifest)
+
+
+def asked_for(budget: Mapping[str, Bound | None]) -> "Asked":
+    """Return bounds by the keys of costs, such as `latency_ms`, as a search takes them; None bounds nothing."""
+    names = {cost.key: name for name, cost in COSTS.items()}
+    for key in budget:
+        if key not in names:
+            raise UserError(f"unknown budget '{key}'{suggestion(key, names)}")
+    return {names[key]: _texts(bound) for key, bound in budget.items() if bound is not None}
+
+
+def _texts(bound: Bound) -> tuple[str, ...]:
+    if isinstance(bound, Mapping):
+        return tuple(f"{device}={_text(number)}" for device, number in bound.items())
+    return (_text(bound),)
+
+
+def _text(number: Number) -> str:
+    if isinstance(number, tuple):
+        return "..".join("" if side is None else repr(float(side)) for side in number)
+    return number if isinstance(number, str) else repr(float(number))
+
+
+def _run(run: Run | AnyPath | None) -> Run:
+    if isinstance(run, Run):
+        return run
+    return Run.latest() if run is None else Run.open(Path(run))
+
+
+def _loaded(recipe: Recipe | AnyPath | Mapping[str, object], changes: Changes | None) -> Recipe:
+    if isinstance(recipe, str | PathLike):
+        return load_recipe(fspath(recipe), _assignments(changes))
+    found = recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe), "recipe")
+    return found.changed(_assignments(changes))
+
+
+def _recipe_of(
+    run: Run, changes: Changes | None = None, data: Data | None = None, space: SearchSpace | None = None
+) -> Recipe:
+    folder = fspath(data) if isinstance(data, str | PathLike) else None
+    return _with_objects(recipe_of(run, _assignments(changes), folder), data, space)
+
+
+def _assignments(changes: Changes | None) -> list[str]:
+    """Return changes as on the command line: `key.key=value`, the value in JSON."""
+    return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+
+
+def _with_objects(recipe: Recipe, data: Data | None, space: SearchSpace | None) -> Recipe:
+    """Return a recipe whose data and space are these, where any are given."""
+    found = recipe if space is None else recipe.with_space(space)
+    if data is None:
+        return found
+    if isinstance(data, str | PathLike):
+        return found.changed([f"data.path={json.dumps(str(Path(data).expanduser().absolute()))}"])
+    from nasdeploy.data.own_datasets import open_datasets
+
+    return found.with_data(open_datasets(data if isinstance(data, Mapping) else {"train": data}))
