@@ -21,8 +21,7 @@ from nasdeploy.searching.predictors.predictor import Fitted
 from nasdeploy.searching.problem import Problem, median_bound
 from nasdeploy.searching.safety_margin import meets, predicted_budget
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies import STRATEGIES
-from nasdeploy.searching.strategies.means import Means, equipped
+from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
 from nasdeploy.searching.successive_halving import Evaluating
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 
@@ -74,7 +73,7 @@ class Search:
     settings: SearchSettings
     seed: int
     progress: Progress
-    means: Means = field(default_factory=Means)
+    context: StrategyContext = field(default_factory=StrategyContext)
     """What the strategy may use beside the problem."""
     deploy: Deploy = lambda archs: {}
     """Asked for finalists that meet the budget, which are ranked by its answers."""
@@ -154,10 +153,9 @@ class Search:
     def _round(self, tables: Sequence[LatencyTable], number: int) -> list[Candidate]:
         """Everything known that is within the budget after a round of search, best first."""
         problem = self._problem(tables)
-        means = replace(self.means, say=self._say, keep=self._keep_predictor)
-        strategy = equipped(STRATEGIES[self.settings.strategy], means)
+        context = replace(self.context, say=self._say, keep=self._keep_predictor)
         front = GrowingFront(problem)
-        with self.progress.task("search", strategy.planned(self.settings), table=front.rows) as task:
+        with self.progress.task("search", self.settings.evaluations, table=front.rows) as task:
 
             def done(evaluation: Evaluation) -> None:
                 stopped = "" if evaluation.whole else f" on {evaluation.images} images, stopped"
@@ -165,7 +163,8 @@ class Search:
                 task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %{stopped}")
 
             evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
-            strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number))
+            strategy = STRATEGIES[self.settings.strategy]
+            strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number), context)
         known = self._known(problem)
         while stopped := [c.arch for c in self._finalists(known) if not c.evaluation.whole]:
             evaluate.completed(stopped)
@@ -174,7 +173,7 @@ class Search:
 
     def _keep_predictor(self, fitted: Fitted) -> None:
         self._predictor = fitted
-        self.means.keep(fitted)
+        self.context.keep(fitted)
 
     def _say(self, text: str) -> None:
         self.progress.say(f"search: {text}")

@@ -59,13 +59,13 @@ class SearchSettings(Settings):
     """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out images, the better
     half of them on half of the images, and the better half of those on all. 1 scores every network on all."""
     predictor: Literal["mlp", "linear"] = "mlp"
-    """Kind of accuracy predictor that `predictor-guided` fits."""
+    """The kind of accuracy predictor that `predictor-guided` and `differentiable` fit."""
     predictor_file: str | None = None
-    """A predictor that an earlier search of the run kept, from which `predictor-guided` starts."""
+    """A predictor that an earlier search of the run kept, from which these two start."""
     reward: Literal["soft", "hard"] = "soft"
     """Of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the budget."""
     gradient_steps: int = Field(default=300, ge=1, le=1_000_000)
-    """Of `differentiable`, each on a batch of training images."""
+    """The steps of gradient descent on soft choices that `differentiable` takes in each round."""
 
     @property
     def evaluations(self) -> int:

@@ -12,7 +12,6 @@ from nasdeploy.searching.feasibility import reachable_range
 from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
-from nasdeploy.searching.strategies import STRATEGIES
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.workflows.request import SearchRequest
 
@@ -66,7 +65,7 @@ def forecast(request: SearchRequest, progress: Progress) -> Forecast:
     return Forecast(
         reaches=tuple(_reaches(problem)),
         feasible=feasible_size(problem),
-        evaluations=STRATEGIES[settings.strategy].planned(settings),
+        evaluations=settings.evaluations,
         known=len(seconds),
         seconds_each=fmean(seconds),
         measuring=sum(settings.finalists * _seconds_to_measure(problem, device) for device in request.devices),

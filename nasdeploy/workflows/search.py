@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,19 +23,21 @@ from nasdeploy.report.pareto import draw_front
 from nasdeploy.searching.finalists import measure_networks
 from nasdeploy.searching.front import candidates_of
 from nasdeploy.searching.kept import KeptTimings
+from nasdeploy.searching.predictors.files import load_predictor, save_predictor
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.reporting import result_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Evaluator, Score
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 from nasdeploy.workflows.history import keep, next_id
 from nasdeploy.workflows.int8_accuracy import deploy_for
-from nasdeploy.workflows.means import means_of
 from nasdeploy.workflows.request import SearchRequest
 
 PICTURE = "pareto.png"
+PREDICTOR = "predictor.npz"
 _FINALISTS = ".finalists.jsonl"
 
 
@@ -75,10 +78,20 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 settings=recipe.search,
                 seed=recipe.seed,
                 progress=progress,
-                means=means_of(request, weights, supernet),
+                context=strategy_context(request, supernet),
                 deploy=deploy_for(request, evaluator, supernet, progress),
             ).run()
             return _written(request, supernet, outcome, evaluator.unreadable)
+
+
+def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:
+    """Return what a run has for strategies: its predictor, and the place where the next one is kept.
+
+    Raises `UserError` if the recipe names a predictor that is damaged, or of another space or supernet (a digest).
+    """
+    path, file = request.run.path / PREDICTOR, request.recipe.search.predictor_file
+    known = None if file is None else load_predictor(Path(file), request.space, supernet)
+    return StrategyContext(predictor=known, keep=partial(save_predictor, path, supernet=supernet))
 
 
 def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:

@@ -7,8 +7,7 @@ from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies import STRATEGIES
-from nasdeploy.searching.strategies.means import needs_supernet
+from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
 from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import archs, table
@@ -16,14 +15,14 @@ from tests.searching.accuracy import evaluation
 from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
-SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15)
-SHORT = SearchSettings(rounds=3, parents=40, mutations=15, crossovers=15)
+SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15, gradient_steps=50)
+SHORT = SETTINGS.model_copy(update={"rounds": 3})
 NEAR = 0.02
 """Of top-1: what 250 evaluations of 19,683 architectures have to come within of the best."""
 HALF = problem_at(0.5)
 
 
-@pytest.fixture(params=sorted(name for name, one in STRATEGIES.items() if not needs_supernet(one)))
+@pytest.fixture(params=sorted(STRATEGIES))
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -38,7 +37,7 @@ def searched(
         batches.append(len(drawn))
         return landscape.evaluate(drawn)
 
-    STRATEGIES[name].run(problem, evaluate, settings, generator(seed, "conformance"))
+    STRATEGIES[name].run(problem, evaluate, settings, generator(seed, "conformance"), StrategyContext())
     return landscape, batches
 
 
@@ -46,7 +45,7 @@ def test_evaluates_what_is_within_the_budget_none_twice_about_as_many_as_planned
     name: str,
 ) -> None:
     landscape, batches = searched(name)
-    evaluated, planned = landscape.evaluated, STRATEGIES[name].planned(SETTINGS)
+    evaluated, planned = landscape.evaluated, SETTINGS.evaluations
     assert HALF.feasible(HALF.costs(SPACE.encode(evaluated))).all()
     assert len(set(evaluated)) == len(evaluated)
     assert 0.9 * planned <= len(evaluated) <= planned
@@ -76,7 +75,11 @@ def test_bounds_that_exclude_each_other_are_infeasible(name: str) -> None:
     problem = Problem(TOY, budget_of(macs=90.0, params=1.0))
     with pytest.raises(InfeasibleBudget):
         STRATEGIES[name].run(
-            problem, lambda drawn: [evaluation(arch) for arch in drawn], SETTINGS, generator(0, "test")
+            problem,
+            lambda drawn: [evaluation(arch) for arch in drawn],
+            SETTINGS,
+            generator(0, "test"),
+            StrategyContext(),
         )
 
 
@@ -91,8 +94,8 @@ def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
         evaluated.extend(drawn)
         return [evaluation(arch) for arch in drawn]
 
-    settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50)
-    STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"))
+    settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50, gradient_steps=50)
+    STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"), StrategyContext())
     allowed = [
         arch for arch, fits in zip(archs(), problem.feasible(problem.costs(TOY.encode(archs()))), strict=True) if fits
     ]

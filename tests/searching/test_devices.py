@@ -17,7 +17,7 @@ from nasdeploy.searching.reporting import result_of
 from nasdeploy.searching.result import Fidelity
 from nasdeploy.searching.search import Search
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.means import Means
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluations
 from tests.latency.tables import SPACE, archs, timing
@@ -27,7 +27,7 @@ from tests.searching.devices import on
 
 SETTINGS = SearchSettings(rounds=4, parents=20, mutations=6, crossovers=6, buckets=10, finalists=4, reserve=0.0)
 
-NOTHING = Means()
+NOTHING = StrategyContext()
 
 
 class Devices:
@@ -47,7 +47,7 @@ class Devices:
         ranges = {name: known.range(SPACE) for name, known in self.tables.items()}
         return on_devices(**{name: low + part * (high - low) for name, (low, high) in ranges.items()})
 
-    def search(self, tmp_path, budget, means=NOTHING, **settings):
+    def search(self, tmp_path, budget, context=NOTHING, **settings):
         with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
             return Search(
                 space=SPACE,
@@ -59,7 +59,7 @@ class Devices:
                 settings=SETTINGS.model_copy(update=settings),
                 seed=0,
                 progress=Progress(),
-                means=means,
+                context=context,
             ).run()
 
 
@@ -131,7 +131,7 @@ def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
     devices, kept = Devices(cpu=1.0), []
     budget = devices.budget(1.0)
     outcome = devices.search(
-        tmp_path, budget, means=Means(keep=kept.append), strategy="predictor-guided", predictor="linear"
+        tmp_path, budget, context=StrategyContext(keep=kept.append), strategy="predictor-guided", predictor="linear"
     )
     assert outcome.predictor is kept[-1]
     problem = Problem(SPACE, budget, *outcome.tables)

@@ -15,6 +15,9 @@ class Model(Protocol):
     def __call__(self, features: Floats) -> Floats:
         """Accuracies `[n]` for features `[n, width]`."""
 
+    def gradient(self, features: Floats) -> Floats:
+        """Return what accuracies change by `[n, width]` with each of the features `[n, width]`."""
+
     @property
     def arrays(self) -> Mapping[str, Floats]:
         """Everything that it knows."""
@@ -47,6 +50,10 @@ class LinearModel:
         """Accuracies `[n]` for features `[n, width]`."""
         found: Floats = features @ self.weights + self.offset
         return found
+
+    def gradient(self, features: Floats) -> Floats:
+        """Return the weights `[n, width]`, whatever the features `[n, width]`."""
+        return np.broadcast_to(self.weights, features.shape)
 
     @property
     def arrays(self) -> Mapping[str, Floats]:

@@ -37,13 +37,22 @@ class PerceptronModel:
 
     def __call__(self, features: Floats) -> Floats:
         """Accuracies `[n]` for features `[n, width]`."""
-        members, width, units = self.hidden.shape
-        # All members in one matrix product.
-        weights = self.hidden.transpose(1, 0, 2).reshape(width, members * units)
-        activations = np.maximum(features @ weights + self.hidden_offset.reshape(-1), 0.0)
-        residual = (activations @ self.output.reshape(-1) + self.output_offset.sum()) / members
+        activations = np.maximum(features @ self._weights + self.hidden_offset.reshape(-1), 0.0)
+        residual = (activations @ self.output.reshape(-1) + self.output_offset.sum()) / len(self.output)
         found: Floats = self.linear(features) + residual
         return found
+
+    def gradient(self, features: Floats) -> Floats:
+        """Return what accuracies change by `[n, width]` with each of the features `[n, width]`."""
+        active = features @ self._weights + self.hidden_offset.reshape(-1) > 0
+        found: Floats = self.linear.weights + (active * self.output.reshape(-1)) @ self._weights.T / len(self.output)
+        return found
+
+    @property
+    def _weights(self) -> Floats:
+        """The hidden weights `[width, members * units]` of all members, for one matrix product."""
+        members, width, units = self.hidden.shape
+        return self.hidden.transpose(1, 0, 2).reshape(width, members * units)
 
     @property
     def arrays(self) -> Mapping[str, Floats]:

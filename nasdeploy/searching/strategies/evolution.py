@@ -1,29 +1,56 @@
-"""Evolutionary search (AlphaNet, section 4; OFA, section 4.1): random parents, then mutations and crossovers."""
+"""Search without a model: at random, from a grid, and by evolution, which screens its children unless told not to."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.strategy import Evaluate
+from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
+
+
+class Random:
+    """Architectures spread evenly over the costs that the budget allows."""
+
+    def run(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: SearchSettings,
+        rng: np.random.Generator,
+        context: StrategyContext,
+    ) -> None:
+        """Evaluate `settings.evaluations` architectures, in rounds of the sizes that evolution has."""
+        drawn = Candidates(problem, rng).random(settings.evaluations)
+        begin, end = 0, settings.parents
+        while begin < len(drawn):
+            evaluate(drawn[begin:end])
+            begin, end = end, end + settings.offspring
 
 
 class Evolution:
-    """Rounds of mutations and crossovers of the best network in each interval of cost, or of the best of all."""
+    """Rounds of mutations and crossovers of the best network in each interval of cost, or of the best of all.
 
-    def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
+    AlphaNet (section 4) and OFA (section 4.1); screening is by a Gaussian process over what is known.
+    """
+
+    def run(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: SearchSettings,
+        rng: np.random.Generator,
+        context: StrategyContext,
+    ) -> None:
         """Evaluate random architectures of the problem, then round by round what descends from the best."""
         found: list[Candidate] = []
         for archs in _rounds(problem, settings, rng, found):
             found += candidates_of(problem, archs, evaluate(archs))
-
-    def planned(self, settings: SearchSettings) -> int:
-        """Evaluations: those of the first round, and mutations and crossovers of each further one."""
-        return settings.evaluations
 
 
 def _rounds(
@@ -84,3 +111,49 @@ def best_in_buckets(found: Sequence[Candidate], axis: str, buckets: int) -> list
         if bucket not in best or candidate.rank > best[bucket].rank:
             best[bucket] = candidate
     return pareto_front(list(best.values()), axis)
+
+
+class CoarseToFine:
+    """BigNAS's coarse-to-fine selection (section 3.2): the finest grid of at most `parents` points, then neighbours.
+
+    On the grid all choices of a kind (the widths of all stages, their depths, ...) are at one part of their ranges.
+    A point beyond the budget is repaired, since the paper goes on from skeletons of about the wanted cost.
+    """
+
+    def run(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: SearchSettings,
+        rng: np.random.Generator,
+        context: StrategyContext,
+    ) -> None:
+        """Evaluate the grid, and then architectures in which some choices are one value up or down."""
+        candidates = Candidates(problem, rng)
+        archs = candidates.of(grid(problem.space, settings.parents, rng), settings.parents)
+        # A budget between the grid's points may leave nothing of it.
+        archs = archs or candidates.random(settings.parents)
+        found: list[Candidate] = []
+        left = settings.evaluations
+        while archs:
+            found += candidates_of(problem, archs, evaluate(archs))
+            left -= len(archs)
+            parents = parents_of(found, problem.axis.name, settings)
+            count = min(settings.offspring, left)
+            archs = candidates.neighbours(parents, count, settings.mutation_probability)
+
+
+def grid(space: SearchSpace, most: int, rng: np.random.Generator) -> Codes:
+    """Codes `[n, choices]` of the finest grid of at most `most` points; so many of the coarsest if it has more."""
+    kinds = list(dict.fromkeys(_kind(choice.name) for choice in space.choices))
+    levels = max(2, int(most ** (1 / len(kinds)) + 1e-9))
+    place = np.array([kinds.index(_kind(choice.name)) for choice in space.choices])
+    last = np.array([len(choice.values) - 1 for choice in space.choices])
+    points = np.array(list(product(np.linspace(0, 1, levels), repeat=len(kinds))))
+    codes = np.floor(points[:, place] * last + 0.5).astype(np.int16)
+    codes = np.unique(space.canonical(codes), axis=0)
+    return codes if len(codes) <= most else codes[np.sort(rng.permutation(len(codes))[:most])]
+
+
+def _kind(name: str) -> str:
+    return name.partition(".")[0]

@@ -9,7 +9,7 @@ from nasdeploy.searching.front import Candidate, candidates_of
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.strategy import Evaluate
+from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
 if TYPE_CHECKING:
     from nasdeploy.searching.surrogate import Places
@@ -21,7 +21,14 @@ _WORST = 1.0
 class Nsga2:
     """A population of `parents`, then generations of as many children as evolution's mutations and crossovers."""
 
-    def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
+    def run(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: SearchSettings,
+        rng: np.random.Generator,
+        context: StrategyContext,
+    ) -> None:
         """Evaluate generation by generation; each child is a crossover of two parents, mutated and repaired.
 
         With `settings.screening` above 1, those of so many times as many children that a Gaussian process over what is
@@ -46,10 +53,6 @@ class Nsga2:
             errors[feasible] = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
             generations.tell(np.column_stack([errors, costs[:, problem.axis.column]]), problem.violation(costs))
             left -= len(archs)
-
-    def planned(self, settings: SearchSettings) -> int:
-        """As many as evolution."""
-        return settings.evaluations
 
 
 def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> "Places":

@@ -20,7 +20,7 @@ from nasdeploy.searching.predictors.features import OneHot
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.strategy import Evaluate
+from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
 _EXPONENTS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0)}
 """w below and above the target; with -0.07, twice the latency is worth a twentieth more accuracy."""
@@ -41,7 +41,14 @@ _ENTROPY = 0.05
 class Reinforce:
     """Rounds of: sample architectures, evaluate the new ones, make those of more than the usual reward more likely."""
 
-    def run(self, problem: Problem, evaluate: Evaluate, settings: SearchSettings, rng: np.random.Generator) -> None:
+    def run(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: SearchSettings,
+        rng: np.random.Generator,
+        context: StrategyContext,
+    ) -> None:
         """Evaluate random architectures, then round by round what the controller draws.
 
         Where it has settled so far that too little of that is new, mutations of its best fill the round up.
@@ -61,10 +68,6 @@ class Reinforce:
                 archs += rewards.unknown(near, archs)[: settings.offspring - len(archs)]
             if not archs:
                 break
-
-    def planned(self, settings: SearchSettings) -> int:
-        """Evaluations: those of the first round and of each further one."""
-        return settings.evaluations
 
 
 def _draw(policy: "Policy", rewards: "Rewards", count: int, rng: np.random.Generator) -> tuple[list[Arch], Codes]:

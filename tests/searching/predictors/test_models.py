@@ -81,3 +81,16 @@ def test_other_arrays_are_refused(kind):
     ):
         with pytest.raises(ValueError, match=r"arrays|numbers|model|shapes"):
             KINDS[kind].restore(wrong)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_gradients_against_finite_differences(kind: str) -> None:
+    model, rng = fit(kind, ADDITIVE + INTERACTION), np.random.default_rng(1)
+    # Between architectures, where no unit of the perceptron is at its kink.
+    features = rng.random((4, FEATURES.shape[1]))
+    found = model.gradient(features)
+    for column in range(features.shape[1]):
+        step = np.zeros_like(features)
+        step[:, column] = 1e-6
+        change = (model(features + step) - model(features - step)) / 2e-6
+        assert found[:, column] == pytest.approx(change, abs=1e-6)

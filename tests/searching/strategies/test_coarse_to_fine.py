@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.randomness import generator
-from nasdeploy.searching.strategies.coarse_to_fine import grid
+from nasdeploy.searching.strategies.evolution import grid
 from nasdeploy.spaces import load_space
 from tests.searching.landscape import SPACE
 

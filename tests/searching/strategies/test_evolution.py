@@ -12,6 +12,7 @@ from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.evolution import Evolution, best_in_buckets, parents_of
 from nasdeploy.store.evaluations import Evaluation
 from tests.latency.tables import SPACE, archs, table
@@ -31,7 +32,7 @@ def search(budget: Budget, seed: int = 0) -> list[Candidate]:
         found.extend(candidates_of(problem, drawn, evaluations))
         return evaluations
 
-    Evolution().run(problem, evaluate, SETTINGS, generator(seed, "test"))
+    Evolution().run(problem, evaluate, SETTINGS, generator(seed, "test"), StrategyContext())
     return sorted(found, key=lambda candidate: candidate.rank, reverse=True)
 
 

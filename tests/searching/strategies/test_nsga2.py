@@ -5,6 +5,7 @@ from pymoo.indicators.hv import HV
 
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.nsga2 import Nsga2
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
@@ -27,7 +28,7 @@ def searched(seed: int, screening: int) -> tuple[Landscape, float]:
     """A landscape that was searched, and how much of its front is covered."""
     landscape = Landscape(seed)
     settings = SETTINGS.model_copy(update={"screening": screening})
-    Nsga2().run(PROBLEM, landscape.evaluate, settings, generator(seed, "test"))
+    Nsga2().run(PROBLEM, landscape.evaluate, settings, generator(seed, "test"), StrategyContext())
     assert len(set(landscape.evaluated)) == len(landscape.evaluated) <= settings.evaluations
     costs = PROBLEM.costs(SPACE.encode(landscape.evaluated))
     assert PROBLEM.feasible(costs).all()

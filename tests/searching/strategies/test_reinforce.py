@@ -7,6 +7,7 @@ from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.reinforce import Policy, Reinforce, Rewards
 from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
@@ -73,7 +74,7 @@ def test_beats_random_search_on_equal_evaluations():
     feasible = problem.feasible(problem.costs(CODES))
     for seed in range(3):
         landscape, drawn = Sum(seed), np.random.default_rng(seed)
-        Reinforce().run(problem, landscape.evaluate, SETTINGS, generator(seed, "test"))
+        Reinforce().run(problem, landscape.evaluate, SETTINGS, generator(seed, "test"), StrategyContext())
         evaluated = len(landscape.evaluated)
         assert evaluated == len(set(landscape.evaluated)) <= SETTINGS.evaluations
         random = [drawn.choice(landscape.all[feasible], evaluated).max() for _ in range(20)]
@@ -82,7 +83,7 @@ def test_beats_random_search_on_equal_evaluations():
 
 def test_what_it_evaluates_gets_better():
     landscape = Sum(0)
-    Reinforce().run(problem_at(0.5), landscape.evaluate, SETTINGS, generator(0, "test"))
+    Reinforce().run(problem_at(0.5), landscape.evaluate, SETTINGS, generator(0, "test"), StrategyContext())
     found = landscape.found()
     assert found[-100:].mean() > found[:100].mean() + 0.5 * found[:100].std()
 
@@ -93,7 +94,7 @@ def test_the_soft_reward_looks_for_cheaper_networks_than_the_hard_one():
     def macs(reward):
         landscape = Landscape(0)
         settings = SETTINGS.model_copy(update={"reward": reward})
-        Reinforce().run(problem, landscape.evaluate, settings, generator(0, "test"))
+        Reinforce().run(problem, landscape.evaluate, settings, generator(0, "test"), StrategyContext())
         return problem.costs(SPACE.encode(landscape.evaluated[-100:]))[:, problem.axis.column].mean()
 
     assert macs("soft") < macs("hard")
@@ -102,4 +103,4 @@ def test_the_soft_reward_looks_for_cheaper_networks_than_the_hard_one():
 def test_bounds_that_exclude_each_other_are_infeasible():
     problem = Problem(SPACE, budget_of(macs=300.0, params=1.0))
     with pytest.raises(InfeasibleBudget):
-        Reinforce().run(problem, Landscape(0).evaluate, SETTINGS, generator(0, "test"))
+        Reinforce().run(problem, Landscape(0).evaluate, SETTINGS, generator(0, "test"), StrategyContext())
