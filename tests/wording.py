@@ -11,10 +11,10 @@ from nasdeploy.core.errors import NasdeployError
 
 
 @contextmanager
-def stops(kind: type[NasdeployError], match: str) -> Iterator[None]:
+def stops(kind: type[NasdeployError], match: str) -> Iterator[pytest.ExceptionInfo[NasdeployError]]:
     """Like `pytest.raises`, of what the command line makes of the message."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     said = typed(caught.value)
     assert re.search(match, said), f"{said!r} does not match {match!r}"
     assert "`" not in said

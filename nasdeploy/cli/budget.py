@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from nasdeploy.cli.wording import OPTIONS
 from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError
 
@@ -30,7 +31,7 @@ def _options() -> dict[str, Any]:
         if not cost.of_device:
             # After the other options for latencies.
             found.setdefault(_PART, Annotated[list[str] | None, part])
-        option = typer.Option(cost.option, metavar="[DEVICE=]MS" if cost.of_device else "NUMBER", help=cost.help)
+        option = typer.Option(OPTIONS[cost.key], metavar="[DEVICE=]MS" if cost.of_device else "NUMBER", help=cost.help)
         found[cost.key] = Annotated[list[str] | None if cost.of_device else str | None, option]
     return found
 
@@ -72,7 +73,9 @@ def asked_of(given: Given) -> "Asked":
     for cost in COSTS.values():
         for text in texts.get(cost.key, ()) if cost.of_device else ():
             if "%" in text:
-                raise UserError(f"{cost.option} {text}: give milliseconds; a part of the range is --latency {text}")
+                raise UserError(
+                    f"{OPTIONS[cost.key]} {text}: give milliseconds; a part of the range is --latency {text}"
+                )
     for text in texts.get(_PART, ()):
         # 40 alone would be milliseconds, where nearly always 40 % is meant.
         if not is_latency(split_device(text)[1]):

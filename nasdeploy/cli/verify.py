@@ -34,10 +34,10 @@ def verify(
     result = {
         "bundle": str(bundle),
         "passed": not found.problems,
-        "images": found.images,
+        "images": typed(found.images),
         "models": [each.to_json() for each in found.found],
     }
-    emit(result, as_json, lambda: "\n".join([f"{bundle}: sums are right", *map(_line, found.found)]))
+    emit(result, as_json, lambda: "\n".join([f"{bundle}: sums are right", *map(typed, map(_line, found.found))]))
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise CheckFailed(f"{bundle / found.problems[0]}{more}; copy the bundle again, or export again")

@@ -6,12 +6,14 @@ between backticks: `restart=True`, `data=DIR`, a key of the recipe as in `data.s
 
 import re
 
+from nasdeploy.core.cost_registry import COSTS
+
 OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("set", "run", "restart", "data", "init", "alone", "out", "device", "arch", "precision", "format", "max_drop"),
-        *("compute_capability", "budget_min", "sample", "strategy", "all_pareto"),
-        *("latency", "latency_ms", "latency_p95_ms", "macs_m", "params_m", "size_mb", "memory_mb"),
+        *("compute_capability", "embed_preprocessing", "layout", "budget_min", "sample", "strategy", "all_pareto"),
+        *("latency", *(cost.key for cost in COSTS.values())),
     )
 }
 """The option for each argument of the library that messages name."""

@@ -45,11 +45,6 @@ class Cost:
     """The cost of any plan, in numbers of so many bytes."""
 
     @property
-    def option(self) -> str:
-        """The option of the command line that bounds the cost."""
-        return f"--{self.key.replace('_', '-')}"
-
-    @property
     def of_device(self) -> bool:
         """Whether a network has one on each device rather than one."""
         return self.of_block is None

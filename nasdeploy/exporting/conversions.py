@@ -105,7 +105,7 @@ def fit(quantiser: Quantiser, fp32: bytes, judge: Judge, max_drop: float, progre
     if fewest is None:
         raise CheckFailed(
             f"int8 loses {tried[most].drop:.2f} points of top-1 on held-out images even with {most} of {len(layers)} "
-            f"layers in fp32, allowed {max_drop:g}; raise --max-drop, or use --precision fp16"
+            f"layers in fp32, allowed {max_drop:g}; raise `max_drop`, or use `precision=fp16`"
         )
     return tried[fewest]
 
@@ -250,7 +250,7 @@ class Conversions:
 
 def _some(examples: Examples | None) -> Examples:
     if examples is None or examples.images == 0:
-        raise UserError("int8: there are no training images to calibrate on; use --precision fp16")
+        raise UserError("int8: there are no training images to calibrate on; use `precision=fp16`")
     return examples
 
 

@@ -54,14 +54,14 @@ def plan_jobs(
     ahead = parse_capabilities(capabilities)
     if ahead and not any(form.ahead_of_time for form in chosen.values()):
         able = ", ".join(name for name, form in FORMATS.items() if form.ahead_of_time)
-        raise UserError(f"--compute-capability is for format {able}; leave it out, or ask for that format too")
+        raise UserError(f"`compute_capability` is for format {able}; leave it out, or ask for that format too")
     return tuple(_job(name, form, wanted, device, ahead if form.ahead_of_time else ()) for name, form in chosen.items())
 
 
 def _job(name: str, form: Format, precision: Precision, device: Device, capabilities: tuple[str, ...]) -> Job:
     if precision not in form.precisions:
         able = " or ".join(form.precisions)
-        raise UserError(f"format {name} does not hold {precision}; use --precision {able}, or another format")
+        raise UserError(f"format {name} does not hold {precision}; use `precision={able}`, or another format")
     missing = form.missing()
     if missing is not None:
         raise UserError(f"format {name}: its package is missing or too old; run: {missing}")
@@ -70,7 +70,7 @@ def _job(name: str, form: Format, precision: Precision, device: Device, capabili
         raise UserError(f"format {name} cannot be made here: {obstacle}")
     not_run = form.not_run(capabilities)
     if not_run is not None and not capabilities:
-        raise UserError(f"format {name}: {not_run}; or build for other GPUs: --compute-capability, e.g. sm86,sm89")
+        raise UserError(f"format {name}: {not_run}; or build for other GPUs: `compute_capability`, e.g. sm86,sm89")
     target = device_for(form, device, precision)
     # What the runtime lacks is better found before the work than after it.
     (runtime_of if not_run is None else described_runtime)(target)
@@ -105,7 +105,7 @@ class Extras:
         names = set(formats)
         if self.triton and not names & set(SERVED):
             raise UserError(
-                f"--layout triton: Triton serves {', '.join(SERVED)}; add one of them with --format, or leave it out"
+                f"`layout=triton`: Triton serves {', '.join(SERVED)}; add one of them with `format`, or leave it out"
             )
         if self.embedded and "onnx" not in names:
-            raise UserError("--embed-preprocessing is for format onnx; add it with --format, or leave it out")
+            raise UserError("`embed_preprocessing` is for format onnx; add it with `format`, or leave it out")

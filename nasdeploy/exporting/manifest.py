@@ -195,7 +195,7 @@ def load_export(directory: Path) -> ExportManifest:
     """
     path = directory / MANIFEST
     if not path.is_file():
-        raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with 'nasdeploy export'")
+        raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with `nd.export()`")
     manifest = read_record(ExportManifest, path, "export again")
     for artefact in manifest.artefacts:
         if artefact.proof.problems:

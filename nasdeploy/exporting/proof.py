@@ -214,10 +214,10 @@ def require_half(job: Job, conversions: Conversions) -> None:
     few = unfit.layers <= _MOST * layers
     if few and job.form.mixes:
         return
-    mixed = ", or --format onnx, which keeps such operators in fp32" if few else ""
+    mixed = ", or `format=onnx`, which keeps such operators in fp32" if few else ""
     raise CheckFailed(
         f"format {job.name} in fp16: {unfit.reason}, on training images; so it is with {unfit.layers} of {layers} "
-        f"layers; use --precision fp32{mixed}"
+        f"layers; use `precision=fp32`{mixed}"
     )
 
 
@@ -238,10 +238,10 @@ def prove_half(conversions: Conversions, job: Job, reference: Reference, progres
     if reach.is_beyond:
         raise Disagreement(
             f"{reach.operator} reaches {reach.largest:.3g} on the test images, and fp16 ends at {LARGEST:.0f}; use "
-            "--precision fp32"
+            "`precision=fp32`"
         )
     if accuracy is None:
-        raise Disagreement(f"each result rounded to fp16: {problem}; use --precision fp32")
+        raise Disagreement(f"each result rounded to fp16: {problem}; use `precision=fp32`")
     return HalfPrecision(
         calibration=conversions.calibration,
         kept=conversions.unfit.operators,

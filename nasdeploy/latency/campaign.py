@@ -76,7 +76,7 @@ def _read(path: Path) -> list[_JournalLine]:
     try:
         return [parse(_JournalLine, line, f"{path}: line {n}") for n, line in enumerate(read_json_lines(path), start=1)]
     except UserError as error:
-        raise UserError(f"{error}; or measure from the start with --restart") from None
+        raise UserError(f"{error}; or measure from the start with `restart=True`") from None
 
 
 @dataclass(frozen=True)

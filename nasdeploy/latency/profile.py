@@ -70,7 +70,7 @@ def profile(
         if restart:
             journal.unlink(missing_ok=True)
         elif path.exists() and not journal.exists():
-            raise UserError(f"{path}: this is measured already; use it, or measure again with --restart")
+            raise UserError(f"{path}: this is measured already; use it, or measure again with `restart=True`")
         with open_runner(device, progress.say) as runner:
             pace = measure_pace(space, device, runner, protocol)
             spent = perf_counter() - started
@@ -92,7 +92,7 @@ def _over(budget_s: float, took: Mapping[str, float]) -> str | None:
         return None
     parts = ", ".join(f"{what} {duration(seconds)}" for what, seconds in took.items())
     return (
-        f"profile: took {duration(sum(took.values()))}, more than --budget-min {budget_s / 60:g}, since the machine is "
+        f"profile: took {duration(sum(took.values()))}, more than `budget_min={budget_s / 60:g}`, since the machine is "
         f"slower than in the trial, or the least there is takes as long: {parts}"
     )
 

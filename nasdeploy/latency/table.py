@@ -242,7 +242,7 @@ class LatencyTable(Settings):
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Read a table; raises `UserError` if it is damaged, was edited, or is of another version."""
-        remedy = "restore it, or measure again with 'nasdeploy profile --restart'"
+        remedy = "restore it, or measure again with `nd.profile(restart=True)`"
         data = read_object(path, remedy)
         _require_version(data, path)
         if data.pop("sha256", None) != _checksum(data):
@@ -255,7 +255,7 @@ class LatencyTable(Settings):
         if measured.space_digest != space.digest:
             raise UserError(
                 f"the latency table is of space {measured.space} with {measured.classes} classes "
-                f"({measured.space_digest}), not of {space.name} ({space.digest}); run 'nasdeploy profile' for that one"
+                f"({measured.space_digest}), not of {space.name} ({space.digest}); run `nd.profile()` for that one"
             )
 
 
@@ -291,7 +291,7 @@ def entry_cost(entries: Mapping[str, Timing]) -> SlotCost:
 
 def _lacks(keys: Sequence[str]) -> UserError:
     shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-    return UserError(f"the latency table has no entry for {shown}; measure the space with 'nasdeploy profile'")
+    return UserError(f"the latency table has no entry for {shown}; measure the space with `nd.profile()`")
 
 
 def _undisturbed(known: Sequence[MeasuredNetwork]) -> Calibration:
@@ -322,7 +322,7 @@ def _require_version(data: Mapping[str, Any], path: Path) -> None:
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise UserError(
             f"{path}: a latency table in version {version} of its form, and this nasdeploy reads version "
-            f"{SCHEMA_VERSION}; measure again with 'nasdeploy profile --restart'"
+            f"{SCHEMA_VERSION}; measure again with `nd.profile(restart=True)`"
         )
 
 
@@ -357,7 +357,7 @@ def find_table(space: SearchSpace, device: Device, folder: Path = TABLES) -> Lat
     if not path.exists():
         raise UserError(
             f"{path}: no latency table yet of space {space.name} with {space.output_size} classes on device "
-            f"{device.name}; measure it with 'nasdeploy profile --device {device.name}'"
+            f"{device.name}; measure it with `nd.profile(device={device.name})`"
         )
     table = LatencyTable.load(path)
     table.require_space(space)

@@ -103,9 +103,9 @@ def within(
             return least
     needed = spent + total(pace, space, least)
     raise UserError(
-        f"--budget-min {budget / 60:g} is too short: the {len(space.distinct_blocks())} blocks of space {space.name} "
+        f"`budget_min={budget / 60:g}` is too short: the {len(space.distinct_blocks())} blocks of space {space.name} "
         f"and {least.calibration_networks + least.held_out_networks} whole networks take about {duration(needed)}; "
-        f"give at least --budget-min {np.ceil(needed / 6 * 1.1) / 10:g}"
+        f"give at least `budget_min={np.ceil(needed / 6 * 1.1) / 10:g}`"
     )
 
 

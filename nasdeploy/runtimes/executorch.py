@@ -133,7 +133,7 @@ def _content(model: Model) -> tuple[str, bytes]:
     """Name, for messages, and content."""
     if isinstance(model, TorchModel):
         raise UserError(
-            "the model: ExecuTorch opens .pte files, not modules; write one with 'export --format executorch'"
+            "the model: ExecuTorch opens .pte files, not modules; write one with `nd.export(format=executorch)`"
         )
     return content_of(model)
 

@@ -94,13 +94,13 @@ def is_latency(text: str) -> bool:
 def parse_amount(cost: Cost, text: str) -> Range:
     """Return the range that `5` (at most 5), `100..200`, `100..` or `..200` of a cost's unit stands for."""
     factor = 1 / cost.scale
-    return _parsed(text, lambda one: factor * _number(cost.option, one), f"{cost.option} {text}")
+    return _parsed(text, lambda one: factor * _number(cost.key, one), f"`{cost.key}={text}`")
 
 
-def _number(option: str, text: str) -> float:
+def _number(key: str, text: str) -> float:
     if not re.fullmatch(_NUMBER, text) or float(text) == inf:
         raise UserError(
-            f"{option} {text}: give a finite number that is not negative, such as 5, or a range, such as 2..5"
+            f"`{key}={text}`: give a finite number that is not negative, such as 5, or a range, such as 2..5"
         )
     return float(text)
 

@@ -241,8 +241,8 @@ class SearchResult(Settings):
 def load_result(path: Path) -> SearchResult:
     """The result of a run's latest search; raises `UserError` if there is none or it is damaged."""
     if not path.exists():
-        raise UserError(f"{path}: no search result yet; run 'nasdeploy search --latency-ms X' first")
-    remedy = "search again with 'nasdeploy search'"
+        raise UserError(f"{path}: no search result yet; run `nd.search(latency_ms=X)` first")
+    remedy = "search again with `nd.search()`"
     version = read_object(path, remedy).get("schema_version")
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise UserError(

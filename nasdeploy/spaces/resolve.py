@@ -15,7 +15,7 @@ from nasdeploy.core.space import SearchSpace
 _DIGEST = re.compile(r"[0-9a-f]{4,12}")
 
 
-def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch], option: str = "--arch") -> Arch:
+def resolve_arch(text: str, space: SearchSpace, known: Iterable[Arch], option: str = "`arch`") -> Arch:
     """Return the architecture of `space` that `text` means: a name (or `smallest`, `largest`), a JSON file or JSON.
 
     A digest, or its beginning, is looked for among the named and the `known` ones. `option` is named in errors.

@@ -19,9 +19,9 @@ from nasdeploy.supernet.supernet import Supernet
 
 _SCHEMA = 1
 _HEAD = "weights.head.classifier."
-_OTHER_WEIGHTS = "give --init another run or file"
+_OTHER_WEIGHTS = "give `init` another run or file"
 _OTHER_CHECKPOINT = "delete it to go on from the one before"
-_ANOTHER_TRAINING = "restore it, or train anew with --restart"
+_ANOTHER_TRAINING = "restore it, or train anew with `restart=True`"
 _ARCHIVES = (".pt", ".pth")
 _SAFE = ".safetensors"
 FORMATS = (*_ARCHIVES, _SAFE)
@@ -45,7 +45,7 @@ def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
         raise UserError(f"{path}: damaged, or no weights of nasdeploy; {remedy}")
     content = _unpickled(path)
     if not _is_ours(content):
-        raise UserError(f"{path}: no weights of this version of nasdeploy; train again with --restart")
+        raise UserError(f"{path}: no weights of this version of nasdeploy; train again with `restart=True`")
     found: dict[str, Any] = content
     return found
 
@@ -125,11 +125,11 @@ def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
         more = len(differing) - _MOST_NAMED
         named = ", ".join(differing[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
         raise UserError(
-            f"--init {path}: weights of another search space ({named}); it must be the same but for the number of "
+            f"`init` {path}: weights of another search space ({named}); it must be the same but for the number of "
             "classes"
         )
     if (defect := unsound(weights)) is not None:
-        raise UserError(f"--init {path}: no weights to start from: {defect}; {_OTHER_WEIGHTS}")
+        raise UserError(f"`init` {path}: no weights to start from: {defect}; {_OTHER_WEIGHTS}")
     return weights
 
 
@@ -145,19 +145,19 @@ def _difference(own: Tensor | None, given: Tensor | None) -> str | None:
 def _initial(path: Path) -> Mapping[str, Tensor]:
     """A supernet's state dict, by itself or in a checkpoint."""
     if path.suffix not in FORMATS:
-        raise UserError(f"--init {path}: not a file of weights ({', '.join(FORMATS)}); {_OTHER_WEIGHTS}")
+        raise UserError(f"`init` {path}: not a file of weights ({', '.join(FORMATS)}); {_OTHER_WEIGHTS}")
     if not path.is_file():
-        raise UserError(f"--init {path}: no such file; {_OTHER_WEIGHTS}")
+        raise UserError(f"`init` {path}: no such file; {_OTHER_WEIGHTS}")
     content: Any
     if path.suffix == _SAFE:
         content = _read_safe(path)
     elif is_whole(path):
         content = _unpickled(path)
     else:
-        raise UserError(f"--init {path}: damaged, or no weights of nasdeploy; {_OTHER_WEIGHTS}")
+        raise UserError(f"`init` {path}: damaged, or no weights of nasdeploy; {_OTHER_WEIGHTS}")
     state = content["weights"] if _is_ours(content) else content
     if not state or not _are_tensors(state):
-        raise UserError(f"--init {path}: no weights of a supernet of this version; {_OTHER_WEIGHTS}")
+        raise UserError(f"`init` {path}: no weights of a supernet of this version; {_OTHER_WEIGHTS}")
     found: Mapping[str, Tensor] = state
     return found
 
@@ -166,4 +166,4 @@ def _read_safe(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, LookupError):
-        raise UserError(f"--init {path}: damaged, or no safetensors; {_OTHER_WEIGHTS}") from None
+        raise UserError(f"`init` {path}: damaged, or no safetensors; {_OTHER_WEIGHTS}") from None

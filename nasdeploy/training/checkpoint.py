@@ -74,7 +74,7 @@ class Checkpoints:
         """Return the newest file; raises `UserError` if there is none."""
         files = self.all()
         if not files:
-            raise UserError(f"{self.directory}: no checkpoint; train first with 'nasdeploy train RECIPE'")
+            raise UserError(f"{self.directory}: no checkpoint; train first with `nd.train(RECIPE)`")
         return files[-1]
 
     def save(self, state: TrainingState) -> None:
@@ -105,7 +105,7 @@ class Checkpoints:
         try:
             position = _position(weights.read(best))
         except (KeyError, ValueError, TypeError):
-            raise UserError(f"{best}: damaged; start anew with --restart") from None
+            raise UserError(f"{best}: damaged; start anew with `restart=True`") from None
         _same_file(best, self._path(position))
         return self._path(position)
 
@@ -135,7 +135,7 @@ class Checkpoints:
         """Return what to do if the newest file is damaged."""
         if len(self.all()) > 1 or (self.directory / BEST).exists():
             return "delete it to go on from the one before"
-        return "it is the only one: start anew with --restart"
+        return "it is the only one: start anew with `restart=True`"
 
     def _path(self, position: Position) -> Path:
         return self.directory / checkpoint_name(position.epoch, position.step)

@@ -138,7 +138,7 @@ class SamplingSettings(Settings):
         refuse_unused(self, "kind", users)
         refuse_unused(self, "prior", {"bin_macs_m": ("macs",), "latency_bins": ("latency",)})
         if self.kind == "alone" and self.arch is None:
-            raise ValueError("arch is missing: the network to train alone; name it with 'nasdeploy train --alone ARCH'")
+            raise ValueError("arch is missing: the network to train alone; name it with `nd.train(alone=ARCH)`")
         return self
 
 

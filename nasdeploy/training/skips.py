@@ -18,7 +18,7 @@ LOSS_SCALE = "range of fp16's loss scale"
 """The reason of the steps in which fp16's loss scaling looks for its range: they are no fault."""
 _FEW = 3
 _FEW_OF = 100
-_ANEW = "start anew with --restart"
+_ANEW = "start anew with `restart=True`"
 
 
 @dataclass(frozen=True)
@@ -147,5 +147,5 @@ def _calmer(first: bool, autocast: str) -> str:
     """Return what to do about weights that have grown too large, or in a first step cannot have."""
     exact = "" if autocast == "none" else f", or set train.autocast=none in place of {autocast},"
     if first:
-        return f"no step was made before, so that it lies in the weights: start from others (--init){exact} and {_ANEW}"
+        return f"no step was made before, so that it lies in the weights: start from others (`init`){exact} and {_ANEW}"
     return f"lower train.learning_rate{exact} and {_ANEW}"

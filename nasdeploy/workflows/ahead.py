@@ -24,21 +24,20 @@ def require_whole_way(recipe: Recipe, asked: Asked) -> None:
     """
     if processes() > 1:
         raise UserError(
-            "torchrun: only 'nasdeploy train' and 'nasdeploy search' use several processes; do these first, then go on "
-            "without it"
+            "torchrun: only `nd.train()` and `nd.search()` use several processes; do these first, then go on without it"
         )
     if recipe.train.sampling.kind == "alone":
         raise UserError(
-            "train.sampling.kind is alone: one network is trained, and there is nothing to search; use 'nasdeploy "
-            "train' and 'nasdeploy export'"
+            "train.sampling.kind is alone: one network is trained, and there is nothing to search; use "
+            "`nd.train()` and `nd.export()`"
         )
     require_any(asked_or_recipes(asked, recipe))
     devices = latency_devices(recipe, asked)
     target = load_device(export_device(recipe, asked))
     if not target.is_local:
         raise UserError(
-            f"device {target.name}: 'nasdeploy run' ends with an export that is proved on this machine, and the device "
-            "is another one; use 'nasdeploy train', 'profile' and 'search', then 'nasdeploy export --device cpu'"
+            f"device {target.name}: `nd.run()` ends with an export that is proved on this machine, and the device "
+            "is another one; use `nd.train()`, 'profile' and 'search', then `nd.export(device=cpu)`"
         )
     plan_jobs(("onnx",), target)
     for device in devices:

@@ -9,7 +9,7 @@ def train_alone(recipe: Recipe, text: str) -> Recipe:
     """The recipe with nothing but the architecture that `text` means trained; raises `UserError` if there is none."""
     # Architectures are the same for any size of output; a space that is an object has the one that it was made with.
     size = recipe.space.output_size if isinstance(recipe.space, GivenSpace) else 1
-    arch = resolve_arch(text, recipe.load_space(size), (), option="--alone")
+    arch = resolve_arch(text, recipe.load_space(size), (), option="`alone`")
     content = recipe.to_json()
     content["train"]["sampling"] = {"kind": "alone", "arch": arch.to_json()}
-    return parse_recipe(content, "--alone").model_copy(update={"space": recipe.space})
+    return parse_recipe(content, "`alone`").model_copy(update={"space": recipe.space})

@@ -49,7 +49,7 @@ def request_comparison(
     runs whose classes differ.
     """
     if sample < max(2, regimes):
-        raise UserError(f"--sample {sample}: give {max(2, regimes)} or more, one for each of the {regimes} regimes")
+        raise UserError(f"`sample={sample}`: give {max(2, regimes)} or more, one for each of the {regimes} regimes")
     runs = [Run.open(path) for path in paths] or [Run.latest()]
     _check(runs)
     spaces = [space_of(run) for run in runs]

@@ -38,7 +38,7 @@ def export(
     directory = out or run.exports / request.arch.digest
     with run.reading() as kept:
         if not kept and out is None:
-            raise UserError(f"{run.path}: is read-only; say with --out DIR where the models go")
+            raise UserError(f"{run.path}: is read-only; say with `out=DIR` where the models go")
         exporter = Exporter(
             supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
             sets=open_data_of(run, recipe),

@@ -68,7 +68,7 @@ def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Pa
     if result.weights not in (None, weights.facts):
         raise UserError(
             f"{path}: searched on other weights ({result.weights}) than {weights.path} holds ({weights.facts}); search "
-            "again with 'nasdeploy search', or name a network with --arch"
+            "again with `nd.search()`, or name a network with `arch`"
         )
     try:
         return space.arch(result.winner.arch)
@@ -86,4 +86,4 @@ def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:
     try:
         return load_device(str(result.device))
     except UserError as error:
-        raise UserError(f"the search was for device {result.device} ({error}); name its file with --device") from None
+        raise UserError(f"the search was for device {result.device} ({error}); name its file with `device`") from None

@@ -35,7 +35,7 @@ def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progr
     The budget is the winner's alone: the others may be slower than what was asked for.
     """
     if recipe.train.sampling.kind == "alone":
-        raise UserError(f"{run.path}: one network was trained alone there, and has no front; leave --all-pareto out")
+        raise UserError(f"{run.path}: one network was trained alone there, and has no front; leave `all_pareto` out")
     winner = request_export(run, recipe, None, device, progress)
     archs = [winner.space.arch(found.arch) for found in load_result(run.search_result).front]
     return tuple(

@@ -25,7 +25,7 @@ def parse_precisions(text: str) -> list[Precision]:
     """`fp32,int8` as a list, each once; raises `UserError` for what is no precision."""
     words = listed([text])
     if not words:
-        raise UserError("--precision: none given; write e.g. fp32,int8")
+        raise UserError("`precision`: none given; write e.g. fp32,int8")
     return [parse_precision(word) for word in words]
 
 
@@ -53,11 +53,11 @@ def request_searches(
 def _check(asked: Asked, precisions: Sequence[Precision]) -> None:
     latencies = latency_texts(asked)
     if not latencies:
-        raise UserError("--precision: a precision is chosen by its latency; give a budget with --latency-ms X")
+        raise UserError("`precision`: a precision is chosen by its latency; give a budget with `latency_ms=X`")
     if len(precisions) == 1:
         return
     if processes() > 1:
-        raise UserError("--precision: several precisions are searched by one process; leave out torchrun, or name one")
+        raise UserError("`precision`: several precisions are searched by one process; leave out torchrun, or name one")
     for text in latencies:
         if "%" in text:
             raise UserError(
@@ -87,18 +87,18 @@ def _in_precision(given: str, precision: Precision) -> str:
     try:
         found = load_device(other)
     except UserError as error:
-        raise UserError(f"--precision {precision}: device {device.name} would be {other} in it: {error}") from None
+        raise UserError(f"`precision={precision}`: device {device.name} would be {other} in it: {error}") from None
     _require_alike(device, found, precision)
     return other
 
 
 def _require_alike(device: Device, other: Device, precision: Precision) -> None:
     if other.precision != precision:
-        raise UserError(f"--precision {precision}: device {other.name} is in {other.precision}; correct its file")
+        raise UserError(f"`precision={precision}`: device {other.name} is in {other.precision}; correct its file")
     for field in ("batch", "threads", "host", "hosts"):
         here, there = getattr(device, field), getattr(other, field)
         if here != there:
             raise UserError(
-                f"--precision {precision}: {field} of device {other.name} is {there}, of {device.name} {here}, so that "
+                f"`precision={precision}`: {field} of device {other.name} is {there}, of {device.name} {here}, so that "
                 "their latencies do not compare; make them alike"
             )

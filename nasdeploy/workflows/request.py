@@ -41,7 +41,7 @@ def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progres
     if recipe.train.sampling.kind == "alone":
         raise UserError(
             f"{run.path}: one network was trained alone there, so there is nothing to search; export it with "
-            "'nasdeploy export'"
+            "`nd.export()`"
         )
     asked = asked_or_recipes(asked, recipe)
     require_any(asked)
@@ -72,7 +72,7 @@ def require_any(asked: Asked) -> None:
     """Raise `UserError` unless something is bounded."""
     if not asked:
         raise UserError(
-            "no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X, or set search.latency in "
+            "no budget given: use `latency_ms=X`, `latency=40%`, `macs_m=X` or `params_m=X`, or set search.latency in "
             "the recipe"
         )
 
@@ -138,7 +138,7 @@ def _table(space: SearchSpace, device: Device, strict: bool, progress: Progress)
     if of.precision != device.precision:
         raise UserError(
             f"the latency table of device {device.name} is in {of.precision}, and the device is in {device.precision} "
-            f"now; measure again with 'nasdeploy profile --device {device.name} --restart'"
+            f"now; measure again with `nd.profile(device={device.name}, restart=True)`"
         )
     for difference in check_device(table, device, strict=strict):
         progress.say(f"warning: the latency table was measured on another device: {difference}")

@@ -26,8 +26,8 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
         differing.append("device")
     if differing:
         raise UserError(
-            f"{directory}: begun with another recipe ({differing[0]} differs); give another directory with --run, or "
-            "start anew with --restart"
+            f"{directory}: begun with another recipe ({differing[0]} differs); give another directory with `run`, or "
+            "start anew with `restart=True`"
         )
     return run
 
@@ -37,8 +37,8 @@ def unfinished(recipe: Recipe, directory: Path) -> Run | None:
     run = begun(recipe, directory)
     if run is not None and run.is_finished("train") and has_its_weights(run):
         raise UserError(
-            f"{directory}: training is finished; go on with 'nasdeploy search', give another directory with --run, or "
-            "train anew with --restart"
+            f"{directory}: training is finished; go on with `nd.search()`, give another directory with `run`, or "
+            "train anew with `restart=True`"
         )
     return run
 
@@ -68,7 +68,7 @@ def leave_out_damaged(run: Run, progress: Progress) -> None:
     none_left = len(damaged) == len(checkpoints.all()) and (bool(damaged) or run.is_finished("train"))
     if none_left and not is_whole(best):
         lost = f"{damaged[0]}: damaged, and " if damaged else f"{run.checkpoints}: "
-        raise UserError(f"{lost}no whole checkpoint is left; restore one, or start anew with --restart")
+        raise UserError(f"{lost}no whole checkpoint is left; restore one, or start anew with `restart=True`")
     for path in damaged:
         aside = path.with_name(f"{path.name}.damaged")
         with writable(path):

@@ -101,7 +101,7 @@ def _doubt(trial: Trial, reading: Reading, remedy: str) -> str:
         return f"{now}: there is nothing to learn from it; {remedy}"
     if trial.better.probabilities != reading.probabilities:
         now = f"gives {'probabilities' if trial.better.probabilities else 'logits'}, and has {now}"
-    changes = " ".join(f"--set {shlex.quote(change)}" for change in _changes(reading, trial.better))
+    changes = " ".join(f"`set={shlex.quote(change)}`" for change in _changes(reading, trial.better))
     then = f"{100 * trial.better_right / trial.better_images:.1f} %"
     keep = ", or write the present values there to keep them" if trial.knows else ""
     return f"{now}; it has {then} with {changes}: add that{keep}"

@@ -193,7 +193,7 @@ def _run_of_all(directory: Path, ranks: Ranks) -> Run:
             raise
         raise UserError(
             f"{directory}: another host began the run there, and this one does not see it ({error}); give a directory "
-            "that all hosts share with --run"
+            "that all hosts share with `run`"
         ) from None
 
 
@@ -232,7 +232,7 @@ def _weights_of(init: Path, replaced: Path | None) -> Path:
     """Return the file to start from: `init` itself, or the newest checkpoint of that run."""
     if replaced is not None and Path(realpath(init)).is_relative_to(replaced.resolve()):
         raise UserError(
-            f"--init {init}: --restart would discard that run; give the new one another directory with --run"
+            f"`init` {init}: `restart=True` would discard that run; give the new one another directory with `run`"
         )
     if init.is_file() or (init.suffix in FORMATS and not init.is_dir()):
         return init

@@ -69,7 +69,7 @@ def verify(
     the bundle is damaged, and `UserError` if none of its models can run here or `data` does not fit.
     """
     if not bundle.is_dir():
-        raise UserError(f"{bundle}: no such bundle; give the directory that 'nasdeploy export' wrote")
+        raise UserError(f"{bundle}: no such bundle; give the directory that `nd.export()` wrote")
     try:
         manifest = load_bundle(bundle)
         sample = Sample.load(bundle)
@@ -186,7 +186,7 @@ def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple
     try:
         return _test_set(manifest, bundle), f"the test images of {manifest.origin.run}"
     except UserError as error:
-        return None, f"accuracy is not tried without --data ({error})"
+        return None, f"accuracy is not tried without `data` ({error})"
 
 
 def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:

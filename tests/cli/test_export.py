@@ -28,6 +28,7 @@ from nasdeploy.workflows.export_request import request_export
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
 from tests.searching import results
+from tests.wording import stops
 from tests.workflows.runs import trained_run
 
 SPACE = tiny_space()
@@ -147,7 +148,7 @@ def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged"):
         export(arch="t0")
     edit_manifest(run, finished={})
-    with pytest.raises(UserError, match="'nasdeploy train' has not finished in this run"):
+    with stops(UserError, match="'nasdeploy train' has not finished in this run"):
         export(arch="t0")
 
 
@@ -216,7 +217,7 @@ def test_a_device_in_a_file_that_misses_the_budget(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     searched(run, latency_ms=1e-6, device="board")
-    with pytest.raises(UserError, match=r"the search was for device board .* name its file with --device"):
+    with stops(UserError, match=r"the search was for device board .* name its file with --device"):
         export()
     (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthreads: 2\n")
     export(device="board.yaml", no_recalibrate=True)

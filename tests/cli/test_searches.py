@@ -7,11 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.result import LatencyBounds
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.history import keep, next_id, result, results
 from tests.searching import results as made
+from tests.wording import stops
 
 FIRST = made.result(
     made.found("0" * 12, top1=0.5, predicted=4.0, measured=4.25),
@@ -93,7 +95,7 @@ def test_compare_says_what_sets_the_winners_apart(run: Run) -> None:
 def test_mistakes(run: Run, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         shown(*arguments)
-    assert str(refused.value) == message
+    assert typed(refused.value) == message
 
 
 def test_results_of_another_version_are_named(run: Run) -> None:
@@ -106,5 +108,5 @@ def test_a_run_without_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     Run.create(Path("runs"), "x", recipe={}, space="s", classes=("a",), seed=0)
     assert shown("list") == "runs/x: no search has finished yet\n"
-    with pytest.raises(UserError, match="no search result yet; run 'nasdeploy search"):
+    with stops(UserError, match="no search result yet; run 'nasdeploy search"):
         shown("show")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
 from nasdeploy.cli.space import find_space
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings
@@ -48,8 +49,8 @@ def shown(*arguments: str) -> dict[str, Any]:
 def refusal(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
         show(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 def test_a_published_network_as_json() -> None:

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli import table as module
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.latency.runners import open_runner as opening
 from tests.latency.tables import FINGERPRINT
@@ -121,4 +122,4 @@ def test_mistakes(arguments, message):
     toy_table().save(Path("toy.json"))
     with pytest.raises(UserError, match=message) as caught:
         run(*arguments)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in typed(caught.value)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.recipe import parse_recipe
@@ -25,8 +26,8 @@ def recipe_with(space: Any) -> dict[str, Any]:
 def refusal(space: Any) -> str:
     with pytest.raises(UserError) as caught:
         parse_recipe(recipe_with(space), "mine.yaml")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 @pytest.fixture(params=FROM_FILES)

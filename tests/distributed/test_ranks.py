@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from nasdeploy import distributed as reporting
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import NasdeployError, Terminated, UserError
 from nasdeploy.distributed import FailedElsewhere, exit_code_of, ranks, reported_once
 from nasdeploy.distributed.ranks import Ranks, joined
@@ -209,7 +210,7 @@ def test_an_unreachable_rendezvous_ends_in_one_line_in_time(place: str, capfd: p
     with pytest.raises(UserError) as caught, joined():
         pass
     assert monotonic() - began < 5
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         f"rendezvous at {place}: the processes did not meet within 1 s ([Errno 111] Connection refused); check "
         "that this host is up and reachable from all others, and that all were started"
     )
@@ -232,7 +233,7 @@ def test_a_launcher_that_set_half_of_its_variables_is_named(monkeypatch: pytest.
     monkeypatch.delenv("MASTER_ADDR")
     with pytest.raises(UserError) as caught, joined():
         pass
-    assert str(caught.value) == "WORLD_SIZE is set and MASTER_ADDR is not; start with torchrun, or unset WORLD_SIZE"
+    assert typed(caught.value) == "WORLD_SIZE is set and MASTER_ADDR is not; start with torchrun, or unset WORLD_SIZE"
 
 
 @pytest.mark.parametrize(

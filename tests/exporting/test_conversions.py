@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.conversions import Judge, fewest_that, fit
@@ -85,7 +86,7 @@ def test_more_than_half_of_the_layers_is_refused() -> None:
     model = Suffering(**dict.fromkeys(LAYERS, 0.2))
     with pytest.raises(CheckFailed) as caught:
         fit(model, b"", judge(model), 0.5, QUIET)  # type: ignore[arg-type]
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         "int8 loses 79.50 points of top-1 on held-out images even with 4 of 8 layers in fp32, allowed 0.5; "
         "raise --max-drop, or use --precision fp16"
     )

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.convert.half import Unfit
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.exporting import conversions
@@ -16,6 +17,7 @@ from nasdeploy.exporting.export import Exporter
 from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.runtimes import RUNTIMES
 from tests.exporting.models import exporter, jobs, tiny_space
+from tests.wording import stops
 
 ARCH = tiny_space().named["t0"]
 
@@ -36,7 +38,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("half")
     with pytest.raises(CheckFailed) as caught:
         overflowing(root).export(ARCH, root / "out", jobs("onnx", "openvino", precision="fp16"))
-    return root / "out", str(caught.value)
+    return root / "out", typed(caught.value)
 
 
 def test_what_fp16_does_not_hold_stays_in_fp32_where_the_format_can(mixed: tuple[Path, str]) -> None:
@@ -80,7 +82,7 @@ def test_what_only_test_images_take_beyond_fp16_is_rejected(tmp_path: Path, monk
     monkeypatch.setattr(conversions, "unfit", lambda model, images: Unfit())
     with pytest.raises(CheckFailed, match=r"in fp16 Conv \S+ reaches \S+e\+0\d on the test images") as caught:
         overflowing(tmp_path).export(ARCH, tmp_path / "out", jobs(precision="fp16"))
-    assert "and fp16 ends at 65504; use --precision fp32; see " in str(caught.value)
+    assert "and fp16 ends at 65504; use --precision fp32; see " in typed(caught.value)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "manifest.rejected.json",
         "model.fp16.rejected.onnx",
@@ -90,7 +92,7 @@ def test_what_only_test_images_take_beyond_fp16_is_rejected(tmp_path: Path, monk
 def test_a_network_that_fp16_spoils_as_a_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = Unfit(("a", "b"), "the result of Conv a reaches 7e+04, and fp16 ends at 65504", layers=9)
     monkeypatch.setattr(conversions, "unfit", lambda model, images: every)
-    with pytest.raises(CheckFailed, match=r"so it is with 9 of 1\d layers; use --precision fp32$"):
+    with stops(CheckFailed, match=r"so it is with 9 of 1\d layers; use --precision fp32$"):
         overflowing(tmp_path).export(ARCH, tmp_path / "out", jobs(precision="fp16"))
 
 

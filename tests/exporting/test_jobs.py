@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import plan_jobs
@@ -43,7 +44,7 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("nasdeploy.exporting.formats.format.find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         plan_jobs(["onnx", "openvino"], CPU)
-    assert str(caught.value) == "format openvino: its package is missing or too old; run: pip install openvino"
+    assert typed(caught.value) == "format openvino: its package is missing or too old; run: pip install openvino"
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,8 @@ def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> N
 def test_mistakes_are_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         plan_jobs(**{"formats": ["onnx"], "device": CPU, **given})
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    assert typed(caught.value).startswith(message)
+    assert "\n" not in typed(caught.value)
 
 
 @NEEDS_RTX
@@ -87,6 +88,6 @@ def test_without_a_gpu_the_gpus_have_to_be_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("nasdeploy.exporting.formats.tensorrt.missing_gpu", lambda: "there is no NVIDIA driver")
     with pytest.raises(UserError) as caught:
         plan_jobs(["tensorrt-rtx"], CPU)
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         "format tensorrt-rtx: there is no NVIDIA driver; or build for other GPUs: --compute-capability, e.g. sm86,sm89"
     )

@@ -21,6 +21,7 @@ from nasdeploy.runtimes.executorch import check_program
 from nasdeploy.runtimes.runtime import TorchModel
 from nasdeploy.workflows.bench import bench
 from tests.conformance.test_formats import DIGITS, contents, network_of
+from tests.wording import stops
 from tests.workflows.test_bench import HASTY
 
 FORM = FORMATS["executorch"]
@@ -156,7 +157,9 @@ def test_header_of_a_program():
 
 
 def test_modules_are_refused_with_the_way_out():
-    with pytest.raises(UserError, match=r"ExecuTorch opens \.pte files, not modules; write one with 'export --format"):
+    with stops(
+        UserError, match=r"ExecuTorch opens \.pte files, not modules; write one with 'nasdeploy export --format"
+    ):
         runtime_of(DEVICE).open(TorchModel(network(), {"input": (3, 8, 8)}), DEVICE)
     with pytest.raises(UserError, match="device here: executorch runs files that were exported for it"):
         model_for(network(), [(3, 8, 8)], DEVICE)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
@@ -49,8 +50,8 @@ def test_a_digest_that_fits_several_is_refused() -> None:
     twin = next(a for a in map(fake, range(2000, 9000)) if a.digest[:4] in archs)
     with pytest.raises(UserError) as caught:
         resolve_arch(twin.digest[:4], ALPHANET, [*archs.values(), twin])
-    assert f"--arch {twin.digest[:4]}: the beginning of 2 digests" in str(caught.value)
-    assert twin.digest in str(caught.value)
+    assert f"--arch {twin.digest[:4]}: the beginning of 2 digests" in typed(caught.value)
+    assert twin.digest in typed(caught.value)
 
 
 def fake(number: int) -> Arch:
@@ -77,8 +78,8 @@ def fake(number: int) -> Arch:
 def test_mistakes_end_in_one_line_that_says_what_is_possible(text: str, space: SearchSpace, message: str) -> None:
     with pytest.raises(UserError) as caught:
         resolve_arch(text, space, [SMALLEST])
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert message in typed(caught.value)
+    assert "\n" not in typed(caught.value)
 
 
 def test_a_file_with_a_mistake_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
@@ -42,9 +43,9 @@ def same(a: Supernet, b: Supernet) -> bool:
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         load_supernet(path, tiny_space())
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert typed(caught.value).startswith(f"{path}: ")
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 def test_round_trip(file: Path) -> None:
@@ -59,7 +60,7 @@ def test_weights_of_another_space_are_refused(file: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_supernet(file, load_space("digits", 3))
     digests = f"{tiny_space().digest}, not {load_space('digits', 3).digest}"
-    assert str(caught.value).startswith(f"{file}: weights of another search space ({digests} as digits is now); ")
+    assert typed(caught.value).startswith(f"{file}: weights of another search space ({digests} as digits is now); ")
 
 
 def test_other_classes_are_another_space(file: Path) -> None:
@@ -206,7 +207,7 @@ def test_initialise_refuses_another_space(file: Path) -> None:
     before = {name: value.clone() for name, value in target.state_dict().items()}
     with pytest.raises(UserError) as caught:
         initialise(target, file)
-    assert str(caught.value).startswith(f"--init {file}: weights of another search space (weights.")
+    assert typed(caught.value).startswith(f"--init {file}: weights of another search space (weights.")
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
@@ -216,7 +217,7 @@ def initialisation(path: Path) -> str:
     for start in (lambda: require_initialises(tiny_space(), path), lambda: initialise(supernet(), path)):
         with pytest.raises(UserError) as caught:
             start()
-        said.add(str(caught.value))
+        said.add(typed(caught.value))
     (only,) = said
     assert "\n" not in only
     return only

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.training.precision import gradient_scaler
 from nasdeploy.training.sandwich import Losses
@@ -51,7 +52,7 @@ def test_as_many_as_may_be_in_any_order(total: int, most: int) -> None:
         assert made(of, skips)
     with pytest.raises(UserError) as caught:
         made(of, skips, norm=INF, epoch=7)
-    assert str(caught.value) == (
+    assert typed(caught.value) == (
         f"training diverged in epoch 7: {most + 1} of {total} steps were skipped: {most + 1} in epochs 1 to 7 "
         f"(gradient), and at most {most} may be; lower it"
     )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import Terminated, UserError
 from nasdeploy.core.progress import Progress, Task
 from nasdeploy.recipe import Recipe
@@ -23,6 +24,7 @@ from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import noise, write_folder
 from tests.training.recipes import tiny_recipe
+from tests.wording import stops
 
 STEPS_PER_EPOCH = 4
 QUIET = Progress(quiet=True)
@@ -177,9 +179,9 @@ def test_a_finished_run_is_refused_with_the_ways_out() -> None:
     train(tiny_recipe("train.epochs=1"), QUIET)
     with pytest.raises(UserError) as caught:
         train(tiny_recipe("train.epochs=1"), QUIET)
-    assert str(caught.value).startswith("runs/tiny: training is finished; ")
+    assert typed(caught.value).startswith("runs/tiny: training is finished; ")
     for way in ("nasdeploy search", "--run", "--restart"):
-        assert way in str(caught.value)
+        assert way in typed(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_another_recipe_is_refused_naming_the_key(assignment: str, key: str) -> 
     before = names(interrupted(STEPS_PER_EPOCH + 1))
     with pytest.raises(UserError) as caught:
         train(tiny_recipe(assignment), QUIET)
-    assert str(caught.value).startswith(f"runs/tiny: begun with another recipe ({key} differs); ")
+    assert typed(caught.value).startswith(f"runs/tiny: begun with another recipe ({key} differs); ")
     assert names(Run.open(Path("runs/tiny"))) == before
 
 
@@ -285,7 +287,7 @@ def test_a_run_goes_on_with_its_images_wherever_they_lie_and_with_no_others() ->
 
 def test_init_from_another_space_is_refused() -> None:
     old = train(tiny_recipe("train.epochs=1"), QUIET)
-    with pytest.raises(UserError, match=r"--init .*: weights of another search space"):
+    with stops(UserError, match=r"--init .*: weights of another search space"):
         train(folder_recipe("space.stem.width=[16]"), QUIET, init=old.path)
     assert not Path("runs/new").exists()
 
@@ -295,7 +297,7 @@ def test_init_from_what_is_no_run_or_has_no_checkpoint(steps: int | None) -> Non
     if steps is not None:
         interrupted(steps)
     said = "no run there" if steps is None else "no checkpoint; train first"
-    with pytest.raises(UserError, match=said):
+    with stops(UserError, match=said):
         train(folder_recipe(), QUIET, init=Path("runs/tiny"))
     assert not Path("runs/new").exists()
 
@@ -370,8 +372,8 @@ def test_damaged_metrics_are_named(line: str, said: str) -> None:
     run.metrics.write_text(f"{first}\n{line}\n")
     with pytest.raises(UserError) as caught:
         train(tiny_recipe(), QUIET)
-    assert str(caught.value).startswith(f"runs/tiny/metrics.jsonl: {said}")
-    assert str(caught.value).endswith("remove that line")
+    assert typed(caught.value).startswith(f"runs/tiny/metrics.jsonl: {said}")
+    assert typed(caught.value).endswith("remove that line")
 
 
 def test_metrics_of_the_last_epoch_that_are_lost_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,8 +409,8 @@ def test_an_unfinished_line_of_metrics_is_written_anew(undisturbed: tuple[dict[s
 def refusal(*assignments: str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         train(tiny_recipe(*assignments), QUIET, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in typed(caught.value)
+    return typed(caught.value)
 
 
 def test_a_training_whose_weights_explode_blames_the_learning_rate() -> None:

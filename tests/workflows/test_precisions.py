@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.table import table_path
@@ -21,6 +22,7 @@ from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.search_all import search_all
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import timing
+from tests.wording import stops
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 QUIET = Progress(quiet=True)
@@ -58,7 +60,7 @@ def asked(run: Run, *latency: str, precisions=BOTH, **bounds) -> list[SearchRequ
 def test_precisions_are_read_once_each() -> None:
     assert parse_precisions("fp32, int8,fp32") == ["fp32", "int8"]
     for text in ("", ","):
-        with pytest.raises(UserError, match=r"^--precision: none given; write e\.g\. fp32,int8$"):
+        with stops(UserError, match=r"^--precision: none given; write e\.g\. fp32,int8$"):
             parse_precisions(text)
     with pytest.raises(UserError, match=r"^unknown precision 'int9'; did you mean 'int8'\?$"):
         parse_precisions("fp32,int9")
@@ -112,8 +114,8 @@ def test_mistakes_end_in_one_line(run: Run, latency: tuple[str, ...], bounds: di
     table_of(load_device("cpu-torch")).save(table_path(SPACE, load_device("cpu-torch")))
     with pytest.raises(UserError) as refused:
         asked(run, *latency, **bounds)
-    assert str(refused.value).startswith(message)
-    assert "\n" not in str(refused.value)
+    assert typed(refused.value).startswith(message)
+    assert "\n" not in typed(refused.value)
 
 
 def searched(run: Run, monkeypatch: pytest.MonkeyPatch, in_int8: float) -> SearchResult:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
@@ -23,6 +24,7 @@ from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.request import request_search
 from tests.latency.tables import CONDITIONS, timing
 from tests.training.recipes import tiny_recipe
+from tests.wording import stops
 
 QUIET = Progress(quiet=True)
 SPACE = tiny_recipe().load_space(10)
@@ -145,7 +147,7 @@ def test_alone_goes_into_the_recipe_so_that_resuming_refuses_another_network() -
 def test_an_unknown_network_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         train_alone(tiny_recipe(), text)
-    assert str(caught.value).startswith(said)
+    assert typed(caught.value).startswith(said)
 
 
 def test_alone_is_exported_without_a_search_and_searched_for_in_vain() -> None:
@@ -157,7 +159,7 @@ def test_alone_is_exported_without_a_search_and_searched_for_in_vain() -> None:
     assert request_export(run, recipe_of(run), "smallest", None, QUIET).arch == SPACE.smallest()
     with pytest.raises(UserError) as caught:
         request_search(run, recipe_of(run), {"macs": ("1",)}, False, QUIET)
-    assert str(caught.value).startswith("runs/a: one network was trained alone there, so there is nothing to search")
+    assert typed(caught.value).startswith("runs/a: one network was trained alone there, so there is nothing to search")
 
 
 def test_a_space_that_is_an_object_goes_the_same_way_as_long_as_it_is_passed() -> None:
@@ -190,7 +192,7 @@ def fitted_table(space: SearchSpace) -> LatencyTable:
 
 
 def test_a_latency_prior_without_a_table_says_how_to_measure_one() -> None:
-    with pytest.raises(UserError, match=r"no latency table yet of space tiny .*; measure it with 'nasdeploy profile"):
+    with stops(UserError, match=r"no latency table yet of space tiny .*; measure it with 'nasdeploy profile"):
         train("train.sampling={kind: best-up, prior: latency}")
     assert not Path("runs/tiny").exists()
 

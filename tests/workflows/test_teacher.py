@@ -14,6 +14,7 @@ import torchvision
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
@@ -71,7 +72,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(*assignments: str) -> str:
     with pytest.raises(UserError) as caught:
         load_teacher(tiny_recipe(*assignments), CLASSES, 4, CPU)
-    return str(caught.value)
+    return typed(caught.value)
 
 
 def test_without_a_teacher_the_largest_network_teaches() -> None:
@@ -152,7 +153,7 @@ def test_a_model_of_torchvision_teaches(weights: Path) -> None:
 def test_mistakes_are_refused(assignments: list[str], said: str) -> None:
     with pytest.raises(UserError) as caught:
         tiny_recipe(*assignments)
-    assert said in str(caught.value)
+    assert said in typed(caught.value)
 
 
 def test_paths_of_teachers_become_absolute(tmp_path: Path) -> None:
@@ -192,10 +193,10 @@ def said_of(teacher: Path, *assignments: str) -> str:
     with pytest.raises(UserError) as caught:
         train(colour_recipe(teacher, *assignments))
     assert not Path("runs").exists()
-    assert "\n" not in str(caught.value)
+    assert "\n" not in typed(caught.value)
     start = f"teacher onnx:{teacher.absolute()}: "
-    assert str(caught.value).startswith(start)
-    return str(caught.value).removeprefix(start)
+    assert typed(caught.value).startswith(start)
+    return typed(caught.value).removeprefix(start)
 
 
 def settings_in(said: str) -> list[str]:
@@ -305,8 +306,8 @@ def test_images_for_which_a_teacher_gives_no_numbers_are_named(monkeypatch: pyte
     monkeypatch.setattr("nasdeploy.workflows.train.try_teacher", lambda *given: Trial(1, 1, 0.1))
     with pytest.raises(UserError) as caught:
         train(colour_recipe(teacher, *own, epochs=2))
-    assert re.search(r"numbers that are not finite for \S+/7/0[25]\.png", str(caught.value))
-    assert re.search(r"\(of the 8 of step \d+ of epoch [12]\)", str(caught.value))
+    assert re.search(r"numbers that are not finite for \S+/7/0[25]\.png", typed(caught.value))
+    assert re.search(r"\(of the 8 of step \d+ of epoch [12]\)", typed(caught.value))
 
 
 def test_settings_of_a_teacher_need_one() -> None:

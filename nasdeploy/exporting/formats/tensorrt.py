@@ -153,7 +153,7 @@ def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
     for name in found:
         if name not in known:
             raise UserError(
-                f"--compute-capability {name.lower()}: unknown to this version of TensorRT for RTX"
+                f"`compute_capability={name.lower()}`: unknown to this version of TensorRT for RTX"
                 f"{suggestion(name.lower(), [each.lower() for each in known])}"
             )
     return tuple(found)
@@ -218,6 +218,6 @@ def _convert(program: "ExportedProgram", shape: Shape, device: Device) -> bytes:
     # It raises whatever its passes, its converters and the builder do.
     except Exception as error:
         raise UserError(
-            f"format torch-tensorrt: Torch-TensorRT refuses the network ({one_line(error)}); use --format tensorrt"
+            f"format torch-tensorrt: Torch-TensorRT refuses the network ({one_line(error)}); use `format=tensorrt`"
         ) from None
     return bytes(engine)

@@ -78,7 +78,7 @@ def check_device(table: LatencyTable, device: Device, *, strict: bool, here: Fin
     if found and strict:
         raise UserError(
             f"the latency table was measured on another device ({'; '.join(found)}); "
-            f"measure this one with 'nasdeploy profile --device {device.name}'"
+            f"measure this one with `nd.profile(device={device.name})`"
         )
     return found
 

@@ -23,7 +23,7 @@ from nasdeploy.store.files import replacing
 from nasdeploy.store.records import parse_record
 
 SCHEMA_VERSION: Literal[1] = 1
-_REMEDY = "search again with --strategy predictor-guided to make it anew"
+_REMEDY = "search again with `strategy=predictor-guided` to make it anew"
 _HEADER = "header"
 _LARGEST_BYTES = 8 << 20
 """Far more than any predictor takes, and little enough to be read by whoever was sent one."""

@@ -19,6 +19,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.decode import read_rgb
@@ -166,7 +167,7 @@ def refused(kind: type[Exception]) -> Iterator[list[str]]:
     said: list[str] = []
     with pytest.raises(kind) as caught:
         yield said
-    said.append(str(caught.value))
+    said.append(typed(caught.value))
     assert "\n" not in said[0]
 
 
@@ -391,7 +392,7 @@ def test_data_that_does_not_fit_is_named(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         verify(bundle, QUIET, data=folder)
-    assert message in str(caught.value)
+    assert message in typed(caught.value)
 
 
 # -- whole or not at all

@@ -16,6 +16,7 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.jobs import Extras
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import QUICK, exporter, jobs, tiny_space
+from tests.wording import stops
 
 BOTH = Extras(triton=True, embedded=True)
 
@@ -103,6 +104,6 @@ def test_an_embedded_model_that_differs_is_refused(
     ],
 )
 def test_formats_that_cannot_have_them_are_named(extras: Extras, formats: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with stops(UserError, match=message):
         extras.require(formats)
     extras.require(["onnx", *formats])

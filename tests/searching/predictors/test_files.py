@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.predictors import KINDS
 from nasdeploy.searching.predictors.files import load_predictor, save_predictor
@@ -33,8 +34,8 @@ def file(tmp_path_factory):
 def refusal(path, space=SPACE, supernet="weights"):
     with pytest.raises(UserError) as refused:
         load_predictor(path, space, supernet)
-    assert "\n" not in str(refused.value)
-    return str(refused.value).removeprefix(f"{path}: ")
+    assert "\n" not in typed(refused.value)
+    return typed(refused.value).removeprefix(f"{path}: ")
 
 
 def rewritten(file, path, header=None, **arrays):
