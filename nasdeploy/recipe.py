@@ -34,7 +34,7 @@ class Recipe(Settings):
     """A run from images to a verified model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of the run directory."""
+    """The name of the run directory."""
     seed: int = Field(default=0, ge=0)
     space: NamedOrSettings
     """The name of a registered space, or the settings of one: those of its `kind`, by default a table of stages."""
@@ -115,7 +115,7 @@ def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | No
 
 
 def _make_paths_absolute(content: dict[str, Any]) -> None:
-    """Of data and teacher, in plain values that were not checked yet."""
+    """Make the paths of data and teacher absolute, in plain values that were not checked yet."""
     data, distillation = _section(content, "data"), _section(_section(content, "train"), "distillation")
     for section, key in ((data, "path"), (distillation, "teacher_weights")):
         if isinstance(section.get(key), str):

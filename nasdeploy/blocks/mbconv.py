@@ -51,7 +51,7 @@ class Stem(Block):
 
     @property
     def macs(self) -> int:
-        """Of the convolution."""
+        """The multiply-accumulates of the convolution."""
         return self.output.shape[1] ** 2 * self.out_channels * self.in_channels * self.kernel_size**2
 
     @property
@@ -224,13 +224,14 @@ class PoolHead(Block):
 
     @property
     def macs(self) -> int:
-        """Of the two convolutions and the classifier."""
+        """The multiply-accumulates of the two convolutions and the classifier."""
         expand = self.side**2 * self.in_channels * self.mid_channels
         return expand + self.mid_channels * self.out_channels + self.out_channels * self.classes
 
     @property
     def params(self) -> int:
-        """Of the first convolution with its normalisation, the second, and the classifier with its bias."""
+        """The parameters of the first convolution with its normalisation, the second, and the classifier with its
+        bias."""
         expand = self.mid_channels * (self.in_channels + 2)
         return expand + self.mid_channels * self.out_channels + (self.out_channels + 1) * self.classes
 

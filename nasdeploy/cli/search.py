@@ -113,7 +113,7 @@ def _requests(
 
 
 def _result(requests: "Sequence[SearchRequest]", progress: "Progress") -> "SearchResult | None":
-    """Of the search, or of the one of several that found most; None in processes that only help."""
+    """Return the number of the search, or of the one of several that found most; None in processes that only help."""
     if len(requests) > 1:
         from nasdeploy.workflows.search_all import search_all
 

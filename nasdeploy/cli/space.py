@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nasdeploy.spaces.kind import SpaceSettings
 
 CLASSES = 1000
-"""Of a registered space, unless others are asked for: ImageNet's."""
+"""The classes of a registered space, unless others are asked for: ImageNet's."""
 
 app = typer.Typer(no_args_is_help=True)
 

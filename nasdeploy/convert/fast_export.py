@@ -21,7 +21,7 @@ from nasdeploy.core.plan import Shape
 
 _EXTEND = "extend nasdeploy/convert/fast_export.py"
 _Size = int | tuple[int, int]
-"""Of both directions, or of each."""
+"""The stride or padding of both directions, or of each."""
 
 
 def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
@@ -57,7 +57,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.nodes: dict[str, NodeProto] = {}
-        """By the name of their output."""
+        """Return the nodes by the name of their output."""
         self.weights: dict[str, Tensor] = {}
         self.taken: set[str] = set()
         """Names that some operator takes."""
@@ -68,7 +68,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """As of PyTorch; raises `NotImplementedError` for a function that is not known here."""
+        """Run a function as PyTorch does; raises `NotImplementedError` for a function that is not known here."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and any(each in self._names for each in _tensors((*args, *kwargs.values()))):
@@ -78,7 +78,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def name_of(self, tensor: Tensor) -> str:
-        """Of what was computed, or of a weight that is kept now."""
+        """Return the name of what was computed, or of a weight that is kept now."""
         if tensor in self._names:
             return str(self._names[tensor])
         name = f"weight.{len(self.weights)}"
@@ -185,4 +185,4 @@ _WRITERS: Mapping[Any, Callable[..., str]] = {
     Tensor.add: lambda recorder, x, y: recorder.node("Add", x, y),
     Tensor.mul: lambda recorder, x, y: recorder.node("Mul", x, y),
 }
-"""By the function, which is called with the same arguments after the recorder, the output's name."""
+"""The operators by function, which is called with the same arguments after the recorder, the output's name."""

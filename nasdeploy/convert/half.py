@@ -19,11 +19,11 @@ from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
 
 LARGEST = 65504.0
-"""Of fp16."""
+"""The largest number of fp16."""
 _MARGIN = 2.0
 """What reaches further than this part of it on some images is taken to exceed it on others."""
 _NORMAL = 2.0**-14
-"""Below it fp16 loses digits, and all of them at 6e-8."""
+"""The number below which fp16 loses digits, and all of them at 6e-8."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Watched:
 
     @property
     def inputs(self) -> Mapping[str, Shape]:
-        """As of the model."""
+        """The shapes of the model's inputs."""
         return self._session.inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
@@ -64,7 +64,7 @@ class Watched:
         return found[: self._outputs]
 
     def call(self) -> None:
-        """On fixed inputs, which are not noted."""
+        """Run on fixed inputs, which are not noted."""
         self._session.call()
 
     def close(self) -> None:
@@ -126,7 +126,8 @@ def _rounding(node: NodeProto, types: Mapping[str, int]) -> list[NodeProto]:
 
 
 def furthest(model: ModelProto, largest: Mapping[str, float]) -> Reach:
-    """Of what a `rounded` model rounds: the first result that fp16 cannot hold, else the one that reaches furthest."""
+    """Return, of what a `rounded` model rounds: the first result that fp16 cannot hold, else the one that reaches
+    furthest."""
     reaches = [
         Reach(_title(node), largest[name])
         for node in model.graph.node
@@ -144,7 +145,7 @@ class Unfit:
     operators: tuple[str, ...] = ()
     """Names of nodes: those that give or take what fp16 cannot hold."""
     reason: str = ""
-    """Of the first."""
+    """Why the first of them is one."""
     layers: int = 0
     """How many of them have weights."""
 
@@ -191,7 +192,7 @@ def _reason(node: NodeProto, far: Mapping[str, float], weights: Mapping[str, flo
 
 
 def _distance(largest: float) -> str:
-    """From what fp16 holds."""
+    """Return how far a number is from what fp16 holds, in words."""
     if largest < _NORMAL:
         return f"has magnitudes of {largest:.3g} at most, and fp16 loses digits below {_NORMAL:.2g}"
     return f"reaches {largest:.3g}, and fp16 ends at {LARGEST:.0f}"

@@ -67,7 +67,7 @@ def _exported(module: nn.Module, inputs: Sequence[Shape], batch: int, **names: A
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the exporter's remarks about itself."""
+    """Leave out the exporter's remarks about itself."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -13,7 +13,7 @@ from nasdeploy.convert.quantise import RECIPES, layers_of, options_of, weights_o
 from nasdeploy.convert.versions import lowest
 
 _BATCHES = 2
-"""Of random inputs; ranges for latency need no more."""
+"""The number of random inputs; ranges for latency need no more."""
 
 
 def to_fp16(model: bytes, *, keep_io_types: bool = True, kept: Collection[str] = ()) -> bytes:

@@ -38,7 +38,7 @@ class Recipe:
     symmetric: bool = False
     """Activations with sign around 0; else without sign, from any smallest value."""
     operators: tuple[str, ...] = ()
-    """That are quantised; empty for all that ONNX Runtime can."""
+    """The operators that are quantised; empty for all that ONNX Runtime can."""
     on_processor: bool = True
     """It runs on this machine's processor, which may overflow (`processor.saturates`)."""
 
@@ -55,7 +55,7 @@ RECIPES: Mapping[str, Recipe] = {
     "tensorrt": _TENSORRT,
     "tensorrt-rtx": _WEIGHTS,
 }
-"""By runtime."""
+"""The recipes by runtime."""
 
 
 class Quantiser:
@@ -173,7 +173,7 @@ def weights_only(model: ModelProto, layers: Sequence[str]) -> ModelProto:
 
 
 def _output_axis(node: NodeProto) -> int:
-    """Of a layer's weight: that of output channels."""
+    """Return the axis of a layer's weight: that of output channels."""
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return 0 if node.op_type == "Conv" or transposed else 1
 
@@ -187,7 +187,8 @@ def _integers(values: Array, axis: int) -> tuple[Array, Array]:
 
 
 def _cleaned(model: ModelProto) -> ModelProto:
-    """Without what tools noted about themselves, and without domains of operators that are not used."""
+    """Return the model without what tools noted about themselves, and without domains of operators that are not
+    used."""
     lowest(model)
     del model.metadata_props[:]
     return model
@@ -195,7 +196,7 @@ def _cleaned(model: ModelProto) -> ModelProto:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the quantiser's reports, and its advice to optimise a model first that is exported folded."""
+    """Leave out the quantiser's reports, and its advice to optimise a model first that is exported folded."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -73,7 +73,8 @@ def _memberships(text: str) -> dict[str, PurePosixPath]:
 
 
 def _mounts(text: str, root: Path) -> Iterator[_Mount]:
-    """From lines like `32 31 0:29 /docker/1f /sys/fs/cgroup/cpu ro shared:9 - cgroup cgroup rw,cpu,cpuacct`."""
+    """Yield mounts from lines like `32 31 0:29 /docker/1f /sys/fs/cgroup/cpu ro shared:9 - cgroup cgroup
+    rw,cpu,cpuacct`."""
     for line in text.splitlines():
         mount, _, system = (part.split() for part in line.partition(" - "))
         if len(mount) < 5 or len(system) < 3:
@@ -91,7 +92,7 @@ def _inside(group: PurePosixPath, mount: _Mount) -> tuple[str, ...]:
 
 
 def _quota(group: Path) -> float | None:
-    """Of one group, by version 2 (`50000 100000`, `max 100000`) or version 1 (-1 is none)."""
+    """Return the quota of one group, by version 2 (`50000 100000`, `max 100000`) or version 1 (-1 is none)."""
     found = _read(group / "cpu.max").split() or [
         _read(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     ]

@@ -15,7 +15,7 @@ _PLAIN_INTERVAL_S = 10.0
 _TABLE_INTERVAL_S = 0.5
 
 Rows = Sequence[Sequence[str]]
-"""Of a table, the heading first."""
+"""The rows of a table, the heading first."""
 
 
 def duration(seconds: float) -> str:

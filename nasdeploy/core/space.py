@@ -225,7 +225,7 @@ class SearchSpace(ABC):
 
     @cached_property
     def _presence(self) -> tuple[Mask, list[tuple[list[int], list[int], Mask]]]:
-        """Which choices count in every network; and others, with what decides whether they do.
+        """Return which choices count in every network; and others, with what decides whether they do.
 
         That is, the places of choices that some slots read, the places of those that decide whether there is a block in
         one of these slots, and for which of their values there is.

@@ -123,7 +123,7 @@ def _written(value: Scalar) -> str:
 
 
 _MOST_VALUES = 10_000
-"""Of a file, aliases counted as often as they are used: more than that is made to exhaust memory."""
+"""The most values of a file, aliases counted as often as they are used: more than that is made to exhaust memory."""
 _LONGEST_NUMBER = 100
 _ENCODINGS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -167,7 +167,7 @@ def _escaped(character: str) -> str:
 
 
 class _Reading:
-    """Of one text."""
+    """The reader of one text."""
 
     def __init__(self, text: str, source: str, *, has_lines: bool) -> None:
         self._text, self._source, self._has_lines = text, source, has_lines

@@ -23,7 +23,7 @@ Weights = npt.NDArray[np.float64]
 
 
 def balanced_draws(labels: Indices, rng: np.random.Generator) -> Indices:
-    """As many indices as there are `labels` `[N]`, with replacement, in random order: each class is as likely."""
+    """Draw as many indices as there are `labels` `[N]`, with replacement, in random order: each class is as likely."""
     counts = np.bincount(labels)
     chances = 1.0 / (np.count_nonzero(counts) * counts[labels])
     drawn: Indices = rng.choice(len(labels), size=len(labels), p=chances).astype(np.int64)
@@ -162,7 +162,7 @@ class CalibrationBatches:
             yield normalise(pixels, self._settings.mean, self._settings.std)
 
     def to(self, device: torch.device) -> "CalibrationBatches":
-        """The same on another device: bytes are moved once, not numbers for every network."""
+        """Return the batches on another device: bytes are moved once, not numbers for every network."""
         return CalibrationBatches((pixels.to(device) for pixels in self._pixels), self._settings)
 
 

@@ -85,7 +85,7 @@ def _called(letter: str) -> str:
 
 
 def _likeness(name: str) -> str:
-    """Equal for names that are equal but for form, case, blanks and characters that are not seen."""
+    """Return what is equal for names that are equal but for form, case, blanks and characters that are not seen."""
     folded = normalize("NFKC", normalize("NFKC", name).casefold())
     seen = "".join(letter for letter in _INVISIBLE.sub("", folded) if category(letter) != "Cf")
     return " ".join(seen.split())

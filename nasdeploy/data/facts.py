@@ -85,7 +85,7 @@ def texts_from_bytes(stored: npt.NDArray[np.uint8], count: int) -> list[str]:
 
 
 DIGEST_BYTES = 16
-"""Of SHA-256, the first: enough to tell any number of images apart."""
+"""The first bytes of SHA-256: enough to tell any number of images apart."""
 _READ_AT_ONCE = 1 << 20
 
 Digests = npt.NDArray[np.uint8]
@@ -119,7 +119,10 @@ class Facts:
     defects: Mapping[int, str]
 
     def digests(self, places: Indices) -> Digests | None:
-        """Of the bytes of some images `[len(places), DIGEST_BYTES]`; None unless all of these are known."""
+        """Return digests of the bytes of some images `[len(places), DIGEST_BYTES]`.
+
+        None unless all of these are known.
+        """
         found = self.records[places]
         return found["digest"] if found["read"].all() else None
 
@@ -172,7 +175,10 @@ def records_of(looks: Sequence[Look]) -> Records:
 
 
 MOST_READ_BYTES = 64 << 30
-"""Of images whose content tells them apart: some minutes of a disk. Larger sets are known by names and sizes."""
+"""The most bytes of images whose content tells them apart: some minutes of a disk.
+
+Larger sets are known by names and sizes.
+"""
 
 _VERSION = 1
 _THREADS = 8
@@ -255,7 +261,7 @@ class _Kept:
 
     @classmethod
     def load(cls, place: Path | None) -> "_Kept | None":
-        """From a file; None if there is none, or one of another version."""
+        """Read what was kept from a file; None if there is none, or one of another version."""
         stored = load_arrays(place)
         if stored is None or "version" not in stored or stored["version"] != _VERSION:
             return None
@@ -266,7 +272,7 @@ class _Kept:
         return cls(names, stored["states"], stored["records"], dict(zip(at, reasons, strict=True)))
 
     def arrays(self) -> Arrays:
-        """For a file that `load` reads."""
+        """Return arrays for a file that `load` reads."""
         return {
             "version": np.array(_VERSION),
             "names": texts_as_bytes(self.names),

@@ -113,7 +113,7 @@ class _Pictures:
 
     @classmethod
     def of(cls, path: Path, images: Images) -> "_Pictures":
-        """Of images in the folder at `path`; raises `UserError` if none can be read."""
+        """Look at images in the folder at `path`; raises `UserError` if none can be read."""
         sides = [min(header.width, header.height) for header in _headers(images)]
         if not sides:
             first = images.path(0)

@@ -23,7 +23,7 @@ from nasdeploy.data.images import ArrayImages, Images, Indices, as_indices
 
 @dataclass(frozen=True)
 class Identities:
-    """Of N images: paths below the folder of the data, sizes in bytes `[N]`, and digests of the bytes
+    """What tells N images apart: paths below the folder of the data, sizes in bytes `[N]`, and digests of the bytes
     `[N, DIGEST_BYTES]`, or None where that many were not read."""
 
     paths: tuple[str, ...]
@@ -32,17 +32,18 @@ class Identities:
 
     @classmethod
     def of(cls, facts: Facts, places: Indices) -> "Identities":
-        """Of some files."""
+        """Return what tells some files apart."""
         return cls.named([facts.names[place] for place in places.tolist()], facts.sizes[places], facts.digests(places))
 
     @classmethod
     def named(cls, paths: Sequence[str], sizes: Indices, digests: Digests | None) -> "Identities":
-        """With paths in one Unicode form: file systems change it when a folder is copied."""
+        """Return identities with paths in one Unicode form: file systems change it when a folder is copied."""
         return cls(tuple(normalize("NFC", "\0".join(paths)).split("\0")) if paths else (), sizes, digests)
 
     @classmethod
     def of_arrays(cls, part: str, images: ArrayImages) -> "Identities":
-        """Of images in memory: their path is `part` and a number, and their bytes are their pixels."""
+        """Return what tells images in memory apart: their path is `part` and a number, and their bytes are their
+        pixels."""
         count = len(images)
         # Not -1: a part may be empty.
         rows = np.ascontiguousarray(images.pixels).reshape(count, math.prod(images.pixels.shape[1:]))
@@ -60,7 +61,7 @@ class Identities:
 
     @classmethod
     def joined(cls, parts: Sequence["Identities"]) -> "Identities":
-        """Of the images of several parts, one after the other; without digests if one part has none."""
+        """Join those of the images of several parts, one after the other; without digests if one part has none."""
         digests = [part.digests for part in parts if part.digests is not None]
         return cls(
             tuple(path for part in parts for path in part.paths),
@@ -136,7 +137,7 @@ class OpenedData:
 
     @classmethod
     def of_arrays(cls, classes: tuple[str, ...], parts: Mapping[str, ArrayImages]) -> "OpenedData":
-        """Of images in memory."""
+        """Return the data that images in memory are."""
         return cls(classes, parts, {name: Identities.of_arrays(name, images) for name, images in parts.items()})
 
     @cached_property
@@ -160,7 +161,7 @@ _OF_PARTS = {"train": 0, "val": 2, "test": 3}
 
 @dataclass(frozen=True)
 class Copies:
-    """Which of N images are the same picture.
+    """The relation that says which of N images are the same picture.
 
     `pictures` `[N]`: the number of each image's picture, `firsts` the place of each picture's first image, and
     `contradicted` `[N]` whether the picture lies under several classes.
@@ -172,7 +173,7 @@ class Copies:
 
     @classmethod
     def among(cls, labels: Indices, digests: Digests) -> "Copies":
-        """Of images with such labels `[N]` and digests `[N, DIGEST_BYTES]`."""
+        """Find the copies among images with such labels `[N]` and digests `[N, DIGEST_BYTES]`."""
         rows = np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").ravel()
         _, firsts, pictures = np.unique(rows, return_index=True, return_inverse=True)
         several = np.zeros(len(firsts), dtype=np.bool_)

@@ -24,7 +24,7 @@ _FEW_LEVELS = 128
 _ENDS = (0.1, 99.9)
 """Percentiles of a picture's pixels that its range ends at: sensors have dead pixels."""
 _MOST_VALUES = 1 << 18
-"""Of a picture that are looked at."""
+"""The most values of a picture that are looked at."""
 _UPPER_BITS = (0.0, 65536.0)
 
 

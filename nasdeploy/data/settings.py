@@ -31,7 +31,7 @@ _TIMM_POLICY = re.compile(r"(original|originalr|v0|v0r|3a|rand|augmix)(-[a-z]+[0
 
 
 MOST_PIXELS = 178_956_970
-"""Of a picture unless the recipe allows more: where Pillow takes it for an attack on the memory."""
+"""The most pixels of a picture unless the recipe allows more: where Pillow takes it for an attack on the memory."""
 
 
 ValueBounds = tuple[float, float]

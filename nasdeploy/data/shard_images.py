@@ -190,7 +190,7 @@ def remembered_records(folder: Path, index: ShardIndex) -> Records:
 
 
 def _records(index: ShardIndex, number: int, first: int, end: int) -> Records:
-    """Of the images from `first` to `end`, which lie in shard `number`."""
+    """Return the records of the images from `first` to `end`, which lie in shard `number`."""
     shard, looks = index.shards[number], []
     try:
         with shard.open("rb", buffering=0) as file:
@@ -205,7 +205,7 @@ def _records(index: ShardIndex, number: int, first: int, end: int) -> Records:
 
 
 def _look(shard: Path, content: bytes) -> Look:
-    """At one image; damaged ones are found when they are decoded."""
+    """Look at one image; damaged ones are found when they are decoded."""
     digest = sha256(content).digest()[:DIGEST_BYTES]
     try:
         return Look(digest, header=read_header(shard, content))

@@ -39,7 +39,7 @@ _LONGEST_NAME = 80
 """Characters of a name in a message."""
 
 Members = dict[str, tarfile.TarInfo]
-"""Of a sample, by extension in lower case."""
+"""The members of a sample, by extension in lower case."""
 _Named = tuple[str, str, tarfile.TarInfo]
 """Key, extension and member."""
 
@@ -79,7 +79,7 @@ class _Sample(NamedTuple):
 
 
 class _Samples(NamedTuple):
-    """Of a shard, as arrays: objects for each would be many."""
+    """The samples of a shard, as arrays: objects for each would be many."""
 
     offset: Indices
     size: Indices

@@ -64,7 +64,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """Of all images, their classes and what they are for."""
+        """The digest of all images, their classes and what they are for."""
         return _digest_of(self.inventory, self.uses)
 
     @property
@@ -100,7 +100,7 @@ class Split:
 
 
 def split(data: OpenedData, settings: DataSettings, seed: int) -> Split:
-    """Which image is trained on, held out for the search, validated with, and tested on.
+    """Decide which image is trained on, held out for the search, validated with, and tested on.
 
     Raises `UserError` if there are fewer than two classes or too few images of one.
     """
@@ -175,7 +175,7 @@ def _sets(data: OpenedData, made: Split, places: Indices) -> ImageSets:
 
 
 def set_digest(labels: Indices, found: Identities, compared_by: ComparedBy) -> str:
-    """Equal for sets of the same images with the same labels `[N]`, in any order and wherever they lie.
+    """Return what is equal for sets of the same images with the same labels `[N]`, in any order and wherever they lie.
 
     The same are those of the same bytes or, if these were not read or are not compared, of one name and size.
     """

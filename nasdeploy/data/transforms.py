@@ -135,7 +135,7 @@ class ImageSample:
     labels: Tensor
     """`[N]`"""
     names: Sequence[str]
-    """Of the images, for messages."""
+    """The names of the images, for messages."""
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -147,7 +147,7 @@ class ImageSample:
 
 
 def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings, seed: int) -> ImageSample:
-    """At most 512 images, read in a few seconds, `settings.size` wide; those that cannot be read are left out.
+    """Draw at most 512 images, read in a few seconds, `settings.size` wide; those that cannot be read are left out.
 
     Raises `UnreadableImage` if that leaves none.
     """

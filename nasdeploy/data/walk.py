@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
     | {".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".qoi"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
-"""Of images that Pillow reads without further packages, in lower case."""
+"""The suffixes of images that Pillow reads without further packages, in lower case."""
 
 OF_TOOLS = frozenset(
     {

@@ -31,7 +31,7 @@ class Disagreement(Exception):
 
 
 def difference(expected: Array, found: Array, spread: float | None = None) -> Array:
-    """For each row of two arrays `[N, ...]` the largest difference, as a part of `spread` if that is given.
+    """Return for each row of two arrays `[N, ...]` the largest difference, as a part of `spread` if that is given.
 
     Without it: max |found - expected| / max(1, max |expected|), since float32 keeps seven digits, so that rounding
     grows with the numbers. Raises `Disagreement` for different shapes.
@@ -63,7 +63,7 @@ class Yardstick:
 
     @classmethod
     def of(cls, precision: Precision, logits: Array) -> "Yardstick":
-        """For a precision, by PyTorch's logits on some images."""
+        """Return the yardstick for a precision, by PyTorch's logits on some images."""
         return cls(TOLERANCES[precision], max(float(np.ptp(logits)), float(np.finfo(np.float32).tiny)))
 
     def rows(self, expected: Array, found: Array) -> Array:
@@ -122,7 +122,10 @@ class Reference:
 
     @cached_property
     def _fast(self) -> Network:
-        """In channels-last layout, in which it takes about 0.7 of the time on a CPU; exporters want the other one."""
+        """Put the network in channels-last layout, in which it takes about 0.7 of the time on a CPU.
+
+        Exporters want the other one.
+        """
         return deepcopy(self.network).to(memory_format=torch.channels_last)
 
     def prepared(self, indices: Iterable[int]) -> Tensor:

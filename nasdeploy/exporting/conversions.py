@@ -53,7 +53,7 @@ class Judge:
         return correct / count
 
     def logits(self, model: bytes) -> Array:
-        """Of the first batch."""
+        """Return a model's logits of the first batch."""
         inputs, _ = next(iter(self.held_out()))
         session = self.open(model)
         logits = _run(session, inputs)
@@ -167,7 +167,7 @@ def examples_of(sets: ImageSets, data: DataSettings, side: int) -> Examples:
 
 
 def spread(images: Images, most: int) -> Images:
-    """At most so many images, from all over the set and so of all classes."""
+    """Choose at most so many images, from all over the set and so of all classes."""
     places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
     return images.subset(places.tolist())
 
@@ -183,7 +183,7 @@ MAX_DROP = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Conversions:
-    """Of a network in evaluation mode on the CPU."""
+    """The conversions of a network in evaluation mode on the CPU."""
 
     network: Network
     examples: Examples | None = None
@@ -226,7 +226,10 @@ class Conversions:
         return self._made[key]
 
     def quantiser(self, recipe: str) -> Quantiser:
-        """That of a recipe, with the ranges that the examples give; raises `UserError` if there are none."""
+        """Return the quantiser of a recipe, with the ranges that the examples give.
+
+        Raises `UserError` if there are none.
+        """
         how, examples = RECIPES[recipe], _some(self.examples)
         return Quantiser(self.onnx("fp32", recipe), how, examples.calibration(), reduce_range=_is_reduced(how))
 

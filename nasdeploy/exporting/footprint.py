@@ -18,7 +18,7 @@ _LONGEST_S = 600
 
 
 def measure_footprint(name: str, path: Path, device: Device) -> Footprint:
-    """Of the model of format `name` in `path`; raises `Disagreement` if its process fails."""
+    """Measure the footprint of the model of format `name` in `path`; raises `Disagreement` if its process fails."""
     command = [sys.executable, "-P", "-m", __name__, name, str(path), device.model_dump_json()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LONGEST_S)

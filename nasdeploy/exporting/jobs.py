@@ -21,11 +21,11 @@ class Job:
     """One model to make."""
 
     name: str
-    """Of the format."""
+    """The name of the format."""
     form: Format
     precision: Precision
     device: Device
-    """With the runtime that opens the file."""
+    """The device, with the runtime that opens the file."""
     capabilities: tuple[str, ...] = ()
     not_run: str | None = None
     """Why it cannot run here."""

@@ -37,7 +37,7 @@ class FileFacts(Settings):
 
     @classmethod
     def of(cls, path: Path) -> "FileFacts":
-        """Of a file as it is on disk now."""
+        """Return the facts of a file as it is on disk now."""
         content = path.read_bytes()
         return cls(name=path.name, sha256=sha256(content).hexdigest(), bytes=len(content))
 
@@ -77,7 +77,7 @@ class Origin(Settings):
     budget: dict[str, float]
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
     weights: WeightsFacts | None = None
-    """Of the supernet; None in exports of earlier versions."""
+    """The weights of the supernet; None in exports of earlier versions."""
 
 
 class Quantisation(Settings):
@@ -108,7 +108,7 @@ class Artefact(Settings):
     files: tuple[FileFacts, ...] = Field(min_length=1)
     """The first is the one that is opened; the others lie beside it."""
     device: Device
-    """That it is for, with the runtime that opens it."""
+    """The device that it is for, with the runtime that opens it."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities of the GPUs that it is for, if it is tied to them and they are not just the one here."""
     largest_batch: Count | None = None
@@ -117,7 +117,7 @@ class Artefact(Settings):
     """Why it could not run here. `proof` is then that of the ONNX model that it was built from, in ONNX Runtime, and
     says nothing of latency."""
     fingerprint: Fingerprint | None
-    """Of the machine that it was proved on; None if it was not run."""
+    """The fingerprint of the machine that it was proved on; None if it was not run."""
     quantisation: Quantisation | None = None
     """None unless it is in int8."""
     proof: Proof
@@ -129,7 +129,7 @@ class Artefact(Settings):
 
     @property
     def bytes(self) -> int:
-        """Of all files together."""
+        """The bytes of all files together."""
         return sum(file.bytes for file in self.files)
 
 
@@ -168,7 +168,10 @@ class ExportManifest(Settings):
     """Class names in the order of the logits."""
     recalibration: Recalibration | OwnStatistics
     device: Device
-    """That the export was for; artefacts of formats that its runtime does not open have devices of their own."""
+    """The device that the export was for.
+
+    Artefacts of formats that its runtime does not open have devices of their own.
+    """
     origin: Origin
     data: DataFacts | None = None
     """The run's images; None in bundles of earlier versions."""

@@ -54,7 +54,7 @@ class Agreement(Settings):
 
 
 class ClassAccuracy(Settings):
-    """Of one class, in the order of the labels."""
+    """The accuracy of one class, in the order of the labels."""
 
     images: Tally
     correct: Tally
@@ -71,7 +71,8 @@ class Accuracy(Settings):
     interval: tuple[Fraction, Fraction]
     """Wilson's score interval of `top1` at 95 %."""
     top1_pytorch: Fraction
-    """Of the network that the file was made from, on the same images as evaluation during a search reads them."""
+    """The accuracy of the network that the file was made from, on the same images as evaluation during a search reads
+    them."""
     top5: Fraction | None = None
     """None where there are five classes or fewer; so also the next two."""
     top5_interval: tuple[Fraction, Fraction] | None = None
@@ -131,7 +132,7 @@ class Latency(Settings):
     """The median on a machine as fast and as quiet as when it was profiled, after the device's gaps; None without a
     latency table."""
     predicted_ms: Milliseconds | None
-    """Of the median on a machine as quiet as when it was profiled; None without a latency table."""
+    """The prediction of the median on a machine as quiet as when it was profiled; None without a latency table."""
     times_fp32: Annotated[float, Field(gt=0.0)] | None = None
     """Time as a multiple of that of the same network in fp32, measured in turn; None for fp32 itself."""
     remarks: tuple[str, ...] = ()
@@ -141,7 +142,7 @@ class Latency(Settings):
     throughput: Throughput | None = None
     """None where it was not measured, as in bundles of earlier versions."""
     after_gaps: AfterGaps | None = None
-    """After the device's gaps, or after some that are usual; None in bundles of earlier versions."""
+    """The latency after the device's gaps, or after some that are usual; None in bundles of earlier versions."""
     idle_ms: Annotated[float, Field(ge=0.0)] = 0.0
     """The device's gaps."""
 
@@ -175,7 +176,7 @@ class HalfPrecision(Settings):
     operator: str
     """The operator."""
     accuracy: Accuracy
-    """Of the model that rounds; it is the file's where fp16 is really computed."""
+    """The accuracy of the model that rounds; it is the file's where fp16 is really computed."""
 
 
 class Proof(Settings):

@@ -99,7 +99,7 @@ _RANGE = "values of black and white, measured on the training images; or two num
 
 
 def _balance(folder: FolderSummary) -> list[str]:
-    """Which of several ways to count classes is a question only where they differ in size."""
+    """Say which of several ways to count classes is a question only where they differ in size."""
     smallest, largest = min(folder.per_class.values()), max(folder.per_class.values())
     if largest < 2 * smallest:
         return []

@@ -90,7 +90,7 @@ class Campaign:
     reference: ModelMaker
     """Makes the reference graph, of which each group has one."""
     ends: float = inf
-    """When the time that the user gives is over, by `perf_counter`."""
+    """The time at which the time that the user gives is over, by `perf_counter`."""
     pause: Callable[[float], None] = sleep
 
     def announce(self, space: SearchSpace, pace: Pace) -> None:

@@ -150,7 +150,7 @@ def _profile(
 
 
 def _in_random_order(items: Sequence[T], name: str) -> list[T]:
-    """The same order for each table."""
+    """Return the same order for each table."""
     return [items[index] for index in generator(0, name).permutation(len(items))]
 
 

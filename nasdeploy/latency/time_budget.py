@@ -45,7 +45,7 @@ class Pace:
     def of(
         cls, blocks: Mapping[str, Block], timings: Mapping[str, Timing], elapsed: float, protocol: MeasurementProtocol
     ) -> "Pace":
-        """From a trial of `blocks` by `protocol` that took `elapsed` seconds in all."""
+        """Estimate the pace from a trial of `blocks` by `protocol` that took `elapsed` seconds in all."""
         from scipy.optimize import nnls
 
         seconds = np.array([timings[key].median for key in blocks])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Statistics:
-    """Which statistics batch normalisation uses."""
+    """The choice of statistics that batch normalisation uses."""
 
     batch: bool
     """Whether those of the batch are used, else the running ones."""

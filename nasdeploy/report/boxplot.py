@@ -11,7 +11,7 @@ from nasdeploy.core.costs import Floats
 from nasdeploy.store.files import replacing
 
 _WIDTH = 0.8
-"""Of all boxes of a regime together; regimes are 1 apart."""
+"""The width of all boxes of a regime together; regimes are 1 apart."""
 
 
 _SHORT = 30

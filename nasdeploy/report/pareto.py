@@ -83,7 +83,7 @@ def _measured(found: NetworkRecord) -> tuple[float, float, float] | None:
 
 
 def _uncertainty(found: NetworkRecord) -> float:
-    """Of the prediction on the first device, in milliseconds; 0 for costs that are known."""
+    """Return the uncertainty of the prediction on the first device, in milliseconds; 0 for costs that are known."""
     return next((one.uncertainty_ms for one in found.latency.values()), 0.0)
 
 

@@ -35,7 +35,7 @@ def gpu() -> str:
 
 
 def compute_capability() -> str:
-    """That of the first GPU, e.g. `SM89`."""
+    """Return the compute capability of the first GPU, e.g. `SM89`."""
     driver = ctypes.CDLL(_DRIVER)
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuInit(0)

@@ -70,7 +70,7 @@ class Device(Settings):
     hosts: tuple[Host, ...] = ()
     """Several equal boards that share the work, in place of `host`."""
     python: str = Field(default="python3", min_length=1)
-    """Of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
+    """The Python of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
     precision: Precision = "fp32"
     batch: int = Field(default=1, ge=1, le=65536)
     threads: int = Field(default=1, ge=1, le=1024)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 MAGIC = b"vtrt"
 _LENGTH = 36
 _CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
-"""By bit, the lowest first."""
+"""The names by bit, the lowest first."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class EngineHeader:
     """What an engine says of itself."""
 
     version: str
-    """Of the SDK that built it, which is the only one that loads it, e.g. `1.7.1`."""
+    """The version of the SDK that built it, which is the only one that loads it, e.g. `1.7.1`."""
     capabilities: tuple[str, ...]
     """Compute capabilities that it is for; empty where it is only for the GPU that it was built on."""
 

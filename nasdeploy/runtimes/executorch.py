@@ -36,7 +36,7 @@ _HEADER = 40
 """Bytes from the start to the end of the extended header."""
 _METHOD = "forward"
 _TYPES = {6: "float32"}
-"""By ExecuTorch's `ScalarType`, as far as exports have them."""
+"""The types by ExecuTorch's `ScalarType`, as far as exports have them."""
 
 
 class ExecuTorch:
@@ -62,7 +62,7 @@ class ExecuTorch:
         return version("executorch")
 
     def computes(self, precision: Precision) -> Precision:
-        """As it is stored."""
+        """Return the model as it is stored."""
         return precision
 
     def open(self, model: Model, device: Target) -> "ExecuTorchSession":
@@ -140,7 +140,7 @@ def _content(model: Model) -> tuple[str, bytes]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Without what the native part tells standard error of processors and damaged files; errors say that as well."""
+    """Leave out what the native part tells standard error of processors and damaged files; errors say that as well."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
@@ -183,11 +183,11 @@ class ExecuTorchSession:
 
     @property
     def inputs(self) -> Mapping[str, Shape]:
-        """With the device's batch."""
+        """Run with the device's batch."""
         return self._inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """In parts where there are more samples than the program's memory was planned for."""
+        """Run in parts where there are more samples than the program's memory was planned for."""
         require_samples(feeds)
         arrays = [feeds[name] for name in self._inputs]
         starts = range(0, len(arrays[0]), self.largest)
@@ -198,7 +198,7 @@ class ExecuTorchSession:
         return [output.numpy() for output in self._method(_tensors(arrays), True)]
 
     def call(self) -> None:
-        """On inputs that stay the same."""
+        """Run on inputs that stay the same."""
         # Inputs are handed over each time: their memory is used again for what is computed from them.
         self._method(self._fixed, False)
 

@@ -104,7 +104,7 @@ class OnnxRuntimeCuda:
         return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version} on {gpu()}"
 
     def computes(self, precision: Precision) -> Precision:
-        """As it is stored."""
+        """Return the model as it is stored."""
         return precision
 
     def open(self, model: Model, device: Target) -> Session:

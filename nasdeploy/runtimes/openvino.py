@@ -99,7 +99,7 @@ def _blame_option(core: Any, graph: Any, device: Target) -> None:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Without the places in OpenVINO's own sources."""
+    """Return the reason without the places in OpenVINO's own sources."""
     lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check "))]
     return one_line(" ".join(lines) or error)
 

@@ -45,7 +45,7 @@ class PyTorch:
         return version("torch")
 
     def computes(self, precision: Precision) -> Precision:
-        """As it is stored."""
+        """Return the model as it is stored."""
         return precision
 
     def open(self, model: Model, device: Target) -> Session:

@@ -35,7 +35,7 @@ class TorchModel:
 
     module: "nn.Module"
     inputs: Mapping[str, Shape]
-    """Without batch."""
+    """The shape without batch."""
 
 
 Model = bytes | Path | TorchModel

@@ -32,7 +32,7 @@ from nasdeploy.runtimes.runtime import (
 )
 
 LARGEST_BATCH = 32
-"""That an engine with a dynamic batch takes, if the device's is not larger."""
+"""The largest batch that an engine with a dynamic batch takes, if the device's is not larger."""
 
 
 class TensorRt:
@@ -62,7 +62,7 @@ class TensorRt:
         return f"{import_module(self._module).__version__} on {gpu()}"
 
     def computes(self, precision: Precision) -> Precision:
-        """As it is stored; in int8 TensorRT for RTX has weights only, which it expands."""
+        """Return the model as it is stored; in int8 TensorRT for RTX has weights only, which it expands."""
         return "fp32" if precision == "int8" and self._module == "tensorrt_rtx" else precision
 
     def open(self, model: Model, device: Target) -> Session:

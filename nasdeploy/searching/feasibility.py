@@ -97,7 +97,7 @@ def is_reachable(problem: Problem) -> bool:
 
 
 def _reach(problem: Problem) -> str:
-    """For each bound that cannot be met beside the others, how far its cost gets while they are kept."""
+    """Return for each bound that cannot be met beside the others, how far its cost gets while they are kept."""
     parts = []
     for quantity in problem.quantities:
         for sign, bound, words in ((1.0, quantity.bound.high, "down to"), (-1.0, quantity.bound.low, "up to")):

@@ -51,7 +51,8 @@ def _limits(quantity: Quantity) -> tuple[float, float]:
 
 
 def _part(problem: Problem, count: int, error: float, codes: Codes) -> FeasibleSize:
-    """Of `count` combinations, known to a standard error, the part of uniform draws `[n, choices]` that is feasible."""
+    """Estimate, of `count` combinations known to a standard error, the part of uniform draws `[n, choices]` that is
+    feasible."""
     within = problem.feasible(problem.costs(codes)).sum()
     share = float(within) / max(len(codes), 1)
     # Not 0 where all or none are within.

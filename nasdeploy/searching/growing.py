@@ -25,7 +25,7 @@ class GrowingFront:
 
     @property
     def front(self) -> list[Candidate]:
-        """By rising cost on the problem's axis."""
+        """Return the front by rising cost on the problem's axis."""
         if self._new:
             archs, evaluations = zip(*self._new, strict=True)
             self._new.clear()

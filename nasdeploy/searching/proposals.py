@@ -134,5 +134,5 @@ class Candidates:
 
     @cached_property
     def _rounded(self) -> Rounded:
-        """By cost on the axis; made when it is needed, because that may take half a second."""
+        """The sampler by the cost on the axis; made when it is needed, because that may take half a second."""
         return Rounded(self._problem.space, self._problem.axis.slot_cost)

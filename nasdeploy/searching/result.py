@@ -44,7 +44,7 @@ class NetworkRecord(Settings):
     top1_error: float
     """Standard error of `top1`."""
     cross_entropy: float | None
-    """In nats; None if the network's logits were no numbers."""
+    """The loss in nats; None if the network's logits were no numbers."""
     deployed_top1: float | None = None
     """Like `top1`, but of the network in the first device's precision, as its runtime computes it; None where that was
     not measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
@@ -128,9 +128,9 @@ class BudgetRecord(Settings):
     """The bounds that were asked for, in the costs' units."""
 
     latency: dict[str, LatencyBounds]
-    """By device, the one that the front is drawn over first."""
+    """The records by device, the one that the front is drawn over first."""
     costs: dict[str, Bounds] = Field(default_factory=dict)
-    """By the names of `NETWORK_COSTS`, those that are bounded; in JSON beside `latency`."""
+    """The costs by the names of `NETWORK_COSTS`, those that are bounded; in JSON beside `latency`."""
 
     @classmethod
     def of(cls, budget: Budget) -> "BudgetRecord":
@@ -205,18 +205,18 @@ class SearchResult(Settings):
     """Those that were searched on; None in results of earlier versions."""
     space: str
     devices: tuple[str, ...]
-    """Of the latency budget; the first is that of the front. Empty for a search without latency."""
+    """The devices of the latency budget; the first is that of the front. Empty for a search without latency."""
     precision: Precision = "fp32"
-    """Of the first device."""
+    """The precision of the first device."""
     budget: BudgetRecord
     probability: float
-    """With which a network that is predicted to meet the budget does."""
+    """The probability with which a network that is predicted to meet the budget does."""
     rounds: int
     """Rounds of search and measurement until a finalist met the budget."""
     evaluated: int
     """Architectures with known accuracy within the budget when it ended."""
     images: int
-    """That accuracy was measured on."""
+    """The images that accuracy was measured on."""
     unreadable: int = 0
     """Held-out images beside these that were left out, because they cannot be read."""
     winner: NetworkRecord
@@ -228,7 +228,7 @@ class SearchResult(Settings):
     front: tuple[NetworkRecord, ...]
     """Pareto front of accuracy over predicted latency (or MACs), by rising cost."""
     latency_fidelity: dict[str, Fidelity]
-    """By device: predictions of the table before this search against what was measured in it."""
+    """The checks by device: predictions of the table before this search against what was measured in it."""
     accuracy_fidelity: Fidelity | None = None
     """Predicted against evaluated accuracy, of networks that the last predictor was not fitted on; None without one."""
 

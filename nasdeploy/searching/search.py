@@ -29,7 +29,7 @@ Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
 """Latencies of whole networks on the device of that name."""
 
 Timings = Mapping[str, Mapping[Arch, Timing]]
-"""By device, of whole networks."""
+"""The timings by device, of whole networks."""
 
 Deploy = Callable[[Sequence[Arch]], Mapping[Arch, Evaluation]]
 """Accuracies of networks as their device computes them; of none where it does so as the supernet does."""
@@ -44,9 +44,9 @@ class Outcome:
     fitting: list[Candidate]
     """The finalists that meet the budget; the winner is the first."""
     timings: Timings
-    """Of all finalists that were ever measured; empty without a latency budget."""
+    """The timings of all finalists that were ever measured; empty without a latency budget."""
     tables: Sequence[LatencyTable]
-    """As corrected by what was measured."""
+    """The tables as corrected by what was measured."""
     rounds: int
     deployed: Mapping[Arch, Evaluation] = field(default_factory=dict)
     """Accuracies of those that fit as their device computes them; empty where it does so as the supernet does."""

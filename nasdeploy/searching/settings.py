@@ -9,7 +9,8 @@ from nasdeploy.core.settings import Settings
 from nasdeploy.searching.budget import is_latency
 
 STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
-"""Of `nasdeploy.searching.strategies.STRATEGIES`, which is not imported here because strategies read these settings."""
+"""The name of one of `nasdeploy.searching.strategies.STRATEGIES`, which is not imported here because strategies read
+these settings."""
 
 
 class SearchSettings(Settings):
@@ -45,7 +46,8 @@ class SearchSettings(Settings):
     measured_rounds: int = Field(default=5, ge=1, le=5)
     """Searches, each with a table that knows what was measured before, until a finalist meets the budget."""
     probability: float = Field(default=0.9, ge=0.5, lt=1.0)
-    """With which a network that is predicted to meet a latency budget does, by the table's uncertainty."""
+    """The probability with which a network that is predicted to meet a latency budget does, by the table's
+    uncertainty."""
     reserve: float = Field(default=0.02, ge=0.0, lt=1.0)
     """Part of the latency budget that a finalist must leave free, for noise between this measurement and the next.
 
@@ -63,7 +65,8 @@ class SearchSettings(Settings):
     predictor_file: str | None = None
     """A predictor that an earlier search of the run kept, from which these two start."""
     reward: Literal["soft", "hard"] = "soft"
-    """Of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the budget."""
+    """The reward of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the
+    budget."""
     gradient_steps: int = Field(default=300, ge=1, le=1_000_000)
     """The steps of gradient descent on soft choices that `differentiable` takes in each round."""
 

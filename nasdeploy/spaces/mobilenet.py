@@ -117,7 +117,7 @@ class MobileNetSpace(SearchSpace):
 
     @cached_property
     def _sides(self) -> dict[int, tuple[int, ...]]:
-        """For each resolution the side of the feature map that enters each stage, and the head."""
+        """Return for each resolution the side of the feature map that enters each stage, and the head."""
         sides = {}
         for resolution in self.table.resolution:
             side = [strided(resolution, self.table.stem.stride)]

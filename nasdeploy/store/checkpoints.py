@@ -24,12 +24,12 @@ _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?\.pt")
 
 
 class WeightsFacts(Settings):
-    """Which weights of a run something was made from."""
+    """A statement of which weights of a run something was made from."""
 
     epoch: int = Field(ge=0)
     """Epochs that they were trained for."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the checkpoint that holds them."""
+    """The sum of the checkpoint that holds them."""
 
     def __str__(self) -> str:
         return f"epoch {self.epoch}, {self.sha256[:12]}"
@@ -48,7 +48,7 @@ class LostWeights(UserError):
 
 
 def checkpoint_name(epoch: int, step: int = 0) -> str:
-    """Of the file with the state after so many epochs, and steps of the next one."""
+    """Return the name of the file with the state after so many epochs, and steps of the next one."""
     return f"epoch-{epoch:06d}{f'-step-{step:06d}' if step else ''}.pt"
 
 

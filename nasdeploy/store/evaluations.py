@@ -127,7 +127,7 @@ class Evaluations:
         return list(self._select("evaluations ORDER BY rowid"))
 
     def stopped(self) -> list[Evaluation]:
-        """Of each architecture that has no whole evaluation, the one on the most images."""
+        """Return, of each architecture that has no whole evaluation, the one on the most images."""
         return _as_parts(self._select(_UNFINISHED))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:

@@ -53,12 +53,12 @@ class DataFacts(Settings):
     """The images of a run in a few figures; each of them stands in the run's data.npz."""
 
     images: dict[str, Count]
-    """By what they are for: train, search (held out), val, test, and those that are not used."""
+    """The counts by what they are for: train, search (held out), val, test, and those that are not used."""
     compared_by: ComparedBy
     digest: Digest
-    """Of all images, their classes and what they are for."""
+    """The digest of all images, their classes and what they are for."""
     test_digest: Digest
-    """Of the test images and their classes, in any order and wherever they lie."""
+    """The digest of the test images and their classes, in any order and wherever they lie."""
     copies: CopyFacts | None = None
     """None where the bytes were not read."""
 

@@ -22,7 +22,7 @@ from nasdeploy.store.records import DataFacts, installed_versions, read_record
 StepName = Literal["train", "profile", "search", "export"]
 Facts = dict[str, Any]
 ClassName = Annotated[str, AfterValidator(partial(normalize, "NFC"))]
-"""In Unicode's composed form, also where an earlier version kept what the file system gave it."""
+"""The names in Unicode's composed form, also where an earlier version kept what the file system gave it."""
 
 RUNS = Path("runs")
 _MANIFEST = "manifest.json"
@@ -41,7 +41,7 @@ class Manifest(Settings):
     images: str | None = None
     """Fingerprint of the training images; None in runs of earlier versions."""
     data: DataFacts | None = None
-    """Of the images that stand in data.npz; None in runs of earlier versions, which have no such file."""
+    """The facts of the images that stand in data.npz; None in runs of earlier versions, which have no such file."""
     seed: int
     range: tuple[float, float] | None = None
     """Values of black and white that were measured when it was begun; None if its recipe asks for no such thing."""
@@ -58,7 +58,7 @@ class Run:
         self._manifest = manifest
         self._locks = 0
         self._identity: tuple[int, int] | None = None
-        """Of the lock, while this process has it."""
+        """The descriptor of the lock, while this process has it."""
 
     @classmethod
     def create(

@@ -19,7 +19,7 @@ def unsound(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def uncomputable(weights: Mapping[str, Tensor]) -> str | None:
-    """The same for weights of any network, in which a uniform matrix may have its sense."""
+    """Say what is wrong with weights of any network, in which a uniform matrix may have its sense."""
     return _named([*_broken(weights)])
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nasdeploy.training.settings import DistillationSettings
 
 Distillation = Callable[[Tensor, Tensor], Tensor]
-"""From student and teacher logits `[N, classes]` to a scalar loss."""
+"""The function from student and teacher logits `[N, classes]` to a scalar loss."""
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None = None) -> Tensor:

@@ -46,7 +46,8 @@ def _split_as_then(run: Run, data: OpenedData) -> ImageSets:
 
 
 def _split_anew(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:
-    """Of a run of an earlier version, which knows the names and labels of its training images at most."""
+    """Return the sets of a run of an earlier version, which knows the names and labels of its training images at
+    most."""
     sets, images = split_sets(data, settings, seed), run.manifest.images
     if images is not None and images != sets.fingerprint:
         raise UserError(

@@ -22,7 +22,7 @@ CandidateLosses = Callable[[Sequence[Arch]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Bins:
-    """Equal bins of a cost: bin `i` holds costs from `start + i * width` on."""
+    """The equal bins of a cost: bin `i` holds costs from `start + i * width` on."""
 
     start: float
     width: float

@@ -86,7 +86,10 @@ class OnnxTeacher:
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
     def _part(self, given: Array) -> Array:
-        """Of at most as many images as a call has; the last one stands for those that are missing."""
+        """Compute the logits of at most as many images as a call has.
+
+        The last one stands for those that are missing.
+        """
         missing = self._batch - len(given)
         whole = np.concatenate([given, np.repeat(given[-1:], missing, axis=0)]) if missing else given
         outputs = self._session.run({self._images.name: self._images.fed(whole)})

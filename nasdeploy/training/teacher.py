@@ -19,7 +19,8 @@ from nasdeploy.supernet.sound import uncomputable
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
 
 Teacher = Callable[[Tensor], Tensor]
-"""From images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a gradient."""
+"""The function from images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a
+gradient."""
 
 
 def without_gradient(network: Callable[[Tensor], Tensor]) -> Teacher:
@@ -40,10 +41,10 @@ class ReadTeacher:
 
     classifier: Classifier
     given: Normalisation
-    """Of the images that it is called with."""
+    """The normalisation of the images that it is called with."""
     reading: Reading
     columns: Sequence[int]
-    """Which of its outputs is that of each class."""
+    """The places that say which of its outputs is that of each class."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[N, classes]` of images `[N, 3, S, S]`."""

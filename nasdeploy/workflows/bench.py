@@ -30,7 +30,7 @@ class BenchModel:
 
     make: Callable[[], Model]
     bytes: int
-    """Of the file; of a model by name, of its parameters in fp32."""
+    """The bytes of the file; of a model by name, of its parameters in fp32."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _torchvision(name: str) -> tuple["nn.Module", int]:
 
 
 def _timm(name: str) -> tuple["nn.Module", int]:
-    """The same from timm."""
+    """Open a model of timm."""
     try:
         import timm
     except ImportError:

@@ -25,7 +25,7 @@ Regimes = list[list[Evaluation]]
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a run: evaluations by regime, and how many held-out images were left out as unreadable."""
+    """The figures of a run: evaluations by regime, and how many held-out images were left out as unreadable."""
 
     regimes: Regimes
     unreadable: int
@@ -138,6 +138,6 @@ def _draw(contenders: Sequence[Contender], found: Sequence[Regimes], edges: Floa
 
 
 def _images_of(contender: Contender) -> str:
-    """Equal for runs that hold out the same images."""
+    """Return what is equal for runs that hold out the same images."""
     recipe = contender.recipe
     return f"{recipe.seed} {recipe.images.model_dump_json(exclude={'workers', 'augment'})}"

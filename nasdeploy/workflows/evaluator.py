@@ -39,7 +39,8 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
 
 
 def _drawn(images: Images, recipe: Recipe) -> Images:
-    """In an order in which the first of the images stand for all, where networks are stopped after them."""
+    """Return the images in an order in which the first of the images stand for all, where networks are stopped after
+    them."""
     if recipe.search.halving == 1:
         return images
     return images.subset(generator(recipe.seed, "held-out order").permutation(len(images)).tolist())

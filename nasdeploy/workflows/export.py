@@ -65,7 +65,7 @@ def _target(request: ExportRequest, max_drop: float) -> Target:
 
 
 def _facts(directory: Path, manifest: ExportManifest) -> dict[str, object]:
-    """Of the first model, for scripts; the manifest has all."""
+    """The file of the first model, for scripts; the manifest has all."""
     first = manifest.artefacts[0]
     accuracy, latency = first.proof.accuracy, first.proof.latency
     return {

@@ -30,23 +30,23 @@ class Reach:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of a search; times in seconds."""
+    """The forecast of a search; times in seconds."""
 
     reaches: tuple[Reach, ...]
-    """Of every latency, and of what else is bounded."""
+    """The range of every latency, and of what else is bounded."""
     feasible: FeasibleSize
     evaluations: int
-    """In a round at most."""
+    """The evaluations in a round at most."""
     known: int
     """Networks of this run that were evaluated already, and are not evaluated again."""
     seconds_each: float
-    """Of an evaluation."""
+    """The seconds of an evaluation."""
     measuring: float
     """Seconds for the finalists on all devices, a round."""
 
     @property
     def seconds(self) -> float:
-        """For one round; a further one is only needed where no finalist meets the budget."""
+        """The seconds for one round; a further one is only needed where no finalist meets the budget."""
         return self.evaluations * self.seconds_each + self.measuring
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +110,8 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
 
 
 def _seconds_to_measure(problem: Problem, device: Device) -> float:
-    """Of one network on a device: runs and gaps by the protocol, and about a second to make and open it."""
+    """Return the seconds of one network on a device: runs and gaps by the protocol, and about a second to make and open
+    it."""
     protocol = MeasurementProtocol().with_idle(device.idle_ms)
     visits = protocol.networks.visits
     runs = protocol.warmup + visits * (protocol.discarded + protocol.kept)

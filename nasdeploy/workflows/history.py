@@ -17,7 +17,7 @@ def keep(run: Run, result: SearchResult) -> None:
 
 
 def next_id(run: Run) -> str:
-    """Of the next search of a run: they are numbered from 1."""
+    """Return the number of the next search of a run: they are numbered from 1."""
     return str(1 + max((int(path.stem) for path in _files(run)), default=0))
 
 

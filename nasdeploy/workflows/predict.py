@@ -30,7 +30,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of some images, and what was wrong with the others."""
+    """The classes of some images, and what was wrong with the others."""
 
     found: tuple[Prediction, ...]
     unreadable: tuple[str, ...]

@@ -26,7 +26,7 @@ class SearchRequest:
     space: SearchSpace
     devices: tuple[Device, ...]
     tables: tuple[LatencyTable, ...]
-    """Of the devices, in their order."""
+    """The tables of the devices, in their order."""
     budget: Budget
     weights: Weights
 

@@ -51,7 +51,7 @@ class Verification:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Of all models, one line each."""
+        """The problems of all models, one line each."""
         return tuple(f"{each.model}: {problem}" for each in self.found for problem in each.problems)
 
 
@@ -155,7 +155,7 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
 
 
 def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: MeasurementProtocol) -> Found:
-    """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
+    """Measure latency back to back, throughput, and latency after gaps as long as when it was exported."""
     timing = _timing(model, protocol.networks, protocol)
     found = replace(
         found,

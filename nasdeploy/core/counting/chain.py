@@ -21,7 +21,10 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stage:
-    """From the states before to the states after it; a state is a combination of the choices that are still read."""
+    """The way from the states before to the states after it.
+
+    A state is a combination of the choices that are still read.
+    """
 
     decided: tuple[int, ...]
     """Places of the choices that no later slot reads."""

@@ -71,13 +71,13 @@ class _Front:
     costs: Floats
     values: Floats
     members: npt.NDArray[np.int32]
-    """Of the stage to the state."""
+    """The member of the stage that leads to the state."""
     places: npt.NDArray[np.int32]
-    """In the front of the state before."""
+    """The place in the front of the state before."""
 
 
 def _fronts(stages: Sequence[Stage], bound: float) -> Iterator[list[_Front]]:
-    """After each stage, the fronts of its states."""
+    """Yield, after each stage, the fronts of its states."""
     start = np.zeros(1, dtype=np.int32)
     fronts = [_Front(np.zeros(1), np.zeros(1), start, start)]
     for stage, least in zip(stages, _least_to_come(stages), strict=True):
@@ -86,7 +86,7 @@ def _fronts(stages: Sequence[Stage], bound: float) -> Iterator[list[_Front]]:
 
 
 def _least_to_come(stages: Sequence[Stage]) -> list[Floats]:
-    """After each stage, for each state `[states]` the least that later stages add."""
+    """Return, after each stage, for each state `[states]` the least that later stages add."""
     least = [np.zeros(1)]
     for stage in reversed(stages[1:]):
         before = np.full(int(stage.source.max()) + 1, np.inf)

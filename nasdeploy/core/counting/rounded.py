@@ -19,7 +19,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace
 
 _STEPS = 20_000
-"""Into which the range of costs is divided."""
+"""The number of steps into which the range of costs is divided."""
 
 _WEIGHTS = 2**20
 """Weights of members that are looked at together: 8 MB."""
@@ -97,7 +97,7 @@ class Rounded:
         return codes
 
     def _counted(self) -> Iterator[Floats]:
-        """Before all stages and after each one: the number of ways `[states, rounded costs]`."""
+        """Return, before all stages and after each one: the number of ways `[states, rounded costs]`."""
         ways = np.ones((1, 1))
         yield ways
         for stage, shifts in zip(self._chain, self._shifts, strict=True):
@@ -120,7 +120,7 @@ class RoundedInterval:
 
     @property
     def standard_error(self) -> float:
-        """Of `count`, by the sampled part."""
+        """The standard error of `count`, by the sampled part."""
         return self._estimate[1]
 
     def sample(self, count: int, rng: np.random.Generator) -> Codes:
@@ -190,7 +190,7 @@ def _members(
 
 
 def _cumulative(ways: Floats, source: Integers, left: Integers) -> Floats:
-    """For each row of `[n, members]` the number of the row plus the share of this member and those before it."""
+    """Return for each row of `[n, members]` the number of the row plus the share of this member and those before it."""
     possible = (left >= 0) & (left < ways.shape[1])
     weights = np.where(possible, ways[source, left.clip(0, ways.shape[1] - 1)], 0.0).cumsum(axis=1)
     shares: Floats = weights / np.where(weights[:, -1:] > 0, weights[:, -1:], 1.0)

@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
     | {".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".tga", ".qoi"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".avif"}
 )
-"""Of images that Pillow reads without further packages, in lower case."""
+"""The suffixes of images that Pillow reads without further packages, in lower case."""
 
 OF_TOOLS = frozenset(
     {
@@ -38,7 +38,7 @@ OF_TOOLS = frozenset(
 """Names, in lower case, of what systems and tools keep for themselves without hiding it."""
 
 MOST_PIXELS = 178_956_970
-"""Of a picture unless the manifest allows more."""
+"""The most pixels of a picture unless the manifest allows more."""
 
 _DEEP_GREY = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N", "F"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
@@ -149,7 +149,7 @@ def read_rgb(path: Path, steps: Mapping[str, Any]) -> Image.Image:
 
 @contextmanager
 def _pillow_alone() -> Iterator[None]:
-    """Without Pillow's warnings and its limit of pixels, for which the manifest has one of its own."""
+    """Leave out Pillow's warnings and its limit of pixels, for which the manifest has one of its own."""
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,7 +226,7 @@ def rescale(x: Array, side: int) -> Array:
 
 
 def cubic_taps(size: int, side: int) -> tuple[Array, Array]:
-    """For each of `side` places the four neighbours among `size`, and their weights: both `[4, side]`."""
+    """Return for each of `side` places the four neighbours among `size`, and their weights: both `[4, side]`."""
     one = np.float32(1)
     centres = np.arange(side, dtype=np.float32) + np.float32(0.5)
     place = _fused(np.float32(size) / np.float32(side), centres, np.float32(-0.5))

@@ -44,7 +44,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Model = Callable[[Array], Array]
-"""From inputs `[N, 3, side, side]` to logits `[N, classes]`, both float32."""
+"""The function from inputs `[N, 3, side, side]` to logits `[N, classes]`, both float32."""
 
 
 # -- the bundle
@@ -161,7 +161,7 @@ def open_model(folder: Path, manifest: Mapping[str, Any], sums: Mapping[str, str
 
 
 def _one_line(error: Exception) -> str:
-    """Of a long text the beginning and the end, where the reason stands."""
+    """Return, of a long text, the beginning and the end, where the reason stands."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:147]} ... {text[-147:]}"
 
@@ -181,7 +181,10 @@ def _chosen(manifest: Mapping[str, Any], name: str | None) -> tuple[Mapping[str,
 
 
 def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
-    """That this program can run it in. In int8 only the one that it was quantised for computes the same."""
+    """Return the provider that this program can run it in.
+
+    In int8 only the one that it was quantised for computes the same.
+    """
     if artefact["format"] == "openvino":
         return ("openvino",)
     if artefact["format"] == "onnx":
@@ -272,7 +275,7 @@ def _complain(what: object) -> int:
 
 
 def _shown(text: object) -> str:
-    r"""In one line: a newline in a name is `\n`, a byte that is not UTF-8 is `\xfc`."""
+    r"""Return the text in one line: a newline in a name is `\n`, a byte that is not UTF-8 is `\xfc`."""
     return _UNSHOWN.sub(
         lambda found: found[0].encode("unicode_escape").decode("ascii").replace(r"\udc", r"\x"), str(text)
     )

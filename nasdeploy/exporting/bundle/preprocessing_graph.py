@@ -31,10 +31,10 @@ IMAGE = "image"
 
 _NETWORK = "network/"
 _OPSET = 17
-"""In which the two are joined; means of later ones are others."""
+"""The version of the form in which the two are joined; means of later ones are others."""
 
 _A = -0.5
-"""Of Pillow's bicubic filter."""
+"""The parameter of Pillow's bicubic filter."""
 _FIXED = float(1 << 22)
 """Pillow's weights are whole multiples of its inverse."""
 

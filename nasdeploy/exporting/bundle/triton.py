@@ -47,7 +47,7 @@ def write_repository(folder: Path, manifest: ExportManifest) -> None:
 
 
 def model_name(manifest: ExportManifest, artefact: Artefact) -> str:
-    """Of a model in the repository, e.g. `nasdeploy-d610515617a3-onnx-fp32`."""
+    """Return the name of a model in the repository, e.g. `nasdeploy-d610515617a3-onnx-fp32`."""
     return f"nasdeploy-{manifest.digest}-{artefact.format}-{artefact.precision}"
 
 

@@ -95,7 +95,7 @@ class Sample:
     logits: Array
     """PyTorch's, float32 `[1, classes]`."""
     outputs: Mapping[str, Array] = field(default_factory=dict)
-    """The same of each model that was run when it was exported, by the name of its file."""
+    """The logits of each model that was run when it was exported, by the name of its file."""
 
     def save(self, folder: Path) -> None:
         """Write `sample.npz`; equal samples give equal bytes."""
@@ -135,7 +135,10 @@ def sample_picture(shorter_side: int) -> Image:
 
 
 ALLOWED: Mapping[Precision, Tolerance] = {**TOLERANCES, "int8": Tolerance(allowed=0.05, scale="spread")}
-"""Between a model's outputs here and when it was exported. In int8 processors differ in where they round."""
+"""The largest differences between a model's outputs here and when it was exported.
+
+In int8 processors differ in where they round.
+"""
 
 _SAME_IMAGES = 0.005
 """Part of the test images that rounding may move to another class."""
@@ -143,13 +146,13 @@ _SAME_IMAGES = 0.005
 
 @dataclass(frozen=True)
 class Found:
-    """Of a model: what is wrong, one line each, and the figures as far as it came."""
+    """The result of a model: what is wrong, one line each, and the figures as far as it came."""
 
     model: str
     problems: tuple[str, ...] = ()
     not_run: str | None = None
     difference: float | None = None
-    """Of its outputs on the sample from those when it was exported, by the scale of its precision."""
+    """The difference of its outputs on the sample from those when it was exported, by the scale of its precision."""
     images: int | None = None
     unreadable: int = 0
     """Test images beside these that were left out, because they cannot be read."""
@@ -165,7 +168,7 @@ class Found:
     after_gaps_ms_exported: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return it as plain values."""
         return asdict(self)
 
 
@@ -194,7 +197,7 @@ def check_outputs(model: Runnable, session: Session, sample: Sample) -> float:
 
 
 def check_embedded(session: Session, embedded: Embedded, sample: Sample) -> float:
-    """The same for a model that preprocesses by itself, given the sample's picture."""
+    """Check the outputs of a model that preprocesses by itself, given the sample's picture."""
     expected = sample.outputs.get(embedded.model, sample.logits)
     found = logits_of(session, sample.pixels[np.newaxis])
     largest = float(difference(expected, found, float(np.ptp(sample.logits))).max())

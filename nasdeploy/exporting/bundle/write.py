@@ -162,6 +162,6 @@ def keep_hidden(earlier: Path, folder: Path) -> None:
 
 
 def _sockets(folder: str, names: list[str]) -> list[str]:
-    """Those, pipes and devices, which have no content to be copied."""
+    """Return the names of sockets, pipes and devices, which have no content to be copied."""
     paths = {name: Path(folder, name) for name in names}
     return [name for name, path in paths.items() if not (path.is_symlink() or path.is_file() or path.is_dir())]

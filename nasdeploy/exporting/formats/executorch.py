@@ -31,7 +31,7 @@ _FOUND = TypeAdapter(tuple[tuple[ProgramTensor, ...], tuple[ProgramTensor, ...]]
 
 
 class ExecuTorchFormat(Interchange):
-    """For up to 32 images in a call, or as many as the device's batch: memory is planned for the most."""
+    """A program for up to 32 images in a call, or as many as the device's batch: memory is planned for the most."""
 
     suffixes = (".pte",)
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -41,7 +41,7 @@ class ExecuTorchFormat(Interchange):
         return "executorch"
 
     def recipe(self, device: Device) -> str:
-        """That of its ONNX model: it is not quantised itself."""
+        """Return that of its ONNX model: it is not quantised itself."""
         return "onnxruntime"
 
     def largest_batch(self, device: Device) -> int:

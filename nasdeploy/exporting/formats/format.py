@@ -27,9 +27,9 @@ class Source:
     onnx: Callable[[Precision], bytes]
     """The network as ONNX in a precision, quantised for the runtime that the file is for; made when it is asked for."""
     precision: Precision
-    """That the file is to have."""
+    """The precision that the file is to have."""
     device: Device
-    """That the file is for."""
+    """The device that the file is for."""
     capabilities: tuple[str, ...] = ()
     """Compute capabilities of other GPUs than the one that is here, e.g. `SM86`."""
 
@@ -39,7 +39,7 @@ class Format(Protocol):
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """Of its files, which have one stem; the first file is the one that is opened."""
+        """The suffixes of its files, which have one stem; the first file is the one that is opened."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -110,7 +110,7 @@ class Interchange:
         return None
 
     def open(self, path: Path, device: Device) -> Session:
-        """In the device's runtime."""
+        """Open the file in the device's runtime."""
         return runtime_of(device).open(path, device)
 
     def missing(self) -> str | None:

@@ -30,7 +30,7 @@ class OnnxFormat(Interchange):
         return device.runtime if opens else "onnxruntime"
 
     def recipe(self, device: Device) -> str:
-        """By the runtime that opens it."""
+        """Return the recipe of the runtime that opens it."""
         return self.runtime(device)
 
     def write(self, source: Source, path: Path) -> None:

@@ -81,7 +81,7 @@ class TensorRtFormat:
         engine.write_bytes(self._runtime.build(content, source.device, source.capabilities))
 
     def open(self, path: Path, device: Device) -> Session:
-        """On the first GPU."""
+        """Open it on the first GPU."""
         runtime_of(device)
         return self._runtime.load(path, device)
 
@@ -164,14 +164,14 @@ _RTX = "torch-tensorrt-rtx"
 
 
 class TorchTensorRtFormat(TensorRtFormat):
-    """For the GPU that is here, without ONNX on the way."""
+    """An engine for the GPU that is here, without ONNX on the way."""
 
     suffixes = (".torch-tensorrt.engine", ".torch-tensorrt.pt2")
     precisions: tuple[Precision, ...] = ("fp32",)
 
     @property
     def _name(self) -> str:  # type: ignore[override]
-        """Of the runtime of the edition that is installed."""
+        """Return the name of the runtime of the edition that is installed."""
         try:
             version(_RTX)
         except PackageNotFoundError:

@@ -33,7 +33,7 @@ class TorchFormat(Interchange):
         return "torch"
 
     def recipe(self, device: Device) -> str:
-        """That of its ONNX model: it is not quantised itself."""
+        """Return that of its ONNX model: it is not quantised itself."""
         return "onnxruntime"
 
     def write(self, source: Source, path: Path) -> None:
@@ -41,7 +41,7 @@ class TorchFormat(Interchange):
         save_program(source.network, path)
 
     def open(self, path: Path, device: Device) -> Session:
-        """In PyTorch; raises `UserError` for a file that is damaged or holds a pickle."""
+        """Open it in PyTorch; raises `UserError` for a file that is damaged or holds a pickle."""
         try:
             program = _load(path)
         # Whatever the reader meets in a damaged file.

@@ -74,7 +74,7 @@ def _write(answers: BinaryIO, answer: dict[str, Any]) -> None:
 
 
 def _leave(folder: Path) -> None:
-    """At once, whatever the other threads do."""
+    """End at once, whatever the other threads do."""
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 

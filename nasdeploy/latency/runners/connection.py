@@ -84,7 +84,7 @@ async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConn
 
 
 def _options(board: SshHost, timeouts: Timeouts) -> dict[str, Any]:
-    """Of the connection; what the device file leaves open is in the user's SSH configuration."""
+    """Return the options of the connection; what the device file leaves open is in the user's SSH configuration."""
     chosen: dict[str, Any] = {
         "host": board.host,
         "password_auth": False,
@@ -270,7 +270,7 @@ class Connection:
         return bytes(line)
 
     async def _ended(self) -> Ended:
-        """How, as far as that can be found out."""
+        """Return how it ended, as far as that can be found out."""
         try:
             await asyncio.wait_for(self._process.wait_closed(), self._timeouts.alive_every)
             await asyncio.wait_for(self._tasks[0], self._timeouts.alive_every)

@@ -101,7 +101,7 @@ def frame_of(frame: dict[str, Any], content: bytes = b"") -> bytes:
 
 
 def command_of(python: str) -> str:
-    """For any login shell: make a directory, run the program in it, and remove it however the program ends.
+    """Return a command for any login shell: make a directory, run the program there, and remove it however that ends.
 
     What a runtime writes on its way goes there too.
     """

@@ -41,9 +41,9 @@ class Header(Settings):
     n: int
     """Sub-networks that it was fitted on."""
     quality: dict[str, Quality]
-    """Of this kind and of simpler ones, on sub-networks held out."""
+    """The quality of this kind and of simpler ones, on sub-networks held out."""
     sha256: str
-    """Of the arrays."""
+    """The checksum of the arrays."""
 
 
 def save_predictor(path: Path, fitted: Fitted, supernet: str) -> None:

@@ -55,7 +55,7 @@ class Fitted:
 
     predictor: AccuracyPredictor
     quality: Mapping[str, Quality]
-    """By kind; of models that were fitted without the part that they are judged on."""
+    """The quality by kind; of models that were fitted without the part that they are judged on."""
     n: int
     """Sub-networks that were evaluated."""
 

@@ -102,7 +102,8 @@ def parents_of(found: Sequence[Candidate], axis: str, settings: SearchSettings) 
 
 
 def best_in_buckets(found: Sequence[Candidate], axis: str, buckets: int) -> list[Candidate]:
-    """Of each of equally wide intervals of the cost on `axis` the best candidate, if no cheaper one beats it."""
+    """Return, of each of equally wide intervals of the cost on `axis` the best candidate, if no cheaper one beats
+    it."""
     costs = [candidate.costs[axis] for candidate in found]
     low, width = min(costs), (max(costs) - min(costs)) / buckets or 1.0
     best: dict[int, Candidate] = {}

@@ -56,7 +56,8 @@ class Nsga2:
 
 
 def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> "Places":
-    """Which of the codes `[n, choices]` are evaluated: at most so many, the first ones if these are not screened."""
+    """Choose which of the codes `[n, choices]` are evaluated: at most so many, the first ones if these are not
+    screened."""
     if not found or len(codes) <= most:
         return np.arange(min(len(codes), most))
     # scikit-learn takes a second to import.

@@ -27,12 +27,12 @@ _EXPONENTS = {"soft": (-0.07, -0.07), "hard": (0.0, -1.0)}
 _DRAWS = 50
 """Times that samples are drawn for a round; where too few of them are new the controller has settled."""
 _STEPS = 10
-"""Of gradient ascent on the samples of a round."""
+"""The steps of gradient ascent on the samples of a round."""
 _CLIP = 0.2
 """Change of a sample's probability in a round beyond which it counts no more (PPO, which MnasNet trains with)."""
 _LEARNING_RATE = 0.1
 _MEMORY = 0.9
-"""Of the baseline, a moving average of rewards."""
+"""The decay of the baseline, a moving average of rewards."""
 _LARGEST = 3.0
 """Advantage, in spreads."""
 _ENTROPY = 0.05
@@ -145,7 +145,7 @@ class Policy:
 
     @property
     def probabilities(self) -> list[Floats]:
-        """For each choice the probability of each value."""
+        """Return for each choice the probability of each value."""
         return [_softmax(logits) for logits in np.split(self._logits, np.cumsum(self._sizes)[:-1])]
 
     def sample(self, count: int, rng: np.random.Generator) -> Codes:
@@ -180,7 +180,8 @@ class Policy:
         self._spread = memory * self._spread + (1 - memory) * (float(rewards.std()) or _TINY)
 
     def _entropy_gradient(self) -> Floats:
-        """Of the sum of the distributions' entropies by the logits: without it they settle on what was seen first."""
+        """Return the gradient of the sum of the distributions' entropies by the logits: without it they settle on what
+        was seen first."""
         parts = [-p * (np.log(p + _TINY) - float(p @ np.log(p + _TINY))) for p in self.probabilities]
         return np.concatenate(parts)
 
