@@ -173,7 +173,10 @@ def unfit(model: bytes, batches: Iterable[Array]) -> Unfit:
 
 
 def _unfit_weight(values: Array) -> float | None:
-    """Its largest magnitude, if that does not suit fp16. A bias that is small throughout says nothing, and may."""
+    """Return the largest magnitude of a weight, if that does not suit fp16.
+
+    A bias that is small throughout says nothing, and may.
+    """
     if values.dtype != np.float32 or values.size == 0:
         return None
     largest = float(np.abs(values).max())

@@ -38,7 +38,7 @@ def lowest(model: ModelProto) -> None:
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    """Those of branches, too."""
+    """Yield the nodes of a graph and of its branches."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

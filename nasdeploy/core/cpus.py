@@ -102,7 +102,7 @@ def _quota(group: Path) -> float | None:
 
 
 def _unescaped(path: str) -> str:
-    """The kernel writes blanks in names as `\\040`."""
+    """Return the kernel writes blanks in names as `\\040`."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
 
 

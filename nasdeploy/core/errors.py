@@ -45,7 +45,7 @@ _MARK = " ... "
 
 
 def one_line(error: object) -> str:
-    """What a library's exception says, as it goes into a message: of a long one the beginning and the end."""
+    """Return what a library's exception says, as it goes into a message: of a long one the beginning and the end."""
     text = " ".join(str(error).split())
     half = (_LONGEST - len(_MARK)) // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}{_MARK}{text[-half:]}"

@@ -34,13 +34,13 @@ def cell(text: object) -> str:
 
 
 def not_utf8(error: UnicodeEncodeError) -> str:
-    """The quoted string, or else the line, that cannot be encoded, inside a longer text."""
+    """Return the quoted string, or else the line, that cannot be encoded, inside a longer text."""
     before, after = re.split('["\n]', error.object[: error.start]), re.split('["\n]', error.object[error.start :])
     return f"'{escaped(before[-1] + after[0])}'"
 
 
 def as_json(value: Any) -> Any:
-    """A copy of plain values in which every string is one that JSON can hold."""
+    """Return a copy of plain values in which every string is one that JSON can hold."""
     if isinstance(value, str):
         return in_utf8(value)
     if isinstance(value, Mapping):

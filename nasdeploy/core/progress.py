@@ -19,7 +19,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def duration(seconds: float) -> str:
-    """A duration in the unit that suits it, e.g. `2.5 hours`."""
+    """Return a duration in the unit that suits it, e.g. `2.5 hours`."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
@@ -54,7 +54,7 @@ class Progress:
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:
-        """A task of `total` steps of which `done` were finished before (a resumed run).
+        """Yield a task of `total` steps of which `done` were finished before (a resumed run).
 
         A terminal shows `table` below the bar, made anew now and then; nothing where it has no rows.
         """

@@ -12,12 +12,12 @@ _LISTED = 20
 
 
 def listed(texts: Iterable[str]) -> list[str]:
-    """The names in `texts`, each of which may be several with commas between them; each name once."""
+    """Return the names in `texts`, each of which may be several with commas between them; each name once."""
     return list(dict.fromkeys(word.strip() for text in texts for word in text.split(",") if word.strip()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` may be a misspelling of."""
+    """Return the known name that `name` may be a misspelling of."""
     return next(iter(get_close_matches(name, sorted(known), n=1)), None)
 
 
@@ -32,7 +32,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def lookup(kind: str, entries: Mapping[str, T], name: str) -> T:
-    """The entry called `name`; raises `UserError` with the nearest name if there is none."""
+    """Return the entry called `name`; raises `UserError` with the nearest name if there is none."""
     if name not in entries:
         raise UserError(f"unknown {kind} '{name}'{suggestion(name, entries)}")
     return entries[name]

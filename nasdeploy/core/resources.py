@@ -9,12 +9,15 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resource(folder: Folder, name: str) -> Path | None:
-    """The file of the recipe or device called `name` (without `.yaml`); None if nasdeploy brings none of that name."""
+    """Return the file of the recipe or device called `name` (without `.yaml`).
+
+    None if nasdeploy brings none of that name.
+    """
     return _files(folder).get(name)
 
 
 def resource_names(folder: Folder) -> list[str]:
-    """Names of the recipes or devices that nasdeploy brings, sorted."""
+    """Return names of the recipes or devices that nasdeploy brings, sorted."""
     return sorted(_files(folder))
 
 

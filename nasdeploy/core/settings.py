@@ -97,7 +97,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
+    """Return the mapping in a YAML file; raises `UserError` if it cannot be read or is none."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -106,7 +106,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def settings_in(content: bytes, source: str) -> dict[str, Any]:
-    """The mapping in the content of a YAML file called `source`; raises `UserError` if it is none."""
+    """Return the mapping in the content of a YAML file called `source`; raises `UserError` if it is none."""
     data = read_document(content, source)
     if not isinstance(data, dict):
         raise UserError(f"{source}: holds no settings; write one 'key: value' a line")
@@ -126,7 +126,7 @@ def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
 
 
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML.
+    """Return a copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML.
 
     Raises `UserError` for what is no assignment, and if one takes back what another one sets.
     """
@@ -172,7 +172,7 @@ def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
 
 
 def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> str:
-    """The most telling of the errors in one line.
+    """Return the most telling of the errors in one line.
 
     An unknown key comes first, since it often causes a missing one; then what lies deepest: where a value may be of
     several types, the others complain only that it is not theirs.
@@ -219,7 +219,7 @@ def _texts(key: str, data: Any) -> Iterator[tuple[str, str]]:
 
 
 def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
-    """The place as the user would write it: pydantic's location without the names of members of unions."""
+    """Return the place as the user would write it: pydantic's location without the names of members of unions."""
     parts = []
     for number, part in enumerate(location, start=1):
         try:

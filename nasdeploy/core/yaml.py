@@ -56,7 +56,7 @@ class Foreign:
 
 
 def read(text: str) -> Scalar:
-    """What a plain scalar is in YAML 1.2."""
+    """Return what a plain scalar is in YAML 1.2."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -65,7 +65,7 @@ def read(text: str) -> Scalar:
 
 
 def read_by_older_rules(text: str) -> Scalar | Foreign:
-    """What a plain scalar is in YAML 1.1."""
+    """Return what a plain scalar is in YAML 1.1."""
     if text in _OLDER_WORDS:
         return _OLDER_WORDS[text]
     if text == "<<":
@@ -97,7 +97,7 @@ def _older_float(digits: str) -> float:
 
 
 def ambiguity(text: str) -> str | None:
-    """What is to be said of a plain scalar that YAML 1.1 reads otherwise than 1.2; None where they agree."""
+    """Return what is to be said of a plain scalar that YAML 1.1 reads otherwise than 1.2; None where they agree."""
     now, before = read(text), read_by_older_rules(text)
     if type(now) is type(before) and (now == before or now != now):  # NaN is not equal to itself.
         return None
@@ -116,7 +116,7 @@ def _said(value: Scalar | Foreign) -> str:
 
 
 def _written(value: Scalar) -> str:
-    """A value in a form that both versions read alike."""
+    """Return a value in a form that both versions read alike."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
@@ -135,7 +135,7 @@ _ENCODINGS = {
 
 
 def read_document(content: bytes, source: str) -> Any:
-    """The plain value in the content of a file: a mapping, list, text, number, truth value or None.
+    """Return the plain value in the content of a file: a mapping, list, text, number, truth value or None.
 
     It is read as UTF-8, or as what its byte order mark says. Raises `UserError` that names `source` and the line.
     """
@@ -151,12 +151,12 @@ def read_document(content: bytes, source: str) -> Any:
 
 
 def read_value(text: str, source: str) -> Any:
-    """The plain value in a text that stands for one alone, such as that of `--set`; raises `UserError`."""
+    """Return the plain value in a text that stands for one alone, such as that of `--set`; raises `UserError`."""
     return _Reading(text, source, has_lines=False).value()
 
 
 def quoted(text: str) -> str:
-    """A text in double quotes that every version of YAML reads as it is."""
+    """Return a text in double quotes that every version of YAML reads as it is."""
     shown = json.dumps(text, ensure_ascii=False)
     return "".join(each if each.isprintable() else _escaped(each) for each in shown)
 
@@ -174,7 +174,7 @@ class _Reading:
         self._values = 0
 
     def value(self) -> Any:
-        """The value of the text; raises `UserError`."""
+        """Return the value of the text; raises `UserError`."""
         from nasdeploy.core.yaml_nodes import InvalidYaml, compose
 
         try:
@@ -238,7 +238,10 @@ class _Reading:
         return self._text_of(text, line, keys)
 
     def _text_of(self, text: str, line: int, keys: tuple[str, ...]) -> str:
-        """The text with surrogate pairs, which JSON escapes characters by, made one; raises `UserError` for others."""
+        """Return the text with surrogate pairs, which JSON escapes characters by, made one.
+
+        Raises `UserError` for others.
+        """
         try:
             whole = text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le")
         except UnicodeDecodeError:

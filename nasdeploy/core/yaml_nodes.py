@@ -46,7 +46,7 @@ class _PlainResolver(BaseResolver):
         super().__init__(loader)
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """The tag of a node that has none."""
+        """Return the tag of a node that has none."""
         return self.PLAIN if kind is ScalarNode and implicit[0] else super().resolve(kind, value, (False, False))
 
     @property
@@ -63,17 +63,17 @@ _TAGS = {
 
 
 def is_plain(node: Node) -> bool:
-    """Whether a node is a scalar without quotes and tag, so that what it is follows from its characters."""
+    """Return whether a node is a scalar without quotes and tag, so that what it is follows from its characters."""
     return str(node.ctag) == str(_PlainResolver.PLAIN)
 
 
 def is_tagged(node: Node) -> bool:
-    """Whether a node has a tag that makes it anything but text, a list or a mapping."""
+    """Return whether a node has a tag that makes it anything but text, a list or a mapping."""
     return not is_plain(node) and str(node.ctag) != str(_TAGS[type(node)])
 
 
 def compose(text: str) -> Node | None:
-    """The tree of the only document in a text, None if it is empty; raises `InvalidYaml`."""
+    """Return the tree of the only document in a text, None if it is empty; raises `InvalidYaml`."""
     forbidden = _OLDER_BREAKS.search(text)
     if forbidden:
         raise _not_allowed(text, forbidden.start(), ord(forbidden[0]))

@@ -45,7 +45,7 @@ CPU = torch.device("cpu")
 
 
 def steps_per_epoch(images: Images, batch_size: int) -> int:
-    """Number of batches of an epoch: whole ones only, but one for a set that is smaller than a batch."""
+    """Return number of batches of an epoch: whole ones only, but one for a set that is smaller than a batch."""
     return max(1, len(images) // batch_size)
 
 
@@ -125,7 +125,7 @@ class TrainingBatches:
 def evaluation_batches(
     images: Images, settings: DataSettings, batch_size: int, first: int = 0, end: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images in order, as batches `[N, 3, size, size]` and labels `[N]` without randomness; the last may be short.
+    """Yield images in order, as batches `[N, 3, size, size]` and labels `[N]`, nothing random; the last may be short.
 
     From image `first` up to `end`, by default all. Raises `UserError` naming an unreadable image, unless the settings
     skip those.
@@ -137,7 +137,7 @@ def evaluation_batches(
 def evaluation_pixels(
     images: Images, settings: DataSettings, batch_size: int, first: int = 0, end: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What `evaluation_batches` gives, before it is normalised: pixels are uint8."""
+    """Return what `evaluation_batches` gives, before it is normalised: pixels are uint8."""
     end = len(images) if end is None else end
     batches = [range(at, min(at + batch_size, end)) for at in range(first, end, batch_size)]
     return load(fetched(images, settings), batches, settings, F.pil_to_tensor)
@@ -191,7 +191,7 @@ class Memory:
         self._free = free
 
     def take(self, wanted: int) -> bool:
-        """Whether so many were left, which are then taken."""
+        """Return whether so many were left, which are then taken."""
         if wanted > self._free:
             return False
         self._free -= wanted
@@ -211,7 +211,7 @@ class PreparedBatches:
         self._images = sum(len(batch) for batch in self._pixels)
 
     def at(self, side: int) -> Iterable[Tensor]:
-        """The batches `[N, 3, side, side]`, float32; they must not be changed."""
+        """Return the batches `[N, 3, side, side]`, float32; they must not be changed."""
         if side not in self._kept and self._memory.take(self._images * 3 * side * side * _FLOAT_BYTES):
             self._kept[side] = tuple(self._prepared(side))
         return self._kept.get(side) or self._prepared(side)
@@ -244,7 +244,10 @@ class HeldOutImages:
         return self._count
 
     def at(self, side: int, first: int = 0, end: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images `[N, 3, S, S]` and labels `[N]` from image `first` up to `end`; S is `side` where they are kept."""
+        """Yield images `[N, 3, S, S]` and labels `[N]` from image `first` up to `end`.
+
+        S is `side` where they are kept.
+        """
         if self._streamed is not None:
             yield from evaluation_batches(self._streamed, self._settings, self._batch_size, first, end)
             return

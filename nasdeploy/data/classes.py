@@ -20,7 +20,7 @@ _SHOWN = 4
 
 
 def class_names(written: Iterable[str], where: object) -> dict[str, str]:
-    """The name of a class for each name as it is written in one place: the same, in NFC.
+    """Return the name of a class for each name as it is written in one place: the same, in NFC.
 
     Raises `UserError` for a name with a fault, and for names that are equal but for their form in Unicode, case or
     blanks; `where` is where they are written.
@@ -38,12 +38,12 @@ def class_names(written: Iterable[str], where: object) -> dict[str, str]:
 
 
 def composed(name: str) -> str:
-    """A name in Unicode's composed form, NFC, whatever the file system made of it."""
+    """Return a name in Unicode's composed form, NFC, whatever the file system made of it."""
     return normalize("NFC", name)
 
 
 def likest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that equals `name` but for form, case or blanks."""
+    """Return the known name that equals `name` but for form, case or blanks."""
     likeness = _likeness(name)
     return next((each for each in known if _likeness(each) == likeness), None)
 
@@ -65,12 +65,12 @@ def fault_of(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name in quotes, with all that is not ASCII as escapes: what looks the same does not read the same."""
+    """Return a name in quotes, with all that is not ASCII as escapes: what looks the same does not read the same."""
     return re.sub(r"\\udc([89a-f])", r"\\x\1", ascii(name))
 
 
 def _command(name: str, where: object) -> str:
-    """How to rename a folder that is not named in UTF-8, which is hard to type; the new name is a guess."""
+    """Return how to rename a folder that is not named in UTF-8, which is hard to type; the new name is a guess."""
     shown = quoted(name)
     if not shown.startswith("'") or not any("\udc80" <= letter <= "\udcff" for letter in name):
         return ""
@@ -121,13 +121,13 @@ def decoded(content: bytes) -> str:
 
 
 def lines_of(content: bytes) -> list[str]:
-    """The lines of a text, which only line feeds and carriage returns end; raises `NoLabel` like `decoded`."""
+    """Return the lines of a text, which only line feeds and carriage returns end; raises `NoLabel` like `decoded`."""
     lines = _LINE_END.split(decoded(content))
     return lines if lines[-1] else lines[:-1]
 
 
 def label_in(extension: str, content: bytes) -> str | None:
-    """The label in a `.cls` or `.json`, a number without zeros before it; None for JSON without one.
+    """Return the label in a `.cls` or `.json`, a number without zeros before it; None for JSON without one.
 
     Raises `NoLabel` for what is neither a number nor a name that a class can have.
     """
@@ -147,7 +147,7 @@ def label_in(extension: str, content: bytes) -> str | None:
 
 
 def is_number(label: str) -> bool:
-    """Whether a label is a whole number."""
+    """Return whether a label is a whole number."""
     return label.isascii() and label.isdigit()
 
 

@@ -22,7 +22,7 @@ DEBIAN = "/usr/share/datasets/fashion-mnist"
 
 
 def open_digits(settings: DataSettings) -> OpenedData:
-    """The digits; their 17 grey levels are spread over 0 to 255."""
+    """Return the digits; their 17 grey levels are spread over 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -65,7 +65,7 @@ def open_fashion_mnist(settings: DataSettings) -> OpenedData:
 
 
 def _folder(roots: list[str]) -> Path:
-    """The folder of the idx files, which torchvision puts into FashionMNIST/raw."""
+    """Return the folder of the idx files, which torchvision puts into FashionMNIST/raw."""
     for root in roots:
         for place in ("", "raw", "FashionMNIST/raw"):
             folder = Path(root).expanduser() / place
@@ -113,12 +113,15 @@ DATASETS: dict[DatasetKind, Callable[[DataSettings], OpenedData]] = {
 
 
 def read_data(settings: DataSettings) -> OpenedData:
-    """The images that `settings` describe, not split yet; raises `UserError` naming what is missing or damaged."""
+    """Return the images that `settings` describe, not split yet.
+
+    Raises `UserError` naming what is missing or damaged.
+    """
     return DATASETS[settings.kind](settings)
 
 
 def open_data(settings: DataSettings, seed: int) -> ImageSets:
-    """The images that `settings` describe, split by `seed`; raises `UserError` naming what is missing or damaged.
+    """Return the images that `settings` describe, split by `seed`; raises `UserError` for what is missing or damaged.
 
     Those of a run are split as it says, see `nasdeploy.workflows.run_data`.
     """

@@ -64,7 +64,7 @@ _LEAVE = _Leave()
 
 @contextmanager
 def opened(file: Path | IO[bytes] | BytesIO, max_pixels: int = MOST_PIXELS) -> Iterator[Image.Image]:
-    """An image file or its content, opened but not decoded yet; raises ValueError if it has more than `max_pixels`.
+    """Yield an image file or its content, opened but not decoded; raises ValueError if it has more than `max_pixels`.
 
     Besides that it raises what Pillow does, which is nearly every kind of exception.
     """
@@ -76,14 +76,14 @@ def opened(file: Path | IO[bytes] | BytesIO, max_pixels: int = MOST_PIXELS) -> I
 
 
 def too_large(width: int, height: int, max_pixels: int) -> str | None:
-    """What is wrong with a picture of that size in pixels; None if nothing is."""
+    """Return what is wrong with a picture of that size in pixels; None if nothing is."""
     if width * height <= max_pixels:
         return None
     return f"{width} x {height} pixels, {width * height} in all, and data.max_pixels allows {max_pixels}"
 
 
 def header_of(image: Image.Image) -> ImageHeader:
-    """What the header of an opened file says."""
+    """Return what the header of an opened file says."""
     return ImageHeader(*image.size, _depth(image))
 
 
@@ -114,7 +114,7 @@ class UnreadableImage(UserError):
 
 
 def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
-    """An image of any mode as 8-bit RGB, upright by its EXIF orientation.
+    """Return an image of any mode as 8-bit RGB, upright by its EXIF orientation.
 
     Transparent pixels are blended with white; grey is repeated in the three channels; grey of more than 8 bits is
     brought to 8 by `decoding`; CMYK and the rest are converted by Pillow. Raises ValueError for floating-point pixels
@@ -148,7 +148,7 @@ def undecodable(depth: int, decoding: Decoding) -> str | None:
 
 
 def to_levels(values: npt.NDArray[Any], bounds: ValueBounds | None) -> npt.NDArray[np.uint8]:
-    """Values of pixels as levels of 8 bits: those between the bounds spread over 0 to 255, or the upper 8 of 16 bits.
+    """Return values of pixels as levels of 8 bits: those between the bounds over 0 to 255, or the upper 8 of 16 bits.
 
     What is no number becomes black.
     """
@@ -162,7 +162,7 @@ def to_levels(values: npt.NDArray[Any], bounds: ValueBounds | None) -> npt.NDArr
 
 
 def read_rgb(path: Path, content: bytes | None = None, decoding: Decoding = Decoding()) -> Image.Image:
-    """The image in a file (its first frame) as RGB, or in `content`, with `path` as its name in errors.
+    """Return the image in a file (its first frame) as RGB, or in `content`, with `path` as its name in errors.
 
     Raises `UnreadableImage`.
     """
@@ -173,7 +173,7 @@ def read_rgb(path: Path, content: bytes | None = None, decoding: Decoding = Deco
 
 
 def read_values(path: Path, content: bytes | None = None) -> tuple[int, npt.NDArray[Any] | None]:
-    """The depth of a picture and, if that is more than 8 bits, the values of its pixels `[height, width]`.
+    """Return the depth of a picture and, if that is more than 8 bits, the values of its pixels `[height, width]`.
 
     Of colours the values are those of all channels, `[height, width, channels]`, without their lower 8 bits. Raises
     `UnreadableImage`.
@@ -186,7 +186,7 @@ def read_values(path: Path, content: bytes | None = None) -> tuple[int, npt.NDAr
 
 
 def read_header(path: Path, content: bytes | None = None) -> ImageHeader:
-    """What the header of an image file says; raises `UnreadableImage`."""
+    """Return what the header of an image file says; raises `UnreadableImage`."""
     with _named(path), opened(_file(path, content), sys.maxsize) as image:
         return header_of(image)
 
@@ -209,7 +209,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def looks_whole(file: IO[bytes]) -> bool:
-    """Whether an open file begins and ends as a JPEG or PNG file does.
+    """Return whether an open file begins and ends as a JPEG or PNG file does.
 
     That takes some 20 microseconds instead of the milliseconds of decoding, and finds empty, cut-off and misnamed
     files. Raises OSError if it cannot be read.
@@ -222,7 +222,7 @@ def looks_whole(file: IO[bytes]) -> bool:
 
 
 def examined(path: Path, is_whole: bool) -> ImageHeader:
-    """What the header of an image file says; one that does not look whole is decoded to be sure that it is.
+    """Return what the header of an image file says; one that does not look whole is decoded to be sure that it is.
 
     Raises `UnreadableImage` for what no setting could make readable.
     """

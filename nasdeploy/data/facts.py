@@ -36,7 +36,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def cache_file(kind: str, folder: Path) -> Path | None:
-    """Where arrays of a `kind` about a folder of data are kept; None where there is no home."""
+    """Return where arrays of a `kind` about a folder of data are kept; None where there is no home."""
     try:
         return Path(DOWNLOADS).expanduser() / kind / f"{text_digest(str(folder.absolute()))}.npz"
     except RuntimeError:
@@ -44,12 +44,12 @@ def cache_file(kind: str, folder: Path) -> Path | None:
 
 
 def text_digest(text: str) -> str:
-    """A short name for a text."""
+    """Return a short name for a text."""
     return sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def load_arrays(place: Path | None) -> Arrays | None:
-    """What was kept there; None if that is nothing, or damaged."""
+    """Return what was kept there; None if that is nothing, or damaged."""
     if place is None:
         return None
     try:
@@ -77,7 +77,7 @@ def texts_as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def texts_from_bytes(stored: npt.NDArray[np.uint8], count: int) -> list[str]:
-    """The texts that `texts_as_bytes` was given; raises ValueError if they are not so many."""
+    """Return the texts that `texts_as_bytes` was given; raises ValueError if they are not so many."""
     texts = stored.tobytes().decode(errors="surrogateescape").split("\0") if count else []
     if len(texts) != count:
         raise ValueError(f"{len(texts)} texts, not {count}")
@@ -144,7 +144,7 @@ def unfit(records: Records, decoding: Decoding) -> dict[int, str]:
 
 
 def look_at(path: Path, read: bool) -> Look:
-    """What a file says about itself; its whole content is only read if `read`."""
+    """Return what a file says about itself; its whole content is only read if `read`."""
     try:
         with path.open("rb", buffering=0) as file:
             digest, is_whole = _digest(file) if read else b"", looks_whole(file)
@@ -184,7 +184,7 @@ _VERSION = 1
 _THREADS = 8
 _CHUNK = 512
 _FEWEST_FILES, _FEWEST_BYTES = 1000, 16 << 20
-"""Less is read again in a moment, and not kept."""
+"""The fewest files and bytes that are worth it: less is read again in a moment, and not kept."""
 TOO_NEW_NS = 2_000_000_000
 """A file may change again within the resolution of its time; so what was just written is looked at once more."""
 
@@ -195,7 +195,7 @@ T = TypeVar("T")
 
 
 def facts_of(root: Path, files: Sequence[Path]) -> Facts:
-    """Facts of `files`, which lie below `root`; only those that are new or changed are read.
+    """Return facts of `files`, which lie below `root`; only those that are new or changed are read.
 
     Files that cannot be read have a defect. Where the cache cannot be written, it does without.
     """
@@ -225,7 +225,7 @@ def in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
 
 
 def state_of(file: Path) -> State:
-    """What changes when a file does, also where it is replaced by another of its size and time."""
+    """Return what changes when a file does, also where it is replaced by another of its size and time."""
     try:
         found = os.stat(file)
     except OSError:
@@ -234,7 +234,7 @@ def state_of(file: Path) -> State:
 
 
 def _names(root: Path, files: Sequence[Path]) -> list[str]:
-    """Paths of files relative to the folder `root`, in which they lie."""
+    """Return paths of files relative to the folder `root`, in which they lie."""
     start = len(str(root / "x")) - 1
     return [str(file)[start:] for file in files]
 
@@ -285,7 +285,7 @@ class _Kept:
     def of(
         self, names: Sequence[str], states: States, read: bool
     ) -> tuple[Records, dict[int, str], npt.NDArray[np.bool_]]:
-        """Records and defects of the files of such names and states, and which of them are known `[N]`."""
+        """Return records and defects of the files of such names and states, and which of them are known `[N]`."""
         at = self._places(names)
         known = at >= 0
         known[known] = (self.states[at[known]] == states[known]).all(axis=1) & (states[known, 0] >= 0)
@@ -297,7 +297,7 @@ class _Kept:
         return records, {int(place): self.defects[int(at[place])] for place in damaged}, known
 
     def _places(self, names: Sequence[str]) -> Indices:
-        """Where each name stands here `[N]`, -1 where it does not."""
+        """Return where each name stands here `[N]`, -1 where it does not."""
         if names == self.names:
             return np.arange(len(names), dtype=np.int64)
         places = {name: place for place, name in enumerate(self.names)}

@@ -30,7 +30,7 @@ class FolderListing:
 
 
 def list_folder(path: Path) -> FolderListing:
-    """What an image folder holds, by names only; raises `UserError` if it has not the form train/CLASS/*.
+    """Return what an image folder holds, by names only; raises `UserError` if it has not the form train/CLASS/*.
 
     It is also raised for names of classes that have a fault, or that are equal but for their form, case or blanks.
     """
@@ -50,14 +50,17 @@ def list_folder(path: Path) -> FolderListing:
 
 
 def _reached(root: Path, parts: Iterable[Part]) -> set[str]:
-    """Names in `root` of what links in the parts lead to."""
+    """Return names in `root` of what links in the parts lead to."""
     base = os.path.realpath(root)
     targets = [os.path.relpath(os.path.realpath(link), base) for part in parts for link in part.followed]
     return {target.partition(os.sep)[0] for target in targets}
 
 
 def list_part(path: Path) -> Part:
-    """What one part holds, by names of classes in NFC, sorted; raises `UserError` for names that cannot be classes'."""
+    """Return what one part holds, by names of classes in NFC, sorted.
+
+    Raises `UserError` for names that cannot be classes'.
+    """
     part = read_part(path)
     names = class_names(part.images, path)
     part.images = {label: part.images[written] for written, label in sorted(names.items(), key=lambda each: each[1])}
@@ -65,7 +68,8 @@ def list_part(path: Path) -> Part:
 
 
 def lacking(part: Path, classes: Sequence[str]) -> list[str]:
-    """A line about `classes` that a validation or test part has no images of, or none if there are no such classes."""
+    """Return a line about `classes` that a validation or test part has no images of, or none if there are no such
+    classes."""
     if not classes:
         return []
     return [
@@ -75,7 +79,10 @@ def lacking(part: Path, classes: Sequence[str]) -> list[str]:
 
 
 def open_folder(settings: DataSettings) -> OpenedData:
-    """The images below `settings.path`; raises `UserError` for a wrong form and, unless skipped, damaged files."""
+    """Return the images below `settings.path`.
+
+    Raises `UserError` for a wrong form and, unless skipped, damaged files.
+    """
     assert settings.path is not None  # DataSettings sees to it
     root = Path(settings.path).expanduser()
     data, damaged = read_folder(root, list_folder(root), settings.decoding)
@@ -87,7 +94,7 @@ def open_folder(settings: DataSettings) -> OpenedData:
 
 
 def read_folder(root: Path, listing: FolderListing, decoding: Decoding) -> tuple[OpenedData, list[UnreadableImage]]:
-    """The images of a listing, but for damaged ones, which are the second result."""
+    """Return the images of a listing, but for damaged ones, which are the second result."""
     labelled = {name: _labelled(part, listing.classes) for name, part in listing.parts.items()}
     files = [path for pairs in labelled.values() for path, _ in pairs]
     facts = facts_of(root, files)
@@ -105,11 +112,11 @@ def read_folder(root: Path, listing: FolderListing, decoding: Decoding) -> tuple
 
 
 def _labelled(part: Mapping[str, Sequence[Path]], classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """The files of a part with their labels, class by class."""
+    """Return the files of a part with their labels, class by class."""
     return [(path, label) for label, name in enumerate(classes) for path in part.get(name, [])]
 
 
 def stop(damaged: Sequence[UnreadableImage]) -> UserError:
-    """What training ends with where damaged images are not skipped: the first, and how many others there are."""
+    """Return what training ends with where damaged images are not skipped: the first, and how many others there are."""
     first, others = damaged[0], len(damaged) - 1
     return UserError(f"{first}" + (f" ({others} more like it)" if others else ""))

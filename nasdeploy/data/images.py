@@ -26,7 +26,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def as_indices(indices: Sequence[int] | Indices) -> Indices:
-    """Indices as an array, of whole numbers also where there are none."""
+    """Return indices as an array, of whole numbers also where there are none."""
     return np.asarray(indices, dtype=np.int64)
 
 
@@ -55,10 +55,10 @@ class Images(ABC):
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Images":
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
 
     def path(self, index: int) -> Path | None:
-        """The file of one picture; None where it has none of its own."""
+        """Return the file of one picture; None where it has none of its own."""
         return None
 
     def header(self, index: int) -> ImageHeader:
@@ -66,7 +66,10 @@ class Images(ABC):
         return ImageHeader(*self.image(index).size, EIGHT_BITS)
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
-        """How deep one picture is, and the values of its pixels if that is more than 8 bits; see `read_values`."""
+        """Return how deep one picture is, and the values of its pixels if that is more than 8 bits.
+
+        See `read_values`.
+        """
         return EIGHT_BITS, None
 
     def name_of(self, index: int, classes: Sequence[str]) -> str:
@@ -103,7 +106,7 @@ class FileImages(Images):
         return read_rgb(self._paths[index], decoding=self._decoding)
 
     def header(self, index: int) -> ImageHeader:
-        """The header of one picture; see `Images.header`."""
+        """Return the header of one picture; see `Images.header`."""
         return read_header(self._paths[index])
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
@@ -111,18 +114,18 @@ class FileImages(Images):
         return read_values(self._paths[index])
 
     def path(self, index: int) -> Path:
-        """The file of one picture."""
+        """Return the file of one picture."""
         return self._paths[index]
 
     def names(self) -> bytes:
-        """Names of the files below the folder that holds all of them, so that the folder may be moved."""
+        """Return names of the files below the folder that holds all of them, so that the folder may be moved."""
         paths = [str(path) for path in self._paths]
         # What the first and the last in alphabetical order have in common, all have.
         root = len(os.path.commonpath([min(paths), max(paths)])) if paths else 0
         return "\0".join(path[root:] for path in paths).encode(errors="surrogateescape")
 
     def subset(self, indices: Sequence[int]) -> "FileImages":
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         return FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)], self._decoding)
 
 
@@ -138,7 +141,7 @@ class ArrayImages(Images):
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
     def subset(self, indices: Sequence[int]) -> "ArrayImages":
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         chosen = as_indices(indices)
         return ArrayImages(self.pixels[chosen], self.labels[chosen])
 
@@ -179,7 +182,7 @@ class Readable:
 
 
 def readable(images: Images, settings: DataSettings) -> Readable:
-    """The images without those that cannot be read, if the settings skip these; otherwise all of them, unread.
+    """Return the images without those that cannot be read, if the settings skip these; otherwise all of them, unread.
 
     Each is decoded once to find out. Raises `UserError` if none can be read.
     """

@@ -47,7 +47,7 @@ class FolderSummary:
 
 
 def inspect_folder(path: Path) -> FolderSummary:
-    """A summary of the folder at `path`.
+    """Return a summary of the folder at `path`.
 
     Raises `UserError` if it has neither the form train/CLASS/* nor train/*.tar, or too few images.
     """
@@ -108,7 +108,7 @@ class _Pictures:
 
     @property
     def decoding(self) -> Decoding:
-        """What a recipe as `init` writes it says of them."""
+        """Return what a recipe as `init` writes it says of them."""
         return Decoding("measured" if self.needs_range else None)
 
     @classmethod
@@ -126,7 +126,10 @@ class _Pictures:
 
 
 def _headers(images: Images) -> Iterator[ImageHeader]:
-    """What headers of at most `_LOOKED_AT` images say, from everywhere; `open_data` complains of unreadable ones."""
+    """Yield what headers of at most `_LOOKED_AT` images say, from everywhere.
+
+    `open_data` complains of unreadable ones.
+    """
     for index in range(0, len(images), -(-len(images) // _LOOKED_AT)):
         with suppress(UnreadableImage):
             yield images.header(index)

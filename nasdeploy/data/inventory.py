@@ -55,7 +55,7 @@ class Identities:
         )
 
     def subset(self, places: Indices) -> "Identities":
-        """Those at `places`, in that order."""
+        """Return the identities at `places`, in that order."""
         paths = tuple(self.paths[place] for place in places.tolist())
         return Identities(paths, self.sizes[places], None if self.digests is None else self.digests[places])
 
@@ -82,7 +82,7 @@ class Inventory:
         return len(self.labels)
 
     def places_in(self, other: "Inventory") -> Indices | None:
-        """Where each of these images stands in `other` `[N]`; None unless the two have the same images.
+        """Return where each of these images stands in `other` `[N]`; None unless the two have the same images.
 
         The same are those with equal path, class and bytes, or size where the bytes of one were not read.
         """
@@ -99,7 +99,7 @@ Row = tuple[str, int, bytes]
 
 
 def contents(one: Inventory, other: Inventory) -> tuple[Contents, Contents]:
-    """What is known of the bytes of the images of both: digests, or sizes where one has no digests."""
+    """Return what is known of the bytes of the images of both: digests, or sizes where one has no digests."""
     a, b = one.identities, other.identities
     return (a.sizes, b.sizes) if a.digests is None or b.digests is None else (a.digests, b.digests)
 
@@ -114,7 +114,7 @@ def rows(inventory: Inventory, found: Contents) -> list[Row]:
 
 
 def _matched(mine: Sequence[Row], others: Sequence[Row]) -> Indices | None:
-    """Where each row stands among `others`, each taken once; None unless both have the same."""
+    """Return where each row stands among `others`, each taken once; None unless both have the same."""
     if Counter(mine) != Counter(others):
         return None
     at: dict[Row, list[int]] = {}
@@ -147,7 +147,7 @@ class OpenedData:
         return Inventory(self.classes, labels, Identities.joined([self.identities[name] for name in self.parts]))
 
     def first(self, part: str) -> int:
-        """Place of the first image of a part in the inventory."""
+        """Return place of the first image of a part in the inventory."""
         lengths = {name: len(images) for name, images in self.parts.items()}
         return sum(lengths[name] for name in list(lengths)[: list(lengths).index(part)])
 
@@ -182,25 +182,25 @@ class Copies:
 
     @property
     def once(self) -> Mask:
-        """Images `[N]` that are the first of their picture, if it has one class only."""
+        """Return images `[N]` that are the first of their picture, if it has one class only."""
         firsts: Mask = self.firsts[self.pictures] == np.arange(len(self.pictures))
         return firsts & ~self.contradicted
 
     def earlier(self, uses: Uses) -> Uses:
-        """The first use `[N]` that any image of the same picture has."""
+        """Return the first use `[N]` that any image of the same picture has."""
         first = np.full(len(self.firsts), 255, dtype=np.uint8)
         np.minimum.at(first, self.pictures, uses)
         return first[self.pictures]
 
 
 def copies_in(inventory: Inventory) -> Copies | None:
-    """The copies in some data; None where its bytes were not read."""
+    """Return the copies in some data; None where its bytes were not read."""
     digests = inventory.identities.digests
     return None if digests is None else Copies.among(inventory.labels, digests)
 
 
 def each_once(data: OpenedData) -> tuple[Mask, list[str]]:
-    """Images `[N]` that use each picture once, and none that lies under several classes; and lines about the others.
+    """Return images `[N]` that use each picture once, none that lies under several classes, and lines about the others.
 
     Of copies in several parts the training images stay. Where bytes were not read, all images stay.
     """
@@ -220,7 +220,7 @@ def each_once(data: OpenedData) -> tuple[Mask, list[str]]:
 
 
 def lines_about(inventory: Inventory, copies: Copies, uses: Uses, remedy: str) -> list[str]:
-    """A line for each use with images that have an earlier one, and one for pictures under several classes."""
+    """Return a line for each use with images that have an earlier one, and one for pictures under several classes."""
     earlier, lines = copies.earlier(uses), []
     for use in range(1, len(_IN_WORDS)):
         found = np.flatnonzero((uses == use) & (earlier < use))
@@ -241,7 +241,7 @@ def lines_about(inventory: Inventory, copies: Copies, uses: Uses, remedy: str) -
 
 
 def _repeated(inventory: Inventory, copies: Copies, uses: Uses) -> list[str]:
-    """A line about training images that are there several times in their class, if there are any."""
+    """Return a line about training images that are there several times in their class, if there are any."""
     firsts = copies.firsts[copies.pictures]
     found = np.flatnonzero((uses == 0) & (firsts != np.arange(len(uses))) & ~copies.contradicted)
     if not len(found):
@@ -251,7 +251,7 @@ def _repeated(inventory: Inventory, copies: Copies, uses: Uses) -> list[str]:
 
 
 def _first(pictures: Indices, among: Mask, place: int) -> int:
-    """Place of the first image of the same picture as that at `place`, `among` some."""
+    """Return place of the first image of the same picture as that at `place`, `among` some."""
     return int(np.flatnonzero(among & (pictures == pictures[place]))[0])
 
 

@@ -33,7 +33,7 @@ _MISTAKEN = 4
 
 
 def meant(name: str) -> str | None:
-    """The part that a folder's name stands for elsewhere, as `valid` does for val, or that it spells wrongly."""
+    """Return the part that a folder's name stands for elsewhere, as `valid` does for val, or that it spells wrongly."""
     letters = "".join(letter for letter in name.casefold() if letter.isalpha())
     alike = next((part for part in PARTS if sorted(part) == sorted(letters)), None)
     while letters not in _NAMES and (shorter := _FILLER.sub("", letters)) not in ("", letters):
@@ -45,7 +45,7 @@ def meant(name: str) -> str | None:
 
 
 def beside(root: Path, known: Collection[str] = ()) -> list[str]:
-    """Lines about what lies in `root` beside its parts and is ignored; `known` are files that are not."""
+    """Return lines about what lies in `root` beside its parts and is ignored; `known` are files that are not."""
     hidden: Counter[str] = Counter()
     mistaken: list[str] = []
     others: list[str] = []
@@ -63,7 +63,7 @@ def beside(root: Path, known: Collection[str] = ()) -> list[str]:
 
 
 def _is_part(root: Path, name: str) -> bool:
-    """Whether a folder is read as a part: by its name, by a link, or since Test is test on this file system."""
+    """Return whether a folder is read as a part: by its name, by a link, or since Test is test on this file system."""
     return name in PARTS or any((root / part).exists() and (root / part).samefile(root / name) for part in PARTS)
 
 
@@ -116,7 +116,7 @@ def _why(root: Path, form: str) -> str:
 
 
 def _content(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, without the hidden ones; none if it cannot be read."""
+    """Return names of the folders and of the files in a folder, without the hidden ones; none if it cannot be read."""
     folders: list[str] = []
     files: list[str] = []
     try:
@@ -145,7 +145,7 @@ def _renamed(root: Path, folders: list[str]) -> str:
 
 
 def _inside(root: Path) -> str:
-    """A part itself, or one of its classes, was given."""
+    """Return a part itself, or one of its classes, was given."""
     place = Path(os.path.abspath(root))
     for folder in (place, place.parent):
         others = (meant(name) for name in _content(folder.parent)[0] if name != folder.name)
@@ -220,7 +220,10 @@ def _straight(root: Path, files: list[str]) -> str:
 
 
 def fault_in_train(part: Part) -> str | None:
-    """What is wrong with the class folders of the training part, as a message; None if each of them holds images."""
+    """Return what is wrong with the class folders of the training part, as a message.
+
+    None if each of them holds images.
+    """
     loose, deeper = _loose_images(part), _classes_below(part)
     if loose:
         return f"{loose}; put those of each class into {part.path}/CLASS/"
@@ -235,7 +238,10 @@ def fault_in_train(part: Part) -> str | None:
 
 
 def fault_in(part: Part, classes: Collection[str], train: Path) -> str | None:
-    """What is wrong with a validation or test part for the classes of `train`, as a message; None if nothing is."""
+    """Return what is wrong with a validation or test part for the classes of `train`, as a message.
+
+    None if nothing is.
+    """
     loose, deeper = _loose_images(part), _classes_below(part)
     if loose:
         return f"{loose}; put them into {part.path}/CLASS/, or {_apart(part)}"
@@ -248,7 +254,7 @@ def fault_in(part: Part, classes: Collection[str], train: Path) -> str | None:
 
 
 def _loose_images(part: Part) -> str | None:
-    """The beginning of a message about images outside class folders where there are none inside."""
+    """Return the beginning of a message about images outside class folders where there are none inside."""
     loose = sorted(name for name in part.loose if suffix_of(name) in SUFFIXES)
     if not loose or any(part.images.values()):
         return None
@@ -275,7 +281,7 @@ def _unknown(part: Part, label: str, classes: Collection[str], train: Path) -> s
 
 
 def _apart(part: Part) -> str:
-    """What to do with images that have no labels."""
+    """Return what to do with images that have no labels."""
     path = part.path
     elsewhere = quote(str(path.with_name(f"unlabelled-{path.name}")))
     return (
@@ -285,7 +291,8 @@ def _apart(part: Part) -> str:
 
 
 def _classes_below(part: Part) -> tuple[Path, list[str]] | None:
-    """The folder of what look like the classes, and their names, where all images lie a level or more too deep."""
+    """Return the folder of what look like the classes, and their names, where all images lie a level or more too
+    deep."""
     with_images = [images for images in part.images.values() if images]
     if len(with_images) != 1:
         return None
@@ -303,7 +310,7 @@ def _too_deep(part: Part, folder: Path, classes: list[str]) -> str:
 
 
 def notes_on_depth(part: Part) -> list[str]:
-    """A line where every class holds only folders, and the same ones: these may be the classes."""
+    """Return a line where every class holds only folders, and the same ones: these may be the classes."""
     common: set[str] | None = None
     for images in part.images.values():
         depth = len(part.path.parts) + 1
@@ -321,7 +328,7 @@ def notes_on_depth(part: Part) -> list[str]:
 
 
 def _but(part: Part, label: str | None = None) -> str:
-    """What a class, or a whole part, holds instead of images."""
+    """Return what a class, or a whole part, holds instead of images."""
     if label is not None and composed(str(part.path / label)) in map(composed, part.again):
         return " (it is a link to a folder that was read already)"
     counts = {suffix: found.total() if label is None else found[label] for suffix, found in part.others.items()}

@@ -46,7 +46,10 @@ class Used:
 
 
 def used_range(images: Images, most: int) -> Used | None:
-    """What pictures of more than 8 bits among at most `most` images, from all over, use; None if there are none."""
+    """Return what pictures of more than 8 bits among at most `most` images, from all over, use.
+
+    None if there are none.
+    """
     found = list(_ranges(images, most))
     if not found:
         return None
@@ -72,7 +75,10 @@ def _ranges(images: Images, most: int) -> Iterator[tuple[int, ValueBounds]]:
 
 
 def note_on_levels(used: Used | None, bounds: ValueBounds | None) -> str | None:
-    """A line about pictures of which `data.range`, here `bounds`, leaves few levels, and what to set; else None."""
+    """Return a line about pictures of which `data.range`, here `bounds`, leaves few levels, and what to set.
+
+    Else None.
+    """
     if used is None:
         return None
     low, high = used.bounds
@@ -97,7 +103,10 @@ def note_on_levels(used: Used | None, bounds: ValueBounds | None) -> str | None:
 
 
 def measured_range(images: Images) -> Used:
-    """The range that grey pictures of more than 8 bits use; raises `UserError` if there are none among the images."""
+    """Return the range that grey pictures of more than 8 bits use.
+
+    Raises `UserError` if there are none among the images.
+    """
     used = used_range(images, MEASURED)
     if used is None:
         raise UserError(

@@ -49,7 +49,7 @@ class FetchedImages(Images):
         return fetch(self._images.image(index), self._shorter_side, self._size)
 
     def subset(self, indices: Sequence[int]) -> "FetchedImages":
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         return FetchedImages(self._images.subset(indices), self._shorter_side, self._size)
 
 
@@ -185,7 +185,7 @@ def _leave_stopping_to_training(worker: int) -> None:
 
 
 def _named_deaths(loader: Iterable[_Batch]) -> Iterator[_Batch]:
-    """The batches; a worker process that is killed (out of memory, most often) ends in one line."""
+    """Yield the batches; a worker process that is killed (out of memory, most often) ends in one line."""
     try:
         yield from loader
     except RuntimeError as error:

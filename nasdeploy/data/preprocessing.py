@@ -42,7 +42,8 @@ class Preprocessing(Settings):
 
     @classmethod
     def from_settings(cls, data: DataSettings, resolution: int) -> "Preprocessing":
-        """What evaluation does to images of `data`, of known range, before a network of `resolution` sees them."""
+        """Return what evaluation does to images of `data`, of known range, before a network of `resolution` sees
+        them."""
         bounds, max_pixels = data.decoding
         assert bounds != "measured"
         return cls(
@@ -57,5 +58,5 @@ class Preprocessing(Settings):
 
     @property
     def decoding(self) -> Decoding:
-        """How pictures are decoded."""
+        """Return how pictures are decoded."""
         return Decoding(self.range, self.max_pixels)

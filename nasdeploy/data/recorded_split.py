@@ -21,8 +21,11 @@ from nasdeploy.store.records import DataFacts
 
 
 def split_content(split: Split) -> bytes:
-    """The file of a split: `classes`; for each image `paths` (UTF-8, with a zero byte between two), `labels`, `sizes`,
-    `digests` (SHA-256, the first 16 bytes) and `uses` (indices into `nasdeploy.data.split.USES`)."""
+    """Return the file of a split, an archive of arrays.
+
+    These are `classes`, and for each image `paths` (UTF-8, with a zero byte between two), `labels`, `sizes`, `digests`
+    (SHA-256, the first 16 bytes) and `uses` (indices into `nasdeploy.data.split.USES`).
+    """
     known, found = split.inventory, split.inventory.identities
     digests = {} if found.digests is None else {"digests": found.digests}
     content = BytesIO()
@@ -40,7 +43,10 @@ def split_content(split: Split) -> bytes:
 
 
 def load_split(path: Path, classes: int, facts: DataFacts) -> Split:
-    """The split in a file of a run with so many classes, which is that of `facts`; raises `UserError` otherwise."""
+    """Return the split in a file of a run with so many classes, which is that of `facts`.
+
+    Raises `UserError` otherwise.
+    """
     remedy = "restore it from a copy of the run, or train anew with `restart=True`"
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -67,7 +73,7 @@ _KINDS = ("missing", "changed", "in another class", "in another part", "renamed"
 
 
 def changes(before: Split, now: Inventory) -> str:
-    """How many images are missing, changed, moved and new, what they are for, and the first of each; empty if none.
+    """Return how many images are missing, changed, moved and new, what for, and the first of each; empty if none.
 
     Both have the same classes. An image whose bytes lie elsewhere now has moved there. Where bytes were not read,
     images are compared by size, and none is known to have moved.
@@ -93,7 +99,7 @@ def _said(kind: str, uses: Iterable[str], paths: Sequence[str]) -> str:
 
 
 def _grouped(known: Inventory, now: Inventory) -> tuple[dict[str, list[int]], list[int]]:
-    """Places of the known images by what has become of them, and places of those that are new."""
+    """Return places of the known images by what has become of them, and places of those that are new."""
     old, new = _unmatched(known, now)
     by_content = _moved(known, now, old, new)
     groups: dict[str, list[int]] = {}
@@ -111,7 +117,7 @@ def _grouped(known: Inventory, now: Inventory) -> tuple[dict[str, list[int]], li
 
 
 def _unmatched(known: Inventory, now: Inventory) -> tuple[list[int], list[int]]:
-    """Places of the images that only one of the two has."""
+    """Return places of the images that only one of the two has."""
     mine, others = contents(known, now)
     at: dict[object, list[int]] = {}
     for place, row in enumerate(rows(now, others)):
@@ -121,7 +127,8 @@ def _unmatched(known: Inventory, now: Inventory) -> tuple[list[int], list[int]]:
 
 
 def _moved(known: Inventory, now: Inventory, old: Sequence[int], new: Sequence[int]) -> dict[int, int]:
-    """Places in `now` of those `old` images whose bytes are there among the `new`, preferably in the same class."""
+    """Return places in `now` of those `old` images whose bytes are there among the `new`, preferably in the same
+    class."""
     before, after = known.identities.digests, now.identities.digests
     if before is None or after is None:
         return {}
@@ -139,7 +146,7 @@ def _moved(known: Inventory, now: Inventory, old: Sequence[int], new: Sequence[i
 
 
 def _nearness(known: Inventory, place: int, now: Inventory, other: int) -> tuple[bool, bool]:
-    """Whether an image has the same class, and lies in the same part."""
+    """Return whether an image has the same class, and lies in the same part."""
     parts = (known.identities.paths[place].partition("/")[0], now.identities.paths[other].partition("/")[0])
     return bool(known.labels[place] == now.labels[other]), parts[0] == parts[1]
 

@@ -158,7 +158,7 @@ class DataSettings(Settings):
 
     @property
     def decoding(self) -> Decoding:
-        """How its pictures are decoded."""
+        """Return how its pictures are decoded."""
         return Decoding(self.range, self.max_pixels)
 
     @property

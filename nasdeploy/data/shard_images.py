@@ -85,7 +85,7 @@ class ShardImages(Images):
 
     @property
     def index(self) -> ShardIndex:
-        """Where these images lie, and perhaps others."""
+        """Return where these images lie, and perhaps others."""
         return self._index
 
     def image(self, index: int) -> Image.Image:
@@ -93,7 +93,7 @@ class ShardImages(Images):
         return read_rgb(self.path(index), self.content(index), self._decoding)
 
     def header(self, index: int) -> ImageHeader:
-        """The header of one picture; see `Images.header`."""
+        """Return the header of one picture; see `Images.header`."""
         return read_header(self.path(index), self.content(index))
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
@@ -101,7 +101,7 @@ class ShardImages(Images):
         return read_values(self.path(index), self.content(index))
 
     def content(self, index: int) -> bytes:
-        """The file of one picture; raises `UnreadableImage` if its shard is damaged or gone."""
+        """Return the file of one picture; raises `UnreadableImage` if its shard is damaged or gone."""
         place, found = self._chosen[index], self._index
         size = int(found.size[place])
         try:
@@ -113,17 +113,17 @@ class ShardImages(Images):
         return content
 
     def path(self, index: int) -> Path:
-        """The shard of one picture, and below it the name of its member."""
+        """Return the shard of one picture, and below it the name of its member."""
         return self._index.path(int(self._chosen[index]))
 
     def names(self) -> bytes:
-        """Names of the shards and members, and which lie in which."""
+        """Return names of the shards and members, and which lie in which."""
         shards = "\0".join(shard.name for shard in self._index.shards).encode(errors="surrogateescape")
         inside = self._index.shard[self._chosen].astype("<i4").tobytes()
         return b"\0".join([shards, inside, self._index.name[self._chosen].tobytes()])
 
     def readable_order(self, drawn: Indices, rng: np.random.Generator) -> Indices:
-        """Images by windows of shards in random order: few files are read from at a time, each once an epoch.
+        """Return images by windows of shards in random order: few files are read from at a time, each once an epoch.
 
         Inside a window they stay as they were drawn. The order is the same for any number of processes.
         """
@@ -140,7 +140,7 @@ class ShardImages(Images):
         return 3 * found < 2 * expected
 
     def subset(self, indices: Sequence[int]) -> "ShardImages":
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         return ShardImages(
             self._index, self._all_labels, self._chosen[as_indices(indices)], self._files, self._decoding
         )
@@ -149,14 +149,15 @@ class ShardImages(Images):
 _VERSION = 2
 _THREADS = 8
 _FEWEST_IMAGES, _FEWEST_BYTES = 1000, 16 << 20
-"""Less is read again in a moment, and not kept."""
+"""The fewest images and bytes that are worth it: less is read again in a moment, and not kept."""
 
 _Known = tuple[State, Records]
 """What is known of a shard: its state, and the facts of its images."""
 
 
 def shard_identities(folder: Path, index: ShardIndex, records: Records | None) -> Identities:
-    """What tells images in shards of `folder` apart: names of shard and member, and digests where there are records."""
+    """Return what tells images in shards of `folder` apart: names of shard and member, and digests where there are
+    records."""
     shards = [f"{folder.name}/{shard.name}" for shard in index.shards]
     names = (name.decode(errors="surrogateescape") for name in index.name.tolist())
     paths = [f"{shards[number]}/{name}" for number, name in zip(index.shard.tolist(), names, strict=True)]
@@ -164,7 +165,7 @@ def shard_identities(folder: Path, index: ShardIndex, records: Records | None) -
 
 
 def remembered_records(folder: Path, index: ShardIndex) -> Records:
-    """Facts of each image `[N]` of `RECORD`; only shards in `folder` that are new or changed are read.
+    """Return facts of each image `[N]` of `RECORD`; only shards in `folder` that are new or changed are read.
 
     Raises `UserError` for a shard that cannot be read or has become shorter. Where the cache cannot be written, it does
     without.

@@ -66,7 +66,7 @@ class ShardIndex:
         return len(self.shard)
 
     def path(self, index: int) -> Path:
-        """A name for a sample's image: the shard and its member."""
+        """Return a name for a sample's image: the shard and its member."""
         name: bytes = self.name[index]
         return self.shards[int(self.shard[index])] / name.decode(errors="surrogateescape")
 
@@ -89,7 +89,7 @@ class _Samples(NamedTuple):
 
 
 def index_of(shards: tuple[Path, ...]) -> ShardIndex:
-    """The samples of tar files, at least one; raises `UserError` naming a shard that is damaged, or a sample."""
+    """Return the samples of tar files, at least one; raises `UserError` naming a shard that is damaged, or a sample."""
     # Threads, because a cold or networked disk answers many requests at once.
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(_samples_in, shards))
@@ -183,7 +183,7 @@ def _sample(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -
 
 
 def _held(key: str, members: Members, wanted: Collection[str]) -> str:
-    """What a sample holds; where points in names hide what is wanted, the rule that they break."""
+    """Return what a sample holds; where points in names hide what is wanted, the rule that they break."""
     hidden = next((extension for extension in members if "." in extension and suffix_of(extension) in wanted), None)
     if hidden is None:
         return f"it holds {some([f'.{_cut(extension)}' for extension in members])}"
@@ -196,7 +196,7 @@ def _held(key: str, members: Members, wanted: Collection[str]) -> str:
 
 
 def _short(name: str) -> str:
-    """A name in quotes that fits into a message."""
+    """Return a name in quotes that fits into a message."""
     return repr(_cut(name))
 
 
@@ -205,7 +205,7 @@ def _cut(name: str) -> str:
 
 
 def _label(shard: Path, archive: tarfile.TarFile, key: str, members: Members) -> str | None:
-    """The label as text; None if there is none."""
+    """Return the label as text; None if there is none."""
     extension = next((extension for extension in _LABELS if extension in members), None)
     if extension is None:
         return None
@@ -227,7 +227,7 @@ _WORTH_KEEPING = 20_000
 
 
 def remembered_index(folder: Path, shards: tuple[Path, ...]) -> ShardIndex:
-    """The index of the shards in a folder, from the cache if none of them has changed in size or time since.
+    """Return the index of the shards in a folder, from the cache if none of them has changed in size or time since.
 
     Raises `UserError` like `index_of`. Where the cache cannot be written, it does without.
     """
@@ -242,7 +242,7 @@ def remembered_index(folder: Path, shards: tuple[Path, ...]) -> ShardIndex:
 
 
 def _state(shards: tuple[Path, ...]) -> str:
-    """What changes when a shard does."""
+    """Return what changes when a shard does."""
     try:
         found = [(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards]
     except OSError as error:

@@ -28,7 +28,7 @@ NAMES = "classes.txt"
 
 
 def classes_of(root: Path, parts: Mapping[str, ShardIndex]) -> tuple[str, ...]:
-    """Names of the classes of the shards in `root`, in NFC, in the order of their labels.
+    """Return names of the classes of the shards in `root`, in NFC, in the order of their labels.
 
     Raises `UserError` for names with a fault, and for those in one part that are equal but for form, case or blanks.
     """
@@ -45,7 +45,7 @@ def _order(label: str) -> tuple[bool, int, str]:
 
 
 def labels_of(index: ShardIndex, classes: Sequence[str], root: Path) -> Indices:
-    """Labels `[N]` for the texts of an index: names of classes or, with classes.txt, numbers of its lines from 0.
+    """Return labels `[N]` for the texts of an index: names of classes or, with classes.txt, numbers of lines from 0.
 
     Raises `UserError` for a text that is none of them.
     """
@@ -71,7 +71,7 @@ def _unknown(text: str, classes: Sequence[str], root: Path, named: bool) -> str:
 
 
 def _named(file: Path) -> tuple[str, ...] | None:
-    """Names in a file, one a line; None if there is no such file."""
+    """Return names in a file, one a line; None if there is no such file."""
     if not file.exists():
         return None
     try:
@@ -103,12 +103,15 @@ class ShardListing:
 
 
 def holds_shards(path: Path) -> bool:
-    """Whether the training part of a folder is tar shards."""
+    """Return whether the training part of a folder is tar shards."""
     return any(not is_hidden(shard.name) for shard in (path / "train").glob("*.tar"))
 
 
 def list_shards(path: Path, decoding: Decoding = Decoding()) -> ShardListing:
-    """What the shards below `path` hold; raises `UserError` if it has not the form train/*.tar, or for bad samples."""
+    """Return what the shards below `path` hold.
+
+    Raises `UserError` if it has not the form train/*.tar, or for bad samples.
+    """
     require_folder(path, "train/*.tar")
     parts = {part: path / part for part in PARTS if (path / part).is_dir()}
     found = {part: remembered_index(folder, _shards_in(folder)) for part, folder in parts.items()}
@@ -141,7 +144,7 @@ def _shards_in(folder: Path) -> tuple[Path, ...]:
 
 
 def _passed_over(folder: Path, index: ShardIndex) -> list[str]:
-    """Lines about what lies beside the shards, and about members that belong to no sample."""
+    """Return lines about what lies beside the shards, and about members that belong to no sample."""
     shards = {shard.name for shard in index.shards}
     others = [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir() if path.name not in shards]
     return [
@@ -156,7 +159,7 @@ def _without_images(images: Images, classes: Sequence[str]) -> list[str]:
 
 
 def open_shards(settings: DataSettings) -> OpenedData:
-    """The images in the shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples.
+    """Return the images in shards below `settings.path`; raises `UserError` for a wrong form, damage, and bad samples.
 
     Unlike files in folders, images are not looked at beyond their headers: damage is found when they are decoded.
     """
@@ -171,7 +174,7 @@ def open_shards(settings: DataSettings) -> OpenedData:
 
 
 def read_shards(root: Path, found: ShardListing, decoding: Decoding) -> tuple[OpenedData, list[UnreadableImage]]:
-    """The images of a listing, but for those that `decoding` is not for, which are the second result.
+    """Return the images of a listing, but for those that `decoding` is not for, which are the second result.
 
     Raises `UserError` for a shard that cannot be read.
     """

@@ -26,7 +26,7 @@ _REMEDY = "remove the copies, or set data.duplicates to leave-out"
 def stratified(
     labels: Sequence[int] | Indices, fraction: float, seed: int, purpose: str
 ) -> tuple[list[int], list[int]]:
-    """Indices of (the rest, `fraction` of each class), ascending; both parts have an image of every class.
+    """Return indices of (the rest, `fraction` of each class), ascending; both parts have an image of every class.
 
     Each class needs two images.
     """
@@ -39,7 +39,7 @@ def stratified(
 
 
 def some_of_each(labels: Sequence[int] | Indices, count: int, seed: int) -> list[int]:
-    """Indices of `count` images of each class (all where it has fewer), ascending."""
+    """Return indices of `count` images of each class (all where it has fewer), ascending."""
     return sorted(i for members in _shuffled_classes(labels, seed, "images per class") for i in members[:count])
 
 
@@ -94,7 +94,7 @@ class Split:
         )
 
     def test_digest(self, compared_by: ComparedBy) -> str:
-        """The `set_digest` of the test images."""
+        """Return the `set_digest` of the test images."""
         test = np.flatnonzero(self.uses == TEST)
         return set_digest(self.inventory.labels[test], self.inventory.identities.subset(test), compared_by)
 
@@ -154,7 +154,7 @@ def _sets(data: OpenedData, made: Split, places: Indices) -> ImageSets:
     """Return the sets of a split whose images stand at `places` `[N]` in the inventory of `data`."""
 
     def images_for(use: int) -> Images | None:
-        """Those of one part: no use is shared by two."""
+        """Return the images of one part: no use is shared by two."""
         for name, images in data.parts.items():
             first = data.first(name)
             chosen = places[(made.uses == use) & (places >= first) & (places < first + len(images))] - first
@@ -203,7 +203,7 @@ def _short(content: bytes) -> str:
 
 
 def fingerprint_of(images: Images) -> str:
-    """How many images there are, and a digest of their labels and, where they have any, names."""
+    """Return how many images there are, and a digest of their labels and, where they have any, names."""
     labels = images.labels.astype("<i8").tobytes()
     return f"{len(images)} images, {sha256(labels + images.names()).hexdigest()[:12]}"
 

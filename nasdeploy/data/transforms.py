@@ -41,13 +41,13 @@ def _channels(values: Triple, device: torch.device) -> Tensor:
 
 
 def prepare(preprocessing: Preprocessing, images: Sequence[Image.Image]) -> Tensor:
-    """The input `[N, 3, resolution, resolution]` of an exported model for RGB pictures (`decode.read_rgb`)."""
+    """Return the input `[N, 3, resolution, resolution]` of an exported model for RGB pictures (`decode.read_rgb`)."""
     fetched = [F.pil_to_tensor(fetch(image, preprocessing.resize, preprocessing.crop)) for image in images]
     return rescale(normalise(torch.stack(fetched), preprocessing.mean, preprocessing.std), preprocessing.resolution)
 
 
 def training_transform(settings: DataSettings) -> Callable[[Image.Image], Tensor]:
-    """A function from an RGB picture to uint8 `[3, size, size]`, random by the global generators.
+    """Return a function from an RGB picture to uint8 `[3, size, size]`, random by the global generators.
 
     A random resized crop takes the picture as it is; otherwise it has to be fetched before.
     """
@@ -74,7 +74,7 @@ PictureTransform = Callable[[Image.Image], Image.Image]
 
 
 def policy_transform(policy: str, settings: DataSettings) -> PictureTransform:
-    """The policy for pictures of `settings.size`; raises `UserError` for a timm notation that timm refuses.
+    """Return the policy for pictures of `settings.size`; raises `UserError` for a timm notation that timm refuses.
 
     `imagenet` is torchvision's AutoAugment, `trivial` its TrivialAugment Wide; the rest is timm's, which draws from
     Python's and NumPy's global generators where torchvision draws from torch's.
@@ -142,7 +142,7 @@ class ImageSample:
         return len(self.labels)
 
     def first(self, count: int) -> "ImageSample":
-        """The first images."""
+        """Return the first images."""
         return ImageSample(self.pixels[:count], self.labels[:count], self.names[:count], self.classes)
 
 
@@ -174,7 +174,7 @@ def draw_sample(images: Images, classes: tuple[str, ...], settings: DataSettings
 
 
 def _turn_by_turn(labels: Indices, rng: np.random.Generator) -> Indices:
-    """Indices of all images at random, one of each class before a second of any."""
+    """Return indices of all images at random, one of each class before a second of any."""
     drawn = rng.permutation(len(labels))
     by_class = np.argsort(labels[drawn], kind="stable")
     _, sizes = np.unique(labels, return_counts=True)

@@ -39,17 +39,19 @@ OF_TOOLS = frozenset(
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or a tool's own: no data, whatever it holds and however deep it lies."""
+    """Return whether a file or folder is hidden or a tool's own: no data, whatever it holds and however deep it
+    lies."""
     return name.startswith(".") or name.casefold() in OF_TOOLS
 
 
 def grouped(name: str, *, is_folder: bool) -> str:
-    """What a hidden file or folder is counted under: copies of macOS's attributes are as many as there are files."""
+    """Return what a hidden file or folder is counted under: copies of macOS's attributes are as many as there are
+    files."""
     return f"{name}/" if is_folder else "._*" if name.startswith("._") else name
 
 
 def suffix_of(name: str) -> str:
-    """What a file's name ends in, from its last point on, in lower case; empty if it has none."""
+    """Return what a file's name ends in, from its last point on, in lower case; empty if it has none."""
     stem, point, suffix = name.rpartition(".")
     return point + suffix.lower() if stem else ""
 
@@ -84,7 +86,7 @@ class _Folder(NamedTuple):
 
 
 def read_part(path: Path) -> Part:
-    """What lies below `path`; raises `UserError` for a folder that cannot be read."""
+    """Return what lies below `path`; raises `UserError` for a folder that cannot be read."""
     part, real = Part(path), os.path.realpath(path)
     found: defaultdict[str, list[str]] = defaultdict(list)
     seen = {str(folder) for folder in Path(real).parents}
@@ -124,7 +126,7 @@ def _read(part: Part, found: dict[str, list[str]], folders: list[_Folder], seen:
 
 
 def _entries(part: Part, path: str) -> Iterator[tuple[os.DirEntry[str], bool]]:
-    """What lies in one folder and is not passed over, and whether it is a folder."""
+    """Yield what lies in one folder and is not passed over, and whether it is a folder."""
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -140,7 +142,7 @@ def _entries(part: Part, path: str) -> Iterator[tuple[os.DirEntry[str], bool]]:
 
 
 def _kind_of_entry(entry: os.DirEntry[str]) -> tuple[bool, bool]:
-    """Whether an entry, or what it links to, is a folder, and a file."""
+    """Return whether an entry, or what it links to, is a folder, and a file."""
     try:
         return entry.is_dir(), entry.is_file()
     # Links in a circle, and targets that must not be looked at.
@@ -183,26 +185,29 @@ ADVICE: Mapping[str, str] = {
 
 
 def notes_of(part: Part) -> list[str]:
-    """What lies in `part` and was passed over or read by another way, a line for each kind."""
+    """Return what lies in `part` and was passed over or read by another way, a line for each kind."""
     hidden = hidden_line(part.path, part.hidden)
     return [*(f"{part.path}: {line}" for lines in (_other_files, _links) for line in lines(part)), *hidden]
 
 
 def hidden_line(path: Path, names: Mapping[str, int], what: str = "hidden or of tools") -> list[str]:
-    """A line about what was passed over in `path`, counted by name; none if nothing was."""
+    """Return a line about what was passed over in `path`, counted by name; none if nothing was."""
     found = [name if count == 1 else f"{name} {count} times" for name, count in _most(names)]
     return [f"{path}: {what}, and passed over: {some(found)}"] if found else []
 
 
 def held(suffixes: Mapping[str, int]) -> str:
-    """Files by suffix, as in `12 .heic, 3 .txt`, with what to do about the most frequent; empty if there are none."""
+    """Return files by suffix, as in `12 .heic, 3 .txt`, with what to do about the most frequent.
+
+    Empty if there are none.
+    """
     kinds = _most(suffixes)
     text = some([f"{count} {_kind(suffix)}" for suffix, count in kinds])
     return f"{text}, {ADVICE[kinds[0][0]]}" if kinds and kinds[0][0] in ADVICE else text
 
 
 def some(names: Sequence[str], more: str = "more") -> str:
-    """The first of some names, and how many others there are."""
+    """Return the first of some names, and how many others there are."""
     first = ", ".join(map(escaped, names[:_SHOWN]))
     return first + (f" and {len(names) - _SHOWN} {more}" if len(names) > _SHOWN else "")
 

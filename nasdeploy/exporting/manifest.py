@@ -72,7 +72,7 @@ class Origin(Settings):
     """The run that the weights are from."""
 
     run: str
-    """Its directory."""
+    """The run's directory."""
     recipe: dict[str, Any]
     budget: dict[str, float]
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
@@ -94,7 +94,7 @@ class Quantisation(Settings):
     layers: Count
     """Convolutions and matrix products that could be quantised."""
     kept: tuple[str, ...]
-    """Those that stayed in fp32, because the accuracy suffered too much."""
+    """The layers that stayed in fp32, because the accuracy suffered too much."""
     drop: float
     """Points of top-1 lost against fp32 on the training images held out for the search; negative if it gained."""
     max_drop: Annotated[float, Field(ge=0.0)]

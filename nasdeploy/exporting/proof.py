@@ -37,7 +37,7 @@ from nasdeploy.runtimes.runtime import Model, Session
 _UNLUCKY = 2
 """Times the allowed drop that it may lose on the test set, which is another sample, before it is rejected."""
 _TIE = 0.98
-"""Less than 2 % in one measurement is none."""
+"""The ratio above which two latencies are a tie: less than 2 % in one measurement is none."""
 _USUAL_GAP_MS = 100.0
 """Where the device file does not say how long the application does nothing between calls."""
 

@@ -29,7 +29,7 @@ _ENOUGH_S = 10.0
 
 
 def machine() -> str:
-    """The processor that training would run on, in words."""
+    """Return the processor that training would run on, in words."""
     if has_gpu():
         return torch.cuda.get_device_name()
     cores, quota = bound_cpus(), cpu_quota()
@@ -38,7 +38,7 @@ def machine() -> str:
 
 
 def has_gpu() -> bool:
-    """Whether training would run on a GPU."""
+    """Return whether training would run on a GPU."""
     return compute_device().type == "cuda"
 
 
@@ -141,7 +141,7 @@ class Draft:
 
 
 def draft_for(folder: FolderSummary, hours: float) -> Draft:
-    """A recipe whose training takes about `hours` here; times a few steps, which takes some seconds."""
+    """Return a recipe whose training takes about `hours` here; times a few steps, which takes some seconds."""
     shape = shape_for(folder.sides[1])
     image_s = _time_an_image(shape, len(folder.classes))
     training = training_for(folder, shape, image_s, hours)
@@ -149,7 +149,7 @@ def draft_for(folder: FolderSummary, hours: float) -> Draft:
 
 
 def shape_for(side: int) -> Shape:
-    """The shape for images whose shorter side has `side` pixels (the median)."""
+    """Return the shape for images whose shorter side has `side` pixels (the median)."""
     if side <= _SMALL:
         size = max(side, 8)
         return Shape("digits" if side <= _TINY else "cifar10", size, size, "pad", "none")
@@ -176,7 +176,8 @@ def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: flo
 
 
 def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> SearchShape:
-    """A search of AlphaNet's proportions that takes about half of `hours`, if that allows for 100 evaluations."""
+    """Return a search of AlphaNet's proportions that takes about half of `hours`, if that allows for 100
+    evaluations."""
     if training.images >= _MANY_IMAGES:
         batch_size, batches = 256, 32
     else:

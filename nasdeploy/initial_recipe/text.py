@@ -38,12 +38,12 @@ def first_recipe(data: Path, hours: float, file: str, progress: Progress) -> Fir
 
 
 def recipe_text(draft: Draft, file: str) -> str:
-    """The recipe; `file` is the name that it will have, for the commands in its comments."""
+    """Return the recipe; `file` is the name that it will have, for the commands in its comments."""
     return "\n".join([_head(draft, file), _data(draft), _train(draft), _search(draft)])
 
 
 def check(text: str, file: str) -> Recipe:
-    """The recipe that a reader of `text` will see."""
+    """Return the recipe that a reader of `text` will see."""
     return parse_recipe(settings_in(text.encode(errors="surrogateescape"), file), file)
 
 
@@ -150,5 +150,5 @@ def _noted(setting: str, note: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name that cannot end the comment that it stands in."""
+    """Return a name that cannot end the comment that it stands in."""
     return "".join(character if character.isprintable() else "?" for character in name)

@@ -202,7 +202,7 @@ class SearchResult(Settings):
     supernet: str
     """Digest of the weights and of how they were evaluated."""
     weights: WeightsFacts | None = None
-    """Those that were searched on; None in results of earlier versions."""
+    """The weights that were searched on; None in results of earlier versions."""
     space: str
     devices: tuple[str, ...]
     """The devices of the latency budget; the first is that of the front. Empty for a search without latency."""

@@ -53,7 +53,7 @@ def checkpoint_name(epoch: int, step: int = 0) -> str:
 
 
 def checkpoint_files(directory: Path) -> list[Path]:
-    """The checkpoints in a directory, oldest first; the best epoch's second name is none of them."""
+    """Return the checkpoints in a directory, oldest first; the best epoch's second name is none of them."""
     return sorted((path for path in directory.glob("epoch-*.pt") if _NAME.fullmatch(path.name)), key=position_of)
 
 
@@ -65,7 +65,7 @@ def position_of(path: Path) -> tuple[int, int]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there and the checksums inside are right: torch does not look at them."""
+    """Return whether a file is there and the checksums inside are right: torch does not look at them."""
     try:
         with ZipFile(path) as archive:
             return archive.testzip() is None
@@ -74,7 +74,7 @@ def is_whole(path: Path) -> bool:
 
 
 def weights_in(path: Path) -> Weights:
-    """The weights in a checkpoint; raises `UserError` if it cannot be read."""
+    """Return the weights in a checkpoint; raises `UserError` if it cannot be read."""
     try:
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
@@ -84,7 +84,7 @@ def weights_in(path: Path) -> Weights:
 
 
 def trained_weights(run: Run) -> Weights:
-    """The weights that the training of a run ended with.
+    """Return the weights that the training of a run ended with.
 
     Raises `LostWeights`, with the command that trains its last epoch again, if their checkpoint is not what it was, and
     `UserError` if training is not finished.
@@ -99,7 +99,8 @@ def trained_weights(run: Run) -> Weights:
 
 
 def is_as_trained(run: Run, path: Path) -> bool:
-    """Whether a checkpoint of a run is whole and, if it is the one that training ended with, what it was then."""
+    """Return whether a checkpoint of a run is whole and, if it is the one that training ended with, what it was
+    then."""
     ended = run.manifest.finished.get("train", {}).get("weights")
     if ended is None:
         return is_whole(path)

@@ -17,7 +17,7 @@ _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that takes the place of `path` when the block ends, and is removed if it raises.
+    """Yield a temporary directory that takes the place of `path` when the block ends, and is removed if it raises.
 
     It is a hidden one beside `path`. Whatever `path` held is gone afterwards, so the caller looks at that before. On
     Linux the two change places in one step, so that there is always a whole one, the earlier or the new. Missing parent

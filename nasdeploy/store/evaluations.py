@@ -105,7 +105,7 @@ class Evaluations:
             )
 
     def get(self, digest: str) -> Evaluation | None:
-        """The evaluation of an architecture, None if there is none."""
+        """Return the evaluation of an architecture, None if there is none."""
         return next(self._select("evaluations WHERE digest = ?", digest), None)
 
     def put(self, evaluation: Evaluation) -> None:
@@ -119,7 +119,7 @@ class Evaluations:
             self._insert("parts", evaluation, "ON CONFLICT (digest, images) DO NOTHING")
 
     def parts(self, digest: str) -> list[Evaluation]:
-        """The evaluations of an architecture on the first of the held-out images, by their number."""
+        """Return the evaluations of an architecture on the first of the held-out images, by their number."""
         return _as_parts(self._select("parts WHERE digest = ? ORDER BY images", digest))
 
     def all(self) -> list[Evaluation]:
@@ -131,7 +131,7 @@ class Evaluations:
         return _as_parts(self._select(_UNFINISHED))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
-        """The architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
+        """Return the architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
         return _arch(space, evaluation.arch, self._path)
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class Evaluations:
 
 
 def openable(path: Path, folder: Path) -> Path:
-    """A database that can be opened: the one at `path`, or where SQLite cannot make its files beside it a copy."""
+    """Return a database that can be opened: the one at `path`, or where SQLite cannot make its files beside it a
+    copy."""
     if os.access(path.parent, os.W_OK):
         return path
     copy = folder / path.name

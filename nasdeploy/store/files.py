@@ -22,7 +22,7 @@ _FULL_BELOW_BYTES = 1 << 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path whose file takes the place of `path` when the block ends, and is removed if it raises.
+    """Yield a temporary path whose file takes the place of `path` when the block ends, and is removed if it raises.
 
     The temporary file has the same name, in a hidden directory beside `path`: writers that look at the suffix work,
     and whoever lists the folder never sees a half-written file. Missing parent directories are created. Raises
@@ -56,7 +56,7 @@ def require_writable(path: Path) -> None:
 
 @contextmanager
 def beside(place: Path, asked: Path) -> Iterator[Path]:
-    """A path of `place`'s name in a hidden directory beside it, which is removed at the end.
+    """Yield a path of `place`'s name in a hidden directory beside it, which is removed at the end.
 
     Missing parent directories are created. Raises `UserError`, naming the path that was `asked` for, if the place
     cannot be written.
@@ -143,7 +143,7 @@ def locked_while_written(path: Path) -> Iterator[None]:
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another that takes its place; None if it is not there."""
+    """Return what tells a file from another that takes its place; None if it is not there."""
     try:
         return _identity(path.stat())
     except OSError:
@@ -226,7 +226,7 @@ def _drop_torn_line(file: BinaryIO) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, none if there is no file yet; raises `UserError` if one is damaged.
+    """Return the objects of a file of JSON lines, none if there is no file yet; raises `UserError` if one is damaged.
 
     A last line without its line break is one that a killed process left unfinished, and is left out.
     """

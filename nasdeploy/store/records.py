@@ -13,12 +13,12 @@ from nasdeploy.core.settings import S, Settings, parse, read_json
 
 
 def read_record(model: type[S], path: Path, remedy: str) -> S:
-    """The `model` in a JSON file; raises `UserError`, which ends in `remedy`, if it is damaged or was edited."""
+    """Return the `model` in a JSON file; raises `UserError`, which ends in `remedy`, if it is damaged or was edited."""
     return parse_record(model, read_object(path, remedy), path, remedy)
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file; raises `UserError`, which ends in `remedy`, if it is damaged."""
+    """Return the object in a JSON file; raises `UserError`, which ends in `remedy`, if it is damaged."""
     data = read_json(path, remedy)
     if not isinstance(data, dict):
         raise UserError(f"{path}: damaged, it holds no JSON object; {remedy}")

@@ -74,7 +74,7 @@ class Run:
         range: tuple[float, float] | None = None,
         seed: int,
     ) -> "Run":
-        """A new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
+        """Return a new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
 
         `data`: all images in figures, and the content of the file that says what each is for. Raises `UserError` if
         there is one of that name.
@@ -109,7 +109,10 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """The run in a directory, now the latest; raises `UserError` if there is none or its manifest is damaged."""
+        """Return the run in a directory, now the latest.
+
+        Raises `UserError` if there is none or its manifest is damaged.
+        """
         file = path / _MANIFEST
         if not file.is_file():
             raise UserError(
@@ -121,7 +124,7 @@ class Run:
 
     @classmethod
     def latest(cls, root: Path = RUNS) -> "Run":
-        """The most recently used run in `root`; raises `UserError` if there is none."""
+        """Return the most recently used run in `root`; raises `UserError` if there is none."""
         files = root.glob(f"[!.]*/{_MANIFEST}")
         found = [(file.stat().st_mtime_ns, file.parent.name, file.parent) for file in files]
         if not found:
@@ -130,7 +133,7 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """What the run is, as last read or written by this process."""
+        """Return what the run is, as last read or written by this process."""
         return self._manifest
 
     @property
@@ -169,11 +172,11 @@ class Run:
         return self.path / "export"
 
     def is_finished(self, step: StepName) -> bool:
-        """Whether a step of this run was completed."""
+        """Return whether a step of this run was completed."""
         return step in self._manifest.finished
 
     def facts(self, step: StepName) -> Facts:
-        """The facts that a finished step left; raises `UserError` if it is not finished."""
+        """Return the facts that a finished step left; raises `UserError` if it is not finished."""
         if not self.is_finished(step):
             raise UserError(f"{self.path}: `nd.{step}()` has not finished in this run; run it first")
         return self._manifest.finished[step]

@@ -190,7 +190,7 @@ def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple
 
 
 def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
-    """Those of the run's recipe, where they were or in `folder`."""
+    """Return the images of the run's recipe, where they were or in `folder`."""
     recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
     # Images that cannot be read are left out and counted.
     changes = {"on_unreadable": "skip"} | ({} if folder is None else {"path": folder})

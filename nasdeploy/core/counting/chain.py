@@ -42,7 +42,10 @@ class Stage:
 
 
 def chain(space: SearchSpace, functions: Sequence[SlotCost]) -> list[Stage]:
-    """The stages from the one state before all slots to the one after them. Choices that no slot reads are in none."""
+    """Return the stages from the one state before all slots to the one after them.
+
+    Choices that no slot reads are in none.
+    """
     stages: list[Stage] = []
     state: tuple[str, ...] = ()
     tables = cost_tables(space, space.slots, functions)
@@ -56,7 +59,7 @@ def chain(space: SearchSpace, functions: Sequence[SlotCost]) -> list[Stage]:
 
 
 def span(stages: Sequence[Stage]) -> tuple[float, float]:
-    """The least and the largest sum of the first function's costs over all stages."""
+    """Return the least and the largest sum of the first function's costs over all stages."""
     least, largest = np.zeros(1), np.zeros(1)
     for stage in stages:
         least = (least[stage.source] + stage.costs[..., 0]).min(axis=1)
@@ -65,7 +68,7 @@ def span(stages: Sequence[Stage]) -> tuple[float, float]:
 
 
 def unread(space: SearchSpace) -> list[int]:
-    """Places of the choices that no slot reads."""
+    """Return places of the choices that no slot reads."""
     read = {name for slot in space.slots for name in slot.reads}
     return [place for place, choice in enumerate(space.choices) if choice.name not in read]
 

@@ -27,7 +27,7 @@ class Extreme:
 
 
 def extremes(space: SearchSpace, cost: SlotCost) -> tuple[Extreme, Extreme]:
-    """The cheapest and the dearest architecture of `space`; `cost` is summed over present slots."""
+    """Return the cheapest and the dearest architecture of `space`; `cost` is summed over present slots."""
     tables = [_Table(slot.reads, slot_table(space, slot, [cost])[..., 0]) for slot in space.slots]
     cheapest, dearest = _cheapest(space, tables), _cheapest(space, [_Table(t.reads, -t.values) for t in tables])
     return cheapest, Extreme(-dearest.cost, dearest.arch)
@@ -61,7 +61,7 @@ def _cheapest(space: SearchSpace, tables: list[_Table]) -> Extreme:
 
 
 def _met(name: str, tables: Sequence[_Table]) -> tuple[str, ...]:
-    """The other choices in the tables that read `name`."""
+    """Return the other choices in the tables that read `name`."""
     return tuple(dict.fromkeys(n for table in tables if name in table.reads for n in table.reads if n != name))
 
 

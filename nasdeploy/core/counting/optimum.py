@@ -31,7 +31,7 @@ class Optimum:
 
 
 def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Sequence[Floats]) -> Optimum | None:
-    """The architecture of the largest sum of `terms`, one array `[values]` for each choice, within a bound on a cost.
+    """Return the architecture of the largest sum of `terms`, `[values]` for each choice, within a cost's bound.
 
     Exact where every network reads every choice; where some do not, a choice that is not read counts as if it were.
     None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and sum, which is
@@ -42,7 +42,7 @@ def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Seq
 
 
 def _with_terms(stage: Stage, terms: Sequence[Floats]) -> Stage:
-    """The stage with the terms of the choices that it decides as what it adds to the value."""
+    """Return the stage with the terms of the choices that it decides as what it adds to the value."""
     added = sum((terms[place][stage.codes[:, n]] for n, place in enumerate(stage.decided)), np.zeros(len(stage.codes)))
     costs = stage.costs.copy()
     costs[..., 1] += added
@@ -96,7 +96,7 @@ def _least_to_come(stages: Sequence[Stage]) -> list[Floats]:
 
 
 def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float) -> _Front:
-    """What of all ways to a state costs no more than the bound and is not beaten."""
+    """Return what of all ways to a state costs no more than the bound and is not beaten."""
     sources = [before[source] for source in stage.source[state].tolist()]
     lengths = [len(source.costs) for source in sources]
     members = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
@@ -111,6 +111,6 @@ def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float) -> 
 
 
 def _records(values: Floats) -> Integers:
-    """Places of those of `values` `[n]` that are larger than all before."""
+    """Return places of those of `values` `[n]` that are larger than all before."""
     before = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])[: len(values)]
     return np.flatnonzero(values > before)

@@ -62,7 +62,7 @@ class Rounded:
         return ways
 
     def within(self, low: float, high: float) -> "RoundedInterval":
-        """The combinations with a cost from `low` to `high`, both included; either may be infinite."""
+        """Return the combinations with a cost from `low` to `high`, both included; either may be infinite."""
         return RoundedInterval(self, low, high)
 
     def evenly(self, low: float, high: float, count: int, rng: np.random.Generator) -> Codes:
@@ -162,7 +162,7 @@ class RoundedInterval:
 
 
 def _after(before: Floats, stage: Stage, shifts: Integers) -> Floats:
-    """The number of ways `[states, rounded costs]` after a stage."""
+    """Return the number of ways `[states, rounded costs]` after a stage."""
     length = before.shape[1]
     after = np.zeros((stage.states, length + int(shifts.max())))
     for row, sources, row_shifts in zip(after, stage.source, shifts, strict=True):
@@ -174,7 +174,8 @@ def _after(before: Floats, stage: Stage, shifts: Integers) -> Floats:
 def _members(
     stage: Stage, shifts: Integers, ways: Floats, states: Integers, left: Integers, rng: np.random.Generator
 ) -> Integers:
-    """How to get to states `[n]` with rounded costs `left` `[n]`: members, in proportion to the `ways` before them."""
+    """Return how to get to states `[n]` with rounded costs `left` `[n]`: members, in proportion to the `ways` before
+    them."""
     members, size = np.empty(len(states), dtype=np.int64), stage.source.shape[1]
     # Many draws are at the same place, whose weights are looked up once.
     distinct, place = np.unique(np.stack([states, left]), axis=1, return_inverse=True)

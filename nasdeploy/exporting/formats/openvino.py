@@ -25,7 +25,7 @@ class OpenVinoFormat(Interchange):
         return "openvino"
 
     def recipe(self, device: Device) -> str:
-        """Its own."""
+        """Return the format's own recipe."""
         return "openvino"
 
     def missing(self) -> str | None:

@@ -54,7 +54,7 @@ class TensorRtFormat:
         return self._name
 
     def recipe(self, device: Device) -> str:
-        """Its own."""
+        """Return the format's own recipe."""
         return self._name
 
     def largest_batch(self, device: Device) -> int | None:

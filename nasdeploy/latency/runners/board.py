@@ -171,7 +171,7 @@ class Visits:
             self.tell()
 
     def tell(self) -> None:
-        """Those that were made since the last time."""
+        """Tell the calls that were made since the last time."""
         if self._made:
             self._answer({"visits": self._made})
         self._made, self._told = 0, time.monotonic()

@@ -26,7 +26,7 @@ SCHEMA_VERSION: Literal[1] = 1
 _REMEDY = "search again with `strategy=predictor-guided` to make it anew"
 _HEADER = "header"
 _LARGEST_BYTES = 8 << 20
-"""Far more than any predictor takes, and little enough to be read by whoever was sent one."""
+"""The most bytes of a file: far more than any predictor takes, and little enough to be read by whoever was sent one."""
 
 
 class Header(Settings):

@@ -53,7 +53,7 @@ class Generations:
         return None if self._asked is None or not len(self._asked) else _codes(self._asked)
 
     def narrow(self, places: "Places") -> Codes:
-        """Those of the generation in these places `[m]`, which are all that will be told of."""
+        """Return the codes of the generation in these places `[m]`, which are all that will be told of."""
         self._asked = self._asked[places]
         codes = _codes(self._asked)
         self._seen.update(row.tobytes() for row in codes)

@@ -106,12 +106,12 @@ class Rewards:
         return self.unknown(self.problem.space.decode(feasible), chosen)[:count]
 
     def unknown(self, archs: Sequence[Arch], chosen: Sequence[Arch]) -> list[Arch]:
-        """Those of some architectures, each once, that are neither evaluated nor `chosen` yet."""
+        """Return those of some architectures, each once, that are neither evaluated nor `chosen` yet."""
         before = set(chosen)
         return [arch for arch in dict.fromkeys(archs) if arch not in self._accuracies and arch not in before]
 
     def of(self, codes: Codes) -> tuple[Codes, Floats, npt.NDArray[np.bool_]]:
-        """Those of the codes `[n, choices]` that have a reward: evaluated ones and infeasible ones.
+        """Return those of the codes `[n, choices]` that have a reward: evaluated ones and infeasible ones.
 
         Also the rewards `[m]`, and which of them are those of evaluated ones.
         """
