@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def describe(result: "SearchResult") -> str:
     """A search: its front, its finalists, what was chosen, and how good predictions were."""
     devices = result.devices
-    heading = ["network", "top-1 in %", *(cost.label for cost in NETWORK_COSTS.values())]
+    heading = ["network", result.metric.heading, *(cost.label for cost in NETWORK_COSTS.values())]
     heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
     groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
     if _is_deployed(result):
-        heading.append(f"top-1 in {result.precision}")
+        heading.append(f"{result.metric.name} in {result.precision}")
     rows = [heading]
     places = {}
     for name, group in groups.items():
@@ -75,7 +75,7 @@ def listed(results: "Sequence[SearchResult]") -> str:
         "evaluated",
         "rounds",
         "winner",
-        "top-1 in %",
+        _heading(results),
         "latency in ms",
     ]
     return "\n".join(aligned([heading, *map(_listed, results)]))
@@ -84,7 +84,16 @@ def listed(results: "Sequence[SearchResult]") -> str:
 def compared(results: "Sequence[SearchResult]") -> str:
     """Searches below each other with what sets their winners apart from the first one's."""
     first = results[0].winner
-    heading = ["search", "strategy", "budget", "evaluated", "winner", "top-1 in %", "to the first", "latency in ms"]
+    heading = [
+        "search",
+        "strategy",
+        "budget",
+        "evaluated",
+        "winner",
+        _heading(results),
+        "to the first",
+        "latency in ms",
+    ]
     rows = [
         [
             result.id,
@@ -92,10 +101,8 @@ def compared(results: "Sequence[SearchResult]") -> str:
             budget_text(result.budget),
             str(result.evaluated),
             result.winner.digest,
-            _with_error(result.winner.accuracy, result.winner),
-            "same network"
-            if result.winner.digest == first.digest
-            else f"{100 * (result.winner.accuracy - first.accuracy):+.2f} points",
+            result.metric.with_error(result.winner.final_value, result.winner.error),
+            "same network" if result.winner.digest == first.digest else _difference(result, first),
             _measured(result),
         ]
         for result in results
@@ -128,15 +135,15 @@ _LATENCIES = ("predicted", "measured")
 
 def _is_deployed(result: "SearchResult") -> bool:
     """Whether accuracies were measured in the device's precision."""
-    return result.winner.deployed_top1 is not None
+    return result.winner.deployed_value is not None
 
 
 def _row(found: "NetworkRecord", result: "SearchResult") -> list[str]:
     costs = ["-" if (cost := found.in_unit(name)) is None else f"{cost:.4g}" for name in NETWORK_COSTS]
     latencies = [text for name in result.devices for text in _latency(found.latency[name])]
-    cells = [found.digest, _with_error(found.top1, found), *costs, *latencies]
+    cells = [found.digest, result.metric.with_error(found.value, found.error), *costs, *latencies]
     if _is_deployed(result):
-        cells.append("-" if found.deployed_top1 is None else f"{100 * found.deployed_top1:.2f}")
+        cells.append("-" if found.deployed_value is None else result.metric.number(found.deployed_value))
     return cells
 
 
@@ -145,9 +152,16 @@ def _latency(found: "LatencyRecord") -> tuple[str, str]:
     return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
 
 
-def _with_error(share: float, found: "NetworkRecord") -> str:
-    """A top-1 of the network in per cent, with its standard error."""
-    return f"{100 * share:.2f} +- {100 * found.top1_error:.2f}"
+def _heading(results: "Sequence[SearchResult]") -> str:
+    """Return the heading of the scores of several searches: those of a run measure the same."""
+    return results[0].metric.heading if results else ""
+
+
+def _difference(result: "SearchResult", first: "NetworkRecord") -> str:
+    """Return how far a winner's score is from that of the first one."""
+    metric = result.metric
+    shown = f"{metric.scale * (result.winner.final_value - first.final_value):+.{metric.decimals}f}"
+    return f"{shown} points" if metric.unit == "%" else f"{shown} {metric.unit}".strip()
 
 
 def _listed(result: "SearchResult") -> list[str]:
@@ -159,7 +173,7 @@ def _listed(result: "SearchResult") -> list[str]:
         str(result.evaluated),
         str(result.rounds),
         result.winner.digest,
-        _with_error(result.winner.accuracy, result.winner),
+        result.metric.with_error(result.winner.final_value, result.winner.error),
         _measured(result),
     ]
 
@@ -192,7 +206,7 @@ def _spreads(result: "SearchResult") -> list[str]:
 def _images(result: "SearchResult") -> str:
     from nasdeploy.exporting.record import counted
 
-    return counted(result.images, result.unreadable, "held-out images")
+    return counted(result.samples, result.unreadable, f"held-out {result.metric.samples}")
 
 
 def _fidelities(result: "SearchResult") -> list[str]:

@@ -52,10 +52,22 @@ class Metric:
         """Return the value, negative where smaller ones are better: what is maximised, whatever the direction."""
         return value if self.maximise else -value
 
+    def number(self, value: float) -> str:
+        """Return a value as it stands below `heading`, e.g. `91.25`."""
+        return f"{self.scale * value:.{self.decimals}f}"
+
+    def with_error(self, value: float, error: float) -> str:
+        """Return a value and its standard error as they stand below `heading`, e.g. `91.25 +- 0.30`."""
+        return f"{self.number(value)} +- {self.number(error)}"
+
     def text(self, value: float) -> str:
         """Return a value as people read it, e.g. `91.25 %`."""
-        shown = f"{self.scale * value:.{self.decimals}f}"
-        return f"{shown} {self.unit}" if self.unit else shown
+        return f"{self.number(value)} {self.unit}" if self.unit else self.number(value)
+
+    @property
+    def heading(self) -> str:
+        """The heading of a column of values, e.g. `accuracy in %`."""
+        return f"{self.name} in {self.unit}" if self.unit else self.name
 
 
 @dataclass(frozen=True)
@@ -71,13 +83,28 @@ class Score:
     """The mean label loss; not a number where the network's outputs were not."""
 
     @property
+    def gain(self) -> float:
+        """What is maximised: the value, negative where smaller ones are better."""
+        return self.metric.gain(self.value)
+
+    @property
+    def regret(self) -> float:
+        """What is minimised: how far the value is from the best one."""
+        return self.metric.regret(self.value)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the network's outputs were numbers."""
+        return not isnan(self.loss)
+
+    @property
     def rank(self) -> tuple[float, float]:
         """The key that orders networks, larger for better ones: the value, and among equals the smaller loss."""
-        return self.metric.gain(self.value), -inf if isnan(self.loss) else -self.loss
+        return self.gain, -inf if isnan(self.loss) else -self.loss
 
     def ties(self, worse: "Score") -> bool:
         """Return whether this value is better than a worse one by no more than its own standard error."""
-        return self.metric.gain(self.value) - self.metric.gain(worse.value) <= self.error
+        return self.gain - worse.gain <= self.error
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import Interrupted, NasdeployError
+from nasdeploy.core.score import Score
 from nasdeploy.distributed.jobs import (
     ENDED,
     FIRST,
@@ -25,7 +26,6 @@ from nasdeploy.distributed.jobs import (
     scored_of,
     timed,
 )
-from nasdeploy.supernet.evaluate import Score
 
 DEAD_S = 10.0
 """The seconds without a sign of life after which a process counts as dead."""
@@ -82,7 +82,7 @@ class PulledScoring:
     store: Store
     world: int
     score: Callable[[ScoringJob], Score]
-    images: int
+    samples: int
     say: Callable[[str], None]
     _workers: WorkerWatch = field(init=False)
     _next: int = 0

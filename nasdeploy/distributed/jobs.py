@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.score import Metric, Score
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.supernet.evaluate import Score
 
 JOBS, SCORES, FIRST = "jobs", "scores", "first"
 """The queues of the store, and the key of the first process's sign of life."""
@@ -28,7 +28,7 @@ POLL_S = 0.01
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """The scoring of an architecture on the held-out images from `first` up to `end`; None: to the last."""
+    """The scoring of an architecture on the held-out samples from `first` up to `end`; None: to the last."""
 
     arch: Arch
     first: int = 0
@@ -48,8 +48,8 @@ class Scoring(Protocol):
     """Scores architectures, in this process or in several."""
 
     @property
-    def images(self) -> int:
-        """The number of held-out images; 0 where they cannot be divided."""
+    def samples(self) -> int:
+        """The number of held-out samples; 0 where they cannot be divided."""
 
     def __call__(self, jobs: Sequence[ScoringJob]) -> Iterator[Scored]:
         """Do all jobs, in any order; each is given as soon as it is done."""
@@ -60,7 +60,7 @@ class InTurn:
     """Scores architectures in this process, one after the other."""
 
     score: Callable[[ScoringJob], Score]
-    images: int = 0
+    samples: int = 0
 
     def __call__(self, jobs: Sequence[ScoringJob]) -> Iterator[Scored]:
         """See `Scoring`."""
@@ -111,7 +111,8 @@ def score_message(number: int, scored: Scored) -> dict[str, Any]:
 
 def scored_of(message: Mapping[str, Any], job: ScoringJob) -> Scored:
     """Return the score that a message brings."""
-    return Scored(job, Score(**message["score"]), message["seconds"])
+    score = message["score"]
+    return Scored(job, Score(**{**score, "metric": Metric(**score["metric"])}), message["seconds"])
 
 
 class Heartbeat:

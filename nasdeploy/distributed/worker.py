@@ -7,6 +7,7 @@ from time import monotonic, sleep
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import NasdeployError, UserError
+from nasdeploy.core.score import Score
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed.jobs import (
     ENDED,
@@ -23,7 +24,6 @@ from nasdeploy.distributed.jobs import (
     score_message,
     timed,
 )
-from nasdeploy.supernet.evaluate import Score
 
 LOST_S = 60.0
 """The seconds without a sign of life after which the first process counts as lost."""

@@ -40,16 +40,16 @@ def box_of(values: Sequence[float]) -> Box | None:
 
 @dataclass(frozen=True)
 class Series:
-    """The boxes of one supernet: top-1 (0..1) for each regime, None where it has no network."""
+    """The boxes of one supernet: scores for each regime, None where it has no network."""
 
     label: str
     boxes: tuple[Box | None, ...]
 
 
-def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: str) -> None:
+def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, score: str, scale: float) -> None:
     """Draw a PNG with a group of boxes for each regime between the MACs `edges` `[regimes + 1]`.
 
-    `accuracy` names the axis, e.g. `top-1 in % on 500 images`.
+    `score` names the axis, e.g. `accuracy in % on 500 images`, which shows `scale` times what the boxes hold.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: st
     for number, one in enumerate(series):
         places = [n for n, box in enumerate(one.boxes) if box is not None]
         axes.bxp(
-            [_percent(box) for box in one.boxes if box is not None],
+            [_scaled(box, scale) for box in one.boxes if box is not None],
             positions=[n + (number - (len(series) - 1) / 2) * width for n in places],
             widths=0.8 * width,
             showfliers=False,
@@ -75,7 +75,7 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: st
     axes.set_xticks(range(regimes), [_regime(low, high) for low, high in pairwise(edges)])
     axes.set_xlim(-0.6, regimes - 0.4)
     axes.set_xlabel("MACs in millions")
-    axes.set_ylabel(accuracy)
+    axes.set_ylabel(score)
     axes.grid(axis="y", alpha=0.3)
     patches = [Patch(facecolor=(*colours[n % len(colours)], 0.6), edgecolor="black") for n in range(len(series))]
     labels = [one.label for one in series]
@@ -87,14 +87,14 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, accuracy: st
         figure.savefig(partial, dpi=120)
 
 
-def _percent(box: Box) -> dict[str, float]:
-    """A box as matplotlib takes it."""
+def _scaled(box: Box, scale: float) -> dict[str, float]:
+    """Return a box as matplotlib takes it."""
     return {
-        "whislo": 100 * box.minimum,
-        "q1": 100 * box.first_quartile,
-        "med": 100 * box.median,
-        "q3": 100 * box.third_quartile,
-        "whishi": 100 * box.maximum,
+        "whislo": scale * box.minimum,
+        "q1": scale * box.first_quartile,
+        "med": scale * box.median,
+        "q3": scale * box.third_quartile,
+        "whishi": scale * box.maximum,
     }
 
 

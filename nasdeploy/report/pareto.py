@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], path: Path) -> None:
-    """Draw a PNG: all evaluated networks as (cost in its unit, top-1), the front, finalists, the winner."""
+    """Draw a PNG: all evaluated networks as (cost in its unit, score), the front, finalists, the winner."""
     from matplotlib.figure import Figure
 
+    metric = result.metric
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     axes.scatter(
         [cost for cost, _ in evaluated],
-        [100 * top1 for _, top1 in evaluated],
+        [metric.scale * value for _, value in evaluated],
         s=12,
         color="0.75",
         label=f"evaluated ({len(evaluated)})",
@@ -28,9 +29,9 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
     front = result.front
     axes.errorbar(
         [_cost(found, result) for found in front],
-        [100 * found.top1 for found in front],
+        [metric.scale * found.value for found in front],
         xerr=[_uncertainty(found) for found in front],
-        yerr=[100 * found.top1_error for found in front],
+        yerr=[metric.scale * found.error for found in front],
         color="tab:blue",
         marker="o",
         markersize=4,
@@ -41,22 +42,23 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
     )
     _draw_measured(axes, result)
     axes.set_xlabel(_label(result))
-    axes.set_ylabel(f"top-1 in % on {result.images} held-out training images")
+    axes.set_ylabel(f"{metric.heading} on {result.samples} held-out training {metric.samples}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right" if metric.maximise else "upper right")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)
 
 
 def _draw_measured(axes: "Axes", result: SearchResult) -> None:
     """Finalists at their measured latency, the winner, and the budget."""
+    scale = result.metric.scale
     measured = [(found, one) for found in result.finalists if (one := _measured(found)) is not None]
     if measured:
         axes.errorbar(
             [ms for _, (_, ms, _) in measured],
-            [100 * found.accuracy for found, _ in measured],
+            [scale * found.final_value for found, _ in measured],
             xerr=[[ms - p10 for _, (p10, ms, _) in measured], [p90 - ms for _, (_, ms, p90) in measured]],
-            yerr=[100 * found.top1_error for found, _ in measured],
+            yerr=[scale * found.error for found, _ in measured],
             color="tab:orange",
             marker="x",
             linestyle="none",
@@ -67,7 +69,7 @@ def _draw_measured(axes: "Axes", result: SearchResult) -> None:
         )
     winner = result.winner
     cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
-    axes.scatter([cost], [100 * winner.accuracy], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
+    axes.scatter([cost], [scale * winner.final_value], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
     bounds = result.budget.bounds.get(_axis(result), ())
     for place, bound in enumerate(one for one in bounds if one is not None):
         axes.axvline(bound, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")

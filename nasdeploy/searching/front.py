@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isnan
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.searching.problem import Problem
@@ -19,9 +18,8 @@ class Candidate:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The larger, the better: top-1, then cross-entropy, one that is not a number last."""
-        loss = self.evaluation.cross_entropy
-        return self.evaluation.top1, -inf if isnan(loss) else -loss
+        """The key that orders candidates, larger for better ones."""
+        return self.evaluation.score.rank
 
 
 def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence[Evaluation]) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.score import Metric
 from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
 from nasdeploy.searching.problem import Problem, Quantity
 from nasdeploy.store.evaluations import Evaluation
@@ -13,13 +14,13 @@ _ROWS = 8
 class GrowingFront:
     """What was evaluated so far within a problem's budget that nothing beats."""
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, metric: Metric) -> None:
+        self._problem, self._metric = problem, metric
         self._front: list[Candidate] = []
         self._new: list[tuple[Arch, Evaluation]] = []
 
     def add(self, arch: Arch, evaluation: Evaluation) -> None:
-        """One more; what was stopped before all images does not count."""
+        """One more; what was stopped before all samples does not count."""
         if evaluation.whole:
             self._new.append((arch, evaluation))
 
@@ -39,10 +40,10 @@ class GrowingFront:
         if not self.front:
             return []
         shown = [one for one in self._problem.quantities if one.shown or one == self._problem.axis]
-        heading = ["best so far", "top-1 in %", *map(str, shown)]
+        heading = ["best so far", self._metric.heading, *map(str, shown)]
         return [heading, *(self._row(candidate, shown) for candidate in reversed(self.front[-_ROWS:]))]
 
     def _row(self, candidate: Candidate, shown: Sequence[Quantity]) -> list[str]:
-        top1 = f"{100 * candidate.evaluation.top1:.2f} +- {100 * candidate.evaluation.top1_error:.2f}"
+        score = candidate.evaluation.score
         costs = [one.cost.text(candidate.costs[one.name]) for one in shown]
-        return [candidate.arch.digest, top1, *costs]
+        return [candidate.arch.digest, self._metric.with_error(score.value, score.error), *costs]

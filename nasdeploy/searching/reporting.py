@@ -44,7 +44,7 @@ def result_of(
     def found(candidate: Candidate) -> NetworkRecord:
         made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
         there = deployed.get(candidate.arch)
-        return made if there is None else made.model_copy(update={"deployed_top1": there.top1})
+        return made if there is None else made.model_copy(update={"deployed_value": there.score.value})
 
     return SearchResult(
         id=id,
@@ -59,7 +59,8 @@ def result_of(
         probability=settings.probability,
         rounds=outcome.rounds,
         evaluated=len(outcome.candidates),
-        images=winner.evaluation.images,
+        metric=winner.evaluation.score.metric,
+        samples=winner.evaluation.score.samples,
         unreadable=unreadable,
         winner=found(winner),
         ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
@@ -75,7 +76,7 @@ def result_of(
 
 def _ties(winner: Candidate, other: Candidate, deployed: Mapping[Arch, Evaluation]) -> bool:
     best, next_best = (deployed.get(one.arch, one.evaluation) for one in (winner, other))
-    return best.top1 - next_best.top1 <= best.top1_error
+    return best.score.ties(next_best.score)
 
 
 def _as_fast(winner: Candidate, outcome: Outcome, devices: Sequence[str]) -> tuple[str, ...]:
@@ -106,7 +107,7 @@ def _of_accuracy(fitted: Fitted | None) -> Fidelity | None:
 
 def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> NetworkRecord:
     """Return what is known of a candidate, whose costs are those of the problem, and what was measured of it."""
-    evaluation, latency = candidate.evaluation, {}
+    score, latency = candidate.evaluation.score, {}
     for table in problem.tables:
         device = table.conditions.device.name
         seconds = candidate.costs[on_device("latency", device)]
@@ -114,9 +115,9 @@ def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Networ
     return NetworkRecord(
         digest=candidate.arch.digest,
         arch=candidate.arch.to_json(),
-        top1=evaluation.top1,
-        top1_error=evaluation.top1_error,
-        cross_entropy=evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
+        value=score.value,
+        error=score.error,
+        loss=score.loss if isfinite(score.loss) else None,
         costs=NetworkRecord.costs_of(candidate.costs),
         latency=latency,
     )

@@ -9,11 +9,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Metric
 from nasdeploy.core.settings import Settings
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.searching.budget import ANY, Budget, Range
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.records import read_object, read_record
+from nasdeploy.tasks.metrics import UNNAMED
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -35,19 +37,22 @@ class LatencyRecord(Settings):
 
 
 class NetworkRecord(Settings):
-    """One architecture with what is known of it. In JSON its costs stand beside the other fields."""
+    """One architecture with what is known of it.
+
+    In JSON its costs stand beside the other fields, and those of its score have the metric's keys.
+    """
 
     digest: str
     arch: dict[str, Any]
-    top1: float
-    """0..1, on training images that were held out."""
-    top1_error: float
-    """Standard error of `top1`."""
-    cross_entropy: float | None
-    """The loss in nats; None if the network's logits were no numbers."""
-    deployed_top1: float | None = None
-    """Like `top1`, but of the network in the first device's precision, as its runtime computes it; None where that was
-    not measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
+    value: float
+    """The score on training samples that were held out."""
+    error: float
+    """The standard error of `value`."""
+    loss: float | None
+    """The mean label loss; None if the network's outputs were no numbers."""
+    deployed_value: float | None = None
+    """The score of the network in the first device's precision, as its runtime computes it; None where that was not
+    measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
     costs: dict[str, int | float]
     """The network's costs by the names of `COSTS`: counts, and everything else in the cost's unit."""
     latency: dict[str, LatencyRecord] = Field(default_factory=dict)
@@ -81,9 +86,9 @@ class NetworkRecord(Settings):
         return next((one.predicted_ms for one in self.latency.values()), None)
 
     @property
-    def accuracy(self) -> float:
-        """Top-1 (0..1) of what is deployed."""
-        return self.top1 if self.deployed_top1 is None else self.deployed_top1
+    def final_value(self) -> float:
+        """The score of what is deployed."""
+        return self.value if self.deployed_value is None else self.deployed_value
 
     @property
     def measured_ms(self) -> float | None:
@@ -214,11 +219,13 @@ class SearchResult(Settings):
     rounds: int
     """Rounds of search and measurement until a finalist met the budget."""
     evaluated: int
-    """Architectures with known accuracy within the budget when it ended."""
-    images: int
-    """The images that accuracy was measured on."""
+    """Architectures with known score within the budget when it ended."""
+    metric: Metric
+    """What the scores measure; that of `UNNAMED` in results of earlier versions."""
+    samples: int
+    """How many held-out samples networks were scored on; in JSON under the metric's name for them."""
     unreadable: int = 0
-    """Held-out images beside these that were left out, because they cannot be read."""
+    """Held-out samples beside these that were left out, because they cannot be read."""
     winner: NetworkRecord
     ties: tuple[str, ...]
     """Digests of finalists that meet the budget and are within one standard error of the winner."""
@@ -226,16 +233,59 @@ class SearchResult(Settings):
     """Digests of finalists whose latency on the first device is not told from the winner's by several processes."""
     finalists: tuple[NetworkRecord, ...]
     front: tuple[NetworkRecord, ...]
-    """Pareto front of accuracy over predicted latency (or MACs), by rising cost."""
+    """Pareto front of the score over predicted latency (or MACs), by rising cost."""
     latency_fidelity: dict[str, Fidelity]
     """The checks by device: predictions of the table before this search against what was measured in it."""
     accuracy_fidelity: Fidelity | None = None
     """Predicted against evaluated accuracy, of networks that the last predictor was not fitted on; None without one."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_metric(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        data = {"metric": UNNAMED, **data}
+        if isinstance(data.get("winner"), NetworkRecord):
+            return data
+        if isinstance(data["metric"], dict):
+            try:
+                data["metric"] = Metric(**data["metric"])
+            except TypeError as error:
+                raise ValueError(f"metric: {error}") from None
+        if not isinstance(data["metric"], Metric):
+            return data
+        fields = {key: field for field, key in _score_keys(data["metric"]).items()}
+        # Strict settings take a list for a tuple only from JSON itself.
+        found = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+        return _renamed(found, fields, data["metric"].samples, "samples")
+
+    @model_serializer(mode="wrap")
+    def _by_metric(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _renamed(handler(self), _score_keys(self.metric), "samples", self.metric.samples)
+
     @property
     def device(self) -> str | None:
         """The first device."""
         return self.devices[0] if self.devices else None
+
+
+def _score_keys(metric: Metric) -> dict[str, str]:
+    """Return the names in JSON of the fields of `NetworkRecord` that are of its score."""
+    key = metric.key
+    return {"value": key, "error": metric.error_key, "loss": metric.loss_key, "deployed_value": f"deployed_{key}"}
+
+
+def _renamed(data: dict[str, Any], names: Mapping[str, str], samples: str, as_samples: str) -> dict[str, Any]:
+    """Return a result whose networks have other names for what they hold, and its `samples` too."""
+
+    def network(values: Any) -> Any:
+        return {names.get(key, key): value for key, value in values.items()} if isinstance(values, dict) else values
+
+    found = {as_samples if key == samples else key: value for key, value in data.items()}
+    for key in ("finalists", "front"):
+        if isinstance(found.get(key), list | tuple):
+            found[key] = type(found[key])(map(network, found[key]))
+    return found | ({"winner": network(found["winner"])} if "winner" in found else {})
 
 
 def load_result(path: Path) -> SearchResult:

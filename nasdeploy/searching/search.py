@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isnan
 from statistics import median
 
 from nasdeploy.core.arch import Arch
@@ -154,13 +153,15 @@ class Search:
         """Everything known that is within the budget after a round of search, best first."""
         problem = self._problem(tables)
         context = replace(self.context, say=self._say, keep=self._keep_predictor)
-        front = GrowingFront(problem)
+        metric = self.evaluations.metric
+        front = GrowingFront(problem, metric)
         with self.progress.task("search", self.settings.evaluations, table=front.rows) as task:
 
             def done(evaluation: Evaluation) -> None:
-                stopped = "" if evaluation.whole else f" on {evaluation.images} images, stopped"
+                score = evaluation.score
+                stopped = "" if evaluation.whole else f" on {score.samples} {metric.samples}, stopped"
                 front.add(self.evaluations.arch(evaluation, self.space), evaluation)
-                task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %{stopped}")
+                task.advance(note=f"{metric.name} {score.text}{stopped}")
 
             evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
             strategy = STRATEGIES[self.settings.strategy]
@@ -181,8 +182,8 @@ class Search:
     def _known(self, problem: Problem) -> list[Candidate]:
         """All evaluations within the budget, those of earlier searches too, best first.
 
-        What was measured is judged by that where it says yes, everything else by its predictions. Networks whose logits
-        are no numbers are left out; raises `UserError` if there are no others.
+        What was measured is judged by that where it says yes, everything else by its predictions. Networks whose
+        outputs are no numbers are left out; raises `UserError` if there are no others.
         """
         evaluations = [*self.evaluations.all(), *self.evaluations.stopped()]
         archs = [self.evaluations.arch(evaluation, self.space) for evaluation in evaluations]
@@ -192,7 +193,7 @@ class Search:
             if problem.allows(c.costs)
             or (self._is_measured(c.arch) and self._measured_within(c.arch) and self.budget.allows(c.costs))
         ]
-        sound = [candidate for candidate in found if not isnan(candidate.evaluation.cross_entropy)]
+        sound = [candidate for candidate in found if candidate.evaluation.score.is_sound]
         if not sound:
             raise UserError("no network of the supernet gives numbers (NaN): its training failed; train it again")
         return sorted(sound, key=lambda candidate: candidate.rank, reverse=True)

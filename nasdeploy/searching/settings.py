@@ -4,7 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
+from nasdeploy.core.score import Metric
 from nasdeploy.core.settings import Settings
 from nasdeploy.searching.budget import is_latency
 
@@ -58,8 +60,8 @@ class SearchSettings(Settings):
     cache_gib: float = Field(default=2.0, ge=0.0, le=65536)
     """Memory for images that are kept ready for networks; what does not fit is prepared anew for each network."""
     halving: int = Field(default=1, ge=1, le=16)
-    """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out images, the better
-    half of them on half of the images, and the better half of those on all. 1 scores every network on all."""
+    """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out samples, the better
+    half of them on half of these, and the better half of those on all. 1 scores every network on all."""
     predictor: Literal["mlp", "linear"] = "mlp"
     """The kind of accuracy predictor that `predictor-guided` and `differentiable` fit."""
     predictor_file: str | None = None
@@ -109,3 +111,12 @@ class SearchSettings(Settings):
         if isinstance(self.latency, dict):
             return tuple(f"{device}={text}" for device, text in self.latency.items())
         return () if self.latency is None else (self.latency,)
+
+
+def require_parts(metric: Metric, rungs: int) -> None:
+    """Raise `UserError` for successive halving by a metric that parts of the samples say nothing about."""
+    if rungs > 1 and not metric.is_mean:
+        raise UserError(
+            f"search.halving is {rungs}: {metric.name} of a part of the {metric.samples} says nothing about that of "
+            "all; set search.halving to 1"
+        )

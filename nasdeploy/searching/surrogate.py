@@ -42,7 +42,7 @@ def most_promising(problem: Problem, found: Sequence[Candidate], drawn: Sequence
     alike = RBF(np.sqrt(_LIKE * len(problem.space.choices)), length_scale_bounds="fixed")
     process = GaussianProcessRegressor(alike, alpha=_NOISE, optimizer=None, normalize_y=True)
     features = OneHot(problem.space)
-    process.fit(features(problem.space.encode([c.arch for c in best])), [c.evaluation.top1 for c in best])
+    process.fit(features(problem.space.encode([c.arch for c in best])), [c.evaluation.score.gain for c in best])
     mean, deviation = process.predict(features(codes), return_std=True)
     order = np.argsort(-(mean + deviation), kind="stable")
     return [drawn[place] for place in _spread(order, problem.costs(codes)[:, problem.axis.column], count)]

@@ -1,4 +1,4 @@
-"""The accuracies of architectures, in an SQLite database.
+"""The scores of architectures, in an SQLite database.
 
 Nothing is evaluated twice, and what `put` returned from is still there after a kill or a power cut.
 """
@@ -8,7 +8,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
 from shutil import copyfile
@@ -18,6 +18,7 @@ from typing import Any
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Metric, Score
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.files import identity_of
 
@@ -25,55 +26,48 @@ _SCHEMA_VERSION = 2
 """Version 1 had no `parts`, and is read as it is. A table `measurements` of older searches is left alone."""
 _PATIENCE_S = 5.0
 """How long to wait for another process that is writing."""
-_SCHEMA = f"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The score of one architecture on held-out training samples, after what calibration it needs."""
+
+    digest: str
+    arch: str
+    """The architecture as JSON text."""
+    score: Score
+    seconds: float
+    """The time that the evaluation took."""
+    whole: bool = True
+    """Whether it was on all held-out samples; not if it was stopped early, as hopeless."""
+
+
+def _schema(metric: Metric) -> str:
+    """Return the statements that make the tables; the columns of scores have the metric's keys."""
+    score = f"{metric.key} REAL NOT NULL, {metric.error_key} REAL NOT NULL, {metric.loss_key} REAL"
+    return f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS supernet (digest TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
-    digest TEXT PRIMARY KEY, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
-    images INTEGER NOT NULL, seconds REAL NOT NULL
+    digest TEXT PRIMARY KEY, arch TEXT NOT NULL, {score}, {metric.samples} INTEGER NOT NULL, seconds REAL NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS parts (
-    digest TEXT, arch TEXT NOT NULL, top1 REAL NOT NULL, top1_error REAL NOT NULL, cross_entropy REAL,
-    images INTEGER, seconds REAL NOT NULL, PRIMARY KEY (digest, images)
+    digest TEXT, arch TEXT NOT NULL, {score}, {metric.samples} INTEGER, seconds REAL NOT NULL,
+    PRIMARY KEY (digest, {metric.samples})
 ) STRICT;
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
 """
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy of one architecture on `images` held-out training images, after recalibration."""
-
-    digest: str
-    arch: str
-    """The architecture as JSON text."""
-    top1: float
-    """0..1"""
-    top1_error: float
-    """Standard error of `top1`."""
-    cross_entropy: float
-    """Mean, in nats; not a number if the network's logits were not."""
-    images: int
-    seconds: float
-    """Time that the evaluation took."""
-    whole: bool = True
-    """Whether it was on all held-out images; not if it was stopped early, as hopeless."""
-
-
-_COLUMNS = tuple(field.name for field in fields(Evaluation) if field.name != "whole")
-_UNFINISHED = """
-parts WHERE digest NOT IN (SELECT digest FROM evaluations)
-AND images = (SELECT MAX(images) FROM parts AS others WHERE others.digest = parts.digest) ORDER BY rowid
-"""
-
-
 class Evaluations:
     """The evaluations of one supernet. A context manager; closes the database at the end."""
 
-    def __init__(self, path: Path, supernet: str) -> None:
-        """Opens or creates the database; raises `UserError` if it is damaged or of another `supernet` (a digest)."""
-        self._path = path
+    def __init__(self, path: Path, supernet: str, metric: Metric) -> None:
+        """Open or create the database; raises `UserError` if it is damaged or of another `supernet` (a digest)."""
+        self._path, self.metric = path, metric
+        scores = (metric.key, metric.error_key, metric.loss_key, metric.samples)
+        self._columns = ", ".join(("digest", "arch", *scores, "seconds"))
         if not path.parent.is_dir():
             raise UserError(f"{path.parent}: no such directory; give one that is there")
         with self._errors():
@@ -93,7 +87,7 @@ class Evaluations:
                 raise UserError(f"{self._path}: of another version of nasdeploy; move it away or use another run")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(_schema(self.metric))
             self._connection.execute(
                 "INSERT INTO supernet SELECT ? WHERE NOT EXISTS (SELECT * FROM supernet)", (supernet,)
             )
@@ -116,19 +110,22 @@ class Evaluations:
         if evaluation.whole:
             self._insert("evaluations", evaluation, "ON CONFLICT (digest) DO NOTHING")
         else:
-            self._insert("parts", evaluation, "ON CONFLICT (digest, images) DO NOTHING")
+            self._insert("parts", evaluation, f"ON CONFLICT (digest, {self.metric.samples}) DO NOTHING")
 
     def parts(self, digest: str) -> list[Evaluation]:
-        """Return the evaluations of an architecture on the first of the held-out images, by their number."""
-        return _as_parts(self._select("parts WHERE digest = ? ORDER BY images", digest))
+        """Return the evaluations of an architecture on the first of the held-out samples, by their number."""
+        return _as_parts(self._select(f"parts WHERE digest = ? ORDER BY {self.metric.samples}", digest))
 
     def all(self) -> list[Evaluation]:
-        """All whole evaluations, in the order in which they were made."""
+        """Return all whole evaluations, in the order in which they were made."""
         return list(self._select("evaluations ORDER BY rowid"))
 
     def stopped(self) -> list[Evaluation]:
-        """Return, of each architecture that has no whole evaluation, the one on the most images."""
-        return _as_parts(self._select(_UNFINISHED))
+        """Return of each architecture that has no whole evaluation the one on the most samples."""
+        samples = self.metric.samples
+        most = f"SELECT MAX({samples}) FROM parts AS others WHERE others.digest = parts.digest"
+        unfinished = f"digest NOT IN (SELECT digest FROM evaluations) AND {samples} = ({most})"
+        return _as_parts(self._select(f"parts WHERE {unfinished} ORDER BY rowid"))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
         """Return the architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
@@ -147,19 +144,24 @@ class Evaluations:
         self.close()
 
     def _select(self, rest: str, *values: str) -> Iterator[Evaluation]:
-        columns = ", ".join(_COLUMNS)
         with self._errors():
-            found: list[tuple[Any, ...]] = self._connection.execute(f"SELECT {columns} FROM {rest}", values).fetchall()
-        return (Evaluation(*map(_number, one)) for one in found)
+            query = f"SELECT {self._columns} FROM {rest}"
+            found: list[tuple[Any, ...]] = self._connection.execute(query, values).fetchall()
+        return (
+            Evaluation(digest, arch, Score(self.metric, value, error, samples, _number(loss)), seconds)
+            for digest, arch, value, error, loss, samples, seconds in found
+        )
 
     def _insert(self, table: str, row: Evaluation, conflict: str) -> None:
-        columns, places = ", ".join(_COLUMNS), ", ".join("?" for _ in _COLUMNS)
-        values = [getattr(row, name) for name in _COLUMNS]
+        score = row.score
+        values = (row.digest, row.arch, score.value, score.error, score.loss, score.samples, row.seconds)
         if identity_of(self._path) != self._identity:
             # SQLite would write into a file that nobody finds again.
             raise UserError(f"{self._path}: was deleted or replaced while it was written; nothing is kept there now")
         with self._errors():
-            self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places}) {conflict}", values)
+            self._connection.execute(
+                f"INSERT INTO {table} ({self._columns}) VALUES (?, ?, ?, ?, ?, ?, ?) {conflict}", values
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -174,8 +176,7 @@ class Evaluations:
 
 
 def openable(path: Path, folder: Path) -> Path:
-    """Return a database that can be opened: the one at `path`, or where SQLite cannot make its files beside it a
-    copy."""
+    """Return a database that can be opened: that at `path`, or a copy where SQLite cannot make its files beside it."""
     if os.access(path.parent, os.W_OK):
         return path
     copy = folder / path.name
@@ -190,13 +191,13 @@ def _as_parts(found: Iterable[Evaluation]) -> list[Evaluation]:
     return [replace(one, whole=False) for one in found]
 
 
-def _number(value: Any) -> Any:
-    """SQLite keeps NaN as NULL."""
+def _number(value: float | None) -> float:
+    """Return what SQLite kept as NULL as the NaN that it was."""
     return nan if value is None else value
 
 
 def known_architectures(path: Path, space: SearchSpace) -> Iterator[Arch]:
-    """Architectures that a database holds evaluations of, whichever supernet they are of; none if there is none.
+    """Yield the architectures that a database holds evaluations of, of whichever supernet; none if there is none.
 
     Raises `UserError` if it is damaged.
     """

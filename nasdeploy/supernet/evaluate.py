@@ -5,8 +5,6 @@ Training, search and export recalibrate in the same way; the accuracy that an ex
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import torch
@@ -14,33 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.score import Score, proportion
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.functional import Context, Statistics, rescale
 from nasdeploy.nn.network import Network, PartRunner, fit_images
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
+from nasdeploy.tasks.metrics import TOP1
 
 Calibration = Callable[[int], Iterable[Tensor]]
 """Starts a pass over the batches `[N, 3, S, S]` for networks of some side; S is the side or will be rescaled to it."""
 Batches = Callable[[int, int, int | None], Iterable[tuple[Tensor, Tensor]]]
 """Starts a pass over images `[N, 3, S, S]` and labels `[N]` for networks of some side, from one image up to another."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Accuracy of one network on a set of images."""
-
-    top1: float
-    """0..1"""
-    cross_entropy: float
-    """Mean, in nats."""
-    images: int
-
-    @property
-    def top1_error(self) -> float:
-        """Binomial standard error of `top1`, with one success and one failure added so that it is never 0."""
-        smoothed = (self.top1 * self.images + 1) / (self.images + 2)
-        return sqrt(smoothed * (1 - smoothed) / self.images)
 
 
 def score(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
@@ -58,7 +41,7 @@ def score(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor,
             count += len(labels)
     if not count:
         raise ValueError("no images to score on")
-    return Score(correct / count, loss / count, count)
+    return proportion(TOP1, correct, count, loss / count)
 
 
 def calibrate(

@@ -14,3 +14,6 @@ TOP1 = Metric(
     samples="images",
 )
 """The part of the images whose label has the largest logit."""
+
+UNNAMED: Metric = TOP1
+"""The metric of records that name none: those of versions that knew no other."""

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Score
 from nasdeploy.core.settings import Settings
 from nasdeploy.data.batches import CalibrationBatches, calibration_batches, evaluation_batches
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.store.files import append_json_line, disk_full_named, read_json_lines, write_text
 from nasdeploy.store.records import parse_record
-from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 
@@ -72,8 +73,13 @@ def _until(asked_to_stop: Callable[[], bool], batches: Iterator[Batch]) -> Itera
 
 def _plain(score: Score) -> dict[str, Any]:
     # The loss of a network that has diverged may be no number, which JSON does not know.
-    loss = score.cross_entropy if isfinite(score.cross_entropy) else None
-    return {**asdict(score), "cross_entropy": loss, "top1_error": score.top1_error}
+    loss, metric = score.loss if isfinite(score.loss) else None, score.metric
+    return {
+        metric.key: score.value,
+        metric.loss_key: loss,
+        metric.samples: score.samples,
+        metric.error_key: score.error,
+    }
 
 
 def mean_top1(scores: dict[str, dict[str, Any]]) -> float:

@@ -15,6 +15,7 @@ from nasdeploy.searching.successive_halving import evaluated
 from nasdeploy.store.evaluations import Evaluation, Evaluations, openable
 from nasdeploy.store.files import require_writable, write_json
 from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.tasks import task_of
 from nasdeploy.workflows.comparison import Comparison, Contender
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 
@@ -69,7 +70,7 @@ def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
             database = run.search_database
         else:
             database = _beside(out, run.search_database, f"{run.path.name}-{supernet}")
-        with Evaluations(database, supernet) as evaluations:
+        with Evaluations(database, supernet, task_of(recipe.task).metric) as evaluations:
             return _Found(_evaluated(contender, evaluator, evaluations, progress), evaluator.unreadable)
 
 
@@ -88,7 +89,7 @@ def _evaluated(contender: Contender, evaluator: Evaluator, kept: Evaluations, pr
 
         def one(arch: Arch) -> Evaluation:
             evaluation = evaluated(arch, evaluator, kept)
-            task.advance(note=f"top-1 {100 * evaluation.top1:.1f} %")
+            task.advance(note=f"{kept.metric.name} {evaluation.score.text}")
             return evaluation
 
         return [[one(arch) for arch in regime] for regime in contender.regimes]
@@ -96,7 +97,7 @@ def _evaluated(contender: Contender, evaluator: Evaluator, kept: Evaluations, pr
 
 def _entry(contender: Contender, found: _Found) -> dict[str, Any]:
     """A run's part of the JSON."""
-    boxes = [box_of([evaluation.top1 for evaluation in regime]) for regime in found.regimes]
+    boxes = [box_of([evaluation.score.value for evaluation in regime]) for regime in found.regimes]
     return {
         "run": str(contender.run.path),
         "space": contender.space.digest,
@@ -112,15 +113,17 @@ def _entry(contender: Contender, found: _Found) -> dict[str, Any]:
 
 
 def _network(space: SearchSpace, arch: Arch, evaluation: Evaluation) -> dict[str, Any]:
+    score = evaluation.score
+    metric = score.metric
     return {
         "digest": arch.digest,
         "arch": arch.to_json(),
         "macs": space.plan(arch).macs,
         "params": space.plan(arch).params,
-        "top1": evaluation.top1,
-        "top1_error": evaluation.top1_error,
-        "cross_entropy": evaluation.cross_entropy if isfinite(evaluation.cross_entropy) else None,
-        "images": evaluation.images,
+        metric.key: score.value,
+        metric.error_key: score.error,
+        metric.loss_key: score.loss if isfinite(score.loss) else None,
+        metric.samples: score.samples,
     }
 
 
@@ -128,13 +131,14 @@ def _draw(contenders: Sequence[Contender], found: Sequence[Regimes], edges: Floa
     series = [
         Series(
             f"{contender.run.path} ({contender.networks} networks)",
-            tuple(box_of([evaluation.top1 for evaluation in regime]) for regime in regimes),
+            tuple(box_of([evaluation.score.value for evaluation in regime]) for regime in regimes),
         )
         for contender, regimes in zip(contenders, found, strict=True)
     ]
-    images = sorted({evaluation.images for regimes in found for regime in regimes for evaluation in regime})
-    counts = " or ".join(str(count) for count in images)
-    draw_boxes(series, edges, path, f"top-1 in % on {counts} held-out training images")
+    metric = task_of(contenders[0].recipe.task).metric
+    counts = sorted({evaluation.score.samples for regimes in found for regime in regimes for evaluation in regime})
+    shown = " or ".join(map(str, counts))
+    draw_boxes(series, edges, path, f"{metric.heading} on {shown} held-out training {metric.samples}", metric.scale)
 
 
 def _images_of(contender: Contender) -> str:

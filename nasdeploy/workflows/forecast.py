@@ -89,7 +89,7 @@ def _evaluated(request: SearchRequest) -> list[float]:
     if not run.search_database.exists():
         return []
     supernet = supernet_of(request.run, request.recipe, request.weights.facts)
-    with Evaluations(run.search_database, supernet) as evaluations:
+    with Evaluations(run.search_database, supernet, request.metric) as evaluations:
         return [evaluation.seconds for evaluation in evaluations.all()]
 
 
@@ -104,7 +104,7 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
     archs = Candidates(problem, generator(recipe.seed, "forecast")).random(1)
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights.path)
-        with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts)) as evaluations:
+        with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts), request.metric) as evaluations:
             evaluate = Evaluating(InTurn(lambda job: evaluator(job.arch, job.first, job.end)), evaluations)
             return [evaluation.seconds for evaluation in evaluate(archs)]
 

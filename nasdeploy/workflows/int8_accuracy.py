@@ -12,6 +12,7 @@ from torch import Tensor
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.data.images import ImageSets
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.compare import Disagreement, logits_of
@@ -20,7 +21,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.searching.search import Deploy
 from nasdeploy.searching.successive_halving import Evaluating
 from nasdeploy.store.evaluations import Evaluation, Evaluations
-from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.run_data import open_data_of
@@ -39,7 +40,7 @@ def deploy_for(request: SearchRequest, evaluator: Evaluator, supernet: str, prog
         sets = open_data_of(request.run, request.recipe)
         scoring = InTurn(lambda job: _score(job.arch, request, evaluator, sets, runtime))
         with (
-            Evaluations(path / f"search.int8.{runtime}.sqlite", supernet) as kept,
+            Evaluations(path / f"search.int8.{runtime}.sqlite", supernet, request.metric) as kept,
             progress.task("accuracy of finalists in int8", len(archs)) as task,
         ):
             evaluate = Evaluating(scoring, kept, done=lambda _: task.advance())

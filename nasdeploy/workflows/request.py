@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nasdeploy.core.cost_registry import COSTS, on_device, split_name
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Metric
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.table import LatencyTable, find_table, table_path
@@ -13,8 +14,10 @@ from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device
 from nasdeploy.searching.feasibility import require_feasible
 from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.settings import require_parts
 from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.run import Run
+from nasdeploy.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class SearchRequest:
     """The tables of the devices, in their order."""
     budget: Budget
     weights: Weights
+
+    @property
+    def metric(self) -> Metric:
+        """What the scores of the run's task measure."""
+        return task_of(self.recipe.task).metric
 
 
 def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progress: Progress) -> SearchRequest:
@@ -48,6 +56,7 @@ def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progres
     devices = _devices(recipe, asked)
     tables = {name: _table(space, device, strict, progress) for name, device in devices.items()}
     budget = _feasible(recipe, asked, space, tables)
+    require_parts(task_of(recipe.task).metric, recipe.search.halving)
     return SearchRequest(
         run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
     )

@@ -13,6 +13,7 @@ from torch.distributed.distributed_c10d import Store
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.distributed import FailedElsewhere
 from nasdeploy.distributed.coordinator import PulledScoring, leading
 from nasdeploy.distributed.jobs import InTurn, Scoring, ScoringJob
@@ -30,7 +31,7 @@ from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.evaluations import Evaluations
-from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 from nasdeploy.workflows.history import keep, next_id
 from nasdeploy.workflows.int8_accuracy import deploy_for
@@ -67,10 +68,10 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights)
         kept = KeptTimings(run.path / _FINALISTS, request.tables)
-        with Evaluations(run.search_database, supernet) as evaluations, _until_it_ends(kept):
+        with Evaluations(run.search_database, supernet, request.metric) as evaluations, _until_it_ends(kept):
             outcome = Search(
                 space=request.space,
-                scoring=scoring(score=_score_of(evaluator), images=evaluator.images),
+                scoring=scoring(score=_score_of(evaluator), samples=evaluator.images),
                 evaluations=evaluations,
                 budget=request.budget,
                 tables=request.tables,
@@ -140,7 +141,7 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable
     keep(run, result)
     draw_front(
         result,
-        [(problem.axis.cost.scale * c.costs[problem.axis.name], c.evaluation.top1) for c in known],
+        [(problem.axis.cost.scale * c.costs[problem.axis.name], c.evaluation.score.value) for c in known],
         run.path / PICTURE,
     )
     run.finish("search", facts(request))

@@ -1,6 +1,6 @@
-"""A search in each of several precisions, and the most accurate network of all.
+"""A search in each of several precisions, and the best network of all.
 
-Accuracies are those of the networks in their precision (`nasdeploy.workflows.int8_accuracy`).
+Scores are those of the networks in their precision (`nasdeploy.workflows.int8_accuracy`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from nasdeploy.workflows.search import facts, search
 
 
 def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchResult:
-    """Search in each precision; the result with the most accurate winner, which is the run's result from then on.
+    """Search in each precision; return the result with the best winner, which is the run's result from then on.
 
     Raises `InfeasibleBudget` if no search finds a network that meets the budget when it is measured.
     """
@@ -41,11 +41,11 @@ def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchR
 
 
 def _merit(result: SearchResult) -> tuple[float, float]:
-    """The larger, the better: accuracy, then speed."""
-    return result.winner.accuracy, -(result.winner.measured_ms or 0.0)
+    """Return the key that orders results, larger for better ones: the score, then the speed."""
+    return result.metric.gain(result.winner.final_value), -(result.winner.measured_ms or 0.0)
 
 
 def _told(result: SearchResult) -> str:
     winner = result.winner
-    accuracy = f"{winner.digest} with {100 * winner.accuracy:.2f} %"
-    return f"search: in {result.precision}, {accuracy} at {winner.measured_ms:.4g} ms"
+    score = f"{winner.digest} with {result.metric.text(winner.final_value)}"
+    return f"search: in {result.precision}, {score} at {winner.measured_ms:.4g} ms"

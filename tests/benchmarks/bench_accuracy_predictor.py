@@ -29,6 +29,7 @@ from nasdeploy.spaces import load_space
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.run import Run
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_id
 from tests.searching.budgets import budget_of
 
@@ -55,7 +56,7 @@ def _quality(arguments: Namespace) -> None:
     space = space_of(run)
     codes, found = _evaluated(run, space, arguments.fit + arguments.judge)
     targets = {
-        "top-1 in points": np.array([100 * one.top1 for one in found]),
+        "top-1 in points": np.array([100 * one.score.value for one in found]),
         "cross-entropy in nats": np.array([one.cross_entropy for one in found]),
     }
     print(f"{len(found)} networks on {found[0].images} images; fitted on {arguments.fit}, judged on {arguments.judge}")
@@ -84,7 +85,7 @@ def _evaluated(run: Run, space: SearchSpace, count: int) -> tuple[Codes, list[Ev
     archs = list(dict.fromkeys(drawn))[:count]
     evaluator = open_evaluator(run, recipe, space, weights.path)
     with (
-        Evaluations(run.path / "predictor-bench.sqlite", supernet_id(recipe, weights.facts)) as known,
+        Evaluations(run.path / "predictor-bench.sqlite", supernet_id(recipe, weights.facts), TOP1) as known,
         Progress().task("evaluating", count) as task,
     ):
         found = []

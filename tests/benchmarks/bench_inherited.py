@@ -25,12 +25,13 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.randomness import generator
+from nasdeploy.core.score import Score
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.batches import calibration_batches, evaluation_batches
 from nasdeploy.data.datasets import open_data
 from nasdeploy.recipe import load_recipe, recipe_of, space_of
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.training.checkpoint import Checkpoints
 
@@ -143,10 +144,10 @@ def _print(
             "inherited, none": "none-",
         }
         for text, prefix in rows.items():
-            found = [100 * scores[name].top1 for run, scores in accuracies.items() if run.startswith(prefix)]
+            found = [100 * scores[name].value for run, scores in accuracies.items() if run.startswith(prefix)]
             spread = f" +- {stdev(found):.2f} ({', '.join(f'{x:.2f}' for x in found)})" if len(found) > 1 else ""
             print(f"{name:10} {space.plan(arch).macs / 1e6:6.2f} {text:24} {mean(found):9.2f}{spread}")
-    error = max(score.top1_error for scores in accuracies.values() for score in scores.values())
+    error = max(score.error for scores in accuracies.values() for score in scores.values())
     print(f"standard error of one network's accuracy by the number of test images: {100 * error:.2f} points")
 
 

@@ -11,7 +11,8 @@ from time import monotonic
 
 from nasdeploy.cli.main import main
 from nasdeploy.core.arch import Arch
-from nasdeploy.supernet.evaluate import Evaluator, Score
+from nasdeploy.core.score import Score
+from nasdeploy.supernet.evaluate import Evaluator
 
 PLAIN = Evaluator.__call__
 

@@ -14,6 +14,7 @@ from nasdeploy.cli.export import export
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import ExportManifest, load_export
 from nasdeploy.exporting.proof import Target
@@ -24,6 +25,7 @@ from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import extract
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.export_request import request_export
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
@@ -96,8 +98,8 @@ def test_named_places_options_and_json(run: Run, tmp_path: Path, capsys: pytest.
 
 def test_a_digest_of_an_evaluated_network(run: Run) -> None:
     arch = SPACE.arch({**WINNER, "width.1": 8})
-    with Evaluations(run.search_database, "any") as evaluations:
-        evaluations.put(Evaluation(arch.digest, arch.text, 0.5, 0.1, 1.0, 10, 1.0))
+    with Evaluations(run.search_database, "any", TOP1) as evaluations:
+        evaluations.put(Evaluation(arch.digest, arch.text, Score(TOP1, 0.5, 0.1, 10, 1.0), 1.0))
     request = request_export(run, recipe_of(run), arch.digest[:8], None, Progress(quiet=True))
     assert (request.arch, request.device, request.table, request.budget) == (arch, DEVICE, None, {})
 
@@ -164,8 +166,8 @@ def test_images_are_those_of_the_training_wherever_they_lie(run: Run, tmp_path: 
 
 
 def test_a_damaged_search_is_named(run: Run) -> None:
-    with Evaluations(run.search_database, "any") as evaluations:
-        evaluations.put(Evaluation("0" * 12, '{"width": ', 0.5, 0.1, 1.0, 10, 1.0))
+    with Evaluations(run.search_database, "any", TOP1) as evaluations:
+        evaluations.put(Evaluation("0" * 12, '{"width": ', Score(TOP1, 0.5, 0.1, 10, 1.0), 1.0))
     with pytest.raises(UserError, match=r"search\.sqlite: damaged"):
         export(arch="0000")
     run.search_result.write_text("{}")

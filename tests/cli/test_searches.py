@@ -16,7 +16,7 @@ from tests.searching import results as made
 from tests.wording import stops
 
 FIRST = made.result(
-    made.found("0" * 12, top1=0.5, predicted=4.0, measured=4.25),
+    made.found("0" * 12, value=0.5, predicted=4.0, measured=4.25),
     made.at_most(latency_ms=5.0, macs=300.0),
     ties=("3" * 12,),
 )
@@ -30,7 +30,7 @@ BOARD = made.NO_BOUNDS.model_copy(
     }
 )
 SECOND = made.result(
-    made.found("1" * 12, top1=0.525, latency={"cpu": made.latency_of(3.0, 3.5), "board": made.latency_of(8.0, 8.5)}),
+    made.found("1" * 12, value=0.525, latency={"cpu": made.latency_of(3.0, 3.5), "board": made.latency_of(8.0, 8.5)}),
     BOARD,
 )
 
@@ -96,6 +96,17 @@ def test_mistakes(run: Run, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         shown(*arguments)
     assert typed(refused.value) == message
+
+
+def test_results_of_versions_that_named_no_metric_and_knew_fewer_costs(run: Run) -> None:
+    kept = json.loads(run.search_result.read_text())
+    assert kept.pop("metric")["key"] == "top1"
+    assert {"top1", "top1_error", "cross_entropy", "deployed_top1", "macs", "size_mb"} <= kept["winner"].keys()
+    assert kept["images"] == 100 and kept["budget"]["memory_mb"] == [1.0, None]
+    del kept["budget"]["weights_mb"]
+    run.search_result.write_text(json.dumps(kept))
+    assert result(run, None) == result(run, "2")
+    assert "top-1 in %" in shown("show")
 
 
 def test_results_of_another_version_are_named(run: Run) -> None:

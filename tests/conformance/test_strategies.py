@@ -5,6 +5,7 @@ import pytest
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
+from nasdeploy.core.score import Metric, Score
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
@@ -101,9 +102,32 @@ def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
     ]
     assert len(set(evaluated)) == len(evaluated)
     assert set(evaluated) <= set(allowed)
-    assert max(evaluation(arch).top1 for arch in evaluated) == max(evaluation(arch).top1 for arch in allowed)
+    assert max(evaluation(arch).score.value for arch in evaluated) == max(
+        evaluation(arch).score.value for arch in allowed
+    )
 
 
 def test_first_round_alone(name: str) -> None:
     settings = SearchSettings(rounds=1, parents=10, mutations=0, crossovers=0)
     assert 1 <= len(searched(name, settings=settings)[0].evaluated) <= 10
+
+
+COST = Metric("cost", "cost", maximise=False, best=0.0, aggregate="whole", decimals=3)
+"""A score of which less is better, and which is no mean over samples."""
+
+
+def test_a_score_of_which_less_is_better(name: str) -> None:
+    """The strategy comes as near to the smallest cost as to the largest accuracy."""
+    landscape = Landscape(0)
+
+    def evaluate(drawn: list[Arch]) -> list[Evaluation]:
+        landscape.evaluated.extend(drawn)
+        errors = 1 - landscape.accuracy(SPACE.encode(drawn))
+        return [
+            Evaluation(arch.digest, arch.text, Score(COST, float(error), 0.01, 100, float(error)), 0.0)
+            for arch, error in zip(drawn, errors, strict=True)
+        ]
+
+    STRATEGIES[name].run(HALF, evaluate, SETTINGS, generator(0, "conformance"), StrategyContext())
+    best = landscape.all[HALF.feasible(HALF.costs(CODES))].max()
+    assert best - NEAR <= landscape.found().max() <= best

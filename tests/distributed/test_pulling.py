@@ -12,13 +12,13 @@ from torch.distributed import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from nasdeploy.core.errors import NasdeployError, UserError
+from nasdeploy.core.score import Score
 from nasdeploy.distributed import coordinator as first
 from nasdeploy.distributed import jobs as messages
 from nasdeploy.distributed import worker as others
 from nasdeploy.distributed.coordinator import LostWith, PulledScoring, leading
 from nasdeploy.distributed.jobs import FIRST, JOBS, SCORES, ScoringJob, pop, push, score_message
 from nasdeploy.distributed.worker import run_worker
-from nasdeploy.supernet.evaluate import Score
 from tests.latency.tables import SPACE
 from tests.searching.accuracy import score as accuracy
 
@@ -76,7 +76,7 @@ class Worker:
 def pulled(
     store: Store, world: int, say: Callable[[str], None] = print, own: Callable[[ScoringJob], Score] = score
 ) -> PulledScoring:
-    return PulledScoring(store=store, world=world, score=own, images=0, say=say)
+    return PulledScoring(store=store, world=world, score=own, samples=0, say=say)
 
 
 def test_all_jobs_are_done_once_by_all_processes(store: Store) -> None:

@@ -36,7 +36,11 @@ def pixels(path) -> np.ndarray:
 def test_each_series_has_its_colour_in_its_regimes(tmp_path):
     low, high = box_of([0.1, 0.2, 0.3]), box_of([0.7, 0.8, 0.9])
     draw_boxes(
-        [Series("a", (low, None, None)), Series("b", (None, None, high))], EDGES, tmp_path / "x.png", "top-1 in %"
+        [Series("a", (low, None, None)), Series("b", (None, None, high))],
+        EDGES,
+        tmp_path / "x.png",
+        "top-1 in %",
+        100.0,
     )
     picture = pixels(tmp_path / "x.png")
     red, blue = picture[..., 0], picture[..., 2]
@@ -52,5 +56,5 @@ def test_each_series_has_its_colour_in_its_regimes(tmp_path):
 def test_many_series_and_regimes_have_a_wider_picture(tmp_path):
     box = box_of([0.1, 0.2, 0.3])
     edges = np.geomspace(1e6, 1e9, 11)
-    draw_boxes([Series(str(n), (box,) * 10) for n in range(12)], edges, tmp_path / "x.png", "top-1 in %")
+    draw_boxes([Series(str(n), (box,) * 10) for n in range(12)], edges, tmp_path / "x.png", "top-1 in %", 100.0)
     assert pixels(tmp_path / "x.png").shape[1] > 2000

@@ -8,10 +8,10 @@ from nasdeploy.searching.result import NetworkRecord, SearchResult
 from tests.searching import results
 
 
-def found(top1: float, cost: float, *, latency: bool, measured: float | None = None) -> NetworkRecord:
+def found(value: float, cost: float, *, latency: bool, measured: float | None = None) -> NetworkRecord:
     predicted = {"predicted": cost, "measured": measured} if latency else {}
     return results.found(
-        top1=top1, costs={"macs": int(cost * 1e6), "params": int(cost * 1e5), "weights": cost}, **predicted
+        value=value, costs={"macs": int(cost * 1e6), "params": int(cost * 1e5), "weights": cost}, **predicted
     )
 
 

@@ -4,8 +4,9 @@ import json
 from math import log
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.score import Score, proportion
 from nasdeploy.store.evaluations import Evaluation
-from nasdeploy.supernet.evaluate import Score
+from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE
 
 IMAGES = 1000
@@ -14,17 +15,8 @@ IMAGES = 1000
 def score(arch: Arch) -> Score:
     bonus = 0.03 * (arch["width.0"] == 3) * (arch["kind.1"] == 2) + 0.01 * (arch["depth"] == 2) * arch["kind.0"]
     top1 = 0.3 + 0.1 * log(SPACE.plan(arch).macs) / log(10) + bonus
-    return Score(round(top1, 3), 1 - top1, IMAGES)
+    return proportion(TOP1, round(1000 * top1), IMAGES, 1 - top1)
 
 
 def evaluation(arch: Arch) -> Evaluation:
-    result = score(arch)
-    return Evaluation(
-        digest=arch.digest,
-        arch=json.dumps(arch.to_json()),
-        top1=result.top1,
-        top1_error=result.top1_error,
-        cross_entropy=result.cross_entropy,
-        images=IMAGES,
-        seconds=0.0,
-    )
+    return Evaluation(arch.digest, json.dumps(arch.to_json()), score(arch), seconds=0.0)

@@ -13,10 +13,12 @@ import numpy as np
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.plan import Block, TensorType
+from nasdeploy.core.score import Score
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.problem import Problem
 from nasdeploy.store.evaluations import Evaluation
+from nasdeploy.tasks.metrics import TOP1
 from tests.searching.budgets import budget_of
 from tests.toy import Square
 
@@ -83,7 +85,7 @@ class Landscape:
         """What a strategy is given; keeps what it was asked for."""
         self.evaluated.extend(archs)
         return [
-            Evaluation(arch.digest, arch.text, float(top1), 0.0, float(1 - top1), IMAGES, 0.0)
+            Evaluation(arch.digest, arch.text, Score(TOP1, float(top1), 0.0, IMAGES, float(1 - top1)), 0.0)
             for arch, top1 in zip(archs, self.accuracy(SPACE.encode(archs)), strict=True)
         ]
 

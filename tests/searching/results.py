@@ -3,6 +3,7 @@
 from typing import Any
 
 from nasdeploy.searching.result import BudgetRecord, LatencyBounds, LatencyRecord, NetworkRecord, SearchResult
+from nasdeploy.tasks.metrics import TOP1
 
 NO_BOUNDS = BudgetRecord(latency={})
 
@@ -15,14 +16,14 @@ def at_most(latency_ms: float | None = None, device: str = "cpu", **others: floa
 
 
 def found(
-    digest: str = "0123456789ab", arch: dict[str, Any] | None = None, top1: float = 0.5, **more: Any
+    digest: str = "0123456789ab", arch: dict[str, Any] | None = None, value: float = 0.5, **more: Any
 ) -> NetworkRecord:
     """One network; `predicted` and `measured` milliseconds are those on cpu."""
     predicted, measured = more.pop("predicted", None), more.pop("measured", None)
     latency = {} if predicted is None else {"cpu": latency_of(predicted, measured)}
     costs = {"macs": 1, "params": 1, "size": 1.0, "memory": 1.0, **more.pop("costs", {})}
-    known = {"cross_entropy": 1.0, "costs": costs, "latency": latency}
-    return NetworkRecord(digest=digest, arch=arch or {}, top1=top1, top1_error=0.01, **{**known, **more})
+    known = {"loss": 1.0, "costs": costs, "latency": latency}
+    return NetworkRecord(digest=digest, arch=arch or {}, value=value, error=0.01, **{**known, **more})
 
 
 def latency_of(predicted: float, measured: float | None = None) -> LatencyRecord:
@@ -52,7 +53,8 @@ def result(winner: NetworkRecord, budget: BudgetRecord, **more: Any) -> SearchRe
         probability=0.9,
         rounds=1,
         evaluated=4,
-        images=100,
+        metric=TOP1,
+        samples=100,
         winner=winner,
         ties=(),
         finalists=(winner,),

@@ -20,6 +20,7 @@ from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE, archs, timing
 from tests.searching.accuracy import score
 from tests.searching.budgets import budget_of, on_devices
@@ -48,7 +49,7 @@ class Devices:
         return on_devices(**{name: low + part * (high - low) for name, (low, high) in ranges.items()})
 
     def search(self, tmp_path, budget, context=NOTHING, **settings):
-        with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
+        with Evaluations(tmp_path / "search.sqlite", "supernet", TOP1) as evaluations:
             return Search(
                 space=SPACE,
                 scoring=InTurn(lambda job: score(job.arch)),

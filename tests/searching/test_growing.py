@@ -5,6 +5,7 @@ from dataclasses import replace
 from nasdeploy.searching.front import candidates_of, pareto_front
 from nasdeploy.searching.growing import GrowingFront
 from nasdeploy.searching.problem import Problem
+from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE, archs, table
 from tests.searching.accuracy import evaluation
 from tests.searching.budgets import budget_of
@@ -14,7 +15,7 @@ TABLE = table()
 
 def test_it_is_the_front_of_all_that_was_added_within_the_budget():
     problem = Problem(SPACE, budget_of(latency=2.5e-3), TABLE)
-    growing = GrowingFront(problem)
+    growing = GrowingFront(problem, TOP1)
     for place, arch in enumerate(archs()):
         growing.add(arch, evaluation(arch))
         if place % 7 == 0:
@@ -25,7 +26,7 @@ def test_it_is_the_front_of_all_that_was_added_within_the_budget():
 
 def test_rows_begin_with_the_best_and_name_every_bounded_cost():
     problem = Problem(SPACE, budget_of(latency=1.0, params=1e6), TABLE)
-    growing = GrowingFront(problem)
+    growing = GrowingFront(problem, TOP1)
     assert growing.rows() == []
     for arch in archs():
         growing.add(arch, evaluation(arch))
@@ -38,6 +39,6 @@ def test_rows_begin_with_the_best_and_name_every_bounded_cost():
 
 
 def test_what_was_stopped_early_does_not_count():
-    growing = GrowingFront(Problem(SPACE, budget_of(macs=1e9)))
+    growing = GrowingFront(Problem(SPACE, budget_of(macs=1e9)), TOP1)
     growing.add(archs()[0], replace(evaluation(archs()[0]), whole=False))
     assert growing.rows() == []

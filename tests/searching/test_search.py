@@ -8,11 +8,12 @@ import pytest
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score, proportion
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.searching.search import Search
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluations
-from nasdeploy.supernet.evaluate import Score
+from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE, table, timing
 from tests.searching.accuracy import score
 from tests.searching.budgets import budget_of
@@ -44,7 +45,7 @@ def middle() -> float:
 
 def search(tmp_path, device, settings=SETTINGS, scorer=score, latency=None, budget=None, known=TABLE):
     tmp_path.mkdir(exist_ok=True)
-    with Evaluations(tmp_path / "search.sqlite", "supernet") as evaluations:
+    with Evaluations(tmp_path / "search.sqlite", "supernet", TOP1) as evaluations:
         task = Search(
             space=SPACE,
             scoring=scorer if isinstance(scorer, InTurn) else InTurn(lambda job: scorer(job.arch)),
@@ -168,7 +169,7 @@ def test_the_fastest_network_itself_is_within_reach(tmp_path):
 def test_not_a_number_ranks_last(tmp_path):
     def broken(arch):
         good = score(arch)
-        return replace(good, top1=0.0, cross_entropy=float("nan")) if arch["depth"] == 1 else good
+        return replace(good, value=0.0, loss=float("nan")) if arch["depth"] == 1 else good
 
     outcome, _ = search(tmp_path, Device(1.0), scorer=broken)
     assert outcome.winner.arch["depth"] > 1
@@ -180,28 +181,28 @@ def test_with_successive_halving_winner_and_front_are_whole_and_finalists_comple
 
     def part(job):
         if job.arch not in right:
-            right[job.arch] = rng.random(images) < score(job.arch).top1
+            right[job.arch] = rng.random(images) < score(job.arch).value
         answers = right[job.arch][job.first : job.end]
-        return Score(float(answers.mean()), 1.0, len(answers))
+        return proportion(TOP1, int(answers.sum()), len(answers), 1.0)
 
     settings = replace_settings(halving=3)
     outcome, evaluations = search(tmp_path, Device(1.0), settings, InTurn(part, images))
     assert all(candidate.evaluation.whole for candidate in [*outcome.candidates, *outcome.finalists])
-    assert {evaluation.images for evaluation in evaluations} == {images}
-    with Evaluations(tmp_path / "search.sqlite", "supernet") as kept:
+    assert {evaluation.score.samples for evaluation in evaluations} == {images}
+    with Evaluations(tmp_path / "search.sqlite", "supernet", TOP1) as kept:
         stopped = kept.stopped()
     assert stopped
     # None that was stopped looks better than the last finalist: it would have been completed.
-    assert max(evaluation.top1 for evaluation in stopped) <= outcome.finalists[-1].evaluation.top1
+    assert max(evaluation.score.value for evaluation in stopped) <= outcome.finalists[-1].evaluation.score.value
     for candidate in outcome.finalists:
-        assert candidate.evaluation.top1 == right[candidate.arch].mean()
+        assert candidate.evaluation.score.value == right[candidate.arch].mean()
 
 
 def test_a_network_without_numbers_cannot_win_and_none_but_such_ends_in_a_line(tmp_path):
     def broken(arch):
-        return replace(score(arch), top1=1.0, cross_entropy=float("nan")) if arch["depth"] == 1 else score(arch)
+        return replace(score(arch), value=1.0, loss=float("nan")) if arch["depth"] == 1 else score(arch)
 
     outcome, _ = search(tmp_path / "some", Device(1.0), scorer=broken)
     assert all(candidate.arch["depth"] > 1 for candidate in outcome.candidates)
     with pytest.raises(UserError, match=r"^no network of the supernet gives numbers \(NaN\): its training failed"):
-        search(tmp_path / "all", Device(1.0), scorer=lambda arch: Score(0.1, float("nan"), 10))
+        search(tmp_path / "all", Device(1.0), scorer=lambda arch: Score(TOP1, 0.1, 0.1, 10, float("nan")))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Metric, Score, proportion
 from nasdeploy.distributed.jobs import InTurn, Scored, ScoringJob
 from nasdeploy.searching.successive_halving import Evaluating, rungs
 from nasdeploy.store.evaluations import Evaluation, Evaluations
-from nasdeploy.supernet.evaluate import Score
+from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE
 
 IMAGES = 64
@@ -22,7 +24,7 @@ ARCHS = SPACE.decode(np.unique(SPACE.sample_codes(200, np.random.default_rng(0))
 class Answers:
     """Which images each of some networks gets right, drawn once; `jobs` are those that were asked for."""
 
-    images = IMAGES
+    samples = IMAGES
 
     def __init__(self, archs: Sequence[Arch] = ARCHS) -> None:
         rng = np.random.default_rng(1)
@@ -32,7 +34,7 @@ class Answers:
 
     def score(self, job: ScoringJob) -> Score:
         part = self.right[job.arch][job.first : job.end]
-        return Score(float(part.mean()), 2 - float(part.mean()), len(part))
+        return proportion(TOP1, int(part.sum()), len(part), 2 - float(part.mean()))
 
     def __call__(self, jobs: Sequence[ScoringJob]) -> Iterator[Scored]:
         for job in jobs:
@@ -44,7 +46,7 @@ class Answers:
 
 def evaluations(path: Path) -> Evaluations:
     path.mkdir(exist_ok=True)
-    return Evaluations(path / "s.sqlite", "net")
+    return Evaluations(path / "s.sqlite", "net", TOP1)
 
 
 @pytest.mark.parametrize(
@@ -59,19 +61,19 @@ def test_half_of_the_networks_go_on_at_each_rung(tmp_path: Path) -> None:
     with evaluations(tmp_path) as kept:
         found = Evaluating(answers, kept, 3, seen.append)(ARCHS)
         assert [evaluation.digest for evaluation in found] == [arch.digest for arch in ARCHS]
-        assert sorted(evaluation.images for evaluation in found) == [16] * 8 + [32] * 4 + [64] * 4
+        assert sorted(evaluation.score.samples for evaluation in found) == [16] * 8 + [32] * 4 + [64] * 4
         assert {evaluation.digest for evaluation in kept.all()} == {e.digest for e in found if e.whole}
         assert {evaluation.digest for evaluation in kept.stopped()} == {e.digest for e in found if not e.whole}
     assert sorted(seen, key=str) == sorted(found, key=str)
     # Each image of each network at most once: 16 networks on 16 images, 8 on 16 more, 4 on 32 more.
     assert sum((job.end or IMAGES) - job.first for job in answers.jobs) == 16 * 16 + 8 * 16 + 4 * 32
     for evaluation, arch in zip(found, ARCHS, strict=True):
-        assert evaluation.top1 == answers.right[arch][: evaluation.images].mean()
-        assert evaluation.cross_entropy == pytest.approx(2 - evaluation.top1)
-        assert evaluation.whole == (evaluation.images == IMAGES)
-    stopped_first = max(e.top1 for e in found if e.images == 16)
+        assert evaluation.score.value == answers.right[arch][: evaluation.score.samples].mean()
+        assert evaluation.score.loss == pytest.approx(2 - evaluation.score.value)
+        assert evaluation.whole == (evaluation.score.samples == IMAGES)
+    stopped_first = max(e.score.value for e in found if e.score.samples == 16)
     assert all(
-        answers.right[a][:16].mean() >= stopped_first for a, e in zip(ARCHS, found, strict=True) if e.images > 16
+        answers.right[a][:16].mean() >= stopped_first for a, e in zip(ARCHS, found, strict=True) if e.score.samples > 16
     )
 
 
@@ -97,11 +99,11 @@ def test_a_stopped_network_is_completed_from_where_it_was_stopped(tmp_path: Path
         stopped = [arch for arch, evaluation in zip(ARCHS, found, strict=True) if not evaluation.whole]
         answers.jobs.clear()
         completed = evaluating.completed(ARCHS)
-        assert all(evaluation.whole and evaluation.images == IMAGES for evaluation in completed)
+        assert all(evaluation.whole and evaluation.score.samples == IMAGES for evaluation in completed)
         assert {(job.arch, job.end) for job in answers.jobs} == {(arch, None) for arch in stopped}
         assert all(job.first in (16, 32) for job in answers.jobs)
         for evaluation, arch in zip(completed, ARCHS, strict=True):
-            assert evaluation.top1 == answers.right[arch].mean()
+            assert evaluation.score.value == answers.right[arch].mean()
         assert kept.stopped() == []
         answers.jobs.clear()
         # A search that goes on takes the same way again; one that does not halve knows everything.
@@ -118,14 +120,14 @@ def test_the_same_architecture_twice_is_evaluated_once(tmp_path: Path) -> None:
     assert answers.jobs == [ScoringJob(ARCHS[0])]
 
 
-@pytest.mark.parametrize("broken", [Score(0.5, nan, 10), Score(nan, nan, 10)])
+@pytest.mark.parametrize("broken", [Score(TOP1, 0.5, 0.1, 10, nan), Score(TOP1, nan, nan, 10, nan)])
 def test_a_network_without_numbers_is_named_and_kept(tmp_path: Path, broken: Score) -> None:
     said: list[str] = []
     with evaluations(tmp_path) as kept:
         (found,) = Evaluating(InTurn(lambda job: broken), kept, say=said.append)([ARCHS[0]])
         (again,) = kept.all()
-    assert isnan(found.cross_entropy) and not isnan(found.top1)
-    assert replace(again, cross_entropy=0.0) == replace(found, cross_entropy=0.0)
+    assert isnan(found.score.loss) and not isnan(found.score.value)
+    assert replace(again, score=replace(again.score, loss=0.0)) == replace(found, score=replace(found.score, loss=0.0))
     assert said == [f"network {ARCHS[0].digest} gives logits that are no numbers (NaN) and cannot win: {ARCHS[0].text}"]
 
 
@@ -135,9 +137,17 @@ def test_every_evaluation_is_kept_before_the_next_begins(tmp_path: Path) -> None
 
         def score(job: ScoringJob) -> Score:
             counts.append(len(kept.all()))
-            return Score(0.5, 1.0, 10)
+            return Score(TOP1, 0.5, 0.1, 10, 1.0)
 
         done: list[Evaluation] = []
         Evaluating(InTurn(score), kept, done=done.append)(ARCHS)
         assert counts == list(range(16))
         assert done == kept.all()
+
+
+def test_a_metric_that_is_no_mean_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = Metric("cost", "cost", maximise=False, best=0.0, aggregate="whole")
+    with Evaluations(tmp_path / "s.sqlite", "net", whole) as kept:
+        Evaluating(InTurn(lambda job: Score(whole, 1.0, 0.1, 10, 1.0)), kept)
+        with pytest.raises(UserError, match=r"^search\.halving is 3: cost of a part of the samples says nothing about"):
+            Evaluating(InTurn(lambda job: Score(whole, 1.0, 0.1, 10, 1.0)), kept, count=3)

@@ -1,5 +1,7 @@
 """Which drawn architectures a Gaussian process over the evaluated ones finds promising."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from nasdeploy.core.randomness import generator
@@ -57,7 +59,7 @@ def test_no_more_than_wanted_are_all_chosen() -> None:
 
 def test_equal_accuracies_are_no_trouble() -> None:
     known = drawn(20, 0)
-    same = [one.__class__(**{**one.__dict__, "top1": 0.5}) for one in Landscape(0).evaluate(known)]
+    same = [replace(one, score=replace(one.score, value=0.5)) for one in Landscape(0).evaluate(known)]
     assert len(most_promising(PROBLEM, candidates_of(PROBLEM, known, same), drawn(50, 1), 10)) == 10
 
 

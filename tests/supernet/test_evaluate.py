@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from nasdeploy.core.score import proportion
 from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
-from nasdeploy.supernet.evaluate import Evaluator, Score, calibrate, score
+from nasdeploy.supernet.evaluate import Evaluator, calibrate, score
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
+from nasdeploy.tasks.metrics import TOP1
 from tests.nn.reference import randomise
 from tests.supernet.tiny import tiny_space
 
@@ -18,14 +20,14 @@ from tests.supernet.tiny import tiny_space
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 10), (5, 10), (10, 10), (970, 1000)])
 def test_standard_error_of_top1(right: int, images: int) -> None:
     share = (right + 1) / (images + 2)
-    error = Score(right / images, 0.0, images).top1_error
+    error = proportion(TOP1, right, images, 0.0).error
     assert error == pytest.approx(sqrt(share * (1 - share) / images))
     assert error > 0
 
 
 def test_the_standard_error_is_the_spread_of_repeated_measurements() -> None:
     shares = np.random.default_rng(0).binomial(400, 0.9, size=20_000) / 400
-    assert Score(0.9, 0.0, 400).top1_error == pytest.approx(shares.std(), rel=0.03)
+    assert proportion(TOP1, 360, 400, 0.0).error == pytest.approx(shares.std(), rel=0.03)
 
 
 def test_top1_and_cross_entropy_count_images_not_batches() -> None:
@@ -34,16 +36,16 @@ def test_top1_and_cross_entropy_count_images_not_batches() -> None:
     batches = [(torch.tensor(logits[a:b]).float(), torch.tensor(labels[a:b])) for a, b in ((0, 4), (4, 8), (8, 10))]
     found = score(lambda images: images, batches)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert found.images == 10
-    assert found.top1 == (logits.argmax(1) == labels).mean()
-    assert found.cross_entropy == pytest.approx(-np.log(probabilities[range(10), labels]).mean(), rel=1e-5)
+    assert found.samples == 10
+    assert found.value == (logits.argmax(1) == labels).mean()
+    assert found.loss == pytest.approx(-np.log(probabilities[range(10), labels]).mean(), rel=1e-5)
 
 
 def test_logits_that_are_no_numbers_count_as_wrong() -> None:
     logits = torch.tensor([[1.0, 0.0], [float("nan"), 0.0], [float("inf"), 0.0], [0.0, 1.0]])
     found = score(lambda images: images, [(logits, torch.tensor([0, 0, 0, 0]))])
-    assert found.top1 == 0.25
-    assert isnan(found.cross_entropy)
+    assert found.value == 0.25
+    assert isnan(found.loss)
 
 
 def test_no_images_are_refused() -> None:
@@ -69,8 +71,8 @@ def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
         side = input_side(network.plan)
         expected = score(lambda x, network=network, side=side: network(rescale(x, side)), images)
         found = evaluator(arch)
-        assert (found.top1, found.images) == (expected.top1, 24)
-        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-4)
+        assert (found.value, found.samples) == (expected.value, 24)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-4)
     assert len(passes) == 2
 
 
@@ -101,9 +103,9 @@ def test_parts_of_the_images_add_up_and_calibrate_once() -> None:
     assert divided.calibrations == 1
     whole = divided.evaluator(arch)
     assert divided.calibrations == 2
-    assert sum(part.top1 * part.images for part in parts) == pytest.approx(24 * whole.top1)
-    total = sum(part.cross_entropy * part.images for part in parts)
-    assert total == pytest.approx(24 * whole.cross_entropy, rel=1e-5)
+    assert sum(part.value * part.samples for part in parts) == pytest.approx(24 * whole.value)
+    total = sum(part.loss * part.samples for part in parts)
+    assert total == pytest.approx(24 * whole.loss, rel=1e-5)
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +122,6 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
     monkeypatch.setattr(Network, "forward", small)
     for _ in range(2):
         found = divided.evaluator(arch)
-        assert (found.top1, found.images) == (expected.top1, 24)
-        assert found.cross_entropy == pytest.approx(expected.cross_entropy, rel=1e-5)
+        assert (found.value, found.samples) == (expected.value, 24)
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert sizes == [24, 12, 6, 6, 6, 6, 6, 6, 6, 6]

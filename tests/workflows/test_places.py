@@ -18,6 +18,7 @@ from nasdeploy.cli.export import export
 from nasdeploy.cli.init import init
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.exporting.bundle.write import staging
 from nasdeploy.exporting.proof import Target
 from nasdeploy.recipe import recipe_of
@@ -25,6 +26,7 @@ from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import locked_while_written
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.request import request_search
@@ -82,8 +84,8 @@ def test_a_run_that_cannot_be_written_is_evaluated_and_exported_elsewhere(
     read_only: Any, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
-    with Evaluations(run.search_database, "any") as evaluations:
-        evaluations.put(Evaluation(known.digest, known.text, 0.5, 0.1, 1.0, 10, 1.0))
+    with Evaluations(run.search_database, "any", TOP1) as evaluations:
+        evaluations.put(Evaluation(known.digest, known.text, Score(TOP1, 0.5, 0.1, 10, 1.0), 1.0))
     run.search_database.rename(run.path / "kept")
     evaluate(runs=[run.path], sample=2, bins=1, quiet=True)
     (run.path / "evaluate.json").unlink()

@@ -8,12 +8,12 @@ import pytest
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.evaluate import Score
 from nasdeploy.workflows import int8_accuracy as deployed
 from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.history import results
@@ -124,7 +124,7 @@ def searched(run: Run, monkeypatch: pytest.MonkeyPatch, in_int8: float) -> Searc
 
     def shifted(arch, request, evaluator, *rest) -> Score:
         made = score(arch, request, evaluator, *rest)
-        return replace(made, top1=evaluator(arch).top1 + in_int8)
+        return replace(made, value=evaluator(arch).value + in_int8)
 
     monkeypatch.setattr(deployed, "_score", shifted)
     return search_all(asked(run, "1"), QUIET)
@@ -140,9 +140,13 @@ def test_the_most_accurate_network_of_both_is_chosen(
     assert load_result(run.search_result) == best
     in_fp32, in_8_bits = results(run)
     assert [in_fp32.precision, in_8_bits.precision] == ["fp32", "int8"]
-    assert in_fp32.winner.deployed_top1 is None
-    assert in_8_bits.winner.accuracy == in_8_bits.winner.deployed_top1 == pytest.approx(in_8_bits.winner.top1 + in_int8)
-    assert best.winner.accuracy == max(in_fp32.winner.accuracy, in_8_bits.winner.accuracy)
+    assert in_fp32.winner.deployed_value is None
+    assert (
+        in_8_bits.winner.final_value
+        == in_8_bits.winner.deployed_value
+        == pytest.approx(in_8_bits.winner.value + in_int8)
+    )
+    assert best.winner.final_value == max(in_fp32.winner.final_value, in_8_bits.winner.final_value)
     # Which is what an export without further options is for.
     assert request_export(run, recipe_of(run), None, None, QUIET).device == load_device(device)
 
@@ -157,11 +161,11 @@ def test_finalists_are_ranked_as_they_are_deployed(run: Run, monkeypatch: pytest
 
     def ruined(arch, *rest) -> Score:
         made = score(arch, *rest)
-        return replace(made, top1=0.0) if arch.digest == best_in_fp32 else replace(made, top1=0.9)
+        return replace(made, value=0.0) if arch.digest == best_in_fp32 else replace(made, value=0.9)
 
     monkeypatch.setattr(deployed, "_score", ruined)
     result = search_all([request], QUIET)
     assert result.winner.digest != best_in_fp32
-    assert result.winner.deployed_top1 == 0.9
-    ranked = {found.digest: found.deployed_top1 for found in result.finalists}
+    assert result.winner.deployed_value == 0.9
+    ranked = {found.digest: found.deployed_value for found in result.finalists}
     assert ranked[best_in_fp32] == 0.0

@@ -14,6 +14,7 @@ from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.budget import Range
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.run import Run
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.request import SearchRequest, latency_devices, request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, supernet_of, tiny_space
@@ -173,7 +174,7 @@ def test_a_run_without_a_checkpoint(run: Run) -> None:
 
 
 def test_a_database_of_another_supernet(run: Run) -> None:
-    Evaluations(run.search_database, "0123456789abcdef").close()
+    Evaluations(run.search_database, "0123456789abcdef", TOP1).close()
     with pytest.raises(
         UserError, match=r"search\.sqlite: holds evaluations of another supernet \(0123456789abcdef, not"
     ):

@@ -9,6 +9,7 @@ import pytest
 from nasdeploy.core.cost_registry import NETWORK_COSTS
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Score
 from nasdeploy.core.settings import read_json
 from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.recipe import recipe_of
@@ -22,6 +23,7 @@ from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, timing
@@ -35,10 +37,10 @@ QUIET = Progress(quiet=True)
 def test_a_network_without_finite_logits_can_be_written(cross_entropy, written, tmp_path):
     space = ToySpace()
     arch = space.smallest()
-    evaluation = Evaluation(arch.digest, arch.text, 0.1, 0.01, cross_entropy, images=10, seconds=1.0)
+    evaluation = Evaluation(arch.digest, arch.text, Score(TOP1, 0.1, 0.01, 10, cross_entropy), seconds=1.0)
     found = found_of(Candidate(arch, evaluation, dict.fromkeys(NETWORK_COSTS, 1.0)), Problem(space, Budget()), {})
     write_json(tmp_path / "found.json", found.model_dump(mode="json"))
-    assert read_json(tmp_path / "found.json")["cross_entropy"] == written
+    assert read_json(tmp_path / "found.json")["loss"] == written
 
 
 class Machine:

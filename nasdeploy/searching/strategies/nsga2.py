@@ -50,7 +50,7 @@ class Nsga2:
             archs = problem.space.decode(codes[feasible])
             found += candidates_of(problem, archs, evaluate(archs))
             errors = np.full(len(codes), _WORST)
-            errors[feasible] = [1 - candidate.evaluation.top1 for candidate in found[-len(archs) :]]
+            errors[feasible] = [candidate.evaluation.score.regret for candidate in found[-len(archs) :]]
             generations.tell(np.column_stack([errors, costs[:, problem.axis.column]]), problem.violation(costs))
             left -= len(archs)
 

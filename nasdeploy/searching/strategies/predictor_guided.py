@@ -106,7 +106,7 @@ def _fit(
     context: StrategyContext,
 ) -> AccuracyPredictor:
     codes = problem.space.encode([candidate.arch for candidate in found])
-    accuracies = [candidate.evaluation.top1 for candidate in found]
+    accuracies = [candidate.evaluation.score.gain for candidate in found]
     fitted = fit_predictor(problem.space, settings.predictor, codes, accuracies, rng)
     context.say(str(fitted))
     context.keep(fitted)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
+from nasdeploy.core.score import Score
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.predictors.features import OneHot
 from nasdeploy.searching.problem import Problem
@@ -58,7 +59,7 @@ class Reinforce:
         archs = candidates.random(settings.parents)
         samples = problem.space.encode(archs)
         for number in range(1, settings.rounds + 1):
-            rewards.learn(archs, [evaluation.top1 for evaluation in evaluate(archs)])
+            rewards.learn(archs, [_merit(evaluation.score) for evaluation in evaluate(archs)])
             if number == settings.rounds:
                 break
             policy.learn(*rewards.of(samples))
@@ -68,6 +69,11 @@ class Reinforce:
                 archs += rewards.unknown(near, archs)[: settings.offspring - len(archs)]
             if not archs:
                 break
+
+
+def _merit(score: Score) -> float:
+    """Return what takes the place of the accuracy in the reward: above 0, and larger for better scores."""
+    return score.value if score.metric.aggregate == "proportion" and score.metric.maximise else 1 / (1 + score.regret)
 
 
 def _draw(policy: "Policy", rewards: "Rewards", count: int, rng: np.random.Generator) -> tuple[list[Arch], Codes]:
