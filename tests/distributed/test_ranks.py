@@ -25,6 +25,7 @@ from nasdeploy.core.errors import NasdeployError, Terminated, UserError
 from nasdeploy.distributed import FailedElsewhere, exit_code_of, ranks, reported_once
 from nasdeploy.distributed.ranks import Ranks, joined
 from tests.training.colours import DARKNESS, write_colours, write_teacher
+from tests.training.ranked import trained
 from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +48,17 @@ def run(*command: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[
     return done
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote that trained, counted their reductions and told the same numbers from different ones."""
+    directory = tmp_path_factory.mktemp("together")
+    run(*TORCHRUN, str(ROOT / "tests/training/ranked.py"), "two.pt", "counts.json", cwd=directory)
+    return directory
+
+
 @pytest.mark.slow
-def test_two_processes_with_synchronised_normalisation_equal_one(tmp_path: Path) -> None:
-    script = str(ROOT / "tests/training/ranked.py")
-    run(sys.executable, script, "one.pt", cwd=tmp_path)
-    run(*TORCHRUN, script, "two.pt", cwd=tmp_path)
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+def test_two_processes_with_synchronised_normalisation_equal_one(together: Path) -> None:
+    one, two = trained(Ranks(torch.device("cpu"))), torch.load(together / "two.pt", weights_only=True)
     for exact, tolerance in ((True, 1e-9), (False, 1e-3)):
         for name, value in one[exact].items():
             assert (value - two[exact][name]).abs().max() <= tolerance, name
@@ -167,9 +173,9 @@ def test_a_host_that_does_not_see_the_run_says_so_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_tell_whether_they_resume_the_same_checkpoint(tmp_path: Path) -> None:
-    done = run(*TORCHRUN, str(ROOT / "tests/training/differing.py"), cwd=tmp_path, code=0)
-    assert done.returncode == 0
+def test_processes_tell_whether_they_resume_the_same_checkpoint(together: Path) -> None:
+    """They compared two numbers that are the same in both, and two that are not."""
+    assert json.loads((together / "counts.json").read_text())["same"] == [True, True, False, False]
 
 
 @pytest.mark.slow
@@ -182,12 +188,11 @@ def test_a_process_that_loses_the_other_says_so_in_a_line(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_step_reduces_once_and_each_gradient_once(tmp_path: Path) -> None:
-    """One reduction for four networks, of as many bytes as the gradients and four numbers take."""
-    done = run(*TORCHRUN, str(ROOT / "tests/training/counted.py"), cwd=tmp_path)
-    counts = json.loads(done.stdout)
-    for name in ("four", "one"):
-        assert counts[name]["reduced"] == [counts[name]["gradients"] + 4 * 4]
+def test_a_step_reduces_once_and_each_gradient_once(together: Path) -> None:
+    """One reduction for all networks, of as many bytes as the gradients, a loss for each role and a count take."""
+    counts = json.loads((together / "counts.json").read_text())
+    for name, numbers in (("four", 4), ("one", 2)):
+        assert counts[name]["reduced"] == [counts[name]["gradients"] + 4 * numbers]
     assert counts["four"]["gradients"] >= counts["one"]["gradients"] > 0
     assert len(counts["each"]["reduced"]) == 4
 

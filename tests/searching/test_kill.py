@@ -9,4 +9,4 @@ from tests.benchmarks.bench_search_kill import survived
 
 @pytest.mark.slow
 def test_killed_searches_lose_and_repeat_nothing(tmp_path: Path) -> None:
-    assert survived(tmp_path, kills=3, seed=0) == 3
+    assert survived(tmp_path, kills=2, seed=0) == 2

@@ -14,8 +14,8 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces import SPACES, load_settings, load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 
-ARCHS = 25
-"""In each of the two layouts, which have different ones."""
+ARCHS = 10
+"""In each of the two layouts, which have different ones, beside the smallest and the largest network."""
 IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12}
 RESOLUTIONS = {"alphanet": (48, 56, 64, 72), "bignas": (48, 56, 72, 80)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -60,8 +60,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     holder = deepcopy(supernet)
     rng = np.random.default_rng(list(LAYOUTS).index(layout))
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
-    for _ in range(ARCHS):
-        arch = space.sample(rng)
+    for arch in (space.smallest(), space.largest(), *(space.sample(rng) for _ in range(ARCHS))):
         network = extract(supernet, arch).to(memory_format=LAYOUTS[layout])
         supernet.zero_grad()
         logits = supernet(images, arch)

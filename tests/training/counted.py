@@ -66,18 +66,23 @@ def counted(ranks: Ranks, space: SearchSpace, sandwiches: Sequence[Sandwich]) ->
     return {"reduced": reduced, "gradients": sum(gradient.nbytes for gradient in gradients)}
 
 
-def main() -> None:
+def counts_of(ranks: Ranks, space: SearchSpace) -> dict[str, dict[str, object]]:
     """Count in a step with four networks, with the largest alone, and with a reduction after each of the four."""
-    tiny = parse(MobileNetTable, CONTENT["space"], "space").build(10)
-    space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
     four = draw(space, 2, generator(0, "step"))
     steps = {
         "four": [four],
         "one": [Sandwich({"largest": (space.largest(),)})],
         "each": [Sandwich({"largest": (arch,)}) for arch in four.archs],
     }
+    return {name: counted(ranks, space, sandwiches) for name, sandwiches in steps.items()}
+
+
+def main() -> None:
+    """Print the counts as JSON."""
+    tiny = parse(MobileNetTable, CONTENT["space"], "space").build(10)
+    space = load_space(sys.argv[1], 1000) if len(sys.argv) > 1 else tiny
     with joined() as ranks:
-        counts = {name: counted(ranks, space, sandwiches) for name, sandwiches in steps.items()}
+        counts = counts_of(ranks, space)
         if ranks.first:
             print(json.dumps(counts))
 

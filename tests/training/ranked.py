@@ -1,8 +1,11 @@
-"""Five steps of training in float64 by one of some processes; writes its weights to a file.
+"""Five steps of training by one of some processes, which writes its weights to a file.
 
-python ranked.py OUT.pt        (started by torchrun, or alone with twice the batch)
+python ranked.py OUT.pt [COUNTS.json]        (started by torchrun, or alone with twice the batch)
+
+With a second file, two processes also count their reductions, and tell the same numbers from different ones.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Execution, Objective, SandwichStep, to_tensor
 from nasdeploy.training.settings import TrainSettings
 from tests.nn.reference import randomise
+from tests.training.counted import counts_of
 from tests.training.recipes import CONTENT
 
 BATCH_SIZE, STEPS = 16, 5
@@ -63,12 +67,23 @@ def train(ranks: Ranks, exact: bool) -> Supernet:
     return supernet
 
 
+def trained(ranks: Ranks) -> dict[bool, dict[str, torch.Tensor]]:
+    """The weights after training in float64 (True) and in float32 (False)."""
+    return {exact: train(ranks, exact).state_dict() for exact in (True, False)}
+
+
 def main() -> None:
-    """Train in both precisions; the first process writes."""
+    """Train in both precisions; then, if asked to, count, and compare the same numbers and different ones."""
+    weights_file, *counts_file = map(Path, sys.argv[1:])
     with joined() as ranks:
-        weights = {exact: train(ranks, exact).state_dict() for exact in (True, False)}
+        weights = trained(ranks)
         if ranks.first:
-            torch.save(weights, Path(sys.argv[1]))
+            torch.save(weights, weights_file)
+        if counts_file:
+            counts = counts_of(ranks, parse(MobileNetTable, CONTENT["space"], "space").build(10))
+            same = [ranks.same(7), ranks.same(-3), ranks.same(ranks.rank), ranks.same(7 - 2 * ranks.rank)]
+            if ranks.first:
+                counts_file[0].write_text(json.dumps({**counts, "same": same}))
 
 
 if __name__ == "__main__":

@@ -4,35 +4,34 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress, Task
+from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.training.checkpoint import change_of_processes
 from nasdeploy.training.settings import TrainSettings
+from nasdeploy.workflows import train as step
 from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = Path("runs/tiny/checkpoints/epoch-000001.pt")
 
 
-def command(processes: int, *arguments: str) -> list[str]:
+def torchrun() -> subprocess.Popen[str]:
+    """Two processes that train as tiny.yaml says."""
     tools = Path(sys.executable)
-    train = [str(tools.with_name("nasdeploy")), "train", "tiny.yaml", *arguments]
-    if processes == 1:
-        return train
     place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    return [str(tools.with_name("torchrun")), "--nproc-per-node", str(processes), *place, "--no-python", *train]
-
-
-def started(processes: int, *arguments: str) -> subprocess.Popen[str]:
+    nasdeploy = ["--no-python", str(tools.with_name("nasdeploy")), "train", "tiny.yaml"]
     return subprocess.Popen(
-        command(processes, *arguments),
+        [str(tools.with_name("torchrun")), "--nproc-per-node", "2", *place, *nasdeploy],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -40,8 +39,26 @@ def started(processes: int, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def stopped_after_an_epoch(processes: int) -> None:
-    process, deadline = started(processes), monotonic() + 120
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """The recipe tiny.yaml in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    settings = {**CONTENT["train"], "epochs": 8, "batch_size": 24, "validate_every": 8}
+    Path("tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "train": settings}))
+    return load_recipe("tiny.yaml")
+
+
+def changed(said: str, before: int, now: int) -> None:
+    """Assert that it was said once what the change of processes means, and that the run was ended by `now`."""
+    one_or_two = {1: "1 process", 2: "2 processes"}
+    assert said.count(f"train: {one_or_two[now]} instead of {before} from here on: the batch of 24 images") == 1
+    assert f"each process now has {24 // now} images of a batch, not {24 // before}" in said
+    assert torch.load("runs/tiny/checkpoints/epoch-000008.pt", weights_only=True)["processes"] == now
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_began(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
+    process, deadline = torchrun(), monotonic() + 120
     while not CHECKPOINT.exists():
         assert process.poll() is None, process.communicate()
         assert monotonic() < deadline
@@ -49,31 +66,33 @@ def stopped_after_an_epoch(processes: int) -> None:
     # torchrun hands it on to its processes, which are in sessions of their own.
     process.send_signal(signal.SIGTERM)
     process.communicate()
+    refusing = load_recipe("tiny.yaml", ["train.world_size_change=refuse"])
+    with pytest.raises(UserError, match=r"written by 2 processes, not 1, and train\.world_size_change is refuse"):
+        step.train(refusing, Path("runs/tiny"), Progress(quiet=True))
+    step.train(recipe, Path("runs/tiny"), Progress())
+    changed(capfd.readouterr().err, 2, 1)
+
+
+class Stopping(Progress):
+    """Stops a training after its first epoch."""
+
+    @contextmanager
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+        def show(done: int, note: str) -> None:
+            if CHECKPOINT.exists():
+                raise KeyboardInterrupt
+
+        yield Task(done, show)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_goes_on_and_says_what_that_changes(
-    before: int, now: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = {**CONTENT["train"], "epochs": 8, "batch_size": 24, "validate_every": 8}
-    recipe: dict[str, Any] = {**CONTENT, "train": settings}
-    Path("tiny.yaml").write_text(yaml.safe_dump(recipe))
-    stopped_after_an_epoch(before)
-    refused = started(now, "--set", "train.world_size_change=refuse")
-    said = refused.communicate()[1]
-    assert refused.returncode == (2 if now == 1 else 1), said
-    assert f"written by {'1 process' if before == 1 else '2 processes'}, not {now}, and train.world_size_change" in said
-    process = started(now)
+def test_two_processes_go_on_with_what_one_began(recipe: Recipe) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        step.train(recipe, Path("runs/tiny"), Stopping(quiet=True))
+    process = torchrun()
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    wanted = (
-        f"train: {'1 process' if now == 1 else '2 processes'} instead of {before} from here on: the batch of 24 images"
-    )
-    assert said.count(wanted) == 1
-    assert f"each process now has {24 // now} images of a batch, not {24 // before}" in said
-    assert torch.load("runs/tiny/checkpoints/epoch-000008.pt", weights_only=True)["processes"] == now
+    changed(said, 1, 2)
 
 
 def test_what_changes_with_the_processes() -> None:
@@ -93,6 +112,8 @@ def test_what_changes_with_the_processes() -> None:
 def test_a_recipe_may_forbid_other_processes() -> None:
     settings = TrainSettings(world_size_change="refuse")
     assert change_of_processes(8, 8, settings, CHECKPOINT) is None
+    with pytest.raises(UserError, match="written by 1 process, not 2, and"):
+        change_of_processes(1, 2, settings, CHECKPOINT)
     with pytest.raises(UserError) as caught:
         change_of_processes(8, 1, settings, CHECKPOINT)
     assert str(caught.value) == (

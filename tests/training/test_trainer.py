@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -93,8 +94,37 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 def interrupted(steps: int, recipe: Recipe | None = None) -> Run:
+    """Train on in runs/tiny until so many steps were made."""
     with pytest.raises(KeyboardInterrupt):
         train(recipe or tiny_recipe(), Interrupting(steps))
+    return Run.open(Path("runs/tiny"))
+
+
+@pytest.fixture(scope="module")
+def stopped_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Runs that were stopped after an epoch and a step, and after two and a step."""
+    found = {}
+    for steps in (STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path_factory.mktemp("stopped"))
+            found[steps] = interrupted(steps).path.absolute()
+    return found
+
+
+@pytest.fixture
+def stopped(stopped_runs: dict[int, Path]) -> Run:
+    """A copy of the run that was stopped after an epoch and a step, in runs/tiny."""
+    return copied(stopped_runs[STEPS_PER_EPOCH + 1])
+
+
+@pytest.fixture
+def stopped_late(stopped_runs: dict[int, Path]) -> Run:
+    """A copy of the run that was stopped after two epochs and a step, in runs/tiny."""
+    return copied(stopped_runs[2 * STEPS_PER_EPOCH + 1])
+
+
+def copied(run: Path) -> Run:
+    shutil.copytree(run, "runs/tiny")
     return Run.open(Path("runs/tiny"))
 
 
@@ -196,21 +226,23 @@ def test_a_finished_run_is_refused_with_the_ways_out() -> None:
         ("space.resolution=[8]", "space.resolution"),
     ],
 )
-def test_another_recipe_is_refused_naming_the_key(assignment: str, key: str) -> None:
-    before = names(interrupted(STEPS_PER_EPOCH + 1))
+def test_another_recipe_is_refused_naming_the_key(assignment: str, key: str, stopped: Run) -> None:
+    before = names(stopped)
     with pytest.raises(UserError) as caught:
         train(tiny_recipe(assignment), QUIET)
     assert typed(caught.value).startswith(f"runs/tiny: begun with another recipe ({key} differs); ")
     assert names(Run.open(Path("runs/tiny"))) == before
 
 
+@pytest.mark.usefixtures("stopped")
 def test_settings_of_the_search_may_change() -> None:
-    interrupted(STEPS_PER_EPOCH + 1)
     assert train(tiny_recipe("search.rounds=3", "device=board"), QUIET).is_finished("train")
 
 
-def test_a_run_of_a_version_that_knew_fewer_keys_goes_on(undisturbed: tuple[dict[str, Any], Lines]) -> None:
-    file = interrupted(STEPS_PER_EPOCH + 1).path / "manifest.json"
+def test_a_run_of_a_version_that_knew_fewer_keys_goes_on(
+    undisturbed: tuple[dict[str, Any], Lines], stopped: Run
+) -> None:
+    file = stopped.path / "manifest.json"
     manifest = json.loads(file.read_text())
     for key in ("optimizer", "reference_batch", "decay", "clip_norm"):
         del manifest["recipe"]["train"][key]
@@ -228,8 +260,8 @@ def test_restart_replaces_a_run_of_another_recipe() -> None:
     assert train(tiny_recipe("name=other", "train.epochs=1"), QUIET, restart=True).path == Path("runs/other")
 
 
-def test_restart_replaces_a_damaged_run() -> None:
-    manifest = interrupted(STEPS_PER_EPOCH).path / "manifest.json"
+def test_restart_replaces_a_damaged_run(stopped: Run) -> None:
+    manifest = stopped.path / "manifest.json"
     manifest.write_text("{")
     with pytest.raises(UserError, match=r"runs/tiny/manifest\.json: damaged"):
         train(tiny_recipe("train.epochs=1"), QUIET)
@@ -315,11 +347,10 @@ def test_a_run_stopped_early_is_the_latest_not_the_one_that_it_started_from() ->
 
 @pytest.mark.parametrize("damage", [lambda data: data[:1000], lambda data: b"", lambda data: data[:-30] + b"x" * 30])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
-    damage: Any, undisturbed: tuple[dict[str, Any], Lines], capsys: pytest.CaptureFixture[str]
+    damage: Any, undisturbed: tuple[dict[str, Any], Lines], stopped_late: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = interrupted(2 * STEPS_PER_EPOCH + 1)
-    assert names(run) == ["epoch-000001.pt", "epoch-000002.pt"]
-    newest = Checkpoints(run.checkpoints).latest()
+    assert names(stopped_late) == ["epoch-000001.pt", "epoch-000002.pt"]
+    newest = Checkpoints(stopped_late.checkpoints).latest()
     newest.write_bytes(damage(newest.read_bytes()))
     assert_same(outcome(train(tiny_recipe(), Progress())), undisturbed)
     said = capsys.readouterr().err
@@ -339,8 +370,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
         {"optimizer": {"state": {1: {"momentum_buffer": torch.full((8,), float("nan"))}}}},
     ],
 )
-def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any]) -> None:
-    newest = Checkpoints(interrupted(STEPS_PER_EPOCH + 1).checkpoints).latest()
+def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any], stopped: Run) -> None:
+    newest = Checkpoints(stopped.checkpoints).latest()
     content = torch.load(newest, weights_only=True)
     if "state" in change.get("optimizer", ()):
         change = {"optimizer": {**content["optimizer"], **change["optimizer"]}}
@@ -349,8 +380,8 @@ def test_a_checkpoint_with_a_foreign_optimizer_is_named(change: dict[str, Any]) 
         train(tiny_recipe(), QUIET)
 
 
-def test_a_checkpoint_under_a_wrong_name_is_refused() -> None:
-    newest = Checkpoints(interrupted(STEPS_PER_EPOCH + 1).checkpoints).latest()
+def test_a_checkpoint_under_a_wrong_name_is_refused(stopped: Run) -> None:
+    newest = Checkpoints(stopped.checkpoints).latest()
     newest.rename(newest.with_name("epoch-000003.pt"))
     with pytest.raises(UserError, match=r"epoch-000003\.pt: holds the state of epoch-000001\.pt; give it that name"):
         train(tiny_recipe(), QUIET)
@@ -367,10 +398,9 @@ def test_a_checkpoint_under_a_wrong_name_is_refused() -> None:
         ('{"epoch": 2, "validation": {"smallest": 1}}', "line 2: validation.smallest is 1"),
     ],
 )
-def test_damaged_metrics_are_named(line: str, said: str) -> None:
-    run = interrupted(2 * STEPS_PER_EPOCH + 1)
-    first = run.metrics.read_text().splitlines()[0]
-    run.metrics.write_text(f"{first}\n{line}\n")
+def test_damaged_metrics_are_named(line: str, said: str, stopped_late: Run) -> None:
+    first = stopped_late.metrics.read_text().splitlines()[0]
+    stopped_late.metrics.write_text(f"{first}\n{line}\n")
     with pytest.raises(UserError) as caught:
         train(tiny_recipe(), QUIET)
     assert typed(caught.value).startswith(f"runs/tiny/metrics.jsonl: {said}")
@@ -402,9 +432,10 @@ def test_a_network_without_finite_logits_is_validated_too(monkeypatch: pytest.Mo
     assert facts["validation"]["smallest"]["cross_entropy"] is None
 
 
-def test_an_unfinished_line_of_metrics_is_written_anew(undisturbed: tuple[dict[str, Any], Lines]) -> None:
-    run = interrupted(2 * STEPS_PER_EPOCH + 1)
-    with run.metrics.open("a") as file:
+def test_an_unfinished_line_of_metrics_is_written_anew(
+    undisturbed: tuple[dict[str, Any], Lines], stopped_late: Run
+) -> None:
+    with stopped_late.metrics.open("a") as file:
         file.write('{"epoch": 3, "loss')
     assert_same(outcome(train(tiny_recipe(), QUIET)), undisturbed)
 
