@@ -16,7 +16,8 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.exporting.bundle.damage import damage, refusals
-from tests.exporting.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs
+from tests.small_spaces import one_stage
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     count = parser.parse_args().count
     with tempfile.TemporaryDirectory() as name:
-        root, space = Path(name), tiny_space()
+        root, space = Path(name), one_stage()
         made = exporter(root, recalibrate=False)
         made.export(space.named["t0"], root / "good", jobs())
         made.export(space.smallest(), root / "other", jobs())

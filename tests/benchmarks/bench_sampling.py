@@ -23,8 +23,8 @@ from nasdeploy.searching.feasible_count import feasible_size
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.spaces import SPACES, load_space
-from tests.core.counting.spaces import LayerwiseSpace
 from tests.searching.budgets import budget_of
+from tests.small_spaces import LayerwiseSpace
 
 DRAWS = 100_000
 PLACE, WIDTH = 0.3, 0.01

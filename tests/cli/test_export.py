@@ -28,12 +28,13 @@ from nasdeploy.supernet.supernet import extract
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.export_request import request_export
 from tests.exporting.converted import converted_once  # noqa: F401
-from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of, tiny_space
+from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of
 from tests.searching import results
+from tests.small_spaces import one_stage
 from tests.wording import stops
 from tests.workflows.runs import trained_run
 
-SPACE = tiny_space()
+SPACE = one_stage()
 WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
 
 

@@ -21,8 +21,9 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.exporting.export import Exporter
 from nasdeploy.latency.table import table_path
 from nasdeploy.store.files import write_json
-from tests.exporting.models import DEVICE, latency_table, tiny_space
+from tests.exporting.models import DEVICE, latency_table
 from tests.searching import results
+from tests.small_spaces import one_stage
 from tests.workflows.runs import trained_run
 
 MENDED_BY_THE_USER = (2, 3, 4)
@@ -62,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, here = tmp_path_factory.mktemp("hostile"), Path.cwd()
     os.chdir(root)
     try:
-        run, space = trained_run(root), tiny_space()
+        run, space = trained_run(root), one_stage()
         write_json(
             root / "astray.yaml", {**run.manifest.recipe, "name": "y", "data": {"kind": "folder", "path": "nowhere"}}
         )

@@ -8,7 +8,8 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import plan_jobs
 from nasdeploy.runtimes.engine import read_header
-from tests.exporting.models import DEVICE, exporter, tiny_space
+from tests.exporting.models import DEVICE, exporter
+from tests.small_spaces import one_stage
 
 
 def test_an_engine_for_other_gpus_is_built_and_said_not_to_have_run(
@@ -18,7 +19,7 @@ def test_an_engine_for_other_gpus_is_built_and_said_not_to_have_run(
         pytest.skip("TensorRT for RTX is not installed")
     monkeypatch.setattr("nasdeploy.exporting.formats.tensorrt.missing_gpu", lambda: "no driver")
     jobs = plan_jobs(["tensorrt-rtx,openvino"], DEVICE, "fp16", ["sm86,sm89,sm120"])
-    exporter(tmp_path).export(tiny_space().named["t0"], tmp_path / "out", jobs)
+    exporter(tmp_path).export(one_stage().named["t0"], tmp_path / "out", jobs)
     engine, openvino = load_bundle(tmp_path / "out").artefacts
     assert engine.not_run == "not run here: it is for SM86, SM89, SM120, and no NVIDIA GPU is here"
     assert (engine.fingerprint, engine.proof.latency, engine.proof.footprint) == (None, None, None)

@@ -14,7 +14,8 @@ from nasdeploy.convert.quantise import RECIPES, Quantiser
 from nasdeploy.exporting.jobs import Extras
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED, OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, Execution
-from tests.exporting.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs
+from tests.small_spaces import one_stage
 
 PLACE = Path(os.environ.get("NASDEPLOY_OLDEST_ONNXRUNTIME", Path(sys.prefix, "oldest")))
 """`make test` installs it there."""
@@ -42,7 +43,7 @@ def there(*arguments: str) -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("oldest")
-    exporter(root).export(tiny_space().named["t0"], root / "out", jobs(), Extras(embedded=True))
+    exporter(root).export(one_stage().named["t0"], root / "out", jobs(), Extras(embedded=True))
     return root / "out"
 
 

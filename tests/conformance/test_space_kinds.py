@@ -12,7 +12,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.spaces import KINDS, SPACES, load_settings, load_space
 from nasdeploy.spaces.kind import GivenSpace, SpaceSettings
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 from tests.training.recipes import CONTENT, tiny_recipe
 
 EXAMPLES: dict[str, dict[str, Any]] = {"table": {"kind": "table", **CONTENT["space"]}}

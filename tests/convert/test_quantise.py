@@ -14,14 +14,15 @@ from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.quantise import RECIPES, Quantiser
 from nasdeploy.convert.vnni import saturates
 from nasdeploy.supernet.supernet import extract
-from tests.exporting.models import supernet_of, tiny_space
+from tests.exporting.models import supernet_of
+from tests.small_spaces import one_stage
 
 BATCH = 4
 
 
 @cache
 def fp32() -> bytes:
-    network = extract(supernet_of(tiny_space()), tiny_space().named["t0"])
+    network = extract(supernet_of(one_stage()), one_stage().named["t0"])
     return quick_onnx(network, [(3, 12, 12)], BATCH)
 
 

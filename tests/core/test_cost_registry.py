@@ -13,7 +13,7 @@ from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
 from tests.latency.tables import SPACE, archs
-from tests.toy import Square, ToySpace
+from tests.small_spaces import Square, ToySpace
 
 
 def plan_of(inputs: int, steps: tuple[Step, ...], outputs: tuple[str, ...]) -> Plan:

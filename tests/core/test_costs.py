@@ -7,7 +7,7 @@ from nasdeploy.core import costs
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Slot
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 SPACE = ToySpace()
 

@@ -10,7 +10,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, Part, Step, TensorType
 from nasdeploy.core.space import PartSpec, Slot
-from tests.toy import Square, ToySpace
+from tests.small_spaces import Square, ToySpace
 
 SPACE = ToySpace()
 EVERY = [

@@ -189,7 +189,7 @@ def test_a_process_that_loses_the_other_says_so_in_a_line(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_step_reduces_once_and_each_gradient_once(together: Path) -> None:
-    """One reduction for all networks, of as many bytes as the gradients, a loss for each role and a count take."""
+    """One reduction for all networks, of as many bytes as the gradients, a loss for each role and a flag take."""
     counts = json.loads((together / "counts.json").read_text())
     for name, numbers in (("four", 4), ("one", 2)):
         assert counts[name]["reduced"] == [counts[name]["gradients"] + 4 * numbers]

@@ -22,23 +22,13 @@ from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
 from nasdeploy.nn.functional import BatchNormFamily
 from nasdeploy.runtimes.device import Device
-from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from tests.data.pictures import write_folder
+from tests.small_spaces import one_stage
 
 QUICK = MeasurementProtocol(networks=Rounds(group=1, visits=1), warmup=1, kept=2, shortest_group_s=0, retries=0)
 DEVICE = Device(name="cpu", runtime="onnxruntime")
-TABLE = MobileNetTable.model_validate_json(
-    """{"name": "tiny", "resolution": [8, 12], "activation": "swish", "stem": {"width": [8]},
-    "stages": [{"width": [8, 16], "depth": [1, 2], "kernel": [3], "expand": [2], "stride": 2, "se": true}],
-    "head": {"width": [16], "expand": 2},
-    "named": {"t0": {"resolution": 12, "width": [8, 16, 16], "depth": [2], "kernel_size": [3], "expand_ratio": [2]}}}"""
-)
-
-
-def tiny_space(classes: int = 3) -> SearchSpace:
-    return TABLE.build(classes)
 
 
 def supernet_of(space: SearchSpace) -> Supernet:
@@ -80,7 +70,7 @@ def jobs(*formats: str, precision: str = "fp32") -> tuple[Job, ...]:
 def exporter(root: Path, *, recalibrate: bool = True, table: LatencyTable | None = None) -> Exporter:
     data, sets = folder_data(root / "images")
     return Exporter(
-        supernet=supernet_of(tiny_space()),
+        supernet=supernet_of(one_stage()),
         sets=sets,
         data=data,
         recalibration=RecalibrationSettings(batch_size=12, batches=3) if recalibrate else None,

@@ -25,7 +25,8 @@ from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.torch import TorchFormat
 from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.supernet.supernet import extract
-from tests.exporting.models import Tampered, exporter, jobs, latency_table, tiny_space
+from tests.exporting.models import Tampered, exporter, jobs, latency_table
+from tests.small_spaces import one_stage
 
 PROGRAMS = ["pictures.py", "predict.py"]
 BUNDLE = [".gitattributes", "README.md", "SHA256SUMS", "manifest.json", "model.onnx", *PROGRAMS, "sample.npz"]
@@ -39,8 +40,8 @@ def perturb(model: onnx.ModelProto) -> None:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Exporter, Path]:
     root = tmp_path_factory.mktemp("export")
-    made = exporter(root, table=latency_table(tiny_space(), 1e-4))
-    made.export(tiny_space().named["t0"], root / "out", jobs())
+    made = exporter(root, table=latency_table(one_stage(), 1e-4))
+    made.export(one_stage().named["t0"], root / "out", jobs())
     return made, root / "out"
 
 
@@ -48,10 +49,10 @@ def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -
     made, out = exported
     assert sorted(path.name for path in out.iterdir()) == BUNDLE
     manifest = load_bundle(out)
-    arch = tiny_space().named["t0"]
-    assert tiny_space().arch(manifest.arch) == arch
+    arch = one_stage().named["t0"]
+    assert one_stage().arch(manifest.arch) == arch
     assert (manifest.digest, manifest.artefacts[0].format) == (arch.digest, "onnx")
-    assert manifest.macs == tiny_space().plan(arch).macs
+    assert manifest.macs == one_stage().plan(arch).macs
     assert manifest.labels == ("ant", "bee", "cat")
     assert manifest.recalibration != "own statistics"
     assert manifest.recalibration.augment == made.data.augment
@@ -82,7 +83,7 @@ def test_figures_are_those_of_the_file_on_the_image_files(exported: tuple[Export
 def test_recalibration_changes_the_file_and_keeping_statistics_does_not(
     exported: tuple[Exporter, Path], tmp_path: Path
 ) -> None:
-    arch = tiny_space().named["t0"]
+    arch = one_stage().named["t0"]
     own = exporter(tmp_path, recalibrate=False)
     manifest = own.export(arch, tmp_path / "out", jobs())
     assert manifest.recalibration == "own statistics"
@@ -111,7 +112,7 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setitem(FORMATS, "onnx", Tampered(perturb))
     with pytest.raises(CheckFailed) as caught:
-        made.export(tiny_space().named["t0"], out, jobs())
+        made.export(one_stage().named["t0"], out, jobs())
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(f"{out}/model.rejected.onnx: logits in a batch of 1 differ from PyTorch's by up to")
@@ -122,7 +123,7 @@ def test_a_wrong_file_is_kept_apart_and_the_good_one_stays(
     assert (report.artefacts[0].file.name, report.artefacts[0].proof.accuracy) == ("model.rejected.onnx", None)
 
     monkeypatch.undo()
-    made.export(tiny_space().named["t0"], out, jobs())
+    made.export(one_stage().named["t0"], out, jobs())
     assert sorted(path.name for path in out.iterdir()) == BUNDLE
 
 
@@ -132,7 +133,7 @@ def test_of_several_the_good_ones_stay(
     made, out = exported[0], tmp_path / "out"
     monkeypatch.setitem(FORMATS, "onnx", Tampered(perturb))  # type: ignore[arg-type]
     with pytest.raises(CheckFailed, match=r"model\.rejected\.onnx: logits in a batch of 1 differ"):
-        made.export(tiny_space().named["t0"], out, jobs("onnx", "torch"))
+        made.export(one_stage().named["t0"], out, jobs("onnx", "torch"))
     (artefact,) = load_bundle(out).artefacts
     assert (artefact.format, artefact.device.name, artefact.proof.problems) == ("torch", "cpu-torch", ())
     accuracy = load_bundle(exported[1]).artefacts[0].proof.accuracy
@@ -148,7 +149,7 @@ def test_a_place_that_cannot_be_written_costs_no_work(
     (tmp_path / "file").write_text("kept")
     monkeypatch.setattr(Exporter, "_network", lambda self, arch: pytest.fail("it has begun"))
     with pytest.raises(UserError, match="file/out: cannot be written"):
-        exported[0].export(tiny_space().named["t0"], tmp_path / "file/out", jobs())
+        exported[0].export(one_stage().named["t0"], tmp_path / "file/out", jobs())
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -165,7 +166,7 @@ def test_a_format_that_cannot_be_made_costs_the_others_nothing(
 ) -> None:
     monkeypatch.setitem(FORMATS, "torch", Lossy())  # type: ignore[arg-type]
     with pytest.raises(CheckFailed, match="too lossy"):
-        exported[0].export(tiny_space().named["t0"], tmp_path / "out", jobs("torch", "onnx"))
+        exported[0].export(one_stage().named["t0"], tmp_path / "out", jobs("torch", "onnx"))
     (artefact,) = load_bundle(tmp_path / "out").artefacts
     assert (artefact.format, artefact.proof.problems) == ("onnx", ())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == BUNDLE
@@ -173,7 +174,7 @@ def test_a_format_that_cannot_be_made_costs_the_others_nothing(
 
 def test_int8_tells_how_it_was_made_and_what_it_gains(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
     made = replace(exported[0], target=replace(exported[0].target, max_drop=100.0))
-    (artefact,) = made.export(tiny_space().named["t0"], tmp_path / "out", jobs(precision="int8")).artefacts
+    (artefact,) = made.export(one_stage().named["t0"], tmp_path / "out", jobs(precision="int8")).artefacts
     assert artefact.file.name == "model.int8.onnx"
     made_how, proof = artefact.quantisation, artefact.proof
     assert made_how is not None and proof.agreement is not None and proof.latency is not None
@@ -203,7 +204,7 @@ def test_a_network_that_computes_no_numbers_is_refused(exported: tuple[Exporter,
     with torch.no_grad():
         next(broken.supernet.parameters()).fill_(torch.nan)
     with pytest.raises(CheckFailed, match="PyTorch's own logits are not finite"):
-        broken.export(tiny_space().named["t0"], tmp_path / "out", jobs())
+        broken.export(one_stage().named["t0"], tmp_path / "out", jobs())
     assert not (tmp_path / "out/model.onnx").exists()
 
 
@@ -212,6 +213,6 @@ def test_equal_weights_give_equal_files(
 ) -> None:
     made, out = exported
     monkeypatch.setattr(conversions, "to_onnx", to_onnx)
-    again = made.export(tiny_space().named["t0"], tmp_path / "again", jobs())
+    again = made.export(one_stage().named["t0"], tmp_path / "again", jobs())
     assert again.artefacts[0].files == load_bundle(out).artefacts[0].files
     assert str(tmp_path) not in json.dumps(again.model_dump(mode="json")["artefacts"][0]["files"])

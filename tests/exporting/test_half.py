@@ -16,10 +16,11 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.export import Exporter
 from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.runtimes import RUNTIMES
-from tests.exporting.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs
+from tests.small_spaces import one_stage
 from tests.wording import stops
 
-ARCH = tiny_space().named["t0"]
+ARCH = one_stage().named["t0"]
 
 
 def overflowing(root: Path) -> Exporter:

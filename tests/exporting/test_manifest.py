@@ -26,8 +26,8 @@ from nasdeploy.exporting.manifest import (
 )
 from nasdeploy.exporting.record import Accuracy, Agreement, Latency, Proof
 from nasdeploy.runtimes.device import Device
-from tests.exporting.models import tiny_space
 from tests.latency.tables import FINGERPRINT
+from tests.small_spaces import one_stage
 
 MODEL = b"a model"
 
@@ -45,14 +45,14 @@ def artefact_of(proof: Proof, **changes: Any) -> Artefact:
 
 
 def manifest_of(proof: Proof, **changes: Any) -> ExportManifest:
-    arch = tiny_space().named["t0"]
-    inputs, outputs = interface(tiny_space().plan(arch))
+    arch = one_stage().named["t0"]
+    inputs, outputs = interface(one_stage().plan(arch))
     return ExportManifest(
         created="2026-01-01T00:00:00+00:00",
         artefacts=(artefact_of(proof),),
         arch=arch.to_json(),
         digest=arch.digest,
-        space=SpaceFacts(name="tiny", digest=tiny_space().digest),
+        space=SpaceFacts(name="tiny", digest=one_stage().digest),
         macs=1,
         params=2,
         inputs=inputs,

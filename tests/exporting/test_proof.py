@@ -26,14 +26,15 @@ from nasdeploy.latency.profile import reference_model
 from nasdeploy.runtimes.onnxruntime import _OnnxSession
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import extract
-from tests.exporting.models import DEVICE, QUICK, folder_data, jobs, latency_table, supernet_of, tiny_space
+from tests.exporting.models import DEVICE, QUICK, folder_data, jobs, latency_table, supernet_of
+from tests.small_spaces import one_stage
 
 Change = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    space = tiny_space()
+    space = one_stage()
     data, sets = folder_data(tmp_path_factory.mktemp("images"))
     network = extract(supernet_of(space), space.named["t0"]).eval()
     return Reference(network, Preprocessing.from_settings(data, 12), sets.test, data)
@@ -197,7 +198,7 @@ def test_a_file_that_computes_something_else_is_refused(
 
 
 def test_wrong_statistics_are_refused(good: bytes, reference: Reference, tmp_path: Path) -> None:
-    space = tiny_space()
+    space = one_stage()
     network = extract(supernet_of(space), space.named["t0"])
     calibrate(network, [reference.prepared(range(20))])
     (problem,) = proof_of(good, replace(reference, network=network), tmp_path).problems
@@ -276,7 +277,7 @@ def test_figures_of_earlier_versions_are_still_read() -> None:
 
 
 def test_a_table_of_another_device_is_remarked(good: bytes, reference: Reference, tmp_path: Path) -> None:
-    table = latency_table(tiny_space(), 1e-4)
+    table = latency_table(one_stage(), 1e-4)
     other = table.conditions.model_copy(update={"fingerprint": replace(table.conditions.fingerprint, threads=8)})
     target = Target(DEVICE, table.model_copy(update={"conditions": other}), QUICK)
     latency = proof_of(good, reference, tmp_path, target).latency
@@ -289,13 +290,13 @@ def test_the_usual_median_is_that_of_a_machine_as_quiet_as_when_profiled(
     good: bytes, reference: Reference, tmp_path: Path
 ) -> None:
     """A table on whose networks medians were half again as long as undisturbed calls."""
-    table = latency_table(tiny_space(), 1e-4).model_copy(update={"median_ratio": 1.5})
+    table = latency_table(one_stage(), 1e-4).model_copy(update={"median_ratio": 1.5})
     latency = proof_of(good, reference, tmp_path, Target(DEVICE, table, QUICK)).latency
     assert latency is not None
     assert latency.usual_ms == pytest.approx(1.5 * latency.p10_ms)
     # The table is of a machine on which the graph that is measured beside the file took a nanosecond.
     usual = {key: replace(one, reference=1e-9) for key, one in table.entries.items()}
-    graph = partial(reference_model, tiny_space(), DEVICE)
+    graph = partial(reference_model, one_stage(), DEVICE)
     slower = Target(DEVICE, table.model_copy(update={"steadied": 1.0, "entries": usual}), QUICK, graph)
     corrected = proof_of(good, reference, tmp_path, slower).latency
     assert corrected is not None and corrected.usual_ms is not None

@@ -8,7 +8,7 @@ from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
 from nasdeploy.runtimes.device import Device
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 SPACE = ToySpace()
 AT = "2026-11-24T00:00:00+00:00"

@@ -8,7 +8,7 @@ from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.latency.calibration import stratified
 from nasdeploy.spaces import load_space
 from tests.latency.tables import archs
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 
 @pytest.fixture(scope="module")

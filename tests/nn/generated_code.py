@@ -15,7 +15,7 @@ from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.workflows.train import train
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 
 
@@ -38,7 +38,7 @@ def test_a_run_trains_with_compiled_blocks(tmp_path: Path) -> None:
 
 
 def test_generated_code_agrees() -> None:
-    space = tiny_space()
+    space = two_stages()
     slot, block = next((s.name, s.block) for s in space.plan(space.largest()) if isinstance(s.block, MBConv))
     supernet = Supernet(space)
     randomise(supernet)

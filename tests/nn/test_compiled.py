@@ -25,7 +25,7 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def forget() -> Iterator[None]:
 
 def step(forward_of: Callable[[Block], Forward]) -> tuple[Losses, dict[str, Tensor]]:
     torch.manual_seed(0)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
     objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
     made = SandwichStep(supernet, objective, {}, execution=Execution(forward_of=forward_of))
@@ -58,7 +58,7 @@ def test_a_sandwich_step_is_the_same_bit_for_bit_without_code_generation() -> No
 
 @pytest.mark.slow
 def test_a_block_is_compiled_once_whatever_networks_it_stands_in() -> None:
-    space, forward_of = tiny_space(), compiled("aot_eager")
+    space, forward_of = two_stages(), compiled("aot_eager")
     supernet, images, rng = Supernet(space), torch.randn(2, 3, 8, 8), np.random.default_rng(1)
     archs = [space.sample(rng) for _ in range(3)]
     for arch in [*archs, *archs]:
@@ -71,7 +71,7 @@ def test_a_block_that_cannot_be_compiled_is_named() -> None:
     def backend(*arguments: object) -> None:
         raise RuntimeError("no C++ compiler\nis here")
 
-    block = next(step.block for step in tiny_space().plan(tiny_space().smallest()) if isinstance(step.block, MBConv))
+    block = next(step.block for step in two_stages().plan(two_stages().smallest()) if isinstance(step.block, MBConv))
     module = StaticBlock(block)
     tensors = FAMILIES[MBConv].slice(module.weights, block)
     with pytest.raises(UserError) as caught:

@@ -20,7 +20,7 @@ from nasdeploy.searching.problem import Problem
 from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.tasks.metrics import TOP1
 from tests.searching.budgets import budget_of
-from tests.toy import Square
+from tests.small_spaces import Square
 
 STAGES = 4
 IMAGES = 1000

@@ -11,10 +11,9 @@ from nasdeploy.searching.budget import Budget, Range
 from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
 from nasdeploy.searching.problem import Problem
 from nasdeploy.spaces import load_space
-from tests.core.counting.spaces import LayerwiseSpace, every_code
 from tests.latency.tables import SPACE, table
 from tests.searching.budgets import budget_of
-from tests.toy import ToySpace
+from tests.small_spaces import LayerwiseSpace, ToySpace, every_code
 
 TABLE = table()
 CODES = every_code(SPACE)

@@ -10,9 +10,8 @@ from nasdeploy.searching.budget import Budget, Range
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Candidates
 from nasdeploy.spaces import load_space
-from tests.core.counting.spaces import LayerwiseSpace, every_code
 from tests.searching.budgets import budget_of
-from tests.toy import ToySpace
+from tests.small_spaces import LayerwiseSpace, ToySpace, every_code
 
 ALPHANET = load_space("alphanet")
 CHEAPEST, DEAREST = (extreme.cost for extreme in extremes(ALPHANET, macs))

@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.regimes import regime_edges, regimes_of, sample_regimes
 from nasdeploy.spaces import load_space
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 SPACE = load_space("digits", 10)
 

@@ -8,9 +8,8 @@ from nasdeploy.searching.budget import Range
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.repair import repaired
 from nasdeploy.spaces import load_space
-from tests.core.counting.spaces import every_code
 from tests.searching.budgets import budget_of
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace, every_code
 
 SPACE = ToySpace()
 CODES = every_code(SPACE)

@@ -13,7 +13,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.resolve import resolve_arch
-from tests.exporting.models import tiny_space
+from tests.small_spaces import one_stage
 
 ALPHANET = load_space("alphanet", 10)
 SMALLEST = ALPHANET.smallest()
@@ -96,4 +96,4 @@ def test_a_file_with_a_mistake_is_named(tmp_path: Path) -> None:
 )
 def test_nothing_crashes(text: str) -> None:
     with pytest.raises(UserError):
-        resolve_arch(text, tiny_space(), [])
+        resolve_arch(text, one_stage(), [])

@@ -17,7 +17,7 @@ from nasdeploy.core.score import Metric, Score
 from nasdeploy.store import evaluations as module
 from nasdeploy.store.evaluations import Evaluation, Evaluations, known_architectures
 from nasdeploy.tasks.metrics import TOP1
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 EVALUATION = Evaluation(
     digest="0123456789ab", arch='{"width":[1]}', score=Score(TOP1, 0.75, 0.01, 1000, 1.5), seconds=2.0

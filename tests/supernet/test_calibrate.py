@@ -9,7 +9,7 @@ from nasdeploy.nn.functional import rescale
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise, reference_network
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 
 def batches(sizes: list[int], side: int = 8) -> list[Tensor]:
@@ -19,7 +19,7 @@ def batches(sizes: list[int], side: int = 8) -> list[Tensor]:
 
 def fresh_supernet(seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
     return supernet.double()
 

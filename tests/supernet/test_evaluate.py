@@ -14,7 +14,7 @@ from nasdeploy.supernet.evaluate import Evaluator, calibrate, score
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.metrics import TOP1
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 10), (1, 10), (5, 10), (10, 10), (970, 1000)])
@@ -55,7 +55,7 @@ def test_no_images_are_refused() -> None:
 
 def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
     torch.manual_seed(0)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
     calibration = [torch.randn(8, 3, 8, 8) for _ in range(2)]
     images = [(torch.randn(8, 3, 8, 8), torch.randint(3, (8,))) for _ in range(3)]
@@ -81,7 +81,7 @@ class Divided:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        supernet = Supernet(tiny_space())
+        supernet = Supernet(two_stages())
         randomise(supernet)
         self.space, self.calibrations = supernet.space, 0
         self._calibration = [torch.randn(8, 3, 8, 8) for _ in range(2)]

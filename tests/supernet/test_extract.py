@@ -5,7 +5,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import SearchSpace
@@ -13,24 +13,13 @@ from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces import SPACES, load_settings, load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
+from tests.nn.reference import randomise
 
 ARCHS = 10
 """In each of the two layouts, which have different ones, beside the smallest and the largest network."""
 IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12}
 RESOLUTIONS = {"alphanet": (48, 56, 64, 72), "bignas": (48, 56, 72, 80)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-def randomised(module: nn.Module, seed: int = 0) -> None:
-    """Random batch-norm weights and statistics: a fresh supernet's zero scales hide every slicing bug."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                norm.weight.uniform_(0.5, 1.5, generator=generator)
-                norm.bias.normal_(0, 0.2, generator=generator)
-                norm.running_mean.normal_(0, 0.2, generator=generator)
-                norm.running_var.uniform_(0.5, 1.5, generator=generator)
 
 
 def at_resolutions(name: str) -> SearchSpace:
@@ -56,7 +45,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     space = at_resolutions(name)
     torch.manual_seed(0)
     supernet = Supernet(space).to(memory_format=LAYOUTS[layout])
-    randomised(supernet)
+    randomise(supernet)
     holder = deepcopy(supernet)
     rng = np.random.default_rng(list(LAYOUTS).index(layout))
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from nasdeploy.supernet.sound import uncomputable, unsound
 from nasdeploy.supernet.supernet import Supernet
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 
 def fresh() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return dict(Supernet(tiny_space()).state_dict())
+    return dict(Supernet(two_stages()).state_dict())
 
 
 def changed(ending: str, value: Tensor | float, **more: Tensor) -> tuple[str, dict[str, Tensor]]:

@@ -8,13 +8,13 @@ from torch import nn
 
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise, reference_network
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 
 @pytest.fixture
 def supernet() -> Supernet:
     torch.manual_seed(0)
-    made = Supernet(tiny_space())
+    made = Supernet(two_stages())
     randomise(made)
     return made
 
@@ -29,7 +29,7 @@ def test_training_leaves_running_statistics_alone(supernet: Supernet) -> None:
 
 
 def test_a_fresh_supernet_has_neutral_running_statistics() -> None:
-    norms = [norm for norm in Supernet(tiny_space()).modules() if isinstance(norm, nn.BatchNorm2d)]
+    norms = [norm for norm in Supernet(two_stages()).modules() if isinstance(norm, nn.BatchNorm2d)]
     assert {value for norm in norms for value in norm.running_mean.tolist()} == {0.0}
     assert {value for norm in norms for value in norm.running_var.tolist()} == {1.0}
 

@@ -17,14 +17,14 @@ from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import initialise, load_supernet, read, require_initialises, save
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 CLASSIFIER = ("weights.head.classifier.weight", "weights.head.classifier.bias")
 
 
 def supernet(classes: int = 3, seed: int = 0) -> Supernet:
     torch.manual_seed(seed)
-    made = Supernet(tiny_space(classes))
+    made = Supernet(two_stages(classes))
     randomise(made, seed)
     return made
 
@@ -42,16 +42,16 @@ def same(a: Supernet, b: Supernet) -> bool:
 
 def refusal(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_supernet(path, tiny_space())
+        load_supernet(path, two_stages())
     assert typed(caught.value).startswith(f"{path}: ")
     assert "\n" not in typed(caught.value)
     return typed(caught.value)
 
 
 def test_round_trip(file: Path) -> None:
-    assert same(load_supernet(file, tiny_space()), supernet())
+    assert same(load_supernet(file, two_stages()), supernet())
     content = read(file)
-    assert (content["epoch"], content["space"]) == (3, tiny_space().digest)
+    assert (content["epoch"], content["space"]) == (3, two_stages().digest)
     assert content["optimizer"]["state"][0].tolist() == [1, 1]
     assert os.listdir(file.parent) == ["w.pt"]
 
@@ -59,13 +59,13 @@ def test_round_trip(file: Path) -> None:
 def test_weights_of_another_space_are_refused(file: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_supernet(file, load_space("digits", 3))
-    digests = f"{tiny_space().digest}, not {load_space('digits', 3).digest}"
+    digests = f"{two_stages().digest}, not {load_space('digits', 3).digest}"
     assert typed(caught.value).startswith(f"{file}: weights of another search space ({digests} as digits is now); ")
 
 
 def test_other_classes_are_another_space(file: Path) -> None:
     with pytest.raises(UserError, match="weights of another search space"):
-        load_supernet(file, tiny_space(4))
+        load_supernet(file, two_stages(4))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def in_archive(file: Path) -> None:
 
 
 def torch_saved(file: Path) -> None:
-    torch.save({"schema": 1, "space": tiny_space().digest, "weights": {"a": Malicious()}}, file)
+    torch.save({"schema": 1, "space": two_stages().digest, "weights": {"a": Malicious()}}, file)
 
 
 def bare(file: Path) -> None:
@@ -214,7 +214,7 @@ def test_initialise_refuses_another_space(file: Path) -> None:
 def initialisation(path: Path) -> str:
     """What is said of a file that the tiny supernet cannot start from, by the check and by the deed."""
     said = set()
-    for start in (lambda: require_initialises(tiny_space(), path), lambda: initialise(supernet(), path)):
+    for start in (lambda: require_initialises(two_stages(), path), lambda: initialise(supernet(), path)):
         with pytest.raises(UserError) as caught:
             start()
         said.add(typed(caught.value))
@@ -298,4 +298,4 @@ def test_a_classifier_that_is_not_taken_may_hold_anything(tmp_path: Path) -> Non
     state = dict(supernet().state_dict())
     state[CLASSIFIER[0]] = torch.zeros_like(state[CLASSIFIER[0]])
     torch.save(state, tmp_path / "w.pt")
-    require_initialises(tiny_space(), tmp_path / "w.pt")
+    require_initialises(two_stages(), tmp_path / "w.pt")

@@ -18,7 +18,7 @@ from nasdeploy.training.sampling import SamplerContext, sampler_from
 from nasdeploy.training.sandwich import Objective, SandwichStep
 from nasdeploy.training.settings import TrainSettings
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 STEPS = 5
 SAMPLING = {"kind": "best-up", "bin_macs_m": 0.02, "prior_samples": 1000}
@@ -29,7 +29,7 @@ def training_step() -> SandwichStep:
     from nasdeploy.supernet.supernet import Supernet
 
     torch.manual_seed(0)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
     return SandwichStep(supernet, Objective(0.1), {})
 
@@ -43,7 +43,7 @@ def batch(rank: int) -> tuple[Tensor, Tensor]:
 def main() -> None:
     """Draw the networks of some steps."""
     settings = TrainSettings.model_validate({"sampling": SAMPLING})
-    sampler, step, found = sampler_from(SamplerContext(tiny_space(), settings, 0)), training_step(), []
+    sampler, step, found = sampler_from(SamplerContext(two_stages(), settings, 0)), training_step(), []
     with joined() as ranks:
         images, labels = batch(ranks.rank)
 

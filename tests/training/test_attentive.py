@@ -12,9 +12,9 @@ from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.space import Codes
 from nasdeploy.spaces import load_space
 from nasdeploy.training.attentive import TRIES, Bins, Prior, equal_bins
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
-SPACE = tiny_space()
+SPACE = two_stages()
 WIDTH = 20e3
 
 

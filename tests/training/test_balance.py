@@ -14,7 +14,7 @@ from nasdeploy.tasks.losses import label_loss
 from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 
 
@@ -43,7 +43,7 @@ def test_parts_of_a_batch_average_to_the_whole() -> None:
 
 def test_only_the_label_loss_is_weighted() -> None:
     torch.manual_seed(0)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     largest = supernet.space.largest()
     sandwich = Sandwich({"largest": (largest,), "smallest": (supernet.space.smallest(),)})

@@ -17,7 +17,7 @@ from nasdeploy.training.metrics import Validation
 from nasdeploy.training.optimizer import MovingAverage
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 from tests.training.test_trainer import Interrupting, assert_same
 
@@ -39,7 +39,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_weights_are_taken_and_later_ones_averaged() -> None:
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     average = MovingAverage(supernet, 0.75)
     expected: dict[str, torch.Tensor] = {}
     for number in range(4):
@@ -58,10 +58,10 @@ def test_the_first_weights_are_taken_and_later_ones_averaged() -> None:
 
 
 def test_without_a_decay_there_is_no_average() -> None:
-    state = TrainingState.fresh(Supernet(tiny_space()), TrainSettings())
+    state = TrainingState.fresh(Supernet(two_stages()), TrainSettings())
     assert state.average is None
     assert state.averaged is state.supernet
-    averaging = TrainingState.fresh(Supernet(tiny_space()), TrainSettings(ema=0.9))
+    averaging = TrainingState.fresh(Supernet(two_stages()), TrainSettings(ema=0.9))
     assert averaging.average is not None and averaging.averaged is averaging.average.supernet
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.choosing import STEPS, batch, training_step
 
 ROOT = Path(__file__).parents[2]
-SPACE = tiny_space()
+SPACE = two_stages()
 
 
 def test_losses_are_label_smoothed_and_leave_no_gradient() -> None:

@@ -11,7 +11,7 @@ from nasdeploy.recipe import Recipe
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from nasdeploy.training.settings import TrainSettings
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 
 GRADIENTS = (1.0, -0.5, 2.0)
@@ -25,7 +25,7 @@ def settings(**changes: object) -> TrainSettings:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_weights_decay_and_vectors_do_not(optimizer: str) -> None:
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     made = make_optimizer(supernet, settings(optimizer=optimizer, weight_decay=1e-3))
     decay = {id(p): group["weight_decay"] for group in made.param_groups for p in group["params"]}
     assert len(decay) == len(list(supernet.parameters()))
@@ -36,7 +36,7 @@ def test_weights_decay_and_vectors_do_not(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 def test_the_rate_reaches_every_group(optimizer: str) -> None:
-    made = make_optimizer(Supernet(tiny_space()), settings(optimizer=optimizer))
+    made = make_optimizer(Supernet(two_stages()), settings(optimizer=optimizer))
     set_learning_rate(made, 0.007)
     assert [group["lr"] for group in made.param_groups] == [0.007, 0.007]
 

@@ -21,7 +21,7 @@ from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichSt
 from nasdeploy.training.settings import DistillationSettings, TrainSettings
 from nasdeploy.workflows import train as step
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ QUIET = Progress(quiet=True)
 
 def gradients(settings: TrainSettings) -> tuple[Losses, dict[str, Tensor]]:
     torch.manual_seed(0)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
     scaler = gradient_scaler(settings, CPU)
     objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
@@ -82,7 +82,7 @@ def test_a_run_without_loss_scaling_has_no_scale_in_its_checkpoint(
 
 
 def test_the_scale_is_resumed_and_a_checkpoint_without_it_refused(tmp_path: Path) -> None:
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     plain = TrainingState.fresh(supernet, TrainSettings())
     kept, resumed = (TrainingState.fresh(supernet, TrainSettings(autocast="fp16")) for _ in range(2))
     kept.scaler.load_state_dict({**kept.scaler.state_dict(), "scale": 8.0, "_growth_tracker": 3})

@@ -13,9 +13,9 @@ from nasdeploy.training.sampling import SAMPLERS, SamplerContext, draw, networks
 from nasdeploy.training.sandwich import Sandwich
 from nasdeploy.training.settings import TrainSettings
 from tests.latency.tables import CONDITIONS, timing
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
-SPACE = tiny_space()
+SPACE = two_stages()
 ARCH = SPACE.sample(np.random.default_rng(7))
 NEEDED: dict[str, dict[str, Any]] = {
     "alone": {"arch": ARCH.to_json()},

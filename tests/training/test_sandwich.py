@@ -20,7 +20,7 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, Objective, Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 SMOOTHING = 0.1
 
@@ -29,7 +29,7 @@ class Recording(Supernet):
     """Remembers what it was called with."""
 
     def __init__(self) -> None:
-        super().__init__(tiny_space())
+        super().__init__(two_stages())
         self.calls: list[tuple[Arch, Mapping[str, float] | None]] = []
 
     def forward(
@@ -152,7 +152,7 @@ def test_gradients_add_to_those_that_are_there(supernet: Recording) -> None:
 
 
 def test_a_sandwich_has_both_ends_and_random_ones_between() -> None:
-    space = tiny_space()
+    space = two_stages()
     drawn = draw(space, 3, np.random.default_rng(0))
     assert list(drawn.networks) == ["largest", "random", "smallest"]
     assert (drawn.archs[0], drawn.archs[-1], len(drawn.archs)) == (space.largest(), space.smallest(), 5)

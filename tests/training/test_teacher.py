@@ -19,7 +19,7 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Objective, SandwichStep
 from nasdeploy.training.teacher import require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
-from tests.supernet.tiny import tiny_space
+from tests.small_spaces import two_stages
 
 NAME = "squeezenet1_1"
 SIDE = 33
@@ -127,9 +127,9 @@ def test_a_missing_file_and_a_pickled_model(network: nn.Module, tmp_path: Path) 
 def onnx(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """The largest network of a tiny space, of 3 classes, for batches of 4."""
     torch.manual_seed(2)
-    supernet = Supernet(tiny_space())
+    supernet = Supernet(two_stages())
     randomise(supernet)
-    made = extract(supernet, tiny_space().largest()).eval()
+    made = extract(supernet, two_stages().largest()).eval()
     path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
     path.write_bytes(quick_onnx(made, [made.plan.only.inputs[0][1].shape], batch=4))
     return path, made
@@ -193,7 +193,7 @@ def test_what_is_no_row_of_logits_for_each_image(shape: tuple[int, ...]) -> None
 
 
 def test_a_teacher_under_autocast_and_the_step_that_learns_from_it(onnx: tuple[Path, nn.Module]) -> None:
-    space, (_, network) = tiny_space(), onnx
+    space, (_, network) = two_stages(), onnx
     supernet = Supernet(space)
     given = images(4, side_of(network))
     teacher = without_gradient(network.requires_grad_(False))

@@ -9,9 +9,10 @@ from nasdeploy.runtimes.device import Device
 from nasdeploy.store.run import Run
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
-from tests.exporting.models import TABLE, folder_data, latency_table, supernet_of, tiny_space
+from tests.exporting.models import folder_data, latency_table, supernet_of
+from tests.small_spaces import ONE_STAGE, one_stage
 
-SPACE = tiny_space()
+SPACE = one_stage()
 SEARCH = {"rounds": 1, "parents": 4, "finalists": 2, "probability": 0.5}
 
 
@@ -21,7 +22,7 @@ def trained_run(root: Path, supernet: Supernet | None = None) -> Run:
     recipe = parse_recipe(
         {
             "name": "x",
-            "space": TABLE.model_dump(mode="json"),
+            "space": ONE_STAGE.model_dump(mode="json"),
             "data": data.model_dump(mode="json"),
             "recalibration": {"batch_size": 12, "batches": 2, "search_batches": 1},
             "search": SEARCH,

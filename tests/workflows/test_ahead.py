@@ -18,13 +18,14 @@ from nasdeploy.training.trainer import Trainer
 from nasdeploy.workflows.ahead import export_device
 from nasdeploy.workflows.run import run_all
 from tests.data.pictures import write_folder
-from tests.exporting.models import DEVICE, TABLE
+from tests.exporting.models import DEVICE
+from tests.small_spaces import ONE_STAGE
 from tests.wording import stops
 from tests.workflows.runs import table_of
 
 RECIPE = f"""
 name: x
-space: {TABLE.model_dump_json()}
+space: {ONE_STAGE.model_dump_json()}
 data: {{kind: folder, path: images, size: 12, workers: 0}}
 """
 BOARD = "name: board\nruntime: onnxruntime\nhost: ssh://pi@board\n"

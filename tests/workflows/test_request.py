@@ -17,8 +17,9 @@ from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.request import SearchRequest, latency_devices, request_search
 from nasdeploy.workflows.search import search
-from tests.exporting.models import DEVICE, supernet_of, tiny_space
+from tests.exporting.models import DEVICE, supernet_of
 from tests.searching.budgets import at_most
+from tests.small_spaces import one_stage
 from tests.wording import stops
 from tests.workflows.runs import SPACE, table_of, trained_run
 
@@ -131,7 +132,7 @@ def test_what_nothing_meets_is_answered_with_the_range(run: Run, bounds: dict, m
 
 def test_a_table_of_another_space(run: Run) -> None:
     path = table_path(SPACE, DEVICE)
-    table_path(tiny_space(4), DEVICE).write_bytes(path.read_bytes())
+    table_path(one_stage(4), DEVICE).write_bytes(path.read_bytes())
     other = table_of(DEVICE).model_copy(
         update={"conditions": table_of(DEVICE).conditions.model_copy(update={"space_digest": "0" * 12})}
     )

@@ -24,7 +24,8 @@ from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.run_data import open_data_of
 from tests.data.pictures import noise, write_folder
 from tests.data.shards import png, write_shards, write_tar
-from tests.exporting.models import TABLE, jobs
+from tests.exporting.models import jobs
+from tests.small_spaces import ONE_STAGE
 from tests.workflows.runs import SPACE, trained_run
 
 PARTS = {"train": {"ant": 8, "bee": 8, "cat": 8}, "test": {"ant": 3, "bee": 3, "cat": 3}}
@@ -37,7 +38,7 @@ def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe(**data: Any) -> Recipe:
     content = {"kind": "folder", "path": "photos", "size": 8, "workers": 0, **data}
-    return parse_recipe({"name": "x", "space": TABLE.model_dump(mode="json"), "data": content}, "recipe")
+    return parse_recipe({"name": "x", "space": ONE_STAGE.model_dump(mode="json"), "data": content}, "recipe")
 
 
 def begun(**data: Any) -> tuple[Run, ImageSets]:

@@ -27,7 +27,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, timing
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 QUIET = Progress(quiet=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nasdeploy.core.cost_registry import macs, params
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.spaces import load_space
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 SPACE = ToySpace()
 

@@ -12,8 +12,7 @@ from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.spaces import load_space
-from tests.core.counting.spaces import LayerwiseSpace, every_code
-from tests.toy import ToySpace
+from tests.small_spaces import LayerwiseSpace, ToySpace, every_code
 
 
 def drawn(space: SearchSpace, seed: int) -> SlotCost:

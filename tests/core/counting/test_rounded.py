@@ -16,8 +16,7 @@ from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Slot
 from nasdeploy.spaces import load_space
-from tests.core.counting.spaces import LayerwiseSpace, every_code
-from tests.toy import ToySpace
+from tests.small_spaces import LayerwiseSpace, ToySpace, every_code
 
 SPACE = ToySpace()
 CODES = every_code(SPACE)

@@ -33,7 +33,8 @@ from nasdeploy.workflows.bench import bench
 from nasdeploy.workflows.predict import predict
 from nasdeploy.workflows.verify import verify
 from tests.data.pictures import noise
-from tests.exporting.models import QUICK, TABLE, exporter, folder_data, jobs, tiny_space
+from tests.exporting.models import QUICK, exporter, folder_data, jobs
+from tests.small_spaces import ONE_STAGE, one_stage
 
 QUIET = Progress(quiet=True)
 FILES = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "pictures.py", "predict.py", "sample.npz"]
@@ -42,7 +43,7 @@ FILES = ["README.md", "SHA256SUMS", "manifest.json", "model.onnx", "pictures.py"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundle")
-    exporter(root, recalibrate=False).export(tiny_space().named["t0"], root / "out", jobs())
+    exporter(root, recalibrate=False).export(one_stage().named["t0"], root / "out", jobs())
     return root
 
 
@@ -84,7 +85,7 @@ def test_predict_py_says_what_pytorch_says(bundle: Path, exported: Path, picture
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     manifest = load_bundle(bundle)
-    network = extract(exporter(tmp_path, recalibrate=False).supernet, tiny_space().named["t0"]).eval()
+    network = extract(exporter(tmp_path, recalibrate=False).supernet, one_stage().named["t0"]).eval()
     files = sorted(pictures.rglob("*.png"))
     assert [row[0] for row in rows[::3]] == [str(path) for path in files]
     for number, path in enumerate(files):
@@ -257,7 +258,7 @@ def test_what_is_no_manifest_under_right_sums_is_one_line(
 
 def test_the_sample_is_what_the_network_makes_of_a_picture(bundle: Path, exported: Path, tmp_path: Path) -> None:
     sample, manifest = Sample.load(bundle), load_bundle(bundle)
-    network = extract(exporter(tmp_path, recalibrate=False).supernet, tiny_space().named["t0"]).eval()
+    network = extract(exporter(tmp_path, recalibrate=False).supernet, one_stage().named["t0"]).eval()
     inputs = prepare(manifest.preprocessing, [Image.fromarray(sample.pixels)])
     np.testing.assert_allclose(sample.input, inputs.numpy(), atol=1e-6)
     np.testing.assert_allclose(sample.logits, network(inputs).detach().numpy(), atol=1e-5)
@@ -360,7 +361,7 @@ def test_verification_is_on_the_test_images_of_the_export_only(
     copytree(exported / "images", tmp_path / "images")
     manifest = json.loads((bundle / "manifest.json").read_text())
     data, _ = folder_data(tmp_path / "images")
-    recipe = {"name": "x", "space": TABLE.model_dump(mode="json"), "data": data.model_dump(mode="json")}
+    recipe = {"name": "x", "space": ONE_STAGE.model_dump(mode="json"), "data": data.model_dump(mode="json")}
     manifest["origin"]["recipe"] = recipe
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     write_sums(bundle)
@@ -402,7 +403,7 @@ def test_what_no_export_wrote_is_not_removed(bundle: Path) -> None:
     (bundle / "notes.txt").write_text("mine")
     made = exporter(bundle.parent, recalibrate=False)
     with pytest.raises(UserError, match=r"bundle: holds notes\.txt, which no export wrote and a new one would remove"):
-        made.export(tiny_space().named["t0"], bundle, jobs())
+        made.export(one_stage().named["t0"], bundle, jobs())
     assert (bundle / "notes.txt").read_text() == "mine"
     (bundle / "notes.txt").unlink()
     load_bundle(bundle)

@@ -6,12 +6,13 @@ from shutil import copytree
 import pytest
 
 from tests.exporting.bundle.damage import DAMAGE, damage, refusals
-from tests.exporting.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs
+from tests.small_spaces import one_stage
 
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, space = tmp_path_factory.mktemp("damage"), tiny_space()
+    root, space = tmp_path_factory.mktemp("damage"), one_stage()
     made = exporter(root, recalibrate=False)
     made.export(space.named["t0"], root / "good", jobs())
     made.export(space.smallest(), root / "other", jobs())

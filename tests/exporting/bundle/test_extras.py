@@ -15,7 +15,8 @@ from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.jobs import Extras
 from nasdeploy.workflows.verify import verify
-from tests.exporting.models import QUICK, exporter, jobs, tiny_space
+from tests.exporting.models import QUICK, exporter, jobs
+from tests.small_spaces import one_stage
 from tests.wording import stops
 
 BOTH = Extras(triton=True, embedded=True)
@@ -24,7 +25,7 @@ BOTH = Extras(triton=True, embedded=True)
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extras")
-    exporter(root).export(tiny_space().named["t0"], root / "out", jobs("onnx", "openvino"), BOTH)
+    exporter(root).export(one_stage().named["t0"], root / "out", jobs("onnx", "openvino"), BOTH)
     return root
 
 
@@ -92,7 +93,7 @@ def test_an_embedded_model_that_differs_is_refused(
         CheckFailed,
         match=r"model\.embedded\.onnx: logits differ from those of model\.onnx by up to .* allowed 0\.02",
     ):
-        made.export(tiny_space().named["t0"], tmp_path / "out", jobs(), BOTH)
+        made.export(one_stage().named["t0"], tmp_path / "out", jobs(), BOTH)
     assert not (tmp_path / "out").exists()
 
 

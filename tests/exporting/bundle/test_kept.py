@@ -18,7 +18,8 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.manifest import load_export
 from nasdeploy.workflows.bench import contender
 from nasdeploy.workflows.verify import verify
-from tests.exporting.models import DEVICE, QUICK, exporter, jobs, tiny_space
+from tests.exporting.models import DEVICE, QUICK, exporter, jobs
+from tests.small_spaces import one_stage
 
 LEFT_BEHIND = [
     "Thumbs.db",
@@ -43,7 +44,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize 1234
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kept")
-    exporter(root, recalibrate=False).export(tiny_space().named["t0"], root / "out", jobs())
+    exporter(root, recalibrate=False).export(one_stage().named["t0"], root / "out", jobs())
     return root
 
 
@@ -162,8 +163,8 @@ def test_a_new_bundle_takes_the_place_of_one_with_leftovers_and_keeps_what_is_hi
     (bundle / ".link").symlink_to("nowhere")
     os.mkfifo(bundle / ".git/fsmonitor--daemon.ipc")
     (bundle / ".gitattributes").write_text("* -text\n*.onnx filter=lfs\n")
-    exporter(bundle.parent, recalibrate=False).export(tiny_space().smallest(), bundle, jobs())
-    assert load_bundle(bundle).digest == tiny_space().smallest().digest
+    exporter(bundle.parent, recalibrate=False).export(one_stage().smallest(), bundle, jobs())
+    assert load_bundle(bundle).digest == one_stage().smallest().digest
     assert (bundle / ".git/config").read_bytes() == b"left"
     assert (bundle / ".link").readlink() == Path("nowhere")
     assert (bundle / ".gitattributes").read_text() == "* -text\n*.onnx filter=lfs\n"

@@ -18,7 +18,8 @@ from nasdeploy.cli.main import main
 from nasdeploy.exporting.bundle import predict as program
 from nasdeploy.exporting.bundle.triton import write_repository
 from nasdeploy.exporting.bundle.write import load_bundle, write_sums
-from tests.exporting.models import exporter, jobs, tiny_space
+from tests.exporting.models import exporter, jobs
+from tests.small_spaces import one_stage
 
 CLASSES = ["Müller", "=cmd|x", "a\nb\t€"]
 FILES = [b"M\xfcller.png", b"=1+1.png", b"two\nlines.png", b"@home,\xe4.png", "Müller 👍.png".encode()]
@@ -28,7 +29,7 @@ FILES = [b"M\xfcller.png", b"=1+1.png", b"two\nlines.png", b"@home,\xe4.png", "M
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle as one of before may be, whose classes have such names."""
     root = tmp_path_factory.mktemp("names")
-    exporter(root, recalibrate=False).export(tiny_space().named["t0"], root / "out", jobs())
+    exporter(root, recalibrate=False).export(one_stage().named["t0"], root / "out", jobs())
     edited(root / "out", lambda manifest: manifest.update(labels=CLASSES))
     return root
 

@@ -11,7 +11,8 @@ from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.jobs import plan_jobs
 from nasdeploy.runtimes.engine import read_header
-from tests.exporting.models import DEVICE, exporter, tiny_space
+from tests.exporting.models import DEVICE, exporter
+from tests.small_spaces import one_stage
 
 ENGINE, ONNX = "model.tensorrt-rtx.engine", "model.tensorrt-rtx.onnx"
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rebuild")
     jobs = plan_jobs(["tensorrt-rtx"], DEVICE, capabilities=["sm86"])
-    exporter(root, recalibrate=False).export(tiny_space().named["t0"], root / "out", jobs)
+    exporter(root, recalibrate=False).export(one_stage().named["t0"], root / "out", jobs)
     return root / "out"
 
 

@@ -1,7 +1,7 @@
 """One-hot choices."""
 
 from nasdeploy.searching.predictors.features import OneHot
-from tests.toy import ToySpace
+from tests.small_spaces import ToySpace
 
 SPACE = ToySpace()
 
