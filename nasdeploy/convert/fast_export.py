@@ -154,6 +154,14 @@ def _silu(recorder: _Recorder, x: Tensor, inplace: bool = False) -> str:
     return recorder.node("Mul", x, recorder.node("Sigmoid", x))
 
 
+def _pad(recorder: _Recorder, x: Tensor, pad: Sequence[int], mode: str, value: float | None) -> str:
+    """Write zeros around the last two dimensions of `[N, channels, H, W]`, given from the last on: before, after."""
+    if mode != "constant" or value is not None:
+        raise NotImplementedError(f"ONNX: of padding only that with zeros is known; {_EXTEND}")
+    left, right, top, bottom = pad
+    return recorder.node("Pad", x, torch.tensor([0, 0, top, left, 0, 0, bottom, right]))
+
+
 def _avg_pool(recorder: _Recorder, x: Tensor, kernel_size: int, padding: int = 0) -> str:
     square = [kernel_size] * 2
     return recorder.node("AveragePool", x, kernel_shape=square, strides=square, pads=[padding] * 4, count_include_pad=1)
@@ -178,6 +186,8 @@ _WRITERS: Mapping[Any, Callable[..., str]] = {
     F.relu: lambda recorder, x, inplace=False: recorder.node("Relu", x),
     F.hardswish: lambda recorder, x, inplace=False: recorder.node("HardSwish", x),
     F.hardsigmoid: lambda recorder, x, inplace=False: recorder.node("HardSigmoid", x, alpha=1 / 6, beta=0.5),
+    torch.sigmoid: lambda recorder, x: recorder.node("Sigmoid", x),
+    F.pad: _pad,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _global_pool,
     F.linear: lambda recorder, x, weight, bias: recorder.node("Gemm", x, weight, bias, transB=1),

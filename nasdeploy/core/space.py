@@ -33,6 +33,14 @@ NETWORK = PartSpec("network")
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """The rule by which blocks inherit from the weights of their slot: leading channels, and the centre of kernels.
+
+    Another rule is a subclass, beside the blocks that it is for, whose family knows how to follow it.
+    """
+
+
+@dataclass(frozen=True)
 class Slot:
     """One position of the network and the choices that it reads."""
 
@@ -41,6 +49,8 @@ class Slot:
     part: PartSpec = NETWORK
     weights: str = ""
     """The name of an earlier slot whose weights this one computes with; by default it has weights of its own."""
+    sharing: Sharing = Sharing()
+    """How the blocks that may stand here share its weights."""
 
     @property
     def shares(self) -> bool:
@@ -294,7 +304,8 @@ class SearchSpace(ABC):
 def _place(slot: Slot) -> str:
     """Return how the digest names a slot: by its name alone where its part and its weights are the usual ones."""
     part = "" if slot.part.name == NETWORK.name else f"{slot.part.name}/"
-    return f"{part}{slot.name}{f'={slot.weights}' if slot.shares else ''}"
+    rule = "" if slot.sharing == Sharing() else f" by {slot.sharing}"
+    return f"{part}{slot.name}{f'={slot.weights}' if slot.shares else ''}{rule}"
 
 
 _PLANS_KEPT = 4096

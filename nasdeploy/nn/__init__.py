@@ -6,9 +6,12 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.core.plan import Block, Plan
-from nasdeploy.nn.mbconv import MBConvFamily, PoolHeadFamily, StemFamily
+from nasdeploy.core.space import Sharing
+from nasdeploy.nn.heads import PoolHeadFamily, StemFamily
+from nasdeploy.nn.inverted_residual import InvertedResidualFamily
 
 TensorsOf = Any
 """The tensors of one block: what its family's `slice` gives."""
@@ -21,11 +24,15 @@ class Family(Protocol):
     def calibrated(self) -> bool:
         """Whether blocks normalise by running statistics, which an extracted network has to find on batches."""
 
-    def cover(self, blocks: Sequence[Any], /) -> nn.Module:
-        """Make weights that serve all of the blocks."""
+    @property
+    def rules(self) -> tuple[type[Sharing], ...]:
+        """The sharing rules that the family can follow."""
+
+    def cover(self, blocks: Sequence[Any], sharing: Any, /) -> nn.Module:
+        """Make weights that serve all of the blocks, and hold what the sharing rule needs beside them."""
 
     def slice(self, weights: Any, block: Any, /) -> TensorsOf:
-        """Return the tensors of one block, taken from the weights: nested named tuples."""
+        """Return the tensors of one block, nested named tuples: views of the weights, or computed from them."""
 
     @property
     def forward(self) -> Callable[..., Tensor]:
@@ -38,8 +45,15 @@ class Family(Protocol):
         """Give normalisations the numbers of a trained network's: a runtime may fold fresh ones away."""
 
 
-FAMILIES: dict[type[Block], Family] = {Stem: StemFamily(), MBConv: MBConvFamily(), PoolHead: PoolHeadFamily()}
+FAMILIES: dict[type[Block], Family] = {
+    Stem: StemFamily(),
+    InvertedResidual: InvertedResidualFamily(),
+    MBConv: InvertedResidualFamily(),
+    PoolHead: PoolHeadFamily(),
+}
 """The family of each class of blocks."""
+
+_LEADING = Sharing()
 
 Forward = Callable[..., Tensor]
 """A family's `forward` for one block: `forward(tensors, *inputs, context=...)`."""
@@ -50,11 +64,12 @@ def eager(block: Block) -> Forward:
     return partial(FAMILIES[type(block)].forward, block)
 
 
-def cover(slot: str, own: Sequence[Block], sharing: Sequence[Block] = ()) -> nn.Module:
+def cover(slot: str, own: Sequence[Block], others: Sequence[Block] = (), rule: Sharing = _LEADING) -> nn.Module:
     """Make the weights of a slot, which serve its own blocks, and those of other slots that share them.
 
-    Its own blocks are of one class, whose family makes the weights; a sharing block of another class takes what it
-    finds there. Raises `ValueError` for a slot whose own blocks are of several classes, or of one without a family.
+    Its own blocks are of one class, whose family makes the weights; one of another class takes what it finds there.
+    `rule` is how they share. Raises `ValueError` for a slot whose own blocks are of several classes, or of one without
+    a family, or with one that cannot follow the rule.
     """
     kinds = list(dict.fromkeys(type(block) for block in own))
     if len(kinds) != 1:
@@ -62,7 +77,10 @@ def cover(slot: str, own: Sequence[Block], sharing: Sequence[Block] = ()) -> nn.
         raise ValueError(f"slot {slot}: its blocks have one set of weights, so they are of one class; found {names}")
     if kinds[0] not in FAMILIES:
         raise ValueError(f"slot {slot}: no family computes {kinds[0].__name__}; add one to nasdeploy.nn.FAMILIES")
-    return FAMILIES[kinds[0]].cover([*own, *(block for block in sharing if type(block) is kinds[0])])
+    family = FAMILIES[kinds[0]]
+    if type(rule) not in family.rules:
+        raise ValueError(f"slot {slot}: {kinds[0].__name__} blocks cannot inherit by {rule}")
+    return family.cover([*own, *(block for block in others if type(block) is kinds[0])], rule)
 
 
 def needs_calibration(plan: Plan) -> bool:

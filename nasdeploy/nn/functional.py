@@ -9,6 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasdeploy.core.space import Sharing
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -53,6 +55,13 @@ class NormTensors(NamedTuple):
     var: Tensor
 
 
+class ConvTensors(NamedTuple):
+    """A convolution without bias and its normalisation."""
+
+    weight: Tensor
+    norm: NormTensors
+
+
 def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
     """The leading `channels` of a normalisation."""
     weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
@@ -62,13 +71,13 @@ def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
     return NormTensors(weight[:channels], bias[:channels], mean[:channels], var[:channels])
 
 
-def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics) -> Tensor:
-    """Batch normalisation of `[N, channels, H, W]`."""
+def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float = BN_EPS) -> Tensor:
+    """Return `[N, channels, H, W]` normalised over the batch or by running statistics; `eps` is added to variances."""
     if statistics.synchronised:
-        return synchronised_batch_norm(x, norm.weight, norm.bias, BN_EPS)
+        return synchronised_batch_norm(x, norm.weight, norm.bias, eps)
     if statistics.batch and not statistics.momentum:
-        return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, BN_EPS)
-    return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, BN_EPS)
+        return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, eps)
+    return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, eps)
 
 
 class _Sum(torch.autograd.Function):
@@ -109,6 +118,7 @@ class BatchNormFamily:
     """What families of blocks with batch normalisation have in common."""
 
     calibrated = True
+    rules: tuple[type[Sharing], ...] = (Sharing,)
 
     @staticmethod
     def randomise(weights: nn.Module, draw: torch.Generator) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdeploy.blocks.mbconv import Activation, MBConv, PoolHead, Stem, strided
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import Activation, MBConv, strided
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, TensorType

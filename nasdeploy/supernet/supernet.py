@@ -131,7 +131,8 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 def _cover(space: SearchSpace, slot: Slot) -> nn.Module:
     """The weights of a slot for every block that may stand there, and in the slots that share them."""
     sharing = (other for other in space.slots if other.shares and other.weights == slot.name)
-    return cover(slot.name, _blocks(space, slot), [block for other in sharing for block in _blocks(space, other)])
+    others = [block for other in sharing for block in _blocks(space, other)]
+    return cover(slot.name, _blocks(space, slot), others, slot.sharing)
 
 
 def _blocks(space: SearchSpace, slot: Slot) -> list[Block]:

@@ -27,6 +27,7 @@ from nasdeploy.nn import eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.device import set_threads
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
+from nasdeploy.nn.inverted_residual import zero_last_scales
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
@@ -187,6 +188,7 @@ class Trainer:
     def _prepare(self, init: Path | None) -> TrainingState:
         torch.manual_seed(seed_for(self.data.seed, "weights"))
         supernet = Supernet(self.space)
+        zero_last_scales(supernet)
         if init is not None:
             initialise(supernet, init)
         supernet.to(device=self.ranks.device).to(memory_format=self.layout)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import FAMILIES
@@ -19,6 +20,8 @@ BLOCKS = {
     "no-expansion": MBConv(8, 16, 24, kernel_size=3, expand_ratio=1, stride=1, se=False, activation="swish"),
     "se-stride": MBConv(9, 16, 24, kernel_size=5, expand_ratio=4, stride=2, se=True, activation="swish"),
     "se-hswish": MBConv(8, 16, 16, kernel_size=5, expand_ratio=6, stride=1, se=True, activation="hswish"),
+    "efficientnet": InvertedResidual(9, 16, 16, 5, 48, 2, 8, "swish", "none", "sigmoid", "swish", 1e-3, "same"),
+    "mobilenet": InvertedResidual(8, 16, 16, 3, 40, 1, 16, "hswish", bn_eps=1e-3),
     "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),
 }
 ALLOWED = {"fp32": 1e-5, "fp16": 5e-3}

@@ -10,7 +10,8 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead
+from nasdeploy.blocks.heads import PoolHead
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
 from nasdeploy.convert.precision import to_fp16

@@ -5,7 +5,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from nasdeploy.blocks.mbconv import Stem
+from nasdeploy.blocks.heads import Stem
 from nasdeploy.convert import model_for, quick_onnx
 from nasdeploy.core.errors import UserError
 from nasdeploy.nn.network import Network, StaticBlock

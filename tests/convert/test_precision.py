@@ -5,7 +5,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.nn.network import StaticBlock

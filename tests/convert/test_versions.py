@@ -5,7 +5,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead
+from nasdeploy.blocks.heads import PoolHead
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.convert.versions import lowest

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, live_elements, on_device, split_name
 from nasdeploy.core.costs import NetworkCosts

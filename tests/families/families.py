@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from nasdeploy.core.plan import Block
+from nasdeploy.core.space import Sharing
 from nasdeploy.nn import FAMILIES, Family
 from nasdeploy.nn.functional import Context, slice_matrix
 from tests.families.blocks import Attend, Embed, Join, Lift, Mix, Summary, Unembed
@@ -48,6 +49,7 @@ class LayerNormFamily:
     """What families of the writer have in common: no running statistics."""
 
     calibrated = False
+    rules: tuple[type[Sharing], ...] = (Sharing,)
 
     @staticmethod
     def randomise(weights: nn.Module, draw: Generator) -> None:
@@ -58,7 +60,7 @@ class LayerNormFamily:
 
 
 class LiftWeights(nn.Module):
-    def __init__(self, blocks: Sequence[Lift]) -> None:
+    def __init__(self, blocks: Sequence[Lift], sharing: Sharing) -> None:
         super().__init__()
         self.linear = nn.Linear(blocks[0].inside, widest(blocks))
 
@@ -76,7 +78,7 @@ class LiftFamily(LayerNormFamily):
 
 
 class MixWeights(nn.Module):
-    def __init__(self, blocks: Sequence[Mix]) -> None:
+    def __init__(self, blocks: Sequence[Mix], sharing: Sharing) -> None:
         super().__init__()
         width, hidden = widest(blocks), max(block.hidden for block in blocks)
         self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
@@ -106,7 +108,7 @@ class MixFamily(LayerNormFamily):
 
 
 class NormWeights(nn.Module):
-    def __init__(self, blocks: Sequence[Summary | Join]) -> None:
+    def __init__(self, blocks: Sequence[Summary | Join], sharing: Sharing) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(widest(blocks))
 
@@ -136,7 +138,7 @@ class JoinFamily(LayerNormFamily):
 
 
 class EmbedWeights(nn.Module):
-    def __init__(self, blocks: Sequence[Embed | Unembed]) -> None:
+    def __init__(self, blocks: Sequence[Embed | Unembed], sharing: Sharing) -> None:
         super().__init__()
         self.table = nn.Embedding(blocks[0].vocabulary, widest(blocks))
 
@@ -166,7 +168,7 @@ class UnembedFamily(LayerNormFamily):
 
 
 class AttendWeights(nn.Module):
-    def __init__(self, blocks: Sequence[Attend]) -> None:
+    def __init__(self, blocks: Sequence[Attend], sharing: Sharing) -> None:
         super().__init__()
         width = widest(blocks)
         self.norm = nn.LayerNorm(width)

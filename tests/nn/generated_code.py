@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.progress import Progress
 from nasdeploy.nn import FAMILIES, eager
 from nasdeploy.nn.compiled import compiled

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
-from nasdeploy.nn.mbconv import MBConvWeights, PoolHeadWeights, StemWeights
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import MBConv
+from nasdeploy.nn.heads import PoolHeadWeights, StemWeights
+from nasdeploy.nn.inverted_residual import InvertedResidualWeights
 from nasdeploy.nn.network import Network, StaticBlock
 
 ACTIVATION = {"swish": nn.SiLU, "relu": nn.ReLU, "hswish": nn.Hardswish}
@@ -50,7 +52,7 @@ def stem(block: Stem, weights: StemWeights) -> nn.Module:
     return with_state(made, weights.conv, weights.norm)
 
 
-def mbconv(block: MBConv, weights: MBConvWeights) -> nn.Module:
+def mbconv(block: MBConv, weights: InvertedResidualWeights) -> nn.Module:
     inside, out, mid = block.in_channels, block.out_channels, block.mid_channels
     activation = ACTIVATION[block.activation]
     layers: list[nn.Module] = []
@@ -107,7 +109,7 @@ def reference(module: StaticBlock) -> nn.Module:
         assert isinstance(weights, StemWeights)
         return stem(block, weights)
     if isinstance(block, MBConv):
-        assert isinstance(weights, MBConvWeights)
+        assert isinstance(weights, InvertedResidualWeights)
         return mbconv(block, weights)
     assert isinstance(block, PoolHead)
     assert isinstance(weights, PoolHeadWeights)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import FAMILIES, Forward, eager

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nasdeploy.blocks.mbconv import MBConv
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert import model_for
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.profile import randomise_norms

@@ -4,7 +4,8 @@ from math import prod
 
 import pytest
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead
+from nasdeploy.blocks.heads import PoolHead
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.spaces import load_space

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nasdeploy.blocks.mbconv import InvertedResidual, MBConv, PoolHead, Stem, make_divisible, strided
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv, make_divisible, strided
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType
 from nasdeploy.nn.network import Network, StaticBlock

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdeploy.blocks.mbconv import MBConv, PoolHead, Stem
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.plan import Block
+from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import BATCH, RUNNING, Context, Statistics
-from nasdeploy.nn.mbconv import MBConvFamily, MBConvWeights
+from nasdeploy.nn.inverted_residual import InvertedResidualFamily, InvertedResidualWeights, zero_last_scales
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
 from tests.nn.reference import randomise, reference, reference_network
@@ -25,8 +27,10 @@ def mbconv(
 
 
 def shortcut_alone(block: MBConv) -> nn.Module:
-    """A fresh block: the scale of its last normalisation is zero, so that the shortcut alone is left."""
-    return StaticBlock(block).double()
+    """A block whose shortcut alone is left: the scale of its last normalisation is zero."""
+    module = StaticBlock(block).double()
+    zero_last_scales(module)
+    return module
 
 
 BLOCKS = [
@@ -64,16 +68,17 @@ def test_a_fresh_block_is_initialised_as_torch_does() -> None:
     weights = StaticBlock(block).weights
     torch.manual_seed(0)
     others = [nn.Conv2d(16, 64, 1, bias=False), nn.Conv2d(64, 64, 5, groups=64, bias=False)]
-    assert isinstance(weights, MBConvWeights)
+    assert isinstance(weights, InvertedResidualWeights)
     assert weights.expand is not None
     assert torch.equal(weights.expand.weight, others[0].weight)
     assert torch.equal(weights.depthwise.weight, others[1].weight)
     assert {n.eps for n in weights.modules() if isinstance(n, nn.BatchNorm2d)} == {1e-5}
 
 
-def test_the_last_scale_of_every_inverted_residual_starts_at_zero() -> None:
+def test_the_last_scale_of_every_inverted_residual_of_alphanet_is_set_to_zero() -> None:
     space = load_space("alphanet")
     network = Network(space.plan(space.largest()))
+    zero_last_scales(network)
     norms = {name: norm for name, norm in network.named_modules() if isinstance(norm, nn.BatchNorm2d)}
     last = {name for name in norms if name.endswith("project_norm")}
     assert len(last) == 37
@@ -192,10 +197,10 @@ def test_the_gate_is_a_hard_sigmoid() -> None:
 
 def test_smaller_blocks_take_leading_channels_and_the_centre_of_the_kernel() -> None:
     large, small = mbconv(6, 24, 32, kernel=7, expand=6), mbconv(6, 16, 24, kernel=3, expand=4)
-    weights = MBConvFamily.cover([small, large])
+    weights = InvertedResidualFamily.cover([small, large], Sharing())
     randomise(weights)
     with torch.no_grad():
-        sliced = MBConvFamily.slice(weights, small)
+        sliced = InvertedResidualFamily.slice(weights, small)
         assert weights.depthwise.weight.shape == (144, 1, 7, 7)
         assert torch.equal(sliced.depthwise.weight, weights.depthwise.weight[:64, :, 2:5, 2:5])
         assert weights.expand is not None
@@ -212,9 +217,9 @@ def test_smaller_blocks_take_leading_channels_and_the_centre_of_the_kernel() -> 
 
 
 def test_weights_hold_only_what_some_block_needs() -> None:
-    weights = MBConvFamily.cover([mbconv(6, 16, 16, expand=1, se=False)])
+    weights = InvertedResidualFamily.cover([mbconv(6, 16, 16, expand=1, se=False)], Sharing())
     assert (weights.expand, weights.reduce, weights.restore, weights.shortcut) == (None, None, None, None)
-    weights = MBConvFamily.cover([mbconv(6, 16, 16, expand=1), mbconv(6, 16, 24, expand=2)])
+    weights = InvertedResidualFamily.cover([mbconv(6, 16, 16, expand=1), mbconv(6, 16, 24, expand=2)], Sharing())
     assert weights.expand is not None
     assert weights.expand.out_channels == 32
     assert weights.shortcut is not None

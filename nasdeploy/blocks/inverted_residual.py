@@ -1,9 +1,10 @@
-"""Blocks of MobileNet-like networks: stem convolution, MBConv and pooling head (AlphaNet, Table 7)."""
+"""Inverted residual blocks, which MobileNets, EfficientNets, once-for-all and AlphaNet are made of."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from nasdeploy.core.plan import Block, TensorType, key_of
+from nasdeploy.core.space import Sharing
 
 Activation = Literal["swish", "relu", "hswish"]
 Gate = Literal["hardsigmoid", "sigmoid"]
@@ -28,36 +29,8 @@ def strided(side: int, stride: int) -> int:
 
 
 @dataclass(frozen=True)
-class Stem(Block):
-    """Convolution, batch normalisation, activation: `[3, side, side] -> [out_channels, side / stride, ...]`."""
-
-    side: int
-    out_channels: int
-    kernel_size: int
-    stride: int
-    activation: Activation
-    in_channels: int
-
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """One image."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """Feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
-    def macs(self) -> int:
-        """The multiply-accumulates of the convolution."""
-        return self.output.shape[1] ** 2 * self.out_channels * self.in_channels * self.kernel_size**2
-
-    @property
-    def params(self) -> int:
-        """Convolution without bias, and batch normalisation."""
-        return self.out_channels * (self.in_channels * self.kernel_size**2 + 2)
+class KernelTransform(Sharing):
+    """Smaller kernels are the centre of the next larger one, times a learned matrix (once-for-all, section 3.3)."""
 
 
 @dataclass(frozen=True)
@@ -191,51 +164,3 @@ class MBConv(InvertedResidual):
 
 
 _MADE_FROM = ("side", "in_channels", "out_channels", "kernel_size", "expand_ratio", "stride", "se", "activation")
-
-
-@dataclass(frozen=True)
-class PoolHead(Block):
-    """The efficient last stage: 1x1 convolution, pooling, 1x1 convolution without normalisation, classifier.
-
-    `[in_channels, side, side] -> [classes]`, logits.
-    """
-
-    side: int
-    in_channels: int
-    out_channels: int
-    expand_ratio: int
-    classes: int
-    activation: Activation
-
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """One feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """Logits."""
-        return TensorType((self.classes,))
-
-    @property
-    def mid_channels(self) -> int:
-        """Channels before pooling."""
-        return make_divisible(self.in_channels * self.expand_ratio)
-
-    @property
-    def macs(self) -> int:
-        """The multiply-accumulates of the two convolutions and the classifier."""
-        expand = self.side**2 * self.in_channels * self.mid_channels
-        return expand + self.mid_channels * self.out_channels + self.out_channels * self.classes
-
-    @property
-    def params(self) -> int:
-        """The parameters of the first convolution with its normalisation, the second, and the classifier with its
-        bias."""
-        expand = self.mid_channels * (self.in_channels + 2)
-        return expand + self.mid_channels * self.out_channels + (self.out_channels + 1) * self.classes
-
-    @property
-    def live(self) -> int:
-        """Input and output of the first convolution."""
-        return (self.in_channels + self.mid_channels) * self.side**2

@@ -1,0 +1,102 @@
+"""Weights and computation of stem and pooling head. Widths are leading channels."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.core.space import Sharing
+from nasdeploy.nn.functional import (
+    ACTIVATIONS,
+    BN_EPS,
+    BatchNormFamily,
+    Context,
+    ConvTensors,
+    batch_norm,
+    slice_matrix,
+    slice_norm,
+)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BN_EPS)
+
+
+class StemWeights(nn.Module):
+    """Weights that serve several stems of one kernel size."""
+
+    def __init__(self, blocks: Sequence[Stem], sharing: Sharing) -> None:
+        super().__init__()
+        first, out = blocks[0], max(block.out_channels for block in blocks)
+        self.conv = nn.Conv2d(first.in_channels, out, first.kernel_size, bias=False)
+        self.norm = _norm(out)
+
+
+class StemFamily(BatchNormFamily):
+    """Stem convolution."""
+
+    cover = StemWeights
+
+    @staticmethod
+    def slice(weights: StemWeights, block: Stem) -> ConvTensors:
+        """Return the leading output channels."""
+        out = block.out_channels
+        return ConvTensors(slice_matrix(weights.conv.weight, out, block.in_channels), slice_norm(weights.norm, out))
+
+    @staticmethod
+    def forward(block: Stem, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, 3, side, side] -> [N, out_channels, ...]`."""
+        x = F.conv2d(x, tensors.weight, None, block.stride, block.kernel_size // 2)
+        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics))
+
+
+class PoolHeadWeights(nn.Module):
+    """Weights that serve several pooling heads of one number of classes."""
+
+    def __init__(self, blocks: Sequence[PoolHead], sharing: Sharing) -> None:
+        super().__init__()
+        mid, out = max(block.mid_channels for block in blocks), max(block.out_channels for block in blocks)
+        self.expand = nn.Conv2d(max(block.in_channels for block in blocks), mid, 1, bias=False)
+        self.expand_norm = _norm(mid)
+        self.project = nn.Conv2d(mid, out, 1, bias=False)
+        self.classifier = nn.Linear(out, blocks[0].classes)
+
+
+class PoolHeadTensors(NamedTuple):
+    """Everything that one head computes with."""
+
+    expand: ConvTensors
+    project: Tensor
+    classifier: Tensor
+    classifier_bias: Tensor
+
+
+class PoolHeadFamily(BatchNormFamily):
+    """1x1 convolution, global average pooling, 1x1 convolution, classifier."""
+
+    cover = PoolHeadWeights
+
+    @staticmethod
+    def slice(weights: PoolHeadWeights, block: PoolHead) -> PoolHeadTensors:
+        """Return the leading channels."""
+        mid, out = block.mid_channels, block.out_channels
+        return PoolHeadTensors(
+            ConvTensors(
+                slice_matrix(weights.expand.weight, mid, block.in_channels), slice_norm(weights.expand_norm, mid)
+            ),
+            slice_matrix(weights.project.weight, out, mid),
+            slice_matrix(weights.classifier.weight, block.classes, out),
+            weights.classifier.bias,
+        )
+
+    @staticmethod
+    def forward(block: PoolHead, tensors: PoolHeadTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, in_channels, side, side] -> [N, classes]`; what is dropped are features before the classifier."""
+        activation = ACTIVATIONS[block.activation]
+        x = activation(batch_norm(F.conv2d(x, tensors.expand.weight), tensors.expand.norm, context.statistics))
+        x = activation(F.conv2d(F.adaptive_avg_pool2d(x, 1), tensors.project)).flatten(1)
+        if context.drop:
+            x = F.dropout(x, context.drop)
+        return F.linear(x, tensors.classifier, tensors.classifier_bias)
