@@ -41,7 +41,7 @@ def _facts(device: "Device") -> dict[str, Any]:
 
 
 def _lacking(device: "Device") -> list[str]:
-    """What has to be done on this machine before the device can be used; of a board only what reaches it."""
+    """Say what has to be done on this machine before the device can be used; of a board only what reaches it."""
     from importlib.util import find_spec
 
     from nasdeploy.runtimes import described_runtime

@@ -83,7 +83,7 @@ def profile(
 
 
 def _of_run(directory: str | None, progress: "Progress") -> tuple["SearchSpace", str]:
-    """Space and device of a run."""
+    """Return the space and the device of a run."""
     from nasdeploy.recipe import recipe_of, space_of
 
     run = chosen_run(directory)

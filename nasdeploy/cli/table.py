@@ -109,7 +109,7 @@ def diff(first: TableArgument, second: TableArgument, space: SpaceOption = None,
 
 
 def _space_of(table: "LatencyTable", given: str | None) -> "SearchSpace | None":
-    """The table's space if it can be found; raises `UserError` if the one that was given is another."""
+    """Return the table's space if it can be found; raises `UserError` if the one that was given is another."""
     from nasdeploy.spaces import SPACES, load_space
 
     measured = table.conditions
@@ -250,7 +250,7 @@ def _counted(counts: dict[str, Any]) -> str:
 
 
 def _grid(rows: list[tuple[str, str]]) -> str:
-    """Names beside values, which are folded to the width of the terminal."""
+    """Lay out names beside values, which are folded to the width of the terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -41,7 +41,7 @@ class Difference:
     """The differences of a second table from a first one."""
 
     conditions: list[str]
-    """One line for each condition that differs."""
+    """The conditions that differ, in one line each."""
     entries: Ratios | None
     networks: Ratios | None
     only_first: list[str]

@@ -38,7 +38,7 @@ class Fingerprint:
     cpu_quota: float | None = None
     """The processors' worth of time that the control groups leave, as containers have it; None for no limit."""
     idle_ms: float = 0.0
-    """Milliseconds of doing nothing before each call of a whole network."""
+    """The milliseconds of doing nothing before each call of a whole network."""
 
 
 def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:

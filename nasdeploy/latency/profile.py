@@ -87,7 +87,7 @@ def profile(
 
 
 def _over(budget_s: float, took: Mapping[str, float]) -> str | None:
-    """What to say where it took more than the given time; None where it did not, but for a tenth."""
+    """Say what took the time where it was more than the given one; None where it did not, but for a tenth."""
     if sum(took.values()) <= _ABOUT * budget_s:
         return None
     parts = ", ".join(f"{what} {duration(seconds)}" for what, seconds in took.items())
@@ -101,7 +101,7 @@ _ABOUT = 1.1
 
 
 def measure_pace(space: SearchSpace, device: Device, runner: Runner, protocol: MeasurementProtocol) -> Pace:
-    """How long things take, from a few blocks; those that the runtime refuses are not among them."""
+    """Measure how long things take, from a few blocks; those that the runtime refuses are not among them."""
     blocks, trial = sampled_blocks(space), trial_protocol(protocol)
     models = {key: partial(block_model, block, device) for key, block in blocks.items()}
     # What is imported for the first model is no part of the others.
@@ -119,7 +119,7 @@ def measure_pace(space: SearchSpace, device: Device, runner: Runner, protocol: M
 def _profile(
     space: SearchSpace, device: Device, path: Path, pace: Pace, campaign: Campaign, conditions: Conditions
 ) -> tuple[LatencyTable, dict[str, float]]:
-    """The table, and the seconds that its parts took."""
+    """Return the table, and the seconds that its parts took."""
     start = perf_counter()
     protocol, journal = campaign.protocol, campaign.journal
     # One that was stopped goes on as it began.
@@ -157,7 +157,7 @@ def _in_random_order(items: Sequence[T], name: str) -> list[T]:
 def choose_networks(
     space: SearchSpace, entries: Mapping[str, Timing], protocol: MeasurementProtocol
 ) -> dict[Arch, Role]:
-    """Whole networks to measure, spread over the latency range; both ends of it are for calibration."""
+    """Choose whole networks to measure, spread over the latency range; both ends of it are for calibration."""
     number = protocol.calibration_networks + protocol.held_out_networks
     archs = stratified(space, entry_cost(entries), number, generator(0, "choice of networks"))
     calibrating = ceil(len(archs) * protocol.calibration_networks / number)
@@ -173,18 +173,18 @@ def _open_journal(path: Path, conditions: Conditions, progress: Progress) -> Jou
 
 
 def block_model(block: Block, device: Device) -> Model:
-    """A block with random weights, to be measured."""
+    """Make a block with random weights, to be measured."""
     return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
-    """The graph that tells whether the machine is as fast as usual."""
+    """Make the graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
     return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:
-    """A whole network with random weights, to be measured."""
+    """Make a whole network with random weights, to be measured."""
     return _model(Network(plan), tuple(tensor.shape for _, tensor in plan.only.inputs), device)
 
 

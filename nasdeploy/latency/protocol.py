@@ -129,7 +129,7 @@ class Timing:
     at: str
     noise: Noise = ""
     reference: float | None = None
-    """Undisturbed seconds of the reference graph meanwhile, if there was one."""
+    """The undisturbed seconds of the reference graph meanwhile, if there was one."""
     throughput: SustainedCalls | None = None
     """The throughput; None where it was not measured."""
     processes: tuple[float, ...] = ()

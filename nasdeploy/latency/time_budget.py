@@ -19,16 +19,16 @@ from nasdeploy.latency.table import Conditions
 from nasdeploy.store.files import read_json_lines
 
 SAMPLED = 8
-"""Blocks that are timed beforehand."""
+"""The number of blocks that are timed beforehand."""
 
 
 def trial_protocol(protocol: MeasurementProtocol) -> MeasurementProtocol:
-    """The quickest look at a block that still tells how long it takes."""
+    """Return the quickest look at a block that still tells how long it takes."""
     return replace(protocol, blocks=Rounds(SAMPLED, 1), warmup=2, discarded=0, kept=1, shortest_group_s=0)
 
 
 def sampled_blocks(space: SearchSpace) -> dict[str, Block]:
-    """Blocks spread over the range of MACs, the cheapest and the dearest included."""
+    """Return blocks spread over the range of MACs, the cheapest and the dearest included."""
     blocks = blocks_by_macs(space)
     return {blocks[index].key: blocks[index] for index in evenly(len(blocks), SAMPLED)}
 
@@ -59,12 +59,12 @@ class Pace:
         return cls(opening, float(call), float(per_largest) / max(macs.max(), 1.0))
 
     def of_blocks(self, blocks: Sequence[Block], protocol: MeasurementProtocol) -> float:
-        """Seconds for measuring `blocks` one by one, references included."""
+        """Return the seconds for measuring `blocks` one by one, references included."""
         seconds = np.array([self.call + self.per_mac * block.macs for block in blocks])
         return self._measuring(seconds, self.opening, protocol.blocks, protocol)
 
     def of_networks(self, space: SearchSpace, number: int, protocol: MeasurementProtocol) -> float:
-        """Seconds for measuring so many whole networks, spread over the range at equal ratios."""
+        """Return the seconds for measuring so many whole networks, spread over the range at equal ratios."""
         plans = [space.plan(arch) for arch in (space.smallest(), space.largest())]
         fastest, slowest = (plan.total(lambda block: self.call + self.per_mac * block.macs) for plan in plans)
         opening = self.opening * sum(len(plan.steps) for plan in plans) / 2
@@ -82,7 +82,7 @@ class Pace:
 
 
 def total(pace: Pace, space: SearchSpace, protocol: MeasurementProtocol) -> float:
-    """Seconds for a whole table."""
+    """Return the seconds for a whole table."""
     number = protocol.calibration_networks + protocol.held_out_networks
     blocks = list(space.distinct_blocks().values())
     return pace.of_blocks(blocks, protocol) + pace.of_networks(space, number, protocol)
@@ -91,7 +91,7 @@ def total(pace: Pace, space: SearchSpace, protocol: MeasurementProtocol) -> floa
 def within(
     budget: float, pace: Pace, space: SearchSpace, protocol: MeasurementProtocol, spent: float = 0.0
 ) -> MeasurementProtocol:
-    """The most thorough form of `protocol` that takes at most what `spent` seconds leave of `budget` seconds.
+    """Return the most thorough form of `protocol` that takes at most what `spent` seconds leave of `budget` seconds.
 
     Every block is measured in any case, since a table that lacks one is of no use; then visits are given up first,
     because a median needs few runs, and whole networks last, because the table's error is theirs. Raises `UserError`
@@ -112,7 +112,7 @@ def within(
 def with_networks_within(
     budget: float, pace: Pace, space: SearchSpace, protocol: MeasurementProtocol, slower: float
 ) -> MeasurementProtocol:
-    """The form of `protocol`, after its blocks, whose whole networks take at most `budget` seconds; the least if none.
+    """Return the form of `protocol`, after its blocks, whose networks take at most `budget` seconds; the least if none.
 
     `slower`: how many times as long as by `pace` the blocks took.
     """
@@ -154,7 +154,7 @@ def _part(whole: int, share: float) -> int:
 
 
 def begun_with(journal: Path) -> MeasurementProtocol | None:
-    """The protocol of a measurement that was stopped; None if there is none, or its journal is damaged."""
+    """Read the protocol of a measurement that was stopped; None if there is none, or its journal is damaged."""
     try:
         lines = read_json_lines(journal) if journal.exists() else []
         return parse(Conditions, lines[0]["conditions"], str(journal)).protocol if lines else None

@@ -23,7 +23,7 @@ RUNTIMES: Mapping[str, Runtime] = {
 
 
 def described_runtime(device: Target) -> Runtime:
-    """The device's runtime, installed here or not; raises `UserError` if it is unknown or lacks the precision."""
+    """Return the device's runtime, installed or not; raises `UserError` if it is unknown or lacks the precision."""
     if device.runtime not in RUNTIMES:
         known = suggestion(device.runtime, RUNTIMES)
         raise UserError(f"device {device.name}: unknown runtime '{device.runtime}'{known}")
@@ -39,7 +39,7 @@ def described_runtime(device: Target) -> Runtime:
 
 
 def runtime_of(device: Target) -> Runtime:
-    """The device's runtime, ready on this machine; raises `UserError` if it is not, or the device is elsewhere."""
+    """Return the device's runtime, ready to run; raises `UserError` if it is not, or the device is elsewhere."""
     runtime = described_runtime(device)
     if not device.is_local:
         raise UserError(

@@ -3,7 +3,7 @@
 import ctypes
 
 TF32 = "tf32"
-"""Option that lets fp32 be computed as TF32, which rounds factors to 10 bits. Off, so that fp32 is fp32."""
+"""The option that lets fp32 be computed as TF32, which rounds factors to 10 bits. Off, so that fp32 is fp32."""
 
 _DRIVER = "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -12,7 +12,7 @@ _LONGEST_NAME = 256
 
 
 def missing_gpu() -> str | None:
-    """Why this machine has no GPU that can be used, with what to do; None if it has one."""
+    """Say why this machine has no GPU that can be used, with what to do; None if it has one."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -23,7 +23,7 @@ def missing_gpu() -> str | None:
 
 
 def gpu() -> str:
-    """The first GPU and its driver, e.g. `NVIDIA GeForce RTX 4090, driver for CUDA 13.0`: they move latencies."""
+    """Return the first GPU and its driver, e.g. `NVIDIA GeForce RTX 4090, driver for CUDA 13.0`: they matter."""
     driver = ctypes.CDLL(_DRIVER)
     device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(_LONGEST_NAME)
     driver.cuInit(0)

@@ -14,7 +14,7 @@ from nasdeploy.core.settings import Settings, load_yaml, parse
 from nasdeploy.runtimes.runtime import Precision
 
 LOCAL = "local"
-"""This machine."""
+"""The host that is this machine."""
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,19 @@ class Device(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$")
     runtime: str
     host: Host = LOCAL
-    """`local`, or `ssh://user@host[:port]`."""
+    """The host: `local`, or `ssh://user@host[:port]`."""
     hosts: tuple[Host, ...] = ()
-    """Several equal boards that share the work, in place of `host`."""
+    """The equal boards that share the work, in place of `host`."""
     python: str = Field(default="python3", min_length=1)
     """The Python of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
     precision: Precision = "fp32"
     batch: int = Field(default=1, ge=1, le=65536)
     threads: int = Field(default=1, ge=1, le=1024)
     idle_ms: float = Field(default=0.0, ge=0, le=10_000)
-    """Milliseconds that the application does nothing for before each call, e.g. until a camera's next picture. Whole
-    networks are measured after as much; 0: back to back."""
+    """The milliseconds that the application does nothing for before each call, e.g. until a camera's next picture.
+    Whole networks are measured after as much; 0: back to back."""
     options: dict[str, str] = Field(default_factory=dict)
-    """Passed on to the runtime; each runtime's file says what it takes."""
+    """The options that are passed on to the runtime; each runtime's file says what it takes."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Device":
@@ -105,7 +105,7 @@ class Device(Settings):
 
 
 def load_device(name_or_path: str | Path) -> Device:
-    """The device of a file, or one that comes with nasdeploy; raises `UserError` if there is none or it is wrong."""
+    """Read the device of a file, or one of nasdeploy's own; raises `UserError` if there is none or it is wrong."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         path = _shipped(str(name_or_path))

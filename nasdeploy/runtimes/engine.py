@@ -20,11 +20,11 @@ class EngineHeader:
     version: str
     """The version of the SDK that built it, which is the only one that loads it, e.g. `1.7.1`."""
     capabilities: tuple[str, ...]
-    """Compute capabilities that it is for; empty where it is only for the GPU that it was built on."""
+    """The compute capabilities that it is for; empty where it is only for the GPU that it was built on."""
 
 
 def read_header(content: bytes) -> EngineHeader:
-    """The header of an engine; raises `ValueError`, in words, for what is none, or is not whole."""
+    """Read the header of an engine; raises `ValueError`, in words, for what is none, or is not whole."""
     if len(content) < _LENGTH or not content.startswith(MAGIC) or content[28:32] != MAGIC:
         raise ValueError("it does not begin as an engine does")
     size = int.from_bytes(content[16:24], "little")

@@ -33,7 +33,7 @@ from nasdeploy.runtimes.runtime import (
 )
 
 _HEADER = 40
-"""Bytes from the start to the end of the extended header."""
+"""The bytes from the start to the end of the extended header."""
 _METHOD = "forward"
 _TYPES = {6: "float32"}
 """The types by ExecuTorch's `ScalarType`, as far as exports have them."""
@@ -50,15 +50,15 @@ class ExecuTorch:
         self._opened: WeakSet[ExecuTorchSession] = WeakSet()
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return None if find_spec("executorch") else "pip install executorch"
 
     def obstacle(self) -> str | None:
-        """Nothing: every machine has a CPU."""
+        """Return None: every machine has a CPU."""
         return None
 
     def version(self) -> str:
-        """Version of the package."""
+        """Return the version of the package."""
         return version("executorch")
 
     def computes(self, precision: Precision) -> Precision:
@@ -66,7 +66,7 @@ class ExecuTorch:
         return precision
 
     def open(self, model: Model, device: Target) -> "ExecuTorchSession":
-        """The program; raises `UserError` for what is none, is damaged, or takes no batch as large as the device's."""
+        """Open the program; raises `UserError` for what is none, is damaged, or takes no batch of the device's size."""
         name, content = _content(model)
         only((), device)
         with _silenced():
@@ -122,7 +122,7 @@ def check_program(content: bytes) -> None:
 
 
 def _native() -> Any:
-    """Torch, whose tensors are its own, comes first. The package around it would import the whole exporter."""
+    """Import the native part, after torch, whose tensors it uses; the package around it imports the exporter."""
     import torch  # noqa: F401
     from executorch.extension.pybindings import _C
 
@@ -130,7 +130,7 @@ def _native() -> Any:
 
 
 def _content(model: Model) -> tuple[str, bytes]:
-    """Name, for messages, and content."""
+    """Return a name, for messages, and content."""
     if isinstance(model, TorchModel):
         raise UserError(
             "the model: ExecuTorch opens .pte files, not modules; write one with `nd.export(format=executorch)`"

@@ -57,25 +57,25 @@ class OnnxRuntime:
     oldest: str | None = _OLDEST
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return None if find_spec("onnxruntime") else "pip install onnxruntime"
 
     def obstacle(self) -> str | None:
-        """Nothing: every machine has a CPU."""
+        """Return None: every machine has a CPU."""
         return None
 
     def version(self) -> str:
-        """Version of the package."""
+        """Return the version of the package."""
         import onnxruntime
 
         return str(onnxruntime.__version__)
 
     def computes(self, precision: Precision) -> Precision:
-        """Processors of the x86 family have no kernels for fp16."""
+        """Return fp32 for fp16 on processors of the x86 family, which have no kernels for it."""
         return "fp32" if precision == "fp16" and machine() in _X86 else precision
 
     def open(self, model: Model, device: Target) -> Session:
-        """A session with the device's threads and options; raises `UserError` for a model that cannot be loaded."""
+        """Open a session with the device's threads and options; raises `UserError` for what cannot be loaded."""
         return _OnnxSession(_load(model, device, device.options, [_CPU]), device.batch, "cpu")
 
 
@@ -98,7 +98,7 @@ class OnnxRuntimeCuda:
         return missing_gpu()
 
     def version(self) -> str:
-        """Versions of the package and of the CUDA that it was built for, and the GPU."""
+        """Return the versions of the package and of the CUDA that it was built for, and the GPU."""
         import onnxruntime
 
         return f"{onnxruntime.__version__} CUDA {onnxruntime.cuda_version} on {gpu()}"
@@ -108,7 +108,7 @@ class OnnxRuntimeCuda:
         return precision
 
     def open(self, model: Model, device: Target) -> Session:
-        """A session on the first GPU; raises `UserError` for a model, or a CUDA, that cannot be loaded."""
+        """Open a session on the first GPU; raises `UserError` for a model, or a CUDA, that cannot be loaded."""
         import onnxruntime
 
         # CUDA and cuDNN as pip installs them lie where the loader does not look.
@@ -159,7 +159,7 @@ def _configure(options: Any, device: Target, entries: Mapping[str, str]) -> None
 
 
 def onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises for a model or an input that it refuses."""
+    """Return what ONNX Runtime raises for a model or an input that it refuses."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
@@ -196,7 +196,7 @@ class _OnnxSession:
         self._session.run_with_iobinding(self._binding)
 
     def _bind(self) -> Any:
-        """Inputs prepared once where the provider computes, so that a call hands over nothing."""
+        """Prepare inputs once where the provider computes, so that a call hands over nothing."""
         from onnxruntime import OrtValue
 
         rng = np.random.default_rng(0)

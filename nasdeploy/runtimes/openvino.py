@@ -21,7 +21,7 @@ _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
 
 @cache
 def the_core() -> Any:
-    """The one `openvino.Core` of this process, which is kept until it ends.
+    """Return the one `openvino.Core` of this process, which is kept until it ends.
 
     Each sets up a stack for signal handlers and gives back the one before when it is closed. Of two that are closed in
     the order in which they were opened, the memory of the first stays the stack, and the next signal ends the process.
@@ -39,26 +39,26 @@ class OpenVino:
     oldest: str | None = None
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return None if find_spec("openvino") else "pip install openvino"
 
     def obstacle(self) -> str | None:
-        """Nothing: every machine has a CPU."""
+        """Return None: every machine has a CPU."""
         return None
 
     def version(self) -> str:
-        """Version of the package."""
+        """Return the version of the package."""
         import openvino
 
         return str(openvino.__version__)
 
     def computes(self, precision: Precision) -> Precision:
-        """Few processors compute in fp16."""
+        """Return fp32 for fp16 on most processors: few compute in it."""
         able = the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return precision if precision.upper() in able else "fp32"
 
     def open(self, model: Model, device: Target) -> Session:
-        """A compiled model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
+        """Compile a model; raises `UserError` for one that cannot be loaded, or an option that is refused."""
         name, content = _file_or_bytes(model)
         core = the_core()
         try:
@@ -73,7 +73,7 @@ class OpenVino:
 
 
 def _file_or_bytes(model: Model) -> tuple[str, Path | bytes]:
-    """Name, for messages, and what OpenVINO reads: its own representation lies in two files, of which this is one."""
+    """Return a name, for messages, and what OpenVINO reads: of its own representation's two files this is one."""
     if isinstance(model, Path) and model.suffix == ".xml":
         return str(model), model
     return content_of(model)
@@ -128,7 +128,7 @@ class _OpenVinoSession:
         self._request.infer(share_inputs=True, share_outputs=True)
 
     def _bind(self) -> None:
-        """Inputs that the request keeps, so that a call hands over nothing."""
+        """Give the request inputs that it keeps, so that a call hands over nothing."""
         from openvino import Tensor
 
         rng = np.random.default_rng(0)

@@ -33,15 +33,15 @@ class PyTorch:
     oldest: str | None = None
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return None if find_spec("torch") else "pip install torch"
 
     def obstacle(self) -> str | None:
-        """Nothing: every machine has a CPU."""
+        """Return None: every machine has a CPU."""
         return None
 
     def version(self) -> str:
-        """Version of the package."""
+        """Return the version of the package."""
         return version("torch")
 
     def computes(self, precision: Precision) -> Precision:
@@ -49,7 +49,7 @@ class PyTorch:
         return precision
 
     def open(self, model: Model, device: Target) -> Session:
-        """The module, called once; raises `UserError` if that fails, or for a file."""
+        """Open the module and call it once; raises `UserError` if that fails, or for a file."""
         if not isinstance(model, TorchModel):
             name = "the model" if isinstance(model, bytes) else str(model)
             raise UserError(
@@ -95,7 +95,7 @@ class _TorchSession:
         self._forward(self._fixed)
 
     def _forward(self, inputs: Sequence[Any]) -> Any:
-        """The number of threads is the process's, so it is the session's for the time of a call only."""
+        """Set the number of threads, which is the process's, and so is the session's for the time of a call only."""
         import torch
 
         before = torch.get_num_threads()

@@ -26,6 +26,10 @@ Form = Literal["onnx", "module", "program"]
 """What a runtime opens: an ONNX file, a PyTorch module in this process, or only a file of its own that was exported."""
 
 
+LARGEST_BATCH = 32
+"""The largest batch that a file with a dynamic batch is made for, if the device's is not larger."""
+
+
 @dataclass(frozen=True)
 class TorchModel:
     """A module as PyTorch runs it.
@@ -51,27 +55,27 @@ class Target(Protocol):
 
     @property
     def runtime(self) -> str:
-        """Key in `RUNTIMES`."""
+        """The key in `RUNTIMES`."""
 
     @property
     def precision(self) -> Precision:
-        """What the model was converted to. A runtime only follows it in what the model does not say itself."""
+        """The precision that the model was converted to; it counts in what the model does not say itself."""
 
     @property
     def batch(self) -> int:
-        """Samples in a call, where the model leaves that open."""
+        """The samples in a call, where the model leaves that open."""
 
     @property
     def threads(self) -> int:
-        """Threads inside an operator."""
+        """The threads inside an operator."""
 
     @property
     def idle_ms(self) -> float:
-        """Milliseconds of doing nothing before each call; sessions know nothing of it."""
+        """The milliseconds of doing nothing before each call; sessions know nothing of it."""
 
     @property
     def options(self) -> Mapping[str, str]:
-        """Whatever else the runtime can be told."""
+        """The other things that the runtime can be told."""
 
     @property
     def is_local(self) -> bool:
@@ -92,7 +96,7 @@ class Execution:
 
     @classmethod
     def of(cls, target: Target) -> "Execution":
-        """What runs on the machine that `target` names, whichever that is."""
+        """Return what runs on the machine that `target` names, whichever that is."""
         return cls(
             target.name,
             target.runtime,
@@ -105,7 +109,7 @@ class Execution:
 
     @property
     def is_local(self) -> bool:
-        """Always: it says nothing of other machines."""
+        """Whether it runs here, as it always does: it says nothing of other machines."""
         return True
 
 
@@ -114,16 +118,16 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, Shape]:
-        """Shapes by input name, with the device's batch in place of a dynamic batch dimension."""
+        """The shapes by input name, with the device's batch in place of a dynamic batch dimension."""
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """The model's outputs, in its order, for one array per input (any batch from 1 on if the model's is dynamic).
+        """Return the model's outputs, in its order, for one array per input (of any batch if the model's is dynamic).
 
         Raises `UserError` for an empty batch.
         """
 
     def call(self) -> None:
-        """One call on fixed random inputs of the device's batch, outputs left where they are: what is timed."""
+        """Make one call on fixed random inputs of the device's batch, outputs left where they are: what is timed."""
 
     def close(self) -> None:
         """Give back the memory; the session cannot be used afterwards."""
@@ -142,19 +146,19 @@ class Runtime(Protocol):
         """The first version that opens the models that are measured; None where none is known to be too old."""
 
     def missing(self) -> str | None:
-        """What has to be installed for it, as a command; None if nothing. Imports nothing."""
+        """Return what has to be installed for it, as a command; None if nothing. Imports nothing."""
 
     def obstacle(self) -> str | None:
-        """What else keeps it from running on this machine, such as a driver, with what to do; None if nothing."""
+        """Say what else keeps it from running on this machine, such as a driver, with what to do; None if nothing."""
 
     def version(self) -> str:
-        """Version of the runtime, and whatever else of it moves latencies, such as the GPU; where it can run."""
+        """Return the version of the runtime, and what else of it moves latencies, such as the GPU; where it can run."""
 
     def computes(self, precision: Precision) -> Precision:
-        """The precision that this machine computes in where a model is stored in `precision`; where it can run."""
+        """Return the precision that this machine computes in where a model is stored in `precision`."""
 
     def open(self, model: Model, device: Target) -> Session:
-        """The model, in the runtime's form, ready to run; raises `UserError` if the runtime refuses it."""
+        """Open the model, in the runtime's form; raises `UserError` if the runtime refuses it."""
 
 
 def require_samples(feeds: Mapping[str, Array]) -> None:
@@ -165,7 +169,7 @@ def require_samples(feeds: Mapping[str, Array]) -> None:
 
 
 def content_of(model: Model) -> tuple[str, bytes]:
-    """Name, for messages, and content of a model in a file or bytes; raises `UserError` if it cannot be read."""
+    """Return a name, for messages, and the content of a model; raises `UserError` if it cannot be read."""
     if isinstance(model, bytes):
         return "the model", model
     if isinstance(model, TorchModel):

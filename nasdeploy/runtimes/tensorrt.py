@@ -19,6 +19,7 @@ from nasdeploy.core.plan import Shape
 from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.runtime import (
+    LARGEST_BATCH,
     Array,
     Form,
     Model,
@@ -30,9 +31,6 @@ from nasdeploy.runtimes.runtime import (
     require_samples,
     wants,
 )
-
-LARGEST_BATCH = 32
-"""The largest batch that an engine with a dynamic batch takes, if the device's is not larger."""
 
 
 class TensorRt:
@@ -49,7 +47,7 @@ class TensorRt:
         self._loader: Loader | None = None
 
     def missing(self) -> str | None:
-        """The command that installs it and the bindings to CUDA, or None."""
+        """Return the command that installs it and the bindings to CUDA, or None."""
         bindings = find_spec("cuda") is not None and find_spec("cuda.bindings") is not None
         return None if bindings and find_spec(self._module) else f"pip install {self._package} cuda-bindings"
 
@@ -58,7 +56,7 @@ class TensorRt:
         return missing_gpu()
 
     def version(self) -> str:
-        """Version of the package, and the GPU."""
+        """Return the version of the package, and the GPU."""
         return f"{import_module(self._module).__version__} on {gpu()}"
 
     def computes(self, precision: Precision) -> Precision:
@@ -66,7 +64,7 @@ class TensorRt:
         return "fp32" if precision == "int8" and self._module == "tensorrt_rtx" else precision
 
     def open(self, model: Model, device: Target) -> Session:
-        """An engine on the first GPU; raises `UserError` for a model that it refuses."""
+        """Open an engine on the first GPU; raises `UserError` for a model that it refuses."""
         name, _ = content_of(model)
         engine = self.build(model, device)
         try:
@@ -75,7 +73,7 @@ class TensorRt:
             raise UserError(f"{name}: {self._module} cannot run its engine ({one_line(error)})") from None
 
     def load(self, path: Path, device: Target) -> Session:
-        """An engine that was built before, on the first GPU; raises `UserError` for one that this SDK refuses."""
+        """Open an engine that was built before, on the first GPU; raises `UserError` for one that this SDK refuses."""
         try:
             return self._session(path.read_bytes(), device)
         except (OSError, RuntimeError) as error:
@@ -87,12 +85,12 @@ class TensorRt:
         return _TensorRtSession(trt, self._loader, engine, device.batch)
 
     def capabilities(self) -> tuple[str, ...]:
-        """Names of the compute capabilities that engines can be built for without such a GPU, e.g. `SM86`."""
+        """Return the compute capabilities that engines can be built for without such a GPU, e.g. `SM86`."""
         known = getattr(import_module(self._module), "ComputeCapability", None)
         return tuple(name for name in known.__members__ if name.startswith("SM")) if known else ()
 
     def build(self, model: Model, device: Target, capabilities: Sequence[str] = ()) -> bytes:
-        """An engine for the GPU that is there, or for compute capabilities such as `SM86`, which needs no GPU.
+        """Build an engine for the GPU that is there, or for compute capabilities such as `SM86`, which needs no GPU.
 
         Raises `UserError` for a model that the parser or the builder refuses, with the operator if it names one, and
         for capabilities that are unknown; TensorRT itself, other than that for RTX, can build for none.
@@ -125,7 +123,7 @@ class TensorRt:
 
 
 def _log(trt: Any) -> Any:
-    """Keeps what goes wrong instead of printing it."""
+    """Return a log that keeps what goes wrong instead of printing it."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -176,7 +174,7 @@ def _choose_capabilities(trt: Any, config: Any, capabilities: Sequence[str], dev
 
 
 def _allow_batches(builder: Any, network: Any, config: Any, batch: int) -> None:
-    """A dynamic batch needs its limits and the one to be fast at."""
+    """Give a dynamic batch its limits and the one to be fast at."""
     inputs = [network.get_input(number) for number in range(network.num_inputs)]
     if all(-1 not in tuple(each.shape) for each in inputs):
         return
@@ -204,13 +202,13 @@ class Loader:
         self._kernels: Any = None
 
     def engine(self, content: bytes) -> Any:
-        """Raises `RuntimeError` for what this SDK refuses."""
+        """Open an engine; raises `RuntimeError` for what this SDK refuses."""
         # What went wrong with an earlier engine is not the reason of a later failure.
         self.log.errors.clear()
         return self._made(self._runtime.deserialize_cuda_engine(content))
 
     def context(self, engine: Any) -> Any:
-        """Raises `RuntimeError`, e.g. where memory is short."""
+        """Make a context for an engine; raises `RuntimeError`, e.g. where memory is short."""
         config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
         if not hasattr(config, "create_runtime_cache"):
             return self._made(engine.create_execution_context())
@@ -253,7 +251,7 @@ class _TensorRtSession:
         self._execute()
 
     def _bind_fixed(self) -> None:
-        """Inputs that lie on the GPU, so that a call hands over nothing."""
+        """Bind inputs that lie on the GPU, so that a call hands over nothing."""
         if self._bound:
             return
         rng = np.random.default_rng(0)
@@ -308,7 +306,7 @@ class _TensorRtSession:
 
 
 def _cuda(function: str, *arguments: Any) -> Any:
-    """What a function of CUDA's runtime returns beside its error code; raises `RuntimeError` for an error."""
+    """Call a function of CUDA's runtime and return what it gives; raises `RuntimeError` for an error."""
     from cuda.bindings import runtime
 
     error, *values = getattr(runtime, function)(*arguments)

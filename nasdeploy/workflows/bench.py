@@ -57,16 +57,16 @@ class BenchResult:
     p90_ms: float
     p95_ms: float
     processes_ms: tuple[float, ...]
-    """Medians of the processes, ascending; empty where it was one."""
+    """The medians of the processes, ascending; empty where it was one."""
     noise: str
     """Why the figures are not to be trusted; empty if they are."""
     images_per_s: float | None
-    """Images that were done within `throughput_s` of the clock, by that; None where it was not measured."""
+    """The images that were done within `throughput_s` of the clock, by that; None where it was not measured."""
     throughput_s: float | None
     after_gaps: BenchAfterGaps | None
-    """None where no gaps were asked for."""
+    """The figures after gaps; None where none were asked for."""
     ties: tuple[str, ...]
-    """Other models whose medians the processes do not tell from this one's."""
+    """The other models whose medians the processes do not tell from this one's."""
 
 
 def bench(
@@ -148,7 +148,7 @@ def _processes_ms(timing: Timing) -> tuple[float, ...]:
 
 
 def contender(text: str, device: Device) -> BenchModel:
-    """The model that `text` names: a file, a bundle, `torchvision:NAME` or `timm:NAME`; raises `UserError`."""
+    """Return the model that `text` names: a file, a bundle, `torchvision:NAME` or `timm:NAME`; raises `UserError`."""
     library, colon, name = text.partition(":")
     if colon and library in _LIBRARIES:
         return _named(*_LIBRARIES[library](name), device)
@@ -163,7 +163,7 @@ def contender(text: str, device: Device) -> BenchModel:
 
 
 def _in_bundle(folder: Path, device: Device) -> Path:
-    """The bundle's file that the device's runtime opens, if it has several that in the device's precision."""
+    """Return the bundle's file that the device's runtime opens, if it has several that in the device's precision."""
     kind = device.runtime if described_runtime(device).form == "program" else "onnx"
     found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == kind]
     if not found:
@@ -180,7 +180,7 @@ def _named(module: "nn.Module", side: int, device: Device) -> BenchModel:
 
 
 def _torchvision(name: str) -> tuple["nn.Module", int]:
-    """A model with random weights, and the side of its images in pixels."""
+    """Return a model with random weights, and the side of its images in pixels."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -209,7 +209,7 @@ _LIBRARIES: Mapping[str, Callable[[str], tuple["nn.Module", int]]] = {"torchvisi
 
 
 def as_json(results: Sequence[BenchResult], device: Device) -> dict[str, Any]:
-    """The results as one JSON object."""
+    """Return the results as one JSON object."""
     return {
         "device": device.name,
         "runtime": device.runtime,

@@ -19,7 +19,7 @@ from nasdeploy.latency.runners.runner import ModelMaker, Runner
 from nasdeploy.latency.table import LatencyTable
 
 TIE = 0.03
-"""Two measurements of one thing in two processes differ by so much on a quiet machine."""
+"""The relative difference of two measurements of one thing in two processes, on a quiet machine."""
 
 T = TypeVar("T")
 
@@ -37,12 +37,12 @@ class Check:
     """A sample of a table measured again."""
 
     differences: list[str]
-    """One line for each thing that differs between the device then and now."""
+    """The differences, one line for each thing that differs between the device then and now."""
     entries: Ratios
     """Seconds now by those in the table."""
     networks: Ratios
     prediction_error: float
-    """Mean absolute relative error of predictions for the networks, undisturbed, as measured now."""
+    """The mean absolute relative error of predictions for the networks, undisturbed, as measured now."""
     allowed_error: float
     noisy: int
     """How many of these measurements are not to be trusted."""
@@ -101,18 +101,18 @@ def check(
 
 
 def _allowed(table: LatencyTable) -> float:
-    """Twice the table's own error: the sample is small. At least that of two measurements."""
+    """Return twice the table's own error: the sample is small. At least that of two measurements."""
     own = table.held_out_undisturbed.mean_absolute if table.held_out_undisturbed else table.uncertainty
     return max(TIE, 2 * own)
 
 
 def by_latency(entries: Mapping[str, Timing]) -> list[str]:
-    """Keys in ascending latency."""
+    """Return the keys in ascending latency."""
     return sorted(entries, key=lambda key: entries[key].median)
 
 
 def spread(items: Sequence[T], number: int) -> list[T]:
-    """Up to `number` items at equal distances, the first and the last included."""
+    """Return up to `number` items at equal distances, the first and the last included."""
     return [items[place] for place in evenly(len(items), number)] if items else []
 
 

@@ -1,9 +1,11 @@
 """What a latency table costs and what it is worth: time for blocks and networks, error on networks held out.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_profile [--space digits] [--classes 10] [--held-out N] [--in DIR]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_profile --ablate [--space digits] [--classes 10] [--held-out N]
 
-Also how far two measurements of the same held-out networks are from each other, and whether the quick model that is
-measured runs as fast as the deliverable. The table stays in DIR if one is given. Needs a quiet machine.
+The second prints the errors of tables that are made without each mechanism of the protocol. The first also prints how
+far two measurements of the same held-out networks are from each other, and whether the quick model that is measured
+runs as fast as the deliverable. The table stays in DIR if one is given. Needs a quiet machine.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.spaces import SPACES, load_space
+from tests.benchmarks.ablation import ablate
 from tests.benchmarks.bench_predictors import STATISTICS, measure_again, networks_of, report
 
 
@@ -94,9 +97,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--held-out", type=int, default=MeasurementProtocol.held_out_networks)
     parser.add_argument("--in", dest="directory", type=Path)
+    parser.add_argument("--ablate", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     space, device, progress = load_space(arguments.space, arguments.classes), load_device("cpu"), Stopwatch(quiet=True)
+    if arguments.ablate:
+        ablate(space, device, MeasurementProtocol(held_out_networks=arguments.held_out))
+        return
     ends = {"smallest": space.smallest(), **space.named, "largest": space.largest()}
     with TemporaryDirectory() as folder:
         path = table_path(space, device, arguments.directory or Path(folder))

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from nasdeploy.core.escaping import escaped
 from nasdeploy.exporting.manifest import Artefact, ExportManifest, TensorFacts
+from nasdeploy.runtimes.runtime import LARGEST_BATCH
 from nasdeploy.store.files import write_text
 
 FOLDER = "triton"
-MAX_BATCH = 32
-"""Images that the server puts together; the gate tries batches of as many."""
 
 _LABELS = "labels.txt"
 
@@ -69,7 +68,7 @@ def _configuration(artefact: Artefact, manifest: ExportManifest) -> str:
     return (
         f'name: "{model_name(manifest, artefact)}"\n'
         f"{_BACKENDS[artefact.format].line}\n"
-        f"max_batch_size: {MAX_BATCH}\n"
+        f"max_batch_size: {LARGEST_BATCH}\n"
         f"input [{','.join(inputs)}\n]\n"
         f"output [{','.join(outputs)}\n]\n"
         f"dynamic_batching {{ }}\n"

@@ -22,8 +22,7 @@ from nasdeploy.exporting.formats.torch import save_program
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import ExecuTorch, ProgramTensor, check_program
-from nasdeploy.runtimes.runtime import Execution, Precision
-from nasdeploy.runtimes.tensorrt import LARGEST_BATCH
+from nasdeploy.runtimes.runtime import LARGEST_BATCH, Execution, Precision
 
 _APART = f"from {__name__} import main; main()"
 _LONGEST_S = 3600

@@ -25,8 +25,8 @@ from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.cuda import TF32, compute_capability, missing_gpu
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.engine import read_header
-from nasdeploy.runtimes.runtime import Precision, Session, only, wants
-from nasdeploy.runtimes.tensorrt import LARGEST_BATCH, TensorRt
+from nasdeploy.runtimes.runtime import LARGEST_BATCH, Precision, Session, only, wants
+from nasdeploy.runtimes.tensorrt import TensorRt
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -90,7 +90,7 @@ class Frames:
             threading.Thread(target=target, daemon=True).start()
 
     def next(self) -> Frame:
-        """The next frame, whenever it comes."""
+        """Return the next frame, whenever it comes."""
         return self._frames.get()
 
     def _read_all(self) -> None:
@@ -165,7 +165,7 @@ class Visits:
         self._answer, self._made, self._told = answer, 0, time.monotonic()
 
     def count(self) -> None:
-        """One more."""
+        """Count one more."""
         self._made += 1
         if time.monotonic() - self._told >= _VISITS_EVERY_S:
             self.tell()

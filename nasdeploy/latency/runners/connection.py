@@ -39,21 +39,21 @@ class Timeouts:
 
 
 def address(board: SshHost) -> str:
-    """A board as it is written in a device file."""
+    """Return a board as it is written in a device file."""
     user = f"{board.user}@" if board.user else ""
     host = f"[{board.host}]" if ":" in board.host else board.host
     return f"ssh://{user}{host}" + (f":{board.port}" if board.port else "")
 
 
 def broken() -> tuple[type[Exception], ...]:
-    """What a connection that breaks ends in."""
+    """Return the exceptions that a connection that breaks ends in."""
     import asyncssh
 
     return (OSError, TimeoutError, asyncssh.Error)
 
 
 async def connect(board: SshHost, timeouts: Timeouts) -> "asyncssh.SSHClientConnection":
-    """A connection to a board; raises `Unreachable` if there is none, `UserError` if it must not or cannot be used."""
+    """Connect to a board; raises `Unreachable` if there is none, `UserError` if it must not or cannot be used."""
     import asyncssh
 
     where = address(board)
@@ -102,7 +102,7 @@ def _options(board: SshHost, timeouts: Timeouts) -> dict[str, Any]:
 
 
 def _known_hosts(files: Any) -> bytes:
-    """The content of the configured files of known hosts, else of the usual one.
+    """Return the content of the configured files of known hosts, else of the usual one.
 
     For `UserKnownHostsFile none` asyncssh would believe any host; here the usual file counts.
     """
@@ -122,7 +122,7 @@ class _Login:
     at: str = ""
 
     def host_key_trouble(self, reason: str) -> str:
-        """What is wrong with the host's key, and the command that puts it right."""
+        """Say what is wrong with the host's key, and the command that puts it right."""
         import asyncssh
 
         if self.offered is None:
@@ -143,7 +143,7 @@ class _Login:
         )
 
     def refused(self) -> str:
-        """Why the login failed, as far as one is told, and what to do."""
+        """Say why the login failed, as far as one is told, and what to do."""
         command = f"ssh-copy-id -p {self.port} {self.user}@{self.host}"
         return (
             f"it refuses to log in {self.user}; send it your key with: {command} (a key with a passphrase has to be in "
@@ -165,7 +165,7 @@ def _client_factory(login: _Login) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What an exception says, or its name if that is nothing."""
+    """Return what an exception says, or its name if that is nothing."""
     return one_line(error) or type(error).__name__
 
 
@@ -187,7 +187,7 @@ class Connection:
     """A command that runs on a board. Raises `Unreachable` or `UserError` if there is no way to start it."""
 
     def __init__(self, board: SshHost, command: str, stay: bytes, timeouts: Timeouts = Timeouts()) -> None:
-        """`stay` is sent now and then, so that the other side can tell a silent connection from a dead one."""
+        """Start `command` on a board; `stay` is sent now and then, as a sign of life."""
         self._board, self._timeouts = board, timeouts
         self._received = bytearray()
         self._stderr = bytearray()
@@ -206,7 +206,7 @@ class Connection:
         self._call(self._send(data))
 
     def receive(self) -> bytes:
-        """The next line of the program's stdout; raises `Ended` if there is none, ValueError if it has no end."""
+        """Return the next line of the program's stdout; raises `Ended` or, if it has no end, ValueError."""
         return self._call(self._receive())
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Answer(Settings):
 
 
 def why_ended(end: Ended, python: str) -> str:
-    """Why the program ended, in one line with what to do."""
+    """Say why the program ended, in one line with what to do."""
     last = shown((end.stderr.strip().splitlines() or [""])[-1])
     if end.status is None:
         return "the connection was lost"
@@ -72,7 +72,7 @@ _KILLED = 128
 
 
 def explained(text: str) -> str | None:
-    """What to do about an error that a full disk causes; None for any other."""
+    """Say what to do about an error that a full disk causes; None for any other."""
     if any(sign in text for sign in ("No space left on device", "Disk quota exceeded")):
         return "the disk for temporary files there is full; free some space, or set TMPDIR there to another one"
     return None
@@ -87,7 +87,7 @@ def _signal(number: int) -> str:
 
 
 def shown(text: str) -> str:
-    """Text from a board as it may be shown: one line, not too long, and nothing that a terminal obeys."""
+    """Return text from a board as it may be shown: one line, not too long, and nothing that a terminal obeys."""
     line = " ".join(text.split())
     return "".join(character if character.isprintable() else "?" for character in line)[:_LONGEST_SHOWN]
 
@@ -96,7 +96,7 @@ _LONGEST_SHOWN = 400
 
 
 def frame_of(frame: dict[str, Any], content: bytes = b"") -> bytes:
-    """What the program is told, as it goes over the connection."""
+    """Return what the program is told, as it goes over the connection."""
     return json.dumps({**frame, "bytes": len(content)}).encode() + b"\n" + content
 
 

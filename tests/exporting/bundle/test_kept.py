@@ -16,6 +16,7 @@ from nasdeploy.exporting.bundle import predict as program
 from nasdeploy.exporting.bundle import rebuild
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.manifest import load_export
+from nasdeploy.runtimes.runtime import LARGEST_BATCH
 from nasdeploy.workflows.bench import contender
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import DEVICE, QUICK, exporter, jobs
@@ -126,6 +127,10 @@ def test_pointers_of_git_lfs_are_named(name: str, bundle: Path) -> None:
     assert refusal(bundle).endswith(
         f"{name}: a pointer of Git LFS in place of the file; run 'git lfs pull' in its repository"
     )
+
+
+def test_engines_are_rebuilt_for_the_batches_of_the_formats() -> None:
+    assert rebuild.LARGEST_BATCH == LARGEST_BATCH
 
 
 def test_rebuilding_names_pointers_and_damage(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
