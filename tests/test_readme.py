@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from nasdeploy.spaces.mobilenet import MobileNetTable
 from tests.data.pictures import write_folder
 from tests.noise import despite_noise
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 SMALL = (
     "{name: small, resolution: [8, 12], stem: {width: [16, 24], stride: 1}, head: {width: [96], expand: 2}, stages: ["
     "{width: [24, 32], depth: [1, 2, 3], kernel: [3], expand: [2, 4], stride: 2}, "
@@ -35,37 +38,43 @@ QUICKER = {
     "train recipe.yaml": f"--set train.epochs=5 --set 'space={SMALL}'",
     "search --latency 40%": "--set search.rounds=1 --set search.parents=6",
 }
+QUICKER_IN_PAGES = {
+    # A space of a few blocks in place of one of 266.
+    "profile --device cpu --space digits": "--space small.yaml",
+}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-def typed() -> list[str]:
+def typed(page: str = README) -> list[str]:
     """Commands in console blocks, in order."""
-    return [line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines()]
+    return [line.removeprefix("$ ") for block in blocks("console", page) for line in block.splitlines()]
 
 
 def mentioned() -> list[str]:
-    """Commands in indented blocks, continuation lines joined."""
-    text = README.replace("\\\n", " ")
-    return [line.strip() for line in text.splitlines() if re.match(r"    (nasdeploy|torchrun .*nasdeploy) ", line)]
+    """Commands in indented blocks of all pages, continuation lines joined."""
+    lines = (line for page in (README, *PAGES.values()) for line in page.replace("\\\n", " ").splitlines())
+    return [line.strip() for line in lines if re.match(r"    (nasdeploy|torchrun .*nasdeploy) ", line)]
+
+
+def in_shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 @pytest.mark.latency
 def test_commands_run_as_typed(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
 
     def run(line: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        return in_shell(line, tmp_path)
 
     for command in typed():
         given = command.removeprefix("nasdeploy ")
@@ -80,6 +89,24 @@ def test_commands_run_as_typed(tmp_path: Path) -> None:
 
 def test_what_is_made_quicker_is_there() -> None:
     assert set(QUICKER) <= {command.removeprefix("nasdeploy ") for command in typed()}
+    in_pages = {command.removeprefix("nasdeploy ") for page in PAGES.values() for command in typed(page)}
+    assert set(QUICKER_IN_PAGES) <= in_pages
+
+
+@pytest.mark.slow
+@pytest.mark.latency
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(f"name: small\nspace: {SMALL}\ndata: {{kind: digits}}\n", encoding="utf-8")
+    for command in typed(PAGES[name]):
+        done = in_shell(f"{command} {QUICKER_IN_PAGES.get(command.removeprefix('nasdeploy '), '')}", tmp_path)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_pictures_of_pages_are_what_their_scripts_draw() -> None:
+    for script in (ROOT / "docs").glob("draw_*.py"):
+        drawn = runpy.run_path(str(script))
+        assert drawn["PATH"].read_text(encoding="utf-8") == drawn["drawing"]()
 
 
 @pytest.mark.parametrize("command", mentioned())
