@@ -1,7 +1,8 @@
 """Messages of the library as they read on the command line, which adds the options and commands that they speak of.
 
 The library knows no command line. Where its messages advise something, they name its own arguments and functions
-between backticks: `restart=True`, `data=DIR`, a key of the recipe as in `data.size=32`, `nd.profile(device=cpu)`.
+between backticks: `restart=True`, `data=DIR`, a key of the recipe as in `data.size=32`, `nd.profile(device=cpu)`, or
+what has no function there, `workflows.table.check()`.
 """
 
 import re
@@ -18,7 +19,18 @@ OPTIONS = {
 }
 """The option for each argument of the library that messages name."""
 
-_NAMED = re.compile(r"`(?:nd\.(?P<function>[a-z_]+)\((?P<arguments>[^`]*)\)|(?P<argument>[a-z_.]+(?:=[^`]+)?))`")
+COMMANDS = {
+    **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "export")},
+    "workflows.run.run_all": "run",
+    "workflows.table.check": "table check",
+    "workflows.history.results": "search list",
+    "workflows.predict.predict": "predict",
+}
+"""The command for each function of the library that messages name."""
+
+_NAMED = re.compile(
+    r"`(?:(?P<function>(?:nd|workflows)\.[a-z_.]+)\((?P<arguments>[^`]*)\)|(?P<argument>[a-z_.]+(?:=[^`]+)?))`"
+)
 
 
 def typed(message: object) -> str:
@@ -29,8 +41,10 @@ def typed(message: object) -> str:
 def _as_typed(found: "re.Match[str]") -> str:
     if found["function"] is None:
         return _option(found["argument"]) or found[0]
+    if found["function"] not in COMMANDS:
+        return found[0]
     words = [_option(each) or each for each in found["arguments"].split(", ") if each]
-    command = " ".join(["nasdeploy", found["function"].replace("_", " "), *words])
+    command = " ".join(["nasdeploy", COMMANDS[found["function"]], *words])
     # After these words stands what to type, and nothing else.
     return command if found.string[: found.start()].endswith("with: ") else f"'{command}'"
 

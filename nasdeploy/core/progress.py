@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} seconds"
 
 
-class Task:
+class Work:
     """One piece of work with a known number of steps; `show(done, note)` is called after each."""
 
     def __init__(self, done: int, show: Callable[[int, str], None]) -> None:
@@ -53,13 +53,13 @@ class Progress:
             print(escaped(self._wording(text)), file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Task]:
+    def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Work]:
         """Yield a task of `total` steps of which `done` were finished before (a resumed run).
 
         A terminal shows `table` below the bar, made anew now and then; nothing where it has no rows.
         """
         if self._quiet:
-            yield Task(done, lambda done, note: None)
+            yield Work(done, lambda done, note: None)
         elif sys.stderr.isatty():
             with _bar(name, total, done, table) as task:
                 yield task
@@ -67,7 +67,7 @@ class Progress:
             yield _lines(self, name, total, done)
 
 
-def _lines(progress: Progress, name: str, total: int, first: int) -> Task:
+def _lines(progress: Progress, name: str, total: int, first: int) -> Work:
     start = shown = monotonic()
 
     def show(done: int, note: str) -> None:
@@ -80,11 +80,11 @@ def _lines(progress: Progress, name: str, total: int, first: int) -> Task:
         left = int((total - done) / rate) if rate else 0
         progress.say(f"{name}: {done}/{total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left  {note}".rstrip())
 
-    return Task(first, show)
+    return Work(first, show)
 
 
 @contextmanager
-def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterator[Task]:
+def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterator[Work]:
     from rich import progress as bars
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
@@ -112,7 +112,7 @@ def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterat
             drawn, below = now, [_table(table())]
 
     with Live(get_renderable=lambda: Group(shown, *below), console=Console(stderr=True)):
-        yield Task(first, show)
+        yield Work(first, show)
 
 
 def _table(rows: Rows) -> "RenderableType":

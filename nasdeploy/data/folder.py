@@ -13,7 +13,7 @@ from nasdeploy.data.images import FileImages, as_indices, warn_of
 from nasdeploy.data.inventory import Identities, OpenedData
 from nasdeploy.data.layout import PARTS, beside, fault_in, fault_in_train, notes_on_depth, require_folder
 from nasdeploy.data.settings import DataSettings, Decoding
-from nasdeploy.data.walk import Part, notes_of, read_part, some
+from nasdeploy.data.walk import PartContents, notes_of, read_part, some
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def list_folder(path: Path) -> FolderListing:
     return FolderListing({name: part.images for name, part in found.items()}, tuple(notes))
 
 
-def _reached(root: Path, parts: Iterable[Part]) -> set[str]:
+def _reached(root: Path, parts: Iterable[PartContents]) -> set[str]:
     """Return names in `root` of what links in the parts lead to."""
     base = os.path.realpath(root)
     targets = [os.path.relpath(os.path.realpath(link), base) for part in parts for link in part.followed]
     return {target.partition(os.sep)[0] for target in targets}
 
 
-def list_part(path: Path) -> Part:
+def list_part(path: Path) -> PartContents:
     """Return what one part holds, by names of classes in NFC, sorted.
 
     Raises `UserError` for names that cannot be classes'.

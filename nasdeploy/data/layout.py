@@ -14,7 +14,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.escaping import escaped
 from nasdeploy.core.registry import nearest, suggestion
 from nasdeploy.data.classes import composed, likest, quoted
-from nasdeploy.data.walk import SUFFIXES, Part, grouped, held, hidden_line, is_hidden, some, suffix_of
+from nasdeploy.data.walk import SUFFIXES, PartContents, grouped, held, hidden_line, is_hidden, some, suffix_of
 
 PARTS = ("train", "val", "test")
 """Folders of a data set; the first has to be there."""
@@ -219,7 +219,7 @@ def _straight(root: Path, files: list[str]) -> str:
     )
 
 
-def fault_in_train(part: Part) -> str | None:
+def fault_in_train(part: PartContents) -> str | None:
     """Return what is wrong with the class folders of the training part, as a message.
 
     None if each of them holds images.
@@ -237,7 +237,7 @@ def fault_in_train(part: Part) -> str | None:
     return f"{part.path}/{empty}: holds no images{_but(part, empty)}; add some, or remove the folder"
 
 
-def fault_in(part: Part, classes: Collection[str], train: Path) -> str | None:
+def fault_in(part: PartContents, classes: Collection[str], train: Path) -> str | None:
     """Return what is wrong with a validation or test part for the classes of `train`, as a message.
 
     None if nothing is.
@@ -253,7 +253,7 @@ def fault_in(part: Part, classes: Collection[str], train: Path) -> str | None:
     return None if unknown is None else _unknown(part, unknown, classes, train)
 
 
-def _loose_images(part: Part) -> str | None:
+def _loose_images(part: PartContents) -> str | None:
     """Return the beginning of a message about images outside class folders where there are none inside."""
     loose = sorted(name for name in part.loose if suffix_of(name) in SUFFIXES)
     if not loose or any(part.images.values()):
@@ -262,14 +262,14 @@ def _loose_images(part: Part) -> str | None:
     return f"{begins} outside class folders: nothing says what they show"
 
 
-def _no_classes(part: Part) -> str:
+def _no_classes(part: PartContents) -> str:
     if any(name.endswith(".tar") for name in part.loose):
         return f"{part.path}: holds tar shards; set data.kind: shards, or `data.kind=shards`"
     holds = f" (it holds {some(sorted(part.loose))})" if part.loose else ""
     return f"{part.path}: holds no class folders{holds}; put the images into {part.path}/CLASS/"
 
 
-def _unknown(part: Part, label: str, classes: Collection[str], train: Path) -> str:
+def _unknown(part: PartContents, label: str, classes: Collection[str], train: Path) -> str:
     where, same = part.path / label, likest(label, classes)
     if same is not None:
         renamed = f"mv {quote(str(where))} {quote(str(part.path / same))}"
@@ -280,17 +280,17 @@ def _unknown(part: Part, label: str, classes: Collection[str], train: Path) -> s
     return f"{said}; if nothing says what these images show, {_apart(part)}"
 
 
-def _apart(part: Part) -> str:
+def _apart(part: PartContents) -> str:
     """Return what to do with images that have no labels."""
     path = part.path
     elsewhere = quote(str(path.with_name(f"unlabelled-{path.name}")))
     return (
         f"keep them elsewhere (mv {quote(str(path))} {elsewhere}) and classify them once there is a model, with: "
-        f"`nd.predict(BUNDLE, {elsewhere})`"
+        f"`workflows.predict.predict(BUNDLE, {elsewhere})`"
     )
 
 
-def _classes_below(part: Part) -> tuple[Path, list[str]] | None:
+def _classes_below(part: PartContents) -> tuple[Path, list[str]] | None:
     """Return the folder of what look like the classes, and their names, where all images lie a level or more too
     deep."""
     with_images = [images for images in part.images.values() if images]
@@ -301,7 +301,7 @@ def _classes_below(part: Part) -> tuple[Path, list[str]] | None:
     return None if common in parents else (common, sorted({parent.relative_to(common).parts[0] for parent in parents}))
 
 
-def _too_deep(part: Part, folder: Path, classes: list[str]) -> str:
+def _too_deep(part: PartContents, folder: Path, classes: list[str]) -> str:
     above, top = quote(str(part.path)), folder.relative_to(part.path).parts[0]
     return (
         f"{part.path}: all images lie in {escaped(top)}/, and {folder} holds folders that look like the classes "
@@ -309,7 +309,7 @@ def _too_deep(part: Part, folder: Path, classes: list[str]) -> str:
     )
 
 
-def notes_on_depth(part: Part) -> list[str]:
+def notes_on_depth(part: PartContents) -> list[str]:
     """Return a line where every class holds only folders, and the same ones: these may be the classes."""
     common: set[str] | None = None
     for images in part.images.values():
@@ -327,7 +327,7 @@ def notes_on_depth(part: Part) -> list[str]:
     ]
 
 
-def _but(part: Part, label: str | None = None) -> str:
+def _but(part: PartContents, label: str | None = None) -> str:
     """Return what a class, or a whole part, holds instead of images."""
     if label is not None and composed(str(part.path / label)) in map(composed, part.again):
         return " (it is a link to a folder that was read already)"

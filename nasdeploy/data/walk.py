@@ -57,7 +57,7 @@ def suffix_of(name: str) -> str:
 
 
 @dataclass
-class Part:
+class PartContents:
     """What one part (train, val, test) of a folder holds, by the names of its class folders.
 
     `files`: all but the hidden ones, by class. `others`: those that are no images, by suffix and class. `loose`: files
@@ -85,9 +85,9 @@ class _Folder(NamedTuple):
     label: str | None
 
 
-def read_part(path: Path) -> Part:
+def read_part(path: Path) -> PartContents:
     """Return what lies below `path`; raises `UserError` for a folder that cannot be read."""
-    part, real = Part(path), os.path.realpath(path)
+    part, real = PartContents(path), os.path.realpath(path)
     found: defaultdict[str, list[str]] = defaultdict(list)
     seen = {str(folder) for folder in Path(real).parents}
     links = _read(part, found, [_Folder(str(path), real, None)], seen)
@@ -104,7 +104,7 @@ def read_part(path: Path) -> Part:
     return part
 
 
-def _read(part: Part, found: dict[str, list[str]], folders: list[_Folder], seen: set[str]) -> list[_Folder]:
+def _read(part: PartContents, found: dict[str, list[str]], folders: list[_Folder], seen: set[str]) -> list[_Folder]:
     """Read folders and all below them that were not `seen`; the links to folders there, sorted."""
     links: list[_Folder] = []
     while folders:
@@ -125,7 +125,7 @@ def _read(part: Part, found: dict[str, list[str]], folders: list[_Folder], seen:
     return sorted(links)
 
 
-def _entries(part: Part, path: str) -> Iterator[tuple[os.DirEntry[str], bool]]:
+def _entries(part: PartContents, path: str) -> Iterator[tuple[os.DirEntry[str], bool]]:
     """Yield what lies in one folder and is not passed over, and whether it is a folder."""
     try:
         with os.scandir(path) as entries:
@@ -150,7 +150,7 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> tuple[bool, bool]:
         return False, False
 
 
-def _is_image(part: Part, name: str, label: str) -> bool:
+def _is_image(part: PartContents, name: str, label: str) -> bool:
     part.files[label] += 1
     suffix = suffix_of(name)
     if suffix in SUFFIXES:
@@ -184,7 +184,7 @@ ADVICE: Mapping[str, str] = {
 """What to do with files that may hold pictures and are not read, by suffix."""
 
 
-def notes_of(part: Part) -> list[str]:
+def notes_of(part: PartContents) -> list[str]:
     """Return what lies in `part` and was passed over or read by another way, a line for each kind."""
     hidden = hidden_line(part.path, part.hidden)
     return [*(f"{part.path}: {line}" for lines in (_other_files, _links) for line in lines(part)), *hidden]
@@ -220,7 +220,7 @@ def _kind(suffix: str) -> str:
     return escaped(suffix) or "without a suffix"
 
 
-def _other_files(part: Part) -> Iterator[str]:
+def _other_files(part: PartContents) -> Iterator[str]:
     by_count = sorted(part.others.items(), key=lambda each: (-each[1].total(), each[0]))
     for suffix, classes in by_count[:_KINDS]:
         found = [f"{label}: {count} of {part.files[label]}" for label, count in _most(classes)]
@@ -234,7 +234,7 @@ def _other_files(part: Part) -> Iterator[str]:
         yield f"files outside the class folders, passed over ({numbers}): {some(sorted(part.loose))}"
 
 
-def _links(part: Part) -> Iterator[str]:
+def _links(part: PartContents) -> Iterator[str]:
     def below(paths: Sequence[str]) -> str:
         return some(sorted(str(Path(path).relative_to(part.path)) for path in paths))
 

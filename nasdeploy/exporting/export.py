@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import CheckFailed
-from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.progress import Progress, Work
 from nasdeploy.data.batches import calibration_batches
 from nasdeploy.data.images import ImageSets, readable
 from nasdeploy.data.preprocessing import Preprocessing
@@ -237,7 +237,7 @@ def _sample(reference: Reference, jobs: Sequence[Job], passed: tuple[Artefact, .
     return replace(sample, outputs=outputs)
 
 
-def _counted(batches: Iterable[Tensor], task: Task) -> Iterator[Tensor]:
+def _counted(batches: Iterable[Tensor], task: Work) -> Iterator[Tensor]:
     for batch in batches:
         yield batch
         task.advance()

@@ -233,7 +233,7 @@ class Search:
         them = "the one that was measured" if len(ratios) == 1 else f"all {len(ratios)} of them"
         return (
             f"{_device(table)} took {min(ratios):.2f} to {max(ratios):.2f} times as long as its table says for {them}, "
-            "so it runs slower than when it was profiled; see `nd.table_check()`, wait until it "
+            "so it runs slower than when it was profiled; see `workflows.table.check()`, wait until it "
             "is as fast as it was, or measure again with `nd.profile(restart=True)`"
         )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.progress import Progress, Task, duration
+from nasdeploy.core.progress import Progress, Work, duration
 from nasdeploy.store.files import disk_full_named
 from nasdeploy.training.sandwich import Losses
 from nasdeploy.training.settings import TrainSettings
@@ -159,7 +159,7 @@ class Monitor:
     """Is told of every step and epoch; `steps` counts finished optimizer steps from the beginning of the run."""
 
     steps: int
-    task: Task
+    task: Work
     forecast: TrainingForecast
     scalars: Scalars
 

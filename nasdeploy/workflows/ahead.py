@@ -36,8 +36,8 @@ def require_whole_way(recipe: Recipe, asked: Asked) -> None:
     target = load_device(export_device(recipe, asked))
     if not target.is_local:
         raise UserError(
-            f"device {target.name}: `nd.run()` ends with an export that is proved on this machine, and the device "
-            "is another one; use `nd.train()`, 'profile' and 'search', then `nd.export(device=cpu)`"
+            f"device {target.name}: `workflows.run.run_all()` ends with an export that is proved on this machine, and "
+            "the device is another one; use `nd.train()`, 'profile' and 'search', then `nd.export(device=cpu)`"
         )
     plan_jobs(("onnx",), target)
     for device in devices:

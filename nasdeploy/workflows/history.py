@@ -33,7 +33,9 @@ def result(run: Run, id: str | None) -> SearchResult:
     path = _folder(run) / f"{id}.json"
     if path not in _files(run):
         known = ", ".join(sorted((path.stem for path in _files(run)), key=int)) or "none"
-        raise UserError(f"{run.path}: no search '{id}' in this run; there are: {known} (see `nd.search_list()`)")
+        raise UserError(
+            f"{run.path}: no search '{id}' in this run; there are: {known} (see `workflows.history.results()`)"
+        )
     return load_result(path)
 
 

@@ -21,7 +21,7 @@ import torch
 
 from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.progress import Progress, Work
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.measure import measure
 from nasdeploy.latency.profile import profile, randomise_norms
@@ -39,7 +39,7 @@ class Stopwatch(Progress):
     """Prints what each task took."""
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Work]:
         """As of `Progress`."""
         start = perf_counter()
         with super().task(name, total, done) as task:

@@ -1,10 +1,15 @@
 """Messages of the library name its own arguments, and the command line its options."""
 
+import re
+from importlib import import_module
+
 import pytest
 import typer
 
+import nasdeploy
 from nasdeploy.cli.app import app
-from nasdeploy.cli.wording import OPTIONS, typed
+from nasdeploy.cli.wording import COMMANDS, OPTIONS, typed
+from tests.layers import modules
 
 
 @pytest.mark.parametrize(
@@ -16,17 +21,35 @@ from nasdeploy.cli.wording import OPTIONS, typed
         ("`macs_m=5 x`: give a number", "--macs-m 5 x: give a number"),
         ("measure it with `nd.profile(device=pi)`", "measure it with 'nasdeploy profile --device pi'"),
         ("`nd.train(RECIPE, run='a b', restart=True)`!", "'nasdeploy train RECIPE --run 'a b' --restart'!"),
-        ("see `nd.table_check()`", "see 'nasdeploy table check'"),
-        ("later, with: `nd.predict(BUNDLE, test)`", "later, with: nasdeploy predict BUNDLE test"),
+        ("see `workflows.table.check()`", "see 'nasdeploy table check'"),
+        ("later, with: `workflows.predict.predict(BUNDLE, test)`", "later, with: nasdeploy predict BUNDLE test"),
     ],
 )
 def test_what_the_library_names_is_what_a_user_types(said: str, shown: str) -> None:
     assert typed(said) == shown
 
 
-@pytest.mark.parametrize("said", ["", "no such file: a`b", "class `cat`", "`a.b`", "`np.sum(x)`", "``", "`restart"])
+@pytest.mark.parametrize(
+    "said", ["", "no such file: a`b", "class `cat`", "`a.b`", "`np.sum(x)`", "`nd.sum()`", "``", "`restart"]
+)
 def test_whatever_else_stands_between_backticks_stays(said: str) -> None:
     assert typed(said) == said
+
+
+def test_every_function_is_one_of_the_library() -> None:
+    for name in COMMANDS:
+        home, _, function = name.rpartition(".")
+        module = nasdeploy if home == "nd" else import_module(f"nasdeploy.{home}")
+        assert callable(getattr(module, function)), name
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_function_that_is_named_has_a_command(module: str) -> None:
+    text = modules()[module].read_text(encoding="utf-8")
+    named = (
+        set(re.findall(r"`((?:nd|workflows)\.[a-z_.]+)\(", text)) if not module.startswith("nasdeploy.cli") else set()
+    )
+    assert named <= set(COMMANDS)
 
 
 def test_every_option_is_one_of_some_command() -> None:

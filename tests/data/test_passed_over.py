@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.data.walk import ADVICE, Part, held, notes_of, read_part, some
+from nasdeploy.data.walk import ADVICE, PartContents, held, notes_of, read_part, some
 from tests.data.test_walk import write
 
 
@@ -58,7 +58,7 @@ def test_hidden_loose_and_linked_files_have_lines(tmp_path: Path) -> None:
 
 
 def test_lines_are_few_and_short_whatever_there_is(tmp_path: Path) -> None:
-    part = Part(tmp_path)
+    part = PartContents(tmp_path)
     for number in range(1000):
         label, name = f"{number} " + "x" * 50, f".{number}"
         part.others[f".s{number % 50}"][label] += 1

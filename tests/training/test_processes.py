@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.progress import Progress, Work
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.training.checkpoint import change_of_processes
 from nasdeploy.training.settings import TrainSettings
@@ -77,12 +77,12 @@ class Stopping(Progress):
     """Stops a training after its first epoch."""
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Work]:
         def show(done: int, note: str) -> None:
             if CHECKPOINT.exists():
                 raise KeyboardInterrupt
 
-        yield Task(done, show)
+        yield Work(done, show)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from nasdeploy.core.errors import Terminated, UserError
-from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.progress import Progress, Work
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.training import metrics, trainer
@@ -73,8 +73,8 @@ class After(Progress):
         self._steps, self._act = steps, act
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
-        yield Task(done, lambda done, note: self._act() if done == self._steps else None)
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Work]:
+        yield Work(done, lambda done, note: self._act() if done == self._steps else None)
 
 
 def terminate() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import Terminated, UserError
-from nasdeploy.core.progress import Progress, Task
+from nasdeploy.core.progress import Progress, Work
 from nasdeploy.core.score import Score
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
@@ -45,12 +45,12 @@ class Interrupting(Progress):
         self._steps = steps
 
     @contextmanager
-    def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
+    def task(self, name: str, total: int, done: int = 0) -> Iterator[Work]:
         def show(done: int, note: str) -> None:
             if done == self._steps:
                 raise KeyboardInterrupt
 
-        yield Task(done, show)
+        yield Work(done, show)
 
 
 @pytest.fixture(autouse=True)
@@ -554,8 +554,8 @@ def test_a_run_stopped_between_checkpoints_goes_on_from_the_last_step(
 def test_asked_to_stop_saves_and_says_so(undisturbed: tuple[dict[str, Any], Lines]) -> None:
     class Terminating(Interrupting):
         @contextmanager
-        def task(self, name: str, total: int, done: int = 0) -> Iterator[Task]:
-            yield Task(done, lambda done, note: os.kill(os.getpid(), signal.SIGTERM) if done == 5 else None)
+        def task(self, name: str, total: int, done: int = 0) -> Iterator[Work]:
+            yield Work(done, lambda done, note: os.kill(os.getpid(), signal.SIGTERM) if done == 5 else None)
 
     with pytest.raises(Terminated, match="saved after epoch 1 and 2 steps more") as caught:
         train(tiny_recipe(), Terminating(5))
