@@ -109,6 +109,9 @@ def test_macs_and_parameters_of_every_kind_of_block() -> None:
         Stem(8, 16, 3, 2, "hswish", in_channels=1),
         MBConv(5, 12, 12, kernel_size=7, expand_ratio=1, stride=2, se=True, activation="relu"),
         MBConv(5, 12, 20, kernel_size=3, expand_ratio=3, stride=1, se=False, activation="hswish"),
+        InvertedResidual(9, 16, 24, 5, 40, 2, 12, "swish", "none", "sigmoid", "swish", 1e-3, "same"),
+        InvertedResidual(8, 16, 16, 3, 16, 1, 0, "hswish"),
+        InvertedResidual(8, 16, 24, 3, 50, 2, 9, "relu", "average", padding="same"),
         PoolHead(3, 20, 36, expand_ratio=2, classes=3, activation="relu"),
     ]
     for block in blocks:

@@ -13,12 +13,13 @@ from torchvision.models.mobilenetv3 import InvertedResidual as TorchvisionBlock
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 from nasdeploy.blocks.inverted_residual import InvertedResidual, KernelTransform, make_divisible
-from nasdeploy.convert import quick_onnx
+from nasdeploy.convert import quick_onnx, to_onnx
+from nasdeploy.core.plan import Part, Plan, Step
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn import cover
 from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily, InvertedResidualWeights, zero_last_scales
-from nasdeploy.nn.network import StaticBlock
+from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
 from tests.nn.reference import randomise
@@ -224,6 +225,21 @@ def test_a_fast_export_computes_the_same(gate: str, padding: str, shortcut: str)
     (found,) = session.run({next(iter(session.inputs)): x.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, made(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_the_deliverable_computes_the_same(padding: str) -> None:
+    block = InvertedResidual(8, 8, 12, 5, 24, 2, 8, "swish", "none", "sigmoid", "swish", 1e-3, padding)  # type: ignore[arg-type]
+    again = replace(block, side=4, in_channels=12, kernel_size=3, stride=1, shortcut="identity")
+    steps = (Step("first", block, ("input",)), Step("second", again, ("first",)))
+    torch.manual_seed(0)
+    network = Network(Plan((Part("network", (("input", block.inputs[0]),), steps, ("second",)),))).eval()
+    randomise(network)
+    x = torch.randn(3, *block.inputs[0].shape)
+    session = runtime_of(CPU).open(to_onnx(network), CPU)
+    (found,) = session.run({next(iter(session.inputs)): x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, network(x).numpy(), rtol=1e-4, atol=1e-5)
 
 
 CPU = load_device("cpu")
