@@ -15,12 +15,12 @@ _ROOT = Path("/")
 
 
 def bound_cpus() -> int:
-    """Processors that this process is bound to: a scheduler may allow fewer than there are."""
+    """Return processors that this process is bound to: a scheduler may allow fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """Processors' worth of time that the tightest quota leaves, of this process's control group and all above it.
+    """Return processors' worth of time that the tightest quota of this process's control group and those above leaves.
 
     None where there is no quota, or none that can be seen from here.
     """
@@ -28,17 +28,17 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 
 def usable_cpus(root: Path = _ROOT) -> float:
-    """Processors' worth of time for this process, by what it is bound to and by its quota."""
+    """Return processors' worth of time for this process, by what it is bound to and by its quota."""
     return min(float(bound_cpus()), cpu_quota(root) or float("inf"))
 
 
 def parallelism(root: Path = _ROOT) -> int:
-    """Threads or processes that may work at the same time without waiting for each other; at least one."""
+    """Return threads or processes that may work at the same time without waiting for each other; at least one."""
     return max(1, int(usable_cpus(root)))
 
 
 def stopped_periods(root: Path = _ROOT) -> int:
-    """Periods in which a quota of this process's control groups was used up, since these were made."""
+    """Return periods in which a quota of this process's control groups was used up, since these were made."""
     stats = (_read(group / "cpu.stat") for group in control_groups(root))
     found = (re.search(r"^nr_throttled (\d+)$", text, re.MULTILINE) for text in stats)
     return sum(int(match[1]) for match in found if match)
@@ -56,7 +56,7 @@ class _Mount:
 
 
 def control_groups(root: Path = _ROOT) -> Iterator[Path]:
-    """Directories of this process's control groups that may have quotas, each before those above it."""
+    """Yield directories of this process's control groups that may have quotas, each before those above it."""
     names = _memberships(_read(root / "proc/self/cgroup"))
     mounts = [mount for mount in _mounts(_read(root / "proc/self/mountinfo"), root) if mount.controller in names]
     for controller in {mount.controller for mount in mounts}:
@@ -67,7 +67,7 @@ def control_groups(root: Path = _ROOT) -> Iterator[Path]:
 
 
 def _memberships(text: str) -> dict[str, PurePosixPath]:
-    """Groups by controller, from lines like `4:cpu,cpuacct:/docker/1f` and `0::/user.slice`."""
+    """Return groups by controller, from lines like `4:cpu,cpuacct:/docker/1f` and `0::/user.slice`."""
     lines = (line.split(":", 2) for line in text.splitlines())
     return {name: PurePosixPath(line[2]) for line in lines if len(line) == 3 for name in line[1].split(",")}
 
@@ -86,7 +86,7 @@ def _mounts(text: str, root: Path) -> Iterator[_Mount]:
 
 
 def _inside(group: PurePosixPath, mount: _Mount) -> tuple[str, ...]:
-    """Steps from the mounted group down to `group`; none where that is the name of it in another namespace."""
+    """Return steps from the mounted group down to `group`; none where that is the name of it in another namespace."""
     below = group.relative_to(mount.top).parts if group.is_relative_to(mount.top) else ()
     return () if ".." in below else below
 

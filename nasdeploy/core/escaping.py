@@ -10,12 +10,15 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 
 
 def escaped(text: object) -> str:
-    r"""Text as one line that can be encoded: a newline is shown as `\n`, a byte that is not UTF-8 as `\xfc`."""
+    r"""Return text as one line that can be encoded: a newline is shown as `\n`, a byte that is not UTF-8 as `\xfc`."""
     return _NOT_SHOWN.sub(_escape, str(text))
 
 
 def in_utf8(text: object) -> str:
-    r"""Text that can be encoded: bytes of a file's name that are not UTF-8 are shown as `\xfc`; the rest stays."""
+    r"""Return text that can be encoded: bytes of a file's name that are not UTF-8 are shown as `\xfc`.
+
+    The rest stays.
+    """
     return _NOT_UTF8.sub(_escape, str(text))
 
 
@@ -25,7 +28,7 @@ def _escape(character: "re.Match[str]") -> str:
 
 
 def cell(text: object) -> str:
-    """Text for a cell of a table: one line, and none that a spreadsheet takes for a formula.
+    """Return text for a cell of a table: one line, and none that a spreadsheet takes for a formula.
 
     What begins as one is put behind an apostrophe (https://owasp.org/www-community/attacks/CSV_Injection).
     """

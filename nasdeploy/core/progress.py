@@ -48,7 +48,7 @@ class Progress:
         self._quiet, self._wording = quiet, wording
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Say one line to the user."""
         if not self._quiet:
             print(escaped(self._wording(text)), file=sys.stderr, flush=True)
 

@@ -22,7 +22,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` for the known name nearest to `name`, else `; known: A, B, C` (the first of very many)."""
+    """Return `.
+
+    Did you mean 'X'?` for the known name nearest to `name`, else `; known: A, B, C` (the first of very many).
+    """
     names = sorted(known)
     close = nearest(name, names)
     if close is not None:

@@ -161,7 +161,7 @@ def _assign(target: dict[str, Any], path: Sequence[str], value: Any, source: str
 
 
 def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:
-    """`data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
+    """Return `data` as a `model`; raises `UserError` naming the first wrong key, and the nearest right one."""
     try:
         # By way of JSON, where strict mode still takes a list for a tuple.
         return model.model_validate_json(json.dumps(data))
@@ -198,7 +198,8 @@ def _first(model: type[BaseModel], data: Mapping[str, Any], error: ValidationErr
 
 
 def _not_unicode(data: Any) -> str:
-    """About the first text that holds bytes of no character, as the names of old archives do: JSON cannot hold it."""
+    """Complain of the first text that holds bytes of no character, as the names of old archives do: JSON cannot hold
+    it."""
     texts = (
         text for text in _texts("", data) if not text[1].isascii() and any("\ud800" <= c <= "\udfff" for c in text[1])
     )
@@ -207,7 +208,7 @@ def _not_unicode(data: Any) -> str:
 
 
 def _texts(key: str, data: Any) -> Iterator[tuple[str, str]]:
-    """Texts inside plain values, by dotted key."""
+    """Yield texts inside plain values, by dotted key."""
     if isinstance(data, str):
         yield key, data
     elif isinstance(data, Mapping):
@@ -232,7 +233,7 @@ def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
 
 
 def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set[str]:
-    """Keys that the settings at `path` inside `model` may have, where `data` is what was given for it."""
+    """Return keys that the settings at `path` inside `model` may have, where `data` is what was given for it."""
     models: list[type[BaseModel]] = [model]
     for part in path:
         outer = data
@@ -246,7 +247,7 @@ def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set
 
 
 def _models_of(field: FieldInfo, data: Any, outer: Any) -> list[type[BaseModel]]:
-    """Settings classes that a field may hold, where `data` was given for it inside `outer`."""
+    """Return settings classes that a field may hold, where `data` was given for it inside `outer`."""
     for each in field.metadata:
         if isinstance(each, ByKind):
             return [each.settings(data)]

@@ -31,7 +31,7 @@ def balanced_draws(labels: Indices, rng: np.random.Generator) -> Indices:
 
 
 def class_weights(labels: Indices, classes: int) -> Weights:
-    """Weights `[classes]` with which the images of each class weigh as much together; 0 for a class without any.
+    """Return weights `[classes]` with which the images of each class weigh as much together; 0 for a class without any.
 
     They are inversely proportional to the number of images, and their mean over all images is 1.
     """
@@ -169,7 +169,7 @@ class CalibrationBatches:
 def calibration_batches(
     images: Images, settings: DataSettings, batch_size: int, count: int, seed: int
 ) -> CalibrationBatches:
-    """`count` batches of training images with the training augmentation, the same each time for a seed.
+    """Return `count` batches of training images with the training augmentation, the same each time for a seed.
 
     Their order is that of training, so that statistics of batch normalisation are those that weights were trained
     with; this includes balanced sampling. When the images run out they come again, augmented differently. In memory

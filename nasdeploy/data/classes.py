@@ -49,7 +49,7 @@ def likest(name: str, known: Iterable[str]) -> str | None:
 
 
 def fault_of(name: str) -> str:
-    """Why `name` cannot be that of a class, as the end of a sentence; empty if it can."""
+    """Return why `name` cannot be that of a class, as the end of a sentence; empty if it can."""
     # Nearly all names, of which there may be millions in shards.
     if name.isascii() and name.isprintable() and name.strip():
         return ""
@@ -111,7 +111,7 @@ class NoLabel(ValueError):
 
 
 def decoded(content: bytes) -> str:
-    """Text in UTF-8, with or without a byte order mark; raises `NoLabel` for other encodings."""
+    """Return text in UTF-8, with or without a byte order mark; raises `NoLabel` for other encodings."""
     if content.startswith(_UTF16) or b"\0" in content:
         raise NoLabel("it is in UTF-16, not in UTF-8")
     try:

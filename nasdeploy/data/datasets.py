@@ -32,7 +32,7 @@ def open_digits(settings: DataSettings) -> OpenedData:
 
 
 def open_cifar10(settings: DataSettings) -> OpenedData:
-    """CIFAR-10 below `settings.path`; raises `UserError` that says how to get it if it is not there or damaged.
+    """Return CIFAR-10 below `settings.path`; raises `UserError` that says how to get it if it is not there or damaged.
 
     The files are pickles; torchvision opens them only if their MD5 sums are those of the published ones.
     """
@@ -53,7 +53,7 @@ def open_cifar10(settings: DataSettings) -> OpenedData:
 
 
 def open_fashion_mnist(settings: DataSettings) -> OpenedData:
-    """Fashion-MNIST below `settings.path`, or as torchvision or Debian's package dataset-fashion-mnist installs it.
+    """Return Fashion-MNIST below `settings.path`, or as torchvision or Debian's dataset-fashion-mnist installs it.
 
     Raises `UserError` that says how to get it if it is not there, or which file is damaged.
     """

@@ -137,7 +137,7 @@ def to_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:
 
 
 def undecodable(depth: int, decoding: Decoding) -> str | None:
-    """Why a picture of that depth cannot be decoded so; None if it can."""
+    """Return why a picture of that depth cannot be decoded so; None if it can."""
     if depth == FLOATING and decoding.range is None:
         return "floating-point pixels: set data.range to the values of black and white, or save it with 8 or 16 bits"
     if depth == COLOUR and decoding.range is not None:
@@ -197,7 +197,7 @@ def _file(path: Path, content: bytes | None) -> Path | BytesIO:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with an image file as `UnreadableImage`."""
+    """Turn whatever goes wrong with an image file into `UnreadableImage`."""
     try:
         yield
     except UnidentifiedImageError:

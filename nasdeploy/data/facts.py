@@ -72,7 +72,7 @@ def store_arrays(place: Path | None, arrays: Arrays) -> None:
 
 
 def texts_as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Texts without NUL one after the other, which takes less than an array of texts as long as the longest."""
+    """Return texts without NUL one after the other, which takes less than an array of texts as long as the longest."""
     return np.frombuffer("\0".join(texts).encode(errors="surrogateescape"), dtype=np.uint8)
 
 
@@ -127,12 +127,12 @@ class Facts:
         return found["digest"] if found["read"].all() else None
 
     def unreadable(self, decoding: Decoding) -> Mapping[int, str]:
-        """Why images cannot be read, by place: their defects, and what `decoding` does not allow."""
+        """Return why images cannot be read, by place: their defects, and what `decoding` does not allow."""
         return dict(sorted((unfit(self.records, decoding) | dict(self.defects)).items()))
 
 
 def unfit(records: Records, decoding: Decoding) -> dict[int, str]:
-    """Why images with these facts `[N]` cannot be decoded so, by place: for their size or depth."""
+    """Return why images with these facts `[N]` cannot be decoded so, by place: for their size or depth."""
     found = {}
     large = records["width"] * records["height"] > decoding.max_pixels
     for place in np.flatnonzero(large | (records["depth"] != EIGHT_BITS)).tolist():
@@ -164,7 +164,7 @@ def _digest(file: IO[bytes]) -> bytes:
 
 
 def records_of(looks: Sequence[Look]) -> Records:
-    """Looks as the records that are kept, `[N]`."""
+    """Return looks as the records that are kept, `[N]`."""
     records: npt.NDArray[Any] = np.zeros(len(looks), dtype=RECORD)
     records["read"] = [bool(look.digest) for look in looks]
     digests = b"".join(look.digest or bytes(DIGEST_BYTES) for look in looks)
@@ -217,7 +217,7 @@ def facts_of(root: Path, files: Sequence[Path]) -> Facts:
 
 
 def in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
-    """`look` at each file, in threads: a cold or networked disk answers many requests at once."""
+    """Call `look` for each file, in threads: a cold or networked disk answers many requests at once."""
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as threads:
         found = threads.map(lambda chunk: [look(file) for file in chunk], chunks)

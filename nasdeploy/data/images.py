@@ -51,7 +51,7 @@ class Images(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """One picture, RGB; raises `UnreadableImage` if its file is damaged."""
+        """Return one picture, RGB; raises `UnreadableImage` if its file is damaged."""
 
     @abstractmethod
     def subset(self, indices: Sequence[int]) -> "Images":
@@ -62,7 +62,7 @@ class Images(ABC):
         return None
 
     def header(self, index: int) -> ImageHeader:
-        """Size and depth of one picture, without decoding it where it is a file; raises `UnreadableImage`."""
+        """Return size and depth of one picture, without decoding it where it is a file; raises `UnreadableImage`."""
         return ImageHeader(*self.image(index).size, EIGHT_BITS)
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
@@ -90,7 +90,7 @@ class Images(ABC):
         return b""
 
     def readable_order(self, drawn: Indices, rng: np.random.Generator) -> Indices:
-        """Randomly drawn indices in an order that suits the storage and is as random as that allows."""
+        """Return randomly drawn indices in an order that suits the storage and is as random as that allows."""
         return drawn
 
 
@@ -102,7 +102,7 @@ class FileImages(Images):
         self._paths, self._decoding = tuple(paths), decoding
 
     def image(self, index: int) -> Image.Image:
-        """One picture; see `Images.image`."""
+        """Return one picture; see `Images.image`."""
         return read_rgb(self._paths[index], decoding=self._decoding)
 
     def header(self, index: int) -> ImageHeader:
@@ -110,7 +110,7 @@ class FileImages(Images):
         return read_header(self._paths[index])
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
-        """Depth and values of one picture; see `Images.depth_and_values`."""
+        """Return depth and values of one picture; see `Images.depth_and_values`."""
         return read_values(self._paths[index])
 
     def path(self, index: int) -> Path:
@@ -137,7 +137,7 @@ class ArrayImages(Images):
         self.pixels = pixels
 
     def image(self, index: int) -> Image.Image:
-        """One picture; see `Images.image`."""
+        """Return one picture; see `Images.image`."""
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
     def subset(self, indices: Sequence[int]) -> "ArrayImages":

@@ -76,7 +76,7 @@ def _with_damage(summary: FolderSummary, damaged: Sequence[UnreadableImage]) -> 
 
 
 def _summary(path: Path, data: OpenedData, looked_at: "_Pictures", kind: DatasetKind) -> FolderSummary:
-    """Counts are those of images that a recipe as `init` writes it uses: each picture once."""
+    """Sum up a folder; counts are those of images that a recipe as `init` writes it uses: each picture once."""
     usable, lines = each_once(data)
     images = {}
     for part, of_part in data.parts.items():

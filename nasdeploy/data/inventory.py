@@ -105,7 +105,7 @@ def contents(one: Inventory, other: Inventory) -> tuple[Contents, Contents]:
 
 
 def rows(inventory: Inventory, found: Contents) -> list[Row]:
-    """Path, label and content of each image."""
+    """Return path, label and content of each image."""
     return list(
         zip(
             inventory.identities.paths, inventory.labels.tolist(), (content.tobytes() for content in found), strict=True

@@ -139,7 +139,7 @@ def _images(files: list[str]) -> list[str]:
 
 
 def _renamed(root: Path, folders: list[str]) -> str:
-    """Training/, or Train/ on a system that keeps the two apart."""
+    """Say what to do about Training/, or Train/ on a system that keeps the two apart."""
     name = next((name for name in folders if meant(name) == "train"), None)
     return f", but {name}/: run: {_move(root / name, root / 'train')}" if name else ""
 
@@ -156,7 +156,7 @@ def _inside(root: Path) -> str:
 
 
 def _nested(root: Path, folders: list[str]) -> str:
-    """photos/photos/train, or CLASS/train for each class."""
+    """Say what to do about photos/photos/train, or CLASS/train for each class."""
     found, by_class = [], []
     for folder in _below(root, folders):
         inner, files = _content(folder / "train")
@@ -178,7 +178,7 @@ def _nested(root: Path, folders: list[str]) -> str:
 
 
 def _below(root: Path, folders: list[str]) -> Iterator[Path]:
-    """Folders at most two levels below `root`, the nearest first, as many as are looked into."""
+    """Yield folders at most two levels below `root`, the nearest first, as many as are looked into."""
     near = [root / name for name in folders[:_LOOKED_INTO]]
     yield from near
     far = (folder / name for folder in near for name in _content(folder)[0])
@@ -187,7 +187,7 @@ def _below(root: Path, folders: list[str]) -> Iterator[Path]:
 
 
 def _classes(root: Path, folders: list[str]) -> str:
-    """photos/CLASS/*.jpg."""
+    """Say what to do about photos/CLASS/*.jpg."""
     classes = [name for name in folders[:_LOOKED_INTO] if _images(_content(root / name)[1])]
     if not classes:
         return ""

@@ -45,7 +45,7 @@ class FetchedImages(Images):
         self._images, self._shorter_side, self._size = images, shorter_side, size
 
     def image(self, index: int) -> Image.Image:
-        """One picture, `size` x `size`; see `Images.image`."""
+        """Return one picture, `size` x `size`; see `Images.image`."""
         return fetch(self._images.image(index), self._shorter_side, self._size)
 
     def subset(self, indices: Sequence[int]) -> "FetchedImages":
@@ -54,7 +54,7 @@ class FetchedImages(Images):
 
 
 def fetched(images: Images, settings: DataSettings) -> Images:
-    """`images` after steps 2 and 3 of `Preprocessing`; decoded once, the first time, if they fit in 512 MB."""
+    """Return `images` after steps 2 and 3 of `Preprocessing`; decoded once, the first time, if they fit in 512 MB."""
     place = (settings.shorter_side, settings.size)
     if place not in images.at_size:
         images.at_size[place] = _at_size(images, settings)
@@ -142,7 +142,7 @@ def load(
     seeds: Sequence[Seeds] | None = None,
     pinned: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Transformed pixels and labels of each batch of indices, in `pinned` memory if they go to a GPU.
+    """Yield transformed pixels and labels of each batch of indices, in `pinned` memory if they go to a GPU.
 
     Before image j of batch i the generators are seeded by `seeds[i][j]`. Raises `UserError` naming an unreadable image;
     where the settings skip those, a batch is shorter by them.
@@ -180,7 +180,8 @@ def _unreadable_batch(path: Path, reason: str) -> UserError:
 
 
 def _leave_stopping_to_training(worker: int) -> None:
-    """Schedulers send SIGTERM to all processes of a job: training still makes a step before it saves and leaves."""
+    """Ignore SIGTERM: schedulers send it to all processes of a job: training still makes a step before it saves and
+    leaves."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -198,7 +199,7 @@ def _named_deaths(loader: Iterable[_Batch]) -> Iterator[_Batch]:
 
 
 def _workers(images: Images, settings: DataSettings, seeded: bool) -> int:
-    """Processes to read with: none for images in memory, unless a policy makes them expensive."""
+    """Return processes to read with: none for images in memory, unless a policy makes them expensive."""
     if settings.workers is not None:
         return settings.workers
     if isinstance(images, ArrayImages) and not (seeded and settings.augment.policy != "none"):

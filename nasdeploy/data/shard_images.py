@@ -48,7 +48,7 @@ class _OpenFiles:
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """Bytes of one file, fewer at its end."""
+        """Return bytes of one file, fewer at its end."""
         if number not in self._open:
             self._open[number] = os.open(self._paths[number], os.O_RDONLY)
             if len(self._open) > _MOST_OPEN:
@@ -80,7 +80,7 @@ class ShardImages(Images):
 
     @classmethod
     def of(cls, index: ShardIndex, labels: Indices, decoding: Decoding = Decoding()) -> "ShardImages":
-        """All images of an index with their labels `[N]`."""
+        """Return all images of an index with their labels `[N]`."""
         return cls(index, labels, np.arange(len(index), dtype=np.int64), _OpenFiles(index.shards), decoding)
 
     @property
@@ -89,7 +89,7 @@ class ShardImages(Images):
         return self._index
 
     def image(self, index: int) -> Image.Image:
-        """One picture; see `Images.image`."""
+        """Return one picture; see `Images.image`."""
         return read_rgb(self.path(index), self.content(index), self._decoding)
 
     def header(self, index: int) -> ImageHeader:
@@ -97,7 +97,7 @@ class ShardImages(Images):
         return read_header(self.path(index), self.content(index))
 
     def depth_and_values(self, index: int) -> tuple[int, npt.NDArray[Any] | None]:
-        """Depth and values of one picture; see `Images.depth_and_values`."""
+        """Return depth and values of one picture; see `Images.depth_and_values`."""
         return read_values(self.path(index), self.content(index))
 
     def content(self, index: int) -> bytes:

@@ -141,7 +141,7 @@ def _grouped(shard: Path, named: Iterable[_Named]) -> Iterator[tuple[str, Member
 
 
 def _named(archive: tarfile.TarFile, passed: Counter[str]) -> Iterator[_Named]:
-    """Everything that belongs to a sample; what does not is counted."""
+    """Yield everything that belongs to a sample; what does not is counted."""
     last = -1
     for member in archive:
         if member.size < 0 or member.offset_data <= last:

@@ -40,7 +40,7 @@ def classes_of(root: Path, parts: Mapping[str, ShardIndex]) -> tuple[str, ...]:
 
 
 def _order(label: str) -> tuple[bool, int, str]:
-    """Numbers in their order before names."""
+    """Return a key that sorts numbers in their order before names."""
     return not is_number(label), int(label) if is_number(label) else 0, label
 
 

@@ -128,7 +128,7 @@ def split(data: OpenedData, settings: DataSettings, seed: int) -> Split:
 
 
 def _given(data: OpenedData, usable: Mask) -> npt.NDArray[np.uint8]:
-    """Uses `[N]` of the images that the data itself brings for validation and test; none of the others yet."""
+    """Return uses `[N]` of the images that the data itself brings for validation and test; none of the others yet."""
     uses = np.full(len(data.inventory), UNUSED, dtype=np.uint8)
     for name, use in (("val", VAL), ("test", TEST)):
         if name in data.parts:

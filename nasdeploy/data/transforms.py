@@ -24,14 +24,14 @@ Triple = tuple[float, float, float]
 
 
 def fetch(image: Image.Image, shorter_side: int, size: int) -> Image.Image:
-    """Steps 2 and 3 of `Preprocessing`: the centre `size` x `size` of the image resized to `shorter_side`."""
+    """Return steps 2 and 3 of `Preprocessing`: the centre `size` x `size` of the image resized to `shorter_side`."""
     resized = F.resize(image, [shorter_side], interpolation=InterpolationMode.BICUBIC, antialias=True)
     cropped: Image.Image = F.center_crop(resized, [size, size])
     return cropped
 
 
 def normalise(pixels: Tensor, mean: Triple, std: Triple) -> Tensor:
-    """Step 4 of `Preprocessing`: float32 from uint8 `[..., 3, H, W]`, on the device where they are."""
+    """Return step 4 of `Preprocessing`: float32 from uint8 `[..., 3, H, W]`, on the device where they are."""
     scaled = pixels.to(torch.float32).div_(255)
     return scaled.sub_(_channels(mean, pixels.device)).div_(_channels(std, pixels.device))
 

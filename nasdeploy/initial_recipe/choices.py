@@ -43,7 +43,8 @@ def has_gpu() -> bool:
 
 
 def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
-    """Time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm up."""
+    """Return time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm
+    up."""
     set_threads(None)
     device = compute_device()
     settings = TrainSettings()
@@ -158,13 +159,13 @@ def shape_for(side: int) -> Shape:
 
 
 def _time_an_image(shape: Shape, classes: int) -> float:
-    """Seconds of training for one image, measured on this machine."""
+    """Return seconds of training for one image, measured on this machine."""
     batch = 64 if has_gpu() else 2 if shape.space == "alphanet" else 32
     return seconds_per_image(load_space(shape.space, classes), shape.size, batch)
 
 
 def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: float) -> Training:
-    """Epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many."""
+    """Return epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many."""
     given = folder.images["train"] * (1.0 if folder.has_test else 1.0 - _default("test"))
     holdout = round(min(_default("holdout"), _MOST_HELD_OUT / given), 4)
     images = round(given * (1 - holdout))

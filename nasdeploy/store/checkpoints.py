@@ -58,7 +58,7 @@ def checkpoint_files(directory: Path) -> list[Path]:
 
 
 def position_of(path: Path) -> tuple[int, int]:
-    """Finished epochs, and finished steps of the next one, by a checkpoint's name."""
+    """Return finished epochs, and finished steps of the next one, by a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     assert match is not None, path
     return int(match[1]), int(match[2] or 0)

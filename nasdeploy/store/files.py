@@ -72,7 +72,7 @@ def beside(place: Path, asked: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_full_named(path: Path) -> Iterator[None]:
-    """Turns the errors that a full disk causes while `path` is written into a `UserError`."""
+    """Turn the errors that a full disk causes while `path` is written into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -94,7 +94,7 @@ def _disk_full(path: Path) -> UserError:
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Turns the errors of making, opening or removing `path` for writing into a `UserError`."""
+    """Turn the errors of making, opening or removing `path` for writing into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -105,7 +105,7 @@ def writable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(lock: Path, used: Path) -> Iterator[None]:
-    """Exclusive use of `used` by this process, by way of the file `lock`, which stays.
+    """Hold the exclusive use of `used` by this process, by way of the file `lock`, which stays.
 
     The operating system gives it up when the process ends, however it ends. Raises `UserError` if another process has
     it, or if `lock` cannot be written.
@@ -129,7 +129,7 @@ def locked(lock: Path, used: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_while_written(path: Path) -> Iterator[None]:
-    """Exclusive use by this process of a place that is written, by way of a hidden file beside it, which is removed.
+    """Hold the exclusive use by this process of a place that is written, by a hidden file beside it, which is removed.
 
     Raises `UserError` if another process writes there, or if nobody can.
     """

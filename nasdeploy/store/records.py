@@ -26,7 +26,10 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def parse_record(model: type[S], data: Mapping[str, Any], path: Path, remedy: str) -> S:
-    """`data`, read from `path`, as a `model`; raises `UserError`, which ends in `remedy`, for what does not fit."""
+    """Return `data`, read from `path`, as a `model`.
+
+    Raises `UserError`, which ends in `remedy`, for what does not fit.
+    """
     try:
         return parse(model, data, str(path))
     except UserError as error:
@@ -67,7 +70,7 @@ _PACKAGES = ("nasdeploy", "torch", "torchvision", "timm", "onnx", "onnxscript", 
 
 
 def installed_versions() -> dict[str, str]:
-    """Version by package name, with Python's; packages that are not installed are left out."""
+    """Return version by package name, with Python's; packages that are not installed are left out."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -203,7 +203,7 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Exclusive use of the run by this process, which may nest it; raises `UserError` if another process has it.
+        """Hold the exclusive use of the run, which may be nested; raises `UserError` if another process has it.
 
         The operating system gives it up when the process ends, however it ends. Holding it, what killed processes
         left half-written is removed.
@@ -220,7 +220,7 @@ class Run:
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
-        """Use of the run while no other process changes it; whether this process may write to it.
+        """Hold the use of the run while no other process changes it; whether this process may write to it.
 
         It may not where the file system does not let it, as a medium that is mounted read-only. Nobody else does then
         either, and there is nothing to be locked.

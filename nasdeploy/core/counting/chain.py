@@ -74,7 +74,7 @@ def unread(space: SearchSpace) -> list[int]:
 
 
 def combinations(sizes: Sequence[int]) -> Codes:
-    """All combinations `[product, sizes]` of places, the last one varying fastest."""
+    """Return all combinations `[product, sizes]` of places, the last one varying fastest."""
     return np.array(list(product(*map(range, sizes))), dtype=np.int16).reshape(-1, len(sizes))
 
 

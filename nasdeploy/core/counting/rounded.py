@@ -66,7 +66,7 @@ class Rounded:
         return RoundedInterval(self, low, high)
 
     def evenly(self, low: float, high: float, count: int, rng: np.random.Generator) -> Codes:
-        """Codes `[count, choices]` with costs at about equal distances from `low` to `high`, a few a little beyond.
+        """Return codes `[count, choices]` with costs at about equal distances from `low` to `high`, few beyond.
 
         Each is drawn uniformly from those of a rounded cost. None if the space has nothing in between.
         """
@@ -78,14 +78,15 @@ class Rounded:
         return self.draw(occupied[np.searchsorted(occupied, wanted)], rng)
 
     def numbers(self, low: float, high: float, slack: float) -> tuple[int, int]:
-        """First and end of the rounded costs from `low - slack` to `high + slack`."""
+        """Return first and end of the rounded costs from `low - slack` to `high + slack`."""
         size = self._ways[-1].shape[1]
         first = ceil(min(max((low - slack - self.start) / self.step, 0), size))
         last = floor(min(max((high + slack - self.start) / self.step, -1), size - 1))
         return first, max(last + 1, first)
 
     def draw(self, numbers: Integers, rng: np.random.Generator) -> Codes:
-        """Codes `[n, choices]`, each drawn uniformly from those of the rounded cost with this number, if it has any."""
+        """Return codes `[n, choices]`, each drawn uniformly from those of the rounded cost with this number, if it has
+        any."""
         codes = np.zeros((len(numbers), len(self.space.choices)), dtype=np.int16)
         for place in self._unread:
             codes[:, place] = rng.integers(len(self.space.choices[place].values), size=len(numbers))
@@ -124,7 +125,10 @@ class RoundedInterval:
         return self._estimate[1]
 
     def sample(self, count: int, rng: np.random.Generator) -> Codes:
-        """Codes `[count, choices]`, drawn uniformly with repetition; fewer if next to nothing is in the interval."""
+        """Return codes `[count, choices]`, drawn uniformly with repetition.
+
+        Fewer if next to nothing is in the interval.
+        """
         found = [self._drawn(self._ways, 0, rng)]
         missed = 0
         while (missing := count - sum(map(len, found))) > 0 and missed < _TRIES and self._ways.any():
@@ -150,7 +154,7 @@ class RoundedInterval:
         return sure + share * float(near.sum()), float(error * near.sum())
 
     def _drawn(self, ways: Floats, count: int, rng: np.random.Generator) -> Codes:
-        """Codes `[count, choices]` with rounded costs in proportion to `ways`."""
+        """Return codes `[count, choices]` with rounded costs in proportion to `ways`."""
         cumulative = ways.cumsum()
         numbers = np.searchsorted(cumulative, rng.random(count) * cumulative[-1:], side="right")
         return self._rounded.draw(self._first + numbers.clip(max=len(ways) - 1), rng)
