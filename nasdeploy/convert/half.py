@@ -58,7 +58,7 @@ class Watched:
         return self._session.inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """The model's outputs."""
+        """Return the model's outputs."""
         found = self._session.run(feeds)
         self._largest = np.maximum(self._largest, np.array(found[self._outputs :]).reshape(-1))
         return found[: self._outputs]
@@ -83,7 +83,7 @@ def _types(model: ModelProto) -> dict[str, int]:
 
 
 def _with_largest(model: ModelProto, names: Iterable[str]) -> ModelProto:
-    """A copy with an output for each of these tensors: its largest magnitude."""
+    """Return a copy with an output for each of these tensors: its largest magnitude."""
     made = ModelProto()
     made.CopyFrom(model)
     for name in names:

@@ -47,7 +47,7 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
 
 
 def _since(node: NodeProto, opset: int) -> int:
-    """The first opset with the operator as it is in this one."""
+    """Return the first opset with the operator as it is in this one."""
     return int(defs.get_schema(node.op_type, opset).since_version)
 
 

@@ -6,7 +6,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def saturates(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether products of 8-bit integers overflow here: on x86 without VNNI pairs of them are added in 16 bits.
+    """Return whether products of 8-bit integers overflow here: on x86 without VNNI pairs of them are added in 16 bits.
 
     False where it cannot be read: processors of other kinds do not have this.
     """

@@ -133,7 +133,10 @@ class Campaign:
     def _worth_measuring_again(
         self, kind: Kind, timings: Mapping[str, Timing], each: float, later_s: float
     ) -> list[str]:
-        """Name the most disturbed ones, as many as there is time for at `each` seconds; say how many, and why."""
+        """Return the most disturbed ones, as many as there is time for at `each` seconds.
+
+        Say how many, and why.
+        """
         found = disturbances(timings, self.protocol.drift_above)
         if not found:
             return []
@@ -163,7 +166,7 @@ class Campaign:
                     self.journal.add(kind, kept)
 
     def _better(self, kind: Kind, key: str, outcome: Outcome) -> bool:
-        """Whether an outcome is better than what the journal has of this model."""
+        """Return whether an outcome is better than what the journal has of this model."""
         known = self.journal.outcomes[kind]
         before = known.get(key)
         if not isinstance(before, Timing) or not isinstance(outcome, Timing):

@@ -132,7 +132,8 @@ def read_sensors(root: Path = _ROOT) -> SensorReading:
 
 
 def _cools_cpu(kind: Path) -> bool:
-    """Whether a cooling device slows a processor down, unlike a fan: `Processor`, or `cpufreq-cpu0` and the like."""
+    """Return whether a cooling device slows a processor down, unlike a fan: `Processor`, or `cpufreq-cpu0` and the
+    like."""
     name = _read(kind).strip()
     return name == "Processor" or "cpufreq" in name
 

@@ -178,7 +178,8 @@ class Timing:
         return self.median * self.processes[0] / middle, self.median * self.processes[-1] / middle
 
     def ties(self, other: "Timing") -> bool:
-        """Whether the two cannot be told apart, because another process may well find their medians the other way."""
+        """Return whether the two cannot be told apart, because another process may well find their medians the other
+        way."""
         return self.band[0] <= other.band[1] and other.band[0] <= self.band[1]
 
 

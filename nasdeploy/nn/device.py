@@ -6,7 +6,7 @@ from nasdeploy.core.cpus import parallelism
 
 
 def compute_device() -> torch.device:
-    """A GPU if PyTorch finds one, else the CPU."""
+    """Return a GPU if PyTorch finds one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -22,7 +22,7 @@ def set_threads(given: int | None) -> None:
 
 
 def layout_for(device: torch.device) -> torch.memory_format:
-    """The layout of weights and images in which networks that are computed a few times each take the least time.
+    """Return the layout of weights and images in which networks that are computed a few times each take the least time.
 
     On a CPU channels-last takes about 0.7 of the time. On a GPU cuDNN then plans each shape of a convolution that it
     has not met before, for milliseconds, and most networks of a search have such shapes: on an H200 recalibrating

@@ -63,7 +63,7 @@ class ConvTensors(NamedTuple):
 
 
 def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
-    """The leading `channels` of a normalisation."""
+    """Return the leading `channels` of a normalisation."""
     weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
     assert mean is not None and var is not None
     if channels == norm.num_features:
@@ -155,7 +155,10 @@ class _Leading(torch.autograd.Function):
 
 
 def slice_matrix(weight: Tensor, rows: int, columns: int) -> Tensor:
-    """The leading output and input channels of a weight `[out, in, ...]`; contiguous, the weight itself if whole."""
+    """Return the leading output and input channels of a weight `[out, in, ...]`.
+
+    Contiguous, the weight itself if whole.
+    """
     if weight.shape[0] == rows and weight.shape[1] == columns:
         return weight
     sliced: Tensor = _Leading.apply(weight, rows, columns)
@@ -163,7 +166,7 @@ def slice_matrix(weight: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def centre_crop(weight: Tensor, channels: int, kernel_size: int) -> Tensor:
-    """The leading channels and the central taps of a depthwise weight `[channels, 1, k, k]`."""
+    """Return the leading channels and the central taps of a depthwise weight `[channels, 1, k, k]`."""
     if weight.shape[0] != channels:
         weight = weight[:channels]
     margin = (weight.shape[-1] - kernel_size) // 2

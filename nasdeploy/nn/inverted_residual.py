@@ -148,7 +148,8 @@ class InvertedResidualFamily(BatchNormFamily):
 
 
 def _kernel(weights: InvertedResidualWeights, channels: int, kernel_size: int) -> Tensor:
-    """The depthwise weight `[channels, 1, kernel_size, kernel_size]`, transformed step by step if the rule says so."""
+    """Return the depthwise weight `[channels, 1, kernel_size, kernel_size]`, transformed step by step if the rule says
+    so."""
     weight, transforms = weights.depthwise.weight, weights.transforms
     if transforms is None:
         return centre_crop(weight, channels, kernel_size)

@@ -143,7 +143,7 @@ def _plain(outputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
 
 
 def _by_slot(plan: Plan) -> dict[str, list[Block]]:
-    """The blocks that compute with each slot's weights, in the order of the steps."""
+    """Return the blocks that compute with each slot's weights, in the order of the steps."""
     found: dict[str, list[Block]] = {}
     for step in plan:
         found.setdefault(step.slot, []).append(step.block)

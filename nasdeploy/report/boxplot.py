@@ -31,7 +31,7 @@ class Box:
 
 
 def box_of(values: Sequence[float]) -> Box | None:
-    """The box of some values, with quartiles interpolated linearly; None if there are none."""
+    """Return the box of some values, with quartiles interpolated linearly; None if there are none."""
     if not values:
         return None
     low, first, middle, third, high = (float(v) for v in np.quantile(np.array(values), [0, 0.25, 0.5, 0.75, 1]))

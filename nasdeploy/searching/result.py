@@ -155,7 +155,7 @@ class BudgetRecord(Settings):
 
     @property
     def bounds(self) -> dict[str, Bounds]:
-        """What is bounded, by the names that it has in a budget."""
+        """Return what is bounded, by the names that it has in a budget."""
         found: dict[str, Bounds] = {}
         for device, limit in self.latency.items():
             both = {"latency": limit.median_ms, "latency_p95": limit.p95_ms}
@@ -289,7 +289,7 @@ def _renamed(data: dict[str, Any], names: Mapping[str, str], samples: str, as_sa
 
 
 def load_result(path: Path) -> SearchResult:
-    """The result of a run's latest search; raises `UserError` if there is none or it is damaged."""
+    """Return the result of a run's latest search; raises `UserError` if there is none or it is damaged."""
     if not path.exists():
         raise UserError(f"{path}: no search result yet; run `nd.search(latency_ms=X)` first")
     remedy = "search again with `nd.search()`"

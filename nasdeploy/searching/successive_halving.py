@@ -99,7 +99,7 @@ class Evaluating:
 
 
 def evaluated(arch: Arch, score: Callable[[Arch], Score], evaluations: Evaluations) -> Evaluation:
-    """The known evaluation of an architecture, or a new one, kept before it is returned."""
+    """Return the known evaluation of an architecture, or a new one, kept before it is returned."""
     (found,) = Evaluating(InTurn(lambda job: score(job.arch)), evaluations)([arch])
     return found
 

@@ -128,7 +128,7 @@ class MobileNetSpace(SearchSpace):
         return sides
 
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
-        """The block of a slot; None beyond the stage's depth."""
+        """Return the block of a slot; None beyond the stage's depth."""
         table, resolution = self.table, values["resolution"]
         last = len(table.stages)
         if slot.name == "stem":

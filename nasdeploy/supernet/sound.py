@@ -9,7 +9,7 @@ _MOST_NAMED = 3
 
 
 def unsound(weights: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with a state dict, naming the first tensors; None if nothing is.
+    """Return what is wrong with a state dict, naming the first tensors; None if nothing is.
 
     Wrong are numbers that are not finite in float32, variances of batch normalisation that are negative, or zero in
     every channel, and convolutions and matrices of which all numbers are the same: training makes none of them. A
@@ -48,7 +48,7 @@ def _uniform(weights: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def _named(found: Sequence[str]) -> str | None:
-    """The first of what was found, and how many more there are."""
+    """Return the first of what was found, and how many more there are."""
     if not found:
         return None
     more = len(found) - _MOST_NAMED

@@ -120,7 +120,7 @@ def _copies(supernet: Supernet, network: Network, step: Step) -> Iterator[tuple[
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:
-    """The tensors of nested tuples, in order; None is left out."""
+    """Yield the tensors of nested tuples, in order; None is left out."""
     if isinstance(nested, Tensor):
         yield nested
     elif nested is not None:
@@ -129,7 +129,7 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 
 def _cover(space: SearchSpace, slot: Slot) -> nn.Module:
-    """The weights of a slot for every block that may stand there, and in the slots that share them."""
+    """Return the weights of a slot for every block that may stand there, and in the slots that share them."""
     sharing = (other for other in space.slots if other.shares and other.weights == slot.name)
     others = [block for other in sharing for block in _blocks(space, other)]
     return cover(slot.name, _blocks(space, slot), others, slot.sharing)

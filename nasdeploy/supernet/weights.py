@@ -38,7 +38,10 @@ def save(path: Path, supernet: Supernet, **more: Any) -> None:
 
 
 def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
-    """The content of a weights file; raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours."""
+    """Return the content of a weights file.
+
+    Raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
     if not is_whole(path):
@@ -65,14 +68,14 @@ def _is_ours(content: Any) -> bool:
 
 
 def _are_tensors(weights: Any) -> bool:
-    """Whether it is a state dict."""
+    """Return whether it is a state dict."""
     return isinstance(weights, Mapping) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     )
 
 
 def load_supernet(path: Path, space: SearchSpace) -> Supernet:
-    """The supernet of `space` with the weights in a file.
+    """Return the supernet of `space` with the weights in a file.
 
     Raises `UserError` if they are of another space, or nothing that a network can compute with.
     """
@@ -134,7 +137,7 @@ def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
 
 
 def _difference(own: Tensor | None, given: Tensor | None) -> str | None:
-    """How a tensor differs from that of the space, None if it does not."""
+    """Return how a tensor differs from that of the space, None if it does not."""
     if given is None:
         return "is missing"
     if own is None:
@@ -143,7 +146,7 @@ def _difference(own: Tensor | None, given: Tensor | None) -> str | None:
 
 
 def _initial(path: Path) -> Mapping[str, Tensor]:
-    """A supernet's state dict, by itself or in a checkpoint."""
+    """Return a supernet's state dict, by itself or in a checkpoint."""
     if path.suffix not in FORMATS:
         raise UserError(f"`init` {path}: not a file of weights ({', '.join(FORMATS)}); {_OTHER_WEIGHTS}")
     if not path.is_file():

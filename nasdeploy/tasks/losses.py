@@ -73,7 +73,7 @@ def adaptive_alpha_divergence(
 
 
 def distillation_loss(settings: "DistillationSettings") -> Distillation | None:
-    """The distillation that the settings name; None if sub-networks learn from the labels."""
+    """Return the distillation that the settings name; None if sub-networks learn from the labels."""
     if settings.kind == "none":
         return None
     if settings.kind == "kl":

@@ -58,6 +58,6 @@ def _split_anew(run: Run, settings: DataSettings, seed: int, data: OpenedData) -
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Return the first of some names, and how many more there are."""
     first, *more = names
     return f"{first} and {len(more)} more" if more else first

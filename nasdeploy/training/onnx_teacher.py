@@ -34,7 +34,7 @@ class _Images:
     dtype: np.dtype[Any]
 
     def fed(self, images: Array) -> Array:
-        """Images `[N, 3, S, S]` in the model's layout and format; whole numbers are rounded.
+        """Return images `[N, 3, S, S]` in the model's layout and format; whole numbers are rounded.
 
         Raises `UserError` for images of another size than the model's.
         """
@@ -52,7 +52,7 @@ class _Images:
 
 
 def onnx_teacher(path: Path, batch: int, threads: int | None, classes: int) -> "OnnxTeacher":
-    """A teacher of `classes` classes in an ONNX file with one input, on ONNX Runtime's CPU.
+    """Return a teacher of `classes` classes in an ONNX file with one input, on ONNX Runtime's CPU.
 
     It computes `batch` images in a call, or as many as its file says. `threads` is as many as PyTorch uses if None.
 
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[Any, Model]:
 
 
 def _input_of(path: Path, proto: Any, name: str) -> _Images:
-    """The input of that name; what is not a picture in channels-last layout is taken for one in the other."""
+    """Return the input of that name; what is not a picture in channels-last layout is taken for one in the other."""
     (value,) = [value for value in proto.graph.input if value.name == name]
     tensor = value.type.tensor_type
     shape: list[int | None] = [dim.dim_value or None for dim in tensor.shape.dim]

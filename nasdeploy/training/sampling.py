@@ -125,7 +125,7 @@ class SamplerContext:
 
     @property
     def stages(self) -> Stages:
-        """What the settings' stages allow; raises `UserError` if they do not fit the space."""
+        """Return what the settings' stages allow; raises `UserError` if they do not fit the space."""
         return allowed_from(self.space, self.settings.sampling.stages)
 
     @property

@@ -54,7 +54,7 @@ def _reachable(device: Device) -> None:
 
 
 def export_device(recipe: Recipe, asked: Asked) -> str:
-    """Name or file of the device that the winner within the budget `asked` is exported for.
+    """Return name or file of the device that the winner within the budget `asked` is exported for.
 
     The first of the budget's devices that is this machine, else the recipe's.
     """

@@ -6,7 +6,10 @@ from nasdeploy.spaces.resolve import resolve_arch
 
 
 def train_alone(recipe: Recipe, text: str) -> Recipe:
-    """The recipe with nothing but the architecture that `text` means trained; raises `UserError` if there is none."""
+    """Return the recipe with nothing but the architecture that `text` means trained.
+
+    Raises `UserError` if there is none.
+    """
     # Architectures are the same for any size of output; a space that is an object has the one that it was made with.
     size = recipe.space.output_size if isinstance(recipe.space, GivenSpace) else 1
     arch = resolve_arch(text, recipe.load_space(size), (), option="`alone`")

@@ -75,7 +75,8 @@ def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
 
 
 def _beside(out: Path, database: Path, name: str) -> Path:
-    """The database of a run that cannot be written, where the results go: what it holds, and what comes to it."""
+    """Return the database of a run that cannot be written, where the results go: what it holds, and what comes to
+    it."""
     folder = out / f"evaluations-{name}"
     folder.mkdir(exist_ok=True)
     return openable(database, folder)
@@ -96,7 +97,7 @@ def _evaluated(contender: Contender, evaluator: Evaluator, kept: Evaluations, pr
 
 
 def _entry(contender: Contender, found: _Found) -> dict[str, Any]:
-    """A run's part of the JSON."""
+    """Return a run's part of the JSON."""
     boxes = [box_of([evaluation.score.value for evaluation in regime]) for regime in found.regimes]
     return {
         "run": str(contender.run.path),

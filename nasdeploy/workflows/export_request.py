@@ -35,7 +35,7 @@ class ExportRequest:
 
 
 def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
-    """What is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
+    """Return what is asked for by `--arch` and `--device`; without them the search's winner on the search's device.
 
     In a run that trained one network alone it is that one. `recipe` is the run's, with what was changed for this call.
 
@@ -62,7 +62,7 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
 
 
 def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Path) -> Arch:
-    """The search's winner; raises `UserError` if the result in `path` is of another space or other weights."""
+    """Return the search's winner; raises `UserError` if the result in `path` is of another space or other weights."""
     if result.space != space.digest:
         raise UserError(f"{path}: of another search space ({result.space}, not {space.digest}); search again")
     if result.weights not in (None, weights.facts):
@@ -77,7 +77,7 @@ def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Pa
 
 
 def _device(given: str | None, recipe: Recipe, result: SearchResult) -> Device:
-    """The device given; else the search's, which is known by name only; else the recipe's."""
+    """Return the device given; else the search's, which is known by name only; else the recipe's."""
     if given is not None:
         return load_device(given)
     of_recipe = load_device(recipe.device)

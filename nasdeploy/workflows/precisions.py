@@ -32,7 +32,7 @@ def parse_precisions(text: str) -> list[Precision]:
 def request_searches(
     run: Run, recipe: Recipe, asked: Asked, precisions: Sequence[Precision], strict: bool, progress: Progress
 ) -> list[SearchRequest]:
-    """A search for each precision in which the budget can be met; without bounds, the recipe's latency.
+    """Return a search for each precision in which the budget can be met; without bounds, the recipe's latency.
 
     Raises `InfeasibleBudget` if it can be met in none, and `UserError` for a budget that is not the same in all.
     """
@@ -76,7 +76,7 @@ def _within(asked: Asked, recipe: Recipe, precision: Precision) -> Asked:
 
 
 def _in_precision(given: str, precision: Precision) -> str:
-    """Name or file of the device `given` in a precision; raises `UserError` if there is none that is like it."""
+    """Return name or file of the device `given` in a precision; raises `UserError` if there is none that is like it."""
     device = load_device(given)
     if device.precision == precision:
         return given

@@ -44,11 +44,11 @@ class ExecuTorchFormat(Interchange):
         return "onnxruntime"
 
     def largest_batch(self, device: Device) -> int:
-        """What memory is planned for."""
+        """Return what memory is planned for."""
         return max(device.batch, LARGEST_BATCH)
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return lacking("executorch", "executorch", "1.5")
 
     def write(self, source: Source, path: Path) -> None:
@@ -62,7 +62,8 @@ class ExecuTorchFormat(Interchange):
             raise UserError(f"format executorch: ExecuTorch refuses the network ({_last(done)}); use another format")
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What its header says of its size, whether it runs, and inputs and outputs that are not as they should be."""
+        """Return what its header says of its size, whether it runs, and inputs and outputs that are not as they should
+        be."""
         try:
             check_program(path.read_bytes())
         except ValueError as error:
@@ -82,7 +83,7 @@ def _apart(*arguments: Any) -> "subprocess.CompletedProcess[str]":
 
 
 def _last(done: "subprocess.CompletedProcess[str]") -> str:
-    """What a process says at its end, or how it ended."""
+    """Return what a process says at its end, or how it ended."""
     if done.returncode < 0:
         return f"ExecuTorch: the process that ran it ended by signal {-done.returncode}"
     lines = done.stderr.splitlines()
@@ -95,7 +96,7 @@ def _differing(kind: str, found: Sequence[ProgramTensor], expected: Sequence[Ten
 
 
 def _text(kind: str, shape: Sequence[int | str]) -> str:
-    """A program has no names, and of its batch says the largest."""
+    """Return the problems of inputs and outputs: a program has no names, and of its batch says the largest."""
     first, *rest = shape
     batch = first if isinstance(first, int) and first < LARGEST_BATCH else "batch"
     return f"{kind} [{', '.join(map(str, (batch, *rest)))}]"

@@ -54,7 +54,7 @@ def distinct(codes: Codes) -> npt.NDArray[np.intp]:
 
 
 def _survivors(codes: Codes, scores: Floats, count: int) -> tuple[Codes, Floats]:
-    """The best `count`, each once."""
+    """Return the best `count`, each once."""
     first = distinct(codes)
     order = first[np.argsort(-scores[first], kind="stable")[:count]]
     return codes[order], scores[order]
