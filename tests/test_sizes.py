@@ -20,7 +20,7 @@ FILES, MEDIAN = 200, 110
 SHARED_NAMES = frozenset(
     {
         "Calibration",
-        "Family",
+        "ExportedFront",
         "Fitted",
         "Forecast",
         "Found",

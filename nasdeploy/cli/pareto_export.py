@@ -7,10 +7,10 @@ from nasdeploy.core.errors import CheckFailed
 
 if TYPE_CHECKING:
     from nasdeploy.store.run import Run
-    from nasdeploy.workflows.pareto_export import Family
+    from nasdeploy.workflows.pareto_export import ExportedFront
 
 
-def emit_family(family: "Family", run: "Run", as_json: bool) -> None:
+def emit_family(family: "ExportedFront", run: "Run", as_json: bool) -> None:
     """Print one table of all networks; raises `CheckFailed` if one of them failed its proof."""
     rows = family.rows()
     emit({"run": str(run.path), "networks": rows}, as_json, lambda: _table(rows))

@@ -7,7 +7,7 @@ from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, split_name
 
 if TYPE_CHECKING:
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
-    from nasdeploy.workflows.forecast import Forecast, Reach
+    from nasdeploy.workflows.forecast import CostReach, Forecast
 
 
 def describe(result: "SearchResult") -> str:
@@ -60,7 +60,7 @@ _COUNTED = 1e7
 """Smaller numbers are written out."""
 
 
-def _reach(reach: "Reach") -> str:
+def _reach(reach: "CostReach") -> str:
     asked = f", asked for: {reach.asked}" if reach.asked else ""
     return f"{reach.low:.4g} to {reach.high:.4g} {reach.unit}{asked}"
 

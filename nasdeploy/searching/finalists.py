@@ -1,20 +1,31 @@
-"""Measuring finalists: whole networks as they would be exported, all in turn."""
+"""Measuring finalists: whole networks as they would be exported, all in turn; and the journal of what was measured.
 
-from collections.abc import Callable, Sequence
+The journal is kept while a search goes on, so that one that was killed measures nothing twice.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 from nasdeploy.convert import model_for
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.latency.runners.runner import Refusal
+from nasdeploy.latency.table import LatencyTable
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
+from nasdeploy.searching.search import Measure
+from nasdeploy.store.files import append_json_line, read_json_lines
+from nasdeploy.store.records import parse_record
 
 
 def measure_networks(
@@ -51,3 +62,46 @@ def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) ->
     network = network_of(arch)
     shapes = tuple(tensor.shape for _, tensor in network.plan.only.inputs)
     return model_for(network, shapes, device)
+
+
+class _Line(Settings):
+    table: str
+    arch: str
+    timing: Timing
+
+
+class FinalistJournal:
+    """A file of JSON lines, one for each measured network; a line counts if it is of one of the present tables.
+
+    They hold for one search: a machine that is slower today than on the day of an earlier one has to be measured today.
+    """
+
+    def __init__(self, path: Path, tables: Sequence[LatencyTable]) -> None:
+        """Take up what a killed search left at `path`; raises `UserError` if it is damaged."""
+        self._path = path
+        self._tables = {table.conditions.device.name: _digest(table) for table in tables}
+        lines = (parse_record(_Line, line, path, "delete that file") for line in read_json_lines(path))
+        self._known = {(line.table, line.arch): line.timing for line in lines}
+
+    def around(self, measure: Measure) -> Measure:
+        """`measure`, but for what is known."""
+
+        def measured(device: str, archs: Sequence[Arch]) -> Mapping[Arch, Timing]:
+            table = self._tables[device]
+            known = {arch: self._known[table, arch.text] for arch in archs if (table, arch.text) in self._known}
+            missing = [arch for arch in archs if arch not in known]
+            new = measure(device, missing) if missing else {}
+            for arch, timing in new.items():
+                append_json_line(self._path, {"table": table, "arch": arch.text, "timing": asdict(timing)})
+                self._known[table, arch.text] = timing
+            return {**known, **new}
+
+        return measured
+
+    def remove(self) -> None:
+        """The search has ended, whether or not it found something."""
+        self._path.unlink(missing_ok=True)
+
+
+def _digest(table: LatencyTable) -> str:
+    return sha256(table.model_dump_json().encode()).hexdigest()[:12]

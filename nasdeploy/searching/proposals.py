@@ -1,4 +1,4 @@
-"""Architectures within a budget: at random, by mutation and by crossover; none comes twice."""
+"""Architectures within a budget: at random, by mutation and by crossover, repaired; none comes twice. Torch-free."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -6,11 +6,11 @@ from functools import cached_property
 import numpy as np
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.counting.chain import Integers
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.errors import InfeasibleBudget
-from nasdeploy.core.space import Codes
+from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.repair import repaired
 
 _SPARE = 256
 _DRAWN = 16
@@ -20,7 +20,7 @@ _TRIES = 10
 """Draws in a row that give nothing new, after which a small space counts as used up."""
 
 
-class Candidates:
+class Proposals:
     """Draws new feasible architectures of a problem."""
 
     def __init__(self, problem: Problem, rng: np.random.Generator) -> None:
@@ -136,3 +136,43 @@ class Candidates:
     def _rounded(self) -> Rounded:
         """The sampler by the cost on the axis; made when it is needed, because that may take half a second."""
         return Rounded(self._problem.space, self._problem.axis.slot_cost)
+
+
+_AT_ONCE = 4096
+"""Changes that are looked at together."""
+
+
+def repaired(problem: Problem, codes: Codes, rng: np.random.Generator) -> Codes:
+    """The feasible ones of codes `[n, choices]`, and what the others become: up to `n`, in their order.
+
+    One value at a time is replaced by another, in random order, if that brings the architecture closer to all bounds
+    together, until it is feasible or no replacement helps. What is changed no more than that ends near the bounds,
+    where the best architectures are.
+    """
+    codes = codes.copy()
+    beyond = problem.violation(problem.costs(codes))
+    (left,) = np.nonzero(beyond > 0)
+    places, values = _every_value(problem.space)
+    orders = rng.permuted(np.tile(np.arange(len(places)), (len(codes), 1)), axis=1)
+    begin, in_vain = np.zeros((2, len(codes)), dtype=np.int64)
+    while len(left):
+        number = min(max(_AT_ONCE // len(left), 1), len(places))
+        looked_at = (begin[left, None] + np.arange(number)) % len(places)
+        tried = orders[left[:, None], looked_at]
+        changed = np.repeat(codes[left, None], number, axis=1)
+        np.put_along_axis(changed, places[tried][..., None], values[tried][..., None], axis=2)
+        now = problem.violation(problem.costs(changed.reshape(-1, codes.shape[1]))).reshape(tried.shape)
+        closer = now < beyond[left, None]
+        rows, first, helped = np.arange(len(left)), closer.argmax(axis=1), closer.any(axis=1)
+        codes[left[helped]], beyond[left[helped]] = changed[rows, first][helped], now[rows, first][helped]
+        begin[left] += np.where(helped, first + 1, number)
+        in_vain[left] = np.where(helped, 0, in_vain[left] + number)
+        left = left[(beyond[left] > 0) & (in_vain[left] < len(places))]
+    return codes[problem.feasible(problem.costs(codes))]
+
+
+def _every_value(space: SearchSpace) -> tuple[Integers, Codes]:
+    """Places of all choices, once for each of their values, and these."""
+    sizes = [len(choice.values) for choice in space.choices]
+    values = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
+    return np.repeat(np.arange(len(sizes)), sizes), values

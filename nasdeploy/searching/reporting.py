@@ -11,7 +11,7 @@ from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.searching.front import Candidate, pareto_front
-from nasdeploy.searching.predictors.predictor import Fitted
+from nasdeploy.searching.predictors.predictor import FittedPredictor
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Timings
@@ -98,7 +98,7 @@ def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timi
     )
 
 
-def _of_accuracy(fitted: Fitted | None) -> Fidelity | None:
+def _of_accuracy(fitted: FittedPredictor | None) -> Fidelity | None:
     if fitted is None:
         return None
     quality = fitted.quality[fitted.predictor.kind]

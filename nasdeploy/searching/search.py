@@ -14,11 +14,9 @@ from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.feasibility import is_reachable
-from nasdeploy.searching.front import Candidate, candidates_of
-from nasdeploy.searching.growing import GrowingFront
-from nasdeploy.searching.predictors.predictor import Fitted
-from nasdeploy.searching.problem import Problem, median_bound
-from nasdeploy.searching.safety_margin import meets, predicted_budget
+from nasdeploy.searching.front import Candidate, GrowingFront, candidates_of
+from nasdeploy.searching.predictors.predictor import FittedPredictor
+from nasdeploy.searching.problem import Problem, median_bound, meets, predicted_budget
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
 from nasdeploy.searching.successive_halving import Evaluating
@@ -49,7 +47,7 @@ class Outcome:
     rounds: int
     deployed: Mapping[Arch, Evaluation] = field(default_factory=dict)
     """Accuracies of those that fit as their device computes them; empty where it does so as the supernet does."""
-    predictor: Fitted | None = None
+    predictor: FittedPredictor | None = None
     """The last that a strategy fitted to accuracies."""
 
     @property
@@ -76,7 +74,7 @@ class Search:
     """What the strategy may use beside the problem."""
     deploy: Deploy = lambda archs: {}
     """Asked for finalists that meet the budget, which are ranked by its answers."""
-    _predictor: Fitted | None = None
+    _predictor: FittedPredictor | None = None
     _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
 
     def run(self) -> Outcome:
@@ -172,7 +170,7 @@ class Search:
             known = self._known(problem)
         return [candidate for candidate in known if candidate.evaluation.whole]
 
-    def _keep_predictor(self, fitted: Fitted) -> None:
+    def _keep_predictor(self, fitted: FittedPredictor) -> None:
         self._predictor = fitted
         self.context.keep(fitted)
 

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion
 from nasdeploy.core.score import Metric
-from nasdeploy.core.settings import Settings
+from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.searching.budget import is_latency
 
 STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
@@ -120,3 +120,23 @@ def require_parts(metric: Metric, rungs: int) -> None:
             f"search.halving is {rungs}: {metric.name} of a part of the {metric.samples} says nothing about that of "
             "all; set search.halving to 1"
         )
+
+
+_USERS = {
+    "predictor": ("predictor-guided", "differentiable"),
+    "predictor_file": ("predictor-guided", "differentiable"),
+    "reward": ("reinforce",),
+    "gradient_steps": ("differentiable",),
+}
+"""The strategies that use a setting, where the others do not."""
+
+
+def require_used(settings: SearchSettings) -> None:
+    """Raise `UserError` if a setting was changed that has no effect with the chosen strategy.
+
+    When a search is asked for, not when a recipe is read: runs of versions that took it are read as before.
+    """
+    try:
+        refuse_unused(settings, "strategy", _USERS)
+    except ValueError as error:
+        raise UserError(f"search.{error}; set one of them anew") from None

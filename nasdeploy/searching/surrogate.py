@@ -15,7 +15,7 @@ from sklearn.gaussian_process.kernels import RBF
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
 from nasdeploy.searching.front import Candidate
-from nasdeploy.searching.predictors.features import OneHot
+from nasdeploy.searching.predictors.models import OneHot
 from nasdeploy.searching.problem import Problem
 
 Places = npt.NDArray[np.intp]

@@ -8,16 +8,15 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.latency.protocol import MeasurementProtocol
 from nasdeploy.runtimes.device import Device
-from nasdeploy.searching.feasibility import reachable_range
-from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
+from nasdeploy.searching.feasibility import FeasibleSize, feasible_size, reachable_range
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.workflows.request import SearchRequest
 
 
 @dataclass(frozen=True)
-class Reach:
+class CostReach:
     """What the networks of a space cost, and what of that is asked for."""
 
     name: str
@@ -32,7 +31,7 @@ class Reach:
 class Forecast:
     """The forecast of a search; times in seconds."""
 
-    reaches: tuple[Reach, ...]
+    reaches: tuple[CostReach, ...]
     """The range of every latency, and of what else is bounded."""
     feasible: FeasibleSize
     evaluations: int
@@ -72,12 +71,12 @@ def forecast(request: SearchRequest, progress: Progress) -> Forecast:
     )
 
 
-def _reaches(problem: Problem) -> list[Reach]:
+def _reaches(problem: Problem) -> list[CostReach]:
     found = []
     for quantity in problem.quantities:
         if quantity.shown:
             low, high = (quantity.cost.scale * end for end in reachable_range(problem, quantity))
-            found.append(Reach(str(quantity), quantity.cost.unit, low, high, quantity.bound.text(quantity.cost)))
+            found.append(CostReach(str(quantity), quantity.cost.unit, low, high, quantity.bound.text(quantity.cost)))
     return found
 
 
@@ -101,7 +100,7 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
 
     run, recipe, weights = request.run, request.recipe, request.weights
     progress.say("search: nothing was evaluated in this run; one network is, to see how long it takes")
-    archs = Candidates(problem, generator(recipe.seed, "forecast")).random(1)
+    archs = Proposals(problem, generator(recipe.seed, "forecast")).random(1)
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights.path)
         with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts), request.metric) as evaluations:

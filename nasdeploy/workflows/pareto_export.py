@@ -18,7 +18,7 @@ Export = Callable[[ExportRequest, Path], tuple[Path, ExportManifest]]
 
 
 @dataclass(frozen=True)
-class Family:
+class ExportedFront:
     """What was exported, and what was not, one line each."""
 
     members: tuple[tuple[Path, ExportManifest], ...]
@@ -44,7 +44,7 @@ def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progr
     )
 
 
-def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, progress: Progress) -> Family:
+def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, progress: Progress) -> ExportedFront:
     """Export each into `out`/DIGEST; one that fails its proof is left out, and the others are exported all the same."""
     members, problems = [], []
     for number, request in enumerate(requests, start=1):
@@ -53,7 +53,7 @@ def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, 
             members.append(export(request, out / request.arch.digest))
         except CheckFailed as error:
             problems.append(str(error))
-    return Family(tuple(members), tuple(problems))
+    return ExportedFront(tuple(members), tuple(problems))
 
 
 def _row(directory: Path, manifest: ExportManifest) -> dict[str, Any]:

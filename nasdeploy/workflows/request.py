@@ -14,7 +14,7 @@ from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device
 from nasdeploy.searching.feasibility import require_feasible
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.settings import require_parts
+from nasdeploy.searching.settings import require_parts, require_used
 from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.tasks import task_of
@@ -56,6 +56,7 @@ def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progres
     devices = _devices(recipe, asked)
     tables = {name: _table(space, device, strict, progress) for name, device in devices.items()}
     budget = _feasible(recipe, asked, space, tables)
+    require_used(recipe.search)
     require_parts(task_of(recipe.task).metric, recipe.search.halving)
     return SearchRequest(
         run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
@@ -67,6 +68,8 @@ def foresee_search(recipe: Recipe, asked: Asked, space: SearchSpace, strict: boo
 
     Of a latency on a device without a table only the form is known.
     """
+    require_used(recipe.search)
+    require_parts(task_of(recipe.task).metric, recipe.search.halving)
     asked = asked_or_recipes(asked, recipe)
     require_any(asked)
     tables = {

@@ -21,9 +21,8 @@ from nasdeploy.distributed.ranks import met
 from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.report.pareto import draw_front
-from nasdeploy.searching.finalists import measure_networks
+from nasdeploy.searching.finalists import FinalistJournal, measure_networks
 from nasdeploy.searching.front import candidates_of
-from nasdeploy.searching.kept import KeptTimings
 from nasdeploy.searching.predictors.files import load_predictor, save_predictor
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.reporting import result_of
@@ -67,7 +66,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights)
-        kept = KeptTimings(run.path / _FINALISTS, request.tables)
+        kept = FinalistJournal(run.path / _FINALISTS, request.tables)
         with Evaluations(run.search_database, supernet, request.metric) as evaluations, _until_it_ends(kept):
             outcome = Search(
                 space=request.space,
@@ -111,7 +110,7 @@ def _score_of(evaluator: Evaluator) -> Callable[[ScoringJob], Score]:
 
 
 @contextmanager
-def _until_it_ends(kept: KeptTimings) -> Iterator[None]:
+def _until_it_ends(kept: FinalistJournal) -> Iterator[None]:
     """Keeps timings of a search that is stopped, and of no other."""
     try:
         yield

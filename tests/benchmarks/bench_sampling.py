@@ -19,9 +19,9 @@ from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.searching.budget import Range
-from nasdeploy.searching.feasible_count import feasible_size
+from nasdeploy.searching.feasibility import feasible_size
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.spaces import SPACES, load_space
 from tests.searching.budgets import budget_of
 from tests.small_spaces import LayerwiseSpace
@@ -53,8 +53,8 @@ def draws(space: SearchSpace, counted: Rounded, low: float, high: float) -> None
 def asked_by_a_search(problem: Problem, bound: float) -> None:
     """First candidates, descendants, the feasible set and the optimum of an additive value."""
     rng = np.random.default_rng(0)
-    timed("candidates: 8 at random", lambda: Candidates(problem, rng).random(8))
-    candidates = Candidates(problem, rng)
+    timed("candidates: 8 at random", lambda: Proposals(problem, rng).random(8))
+    candidates = Proposals(problem, rng)
     parents, _ = timed("candidates: 512 at random", lambda: candidates.random(512))
     timed("candidates: 128 mutations", lambda: candidates.mutations(parents, 128, 0.2))
     timed("candidates: 128 crossovers", lambda: candidates.crossovers(parents, 128))

@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.costs import Costs
 from nasdeploy.searching.budget import Budget, Range
-from nasdeploy.searching.feasible_count import FeasibleSize, feasible_size
+from nasdeploy.searching.feasibility import FeasibleSize, feasible_size
 from nasdeploy.searching.problem import Problem
 from nasdeploy.spaces import load_space
 from tests.latency.tables import SPACE, table

@@ -3,7 +3,7 @@
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.searching.kept import KeptTimings
+from nasdeploy.searching.finalists import FinalistJournal
 from tests.latency.tables import archs, table, timing
 from tests.searching.devices import on
 
@@ -22,26 +22,26 @@ class Device:
 
 def test_a_second_process_measures_what_is_missing(tmp_path):
     path, first, second = tmp_path / "kept.jsonl", Device(), Device()
-    before = KeptTimings(path, TABLES).around(first)("board", ARCHS[:3])
-    found = KeptTimings(path, TABLES).around(second)("board", ARCHS)
+    before = FinalistJournal(path, TABLES).around(first)("board", ARCHS[:3])
+    found = FinalistJournal(path, TABLES).around(second)("board", ARCHS)
     assert second.measured == [("board", ARCHS[3])]
     assert {arch: found[arch] for arch in ARCHS[:3]} == before
 
 
 def test_other_devices_and_tables_measured_anew_are_measured(tmp_path):
     path, device = tmp_path / "kept.jsonl", Device()
-    KeptTimings(path, TABLES).around(device)("board", ARCHS)
-    KeptTimings(path, TABLES).around(device)("cpu", ARCHS)
-    KeptTimings(path, (on("board", seed=2),)).around(device)("board", ARCHS)
+    FinalistJournal(path, TABLES).around(device)("board", ARCHS)
+    FinalistJournal(path, TABLES).around(device)("cpu", ARCHS)
+    FinalistJournal(path, (on("board", seed=2),)).around(device)("board", ARCHS)
     assert len(device.measured) == 3 * len(ARCHS)
 
 
 def test_nothing_is_left_of_a_search_that_ended(tmp_path):
     path, device = tmp_path / "kept.jsonl", Device()
-    kept = KeptTimings(path, TABLES)
+    kept = FinalistJournal(path, TABLES)
     kept.around(device)("cpu", ARCHS)
     kept.remove()
-    KeptTimings(path, TABLES).around(device)("cpu", ARCHS)
+    FinalistJournal(path, TABLES).around(device)("cpu", ARCHS)
     assert len(device.measured) == 2 * len(ARCHS)
 
 
@@ -49,4 +49,4 @@ def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "kept.jsonl"
     path.write_text('{"table": "x"}\n')
     with pytest.raises(UserError, match=r"kept\.jsonl: .*missing.*; delete that file"):
-        KeptTimings(path, TABLES)
+        FinalistJournal(path, TABLES)

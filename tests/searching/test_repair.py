@@ -6,7 +6,7 @@ import pytest
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.budget import Range
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.repair import repaired
+from nasdeploy.searching.proposals import repaired
 from nasdeploy.spaces import load_space
 from tests.searching.budgets import budget_of
 from tests.small_spaces import ToySpace, every_code

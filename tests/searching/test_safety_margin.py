@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.searching.budget import Budget, Range
-from nasdeploy.searching.safety_margin import meets, predicted_budget
+from nasdeploy.searching.problem import meets, predicted_budget
 from tests.latency.tables import table, timing
 from tests.searching.budgets import at_most, budget_of
 

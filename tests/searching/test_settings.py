@@ -4,7 +4,7 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
-from nasdeploy.searching.settings import STRATEGY_NAMES, SearchSettings
+from nasdeploy.searching.settings import STRATEGY_NAMES, SearchSettings, require_used
 from nasdeploy.searching.strategies import STRATEGIES
 
 
@@ -31,3 +31,13 @@ def test_alphanet_and_ofa_evaluate_as_many_as_published():
         rounds=500, parents=100, mutations=50, crossovers=50, mutation_probability=0.1, buckets=0, elite=25
     )
     assert ofa.evaluations == 500 * 100
+
+
+def test_settings_of_other_strategies_are_refused_when_a_search_is_asked_for():
+    require_used(SearchSettings(strategy="reinforce", reward="hard"))
+    require_used(SearchSettings(strategy="nsga2", buckets=20, reward="soft"))
+    with pytest.raises(UserError) as refused:
+        require_used(SearchSettings(strategy="nsga2", reward="hard"))
+    assert str(refused.value) == (
+        "search.reward has an effect only with strategy: reinforce, and strategy is nsga2; set one of them anew"
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from nasdeploy.searching.predictors.models import Kind, Mean, Ridge
-from nasdeploy.searching.predictors.perceptron import Perceptron
+from nasdeploy.searching.predictors.models import Kind, Mean, Perceptron, Ridge
 
 KINDS: Mapping[str, Kind] = {"mean": Mean(), "linear": Ridge(), "mlp": Perceptron()}

@@ -16,9 +16,8 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.features import OneHot
-from nasdeploy.searching.predictors.models import Model
-from nasdeploy.searching.predictors.predictor import AccuracyPredictor, Fitted, Quality
+from nasdeploy.searching.predictors.models import Model, OneHot
+from nasdeploy.searching.predictors.predictor import AccuracyPredictor, FittedPredictor, Quality
 from nasdeploy.store.files import replacing
 from nasdeploy.store.records import parse_record
 
@@ -46,7 +45,7 @@ class Header(Settings):
     """The checksum of the arrays."""
 
 
-def save_predictor(path: Path, fitted: Fitted, supernet: str) -> None:
+def save_predictor(path: Path, fitted: FittedPredictor, supernet: str) -> None:
     """Write a predictor of a supernet's sub-networks, whole or not at all."""
     predictor = fitted.predictor
     arrays: dict[str, npt.NDArray[Any]] = dict(predictor.model.arrays)
@@ -63,7 +62,7 @@ def save_predictor(path: Path, fitted: Fitted, supernet: str) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load_predictor(path: Path, space: SearchSpace, supernet: str) -> Fitted:
+def load_predictor(path: Path, space: SearchSpace, supernet: str) -> FittedPredictor:
     """The predictor in a file; raises `UserError` if it is damaged, or of another space or supernet."""
     arrays = _read(path)
     header = _header(path, arrays.pop(_HEADER, None))
@@ -78,7 +77,9 @@ def load_predictor(path: Path, space: SearchSpace, supernet: str) -> Fitted:
         )
     if header.sha256 != _checksum(arrays):
         raise UserError(f"{path}: damaged, its arrays do not match their checksum; {_REMEDY}")
-    return Fitted(AccuracyPredictor(space, header.kind, _model(path, header, space, arrays)), header.quality, header.n)
+    return FittedPredictor(
+        AccuracyPredictor(space, header.kind, _model(path, header, space, arrays)), header.quality, header.n
+    )
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:

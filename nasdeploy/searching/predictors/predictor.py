@@ -9,8 +9,7 @@ from nasdeploy.core.costs import Floats
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.features import OneHot
-from nasdeploy.searching.predictors.models import LinearModel, Model
+from nasdeploy.searching.predictors.models import LinearModel, Model, OneHot
 
 LEAST = 10
 """Evaluated sub-networks that a predictor is fitted on at least."""
@@ -50,7 +49,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPredictor:
     """A predictor, fitted on all that is known, and how well its kind and simpler ones did on a part held out."""
 
     predictor: AccuracyPredictor
@@ -70,7 +69,7 @@ class Fitted:
 
 def fit_predictor(
     space: SearchSpace, kind: str, codes: Codes, accuracies: Sequence[float] | Floats, rng: np.random.Generator
-) -> Fitted:
+) -> FittedPredictor:
     """The predictor of a `kind` for codes `[n, choices]` of evaluated sub-networks and their accuracies `[n]`.
 
     Raises `UserError` for accuracies that are no numbers, and for fewer than `LEAST`.
@@ -83,7 +82,7 @@ def fit_predictor(
     for name in dict.fromkeys(("mean", "linear", kind)):
         judged = fit(space, name, codes[rest], known[rest], rng)
         quality[name] = quality_of(judged(codes[held_out]), known[held_out])
-    return Fitted(fit(space, kind, codes, known, rng), quality, len(known))
+    return FittedPredictor(fit(space, kind, codes, known, rng), quality, len(known))
 
 
 def fit(space: SearchSpace, kind: str, codes: Codes, accuracies: Floats, rng: np.random.Generator) -> AccuracyPredictor:

@@ -9,7 +9,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
@@ -26,7 +26,7 @@ class Random:
         context: StrategyContext,
     ) -> None:
         """Evaluate `settings.evaluations` architectures, in rounds of the sizes that evolution has."""
-        drawn = Candidates(problem, rng).random(settings.evaluations)
+        drawn = Proposals(problem, rng).random(settings.evaluations)
         begin, end = 0, settings.parents
         while begin < len(drawn):
             evaluate(drawn[begin:end])
@@ -57,7 +57,7 @@ def _rounds(
     problem: Problem, settings: SearchSettings, rng: np.random.Generator, found: Sequence[Candidate]
 ) -> Iterator[list[Arch]]:
     """Architectures to evaluate, round by round; `found` has grown by the earlier ones."""
-    candidates = Candidates(problem, rng)
+    candidates = Proposals(problem, rng)
     yield candidates.random(settings.parents)
     for _ in range(settings.rounds - 1):
         parents = parents_of(found, problem.axis.name, settings)
@@ -70,7 +70,7 @@ def _rounds(
         yield archs
 
 
-def _children(candidates: Candidates, parents: Sequence[Arch], settings: SearchSettings, times: float) -> list[Arch]:
+def _children(candidates: Proposals, parents: Sequence[Arch], settings: SearchSettings, times: float) -> list[Arch]:
     """So many times the settings' mutations and crossovers."""
     mutations = candidates.mutations(parents, round(times * settings.mutations), settings.mutation_probability)
     return [*mutations, *candidates.crossovers(parents, round(times * settings.crossovers))]
@@ -78,7 +78,7 @@ def _children(candidates: Candidates, parents: Sequence[Arch], settings: SearchS
 
 def _screened(
     problem: Problem,
-    candidates: Candidates,
+    candidates: Proposals,
     parents: Sequence[Arch],
     found: Sequence[Candidate],
     settings: SearchSettings,
@@ -130,7 +130,7 @@ class CoarseToFine:
         context: StrategyContext,
     ) -> None:
         """Evaluate the grid, and then architectures in which some choices are one value up or down."""
-        candidates = Candidates(problem, rng)
+        candidates = Proposals(problem, rng)
         archs = candidates.of(grid(problem.space, settings.parents, rng), settings.parents)
         # A budget between the grid's points may leave nothing of it.
         archs = archs or candidates.random(settings.parents)

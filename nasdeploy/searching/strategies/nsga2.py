@@ -7,7 +7,7 @@ import numpy as np
 from nasdeploy.core.space import Codes
 from nasdeploy.searching.front import Candidate, candidates_of
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
@@ -37,7 +37,7 @@ class Nsga2:
         # Takes about as long to import as everything else that a search without a supernet needs.
         from nasdeploy.searching.strategies.nsga2_operators import Generations
 
-        first = problem.space.encode(Candidates(problem, rng).random(settings.parents))
+        first = problem.space.encode(Proposals(problem, rng).random(settings.parents))
         generations = Generations(problem, settings, first, rng)
         left, found = settings.evaluations, list[Candidate]()
         while left and (codes := generations.ask()) is not None:

@@ -16,7 +16,7 @@ from pymoo.problems.static import StaticProblem
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.space import Codes
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.repair import repaired
+from nasdeploy.searching.proposals import repaired
 from nasdeploy.searching.settings import SearchSettings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from nasdeploy.searching.front import Candidate, candidates_of
 from nasdeploy.searching.predictors.evolution import evolve
 from nasdeploy.searching.predictors.predictor import LEAST, AccuracyPredictor, fit_predictor
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
@@ -48,7 +48,7 @@ class PredictorGuided:
         context: StrategyContext,
     ) -> None:
         """Evaluate random architectures, then round by round those that the predictor finds best."""
-        candidates = Candidates(problem, rng)
+        candidates = Proposals(problem, rng)
         found: list[Candidate] = []
         archs = self._first(problem, candidates, settings, rng, context)
         for number in range(1, settings.rounds + 1):
@@ -62,7 +62,7 @@ class PredictorGuided:
     def _first(
         self,
         problem: Problem,
-        candidates: Candidates,
+        candidates: Proposals,
         settings: SearchSettings,
         rng: np.random.Generator,
         context: StrategyContext,
@@ -78,7 +78,7 @@ class PredictorGuided:
     def _next(
         self,
         problem: Problem,
-        candidates: Candidates,
+        candidates: Proposals,
         found: Sequence[Candidate],
         settings: SearchSettings,
         rng: np.random.Generator,

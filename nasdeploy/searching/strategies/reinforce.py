@@ -17,9 +17,9 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.score import Score
 from nasdeploy.core.space import Codes, SearchSpace
-from nasdeploy.searching.predictors.features import OneHot
+from nasdeploy.searching.predictors.models import OneHot
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
 
@@ -55,7 +55,7 @@ class Reinforce:
         Where it has settled so far that too little of that is new, mutations of its best fill the round up.
         """
         rewards, policy = Rewards(problem, *_EXPONENTS[settings.reward]), Policy(problem.space)
-        candidates = Candidates(problem, rng)
+        candidates = Proposals(problem, rng)
         archs = candidates.random(settings.parents)
         samples = problem.space.encode(archs)
         for number in range(1, settings.rounds + 1):

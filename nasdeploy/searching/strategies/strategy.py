@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.searching.predictors.predictor import Fitted
+from nasdeploy.searching.predictors.predictor import FittedPredictor
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.evaluations import Evaluation
@@ -20,11 +20,11 @@ Evaluate = Callable[[Sequence[Arch]], list[Evaluation]]
 class StrategyContext:
     """What a strategy may use beside the problem; by default nothing."""
 
-    predictor: Fitted | None = None
+    predictor: FittedPredictor | None = None
     """The predictor that an earlier search of the same supernet kept."""
     say: Callable[[str], None] = lambda text: None
     """Where a line for the user goes."""
-    keep: Callable[[Fitted], None] = lambda fitted: None
+    keep: Callable[[FittedPredictor], None] = lambda fitted: None
     """What keeps a predictor for later searches."""
 
 

@@ -1,6 +1,6 @@
 """One-hot choices."""
 
-from nasdeploy.searching.predictors.features import OneHot
+from nasdeploy.searching.predictors.models import OneHot
 from tests.small_spaces import ToySpace
 
 SPACE = ToySpace()

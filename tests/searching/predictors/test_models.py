@@ -5,9 +5,7 @@ import pytest
 from sklearn.linear_model import RidgeCV
 
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.features import OneHot
-from nasdeploy.searching.predictors.models import LinearModel
-from nasdeploy.searching.predictors.perceptron import PerceptronModel
+from nasdeploy.searching.predictors.models import LinearModel, OneHot, PerceptronModel
 from nasdeploy.spaces import load_space
 
 SPACE = load_space("digits", 10)

@@ -11,7 +11,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.proposals import Candidates
+from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.evolution import Evolution, best_in_buckets, parents_of
@@ -82,20 +82,20 @@ def test_a_tight_budget_leaves_the_cheapest_network():
 
 def test_small_budgets_that_random_choices_never_meet_still_have_candidates():
     budget = budget_at(0.02)
-    drawn = Candidates(Problem(SPACE, budget, TABLE), generator(0, "test")).random(10)
+    drawn = Proposals(Problem(SPACE, budget, TABLE), generator(0, "test")).random(10)
     assert 1 <= len(drawn) <= len(all_within(budget))
 
 
 def test_bounds_that_exclude_each_other_are_infeasible():
     problem = Problem(SPACE, budget_of(macs=90.0, params=1.0))
     with pytest.raises(InfeasibleBudget, match="not all together"):
-        Candidates(problem, generator(0, "test")).random(10)
+        Proposals(problem, generator(0, "test")).random(10)
 
 
 def test_first_candidates_spread_over_the_allowed_costs():
     budget = budget_at(0.5)
     problem = Problem(SPACE, budget, TABLE)
-    drawn = Candidates(problem, generator(0, "test")).random(12)
+    drawn = Proposals(problem, generator(0, "test")).random(12)
     latencies = sorted(problem.costs(SPACE.encode(drawn))[:, 0])
     fastest, _ = TABLE.range(SPACE)
     thirds = [

@@ -8,7 +8,7 @@ from nasdeploy.core.counting.cost_range import extremes
 from nasdeploy.core.counting.optimum import best_by_choices
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.predictors.models import LinearModel
-from nasdeploy.searching.predictors.predictor import AccuracyPredictor, Fitted, fit_predictor
+from nasdeploy.searching.predictors.predictor import AccuracyPredictor, FittedPredictor, fit_predictor
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
@@ -37,7 +37,7 @@ def test_finds_what_is_better_than_99_9_percent_with_one_percent_evaluated(name:
 @pytest.mark.parametrize("name", GUIDED)
 def test_each_fit_is_told_and_kept(name: str) -> None:
     said: list[str] = []
-    kept: list[Fitted] = []
+    kept: list[FittedPredictor] = []
     settings = SETTINGS.model_copy(update={"predictor": "linear"})
     context = StrategyContext(say=said.append, keep=kept.append)
     STRATEGIES[name].run(problem_at(0.5), Landscape(0).evaluate, settings, generator(0, "test"), context)
