@@ -96,7 +96,7 @@ def _differing(kind: str, found: Sequence[ProgramTensor], expected: Sequence[Ten
 
 
 def _text(kind: str, shape: Sequence[int | str]) -> str:
-    """Return the problems of inputs and outputs: a program has no names, and of its batch says the largest."""
+    """Return a tensor in words: a program has no names, and of its batch says the largest."""
     first, *rest = shape
     batch = first if isinstance(first, int) and first < LARGEST_BATCH else "batch"
     return f"{kind} [{', '.join(map(str, (batch, *rest)))}]"
