@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.core import costs
+from nasdeploy.core import cost_registry as costs
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.counting.cost_range import extremes

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.core import costs
+from nasdeploy.core import cost_registry as costs
 from nasdeploy.core.costs import Costs
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Slot
@@ -23,7 +23,7 @@ def test_batch_costs_are_those_of_the_plans(seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("largest_table", [1, 12, 100, 10**6])
 def test_however_slots_are_merged(largest_table: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "_LARGEST_TABLE", largest_table)
+    monkeypatch.setattr("nasdeploy.core.costs._LARGEST_TABLE", largest_table)
     codes = SPACE.sample_codes(300, np.random.default_rng(0))
     found = Costs(SPACE, [costs.macs])(codes)[:, 0]
     assert np.array_equal(found, [SPACE.plan(arch).macs for arch in SPACE.decode(codes)])

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from nasdeploy.core import costs
+from nasdeploy.core import cost_registry as costs
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.space import Codes
