@@ -72,18 +72,10 @@ OF_CLASSIFICATION = frozenset(
         "searching.successive_halving",
         "searching.surrogate",
         "store.evaluations",
-        "supernet.evaluate",
-        "training.metrics",
-        "training.scalars",
-        "training.trainer",
-        "training.trial",
-        "training.validation",
         "workflows.evaluate",
         "workflows.export",
         "workflows.pareto_export",
         "workflows.search",
-        "workflows.teacher",
-        "workflows.train",
         "workflows.verify",
     }
 )

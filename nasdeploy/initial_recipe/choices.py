@@ -5,6 +5,7 @@ How fast the machine trains a supernet is measured: one step of random images, t
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from time import perf_counter
 
@@ -18,10 +19,12 @@ from nasdeploy.data.settings import DataSettings
 from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import distillation_loss
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.precision import layout_of
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Objective, SandwichStep
+from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.training.settings import TrainSettings
 
 _MOST_STEPS = 6
@@ -52,13 +55,14 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     supernet = Supernet(space).to(device).to(memory_format=layout)
-    objective = Objective(settings.label_smoothing, distillation=distillation_loss(settings.distillation))
-    step = SandwichStep(supernet, objective, {})
+    label = partial(label_loss, smoothing=settings.label_smoothing)
+    objective = Objective(label, distillation_loss(settings.distillation))
+    step = SandwichStep(supernet, Classification(), objective, {})
     times: list[float] = []
     while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
         start = perf_counter()
         # The losses that a step returns are numbers, so that its work on a GPU is done.
-        step(draw(space, settings.random_networks, generator(0, "speed", len(times))), images, labels)
+        step(draw(space, settings.random_networks, generator(0, "speed", len(times))), (images,), labels)
         times.append(perf_counter() - start)
     return min(times[1:]) / batch
 

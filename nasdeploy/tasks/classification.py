@@ -4,6 +4,7 @@ Torch-free until data is opened or something is computed.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING
 
 from nasdeploy.core.plan import Plan
@@ -13,6 +14,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import Batch, Inputs, Objective, Task, TaskData
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from nasdeploy.nn.network import PartRunner
@@ -45,11 +47,14 @@ class Classification(Task):
 
         weights = data.class_weights if isinstance(data, ImageData) else None
 
-        def label(logits: "Tensor", labels: "Tensor") -> "Tensor":
-            on_device = None if weights is None else weights.to(logits.device)
-            return label_loss(logits, labels, settings.label_smoothing, on_device)
+        @cache
+        def weights_on(device: "torch.device") -> "Tensor | None":
+            return None if weights is None else weights.to(device)
 
-        return Objective(label, distillation_loss(settings.distillation))
+        def label(logits: "Tensor", labels: "Tensor") -> "Tensor":
+            return label_loss(logits, labels, settings.label_smoothing, weights_on(logits.device))
+
+        return Objective(label, distillation_loss(settings.distillation), settings.distillation.beta)
 
     def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
         """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""

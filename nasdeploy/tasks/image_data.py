@@ -29,13 +29,15 @@ from nasdeploy.data.split import split_sets
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.same_images import sets_of_run
-from nasdeploy.tasks.task import Batch, Calibration, HeldOut, Inputs, TaskData
+from nasdeploy.tasks.task import Batch, CalibrationInputs, HeldOutSamples, Inputs, TaskData
 
 _CPU = torch.device("cpu")
 
 
 class ImageData(TaskData):
     """Labelled images of a folder, shards or a named data set, opened and split."""
+
+    advice = "check data.mean and data.std"
 
     def __init__(self, sets: ImageSets, settings: DataSettings) -> None:
         self.sets, self.settings = sets, settings
@@ -116,7 +118,7 @@ class ImageData(TaskData):
         return batches.names(*position, self.sets.classes)
 
 
-class ImageCalibration(Calibration):
+class ImageCalibration(CalibrationInputs):
     """Batches of training images, kept as bytes; rescaled for each plan once, while there is memory for that."""
 
     def __init__(self, batches: CalibrationBatches, settings: DataSettings, memory: Memory) -> None:
@@ -128,7 +130,7 @@ class ImageCalibration(Calibration):
         return ((images,) for images in self._prepared.at(side_of(plan)))
 
 
-class SearchImages(HeldOut):
+class SearchImages(HeldOutSamples):
     """Images that were held out for the search."""
 
     def __init__(self, images: HeldOutImages, unreadable: int) -> None:

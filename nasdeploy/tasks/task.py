@@ -39,9 +39,19 @@ class Objective:
     """The loss against targets: a scalar, the mean over the batch."""
     distillation: Callable[[Outputs, Outputs], "Tensor"] | None = None
     """The loss of a student's outputs against a teacher's, a scalar; None where all learn from the targets."""
+    beta: float = 1.0
+    """The weight of the distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
+
+    def student(self, outputs: Outputs, targets: Targets, teacher: Outputs | None) -> "Tensor":
+        """Return the loss of a network that learns from a teacher's outputs, or from targets if it has no teacher."""
+        if self.distillation is None or teacher is None:
+            return self.label(outputs, targets)
+        if self.beta == 1.0:
+            return self.distillation(outputs, teacher)
+        return self.beta * self.distillation(outputs, teacher) + (1.0 - self.beta) * self.label(outputs, targets)
 
 
-class Calibration(ABC):
+class CalibrationInputs(ABC):
     """Batches of training inputs that the statistics of a network are computed over, the same for every network."""
 
     samples: int
@@ -52,7 +62,7 @@ class Calibration(ABC):
         """Return the batches for the network of a plan; they must not be changed."""
 
 
-class HeldOut(ABC):
+class HeldOutSamples(ABC):
     """The samples that networks are scored on in a search."""
 
     unreadable: int = 0
@@ -78,6 +88,8 @@ class TaskData(ABC):
     """What a user should know about the data, one line each."""
     train_samples: int
     """How many samples are learned from."""
+    advice: str = "check the data"
+    """What to do where inputs hold what is no number."""
 
     @abstractmethod
     def record(self) -> Mapping[str, Any]:
@@ -114,14 +126,16 @@ class TaskData(ABC):
         seed: int,
         device: "torch.device | None" = None,
         memory: "Memory | None" = None,
-    ) -> "Calibration":
+    ) -> CalibrationInputs:
         """Return `count` batches of training inputs as they are learned from: what statistics are computed over.
 
         They lie on `device`; what plans make of them is kept while there is `memory` for it.
         """
 
     @abstractmethod
-    def held_out(self, batch_size: int, seed: int | None, device: "torch.device", memory: "Memory | None") -> "HeldOut":
+    def held_out(
+        self, batch_size: int, seed: int | None, device: "torch.device", memory: "Memory | None"
+    ) -> HeldOutSamples:
         """Return the samples that a search scores networks on, taken from the training samples and never learned from.
 
         They are in an order drawn by `seed`, in which the first ones stand for all; in their own order if it is None.

@@ -2,47 +2,42 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.score import Score
+from nasdeploy.core.plan import Plan
+from nasdeploy.core.score import Metric, Score
 from nasdeploy.core.settings import Settings
-from nasdeploy.data.batches import CalibrationBatches, calibration_batches, evaluation_batches
-from nasdeploy.data.images import ImageSets
-from nasdeploy.data.settings import DataSettings
 from nasdeploy.store.files import append_json_line, disk_full_named, read_json_lines, write_text
 from nasdeploy.store.records import parse_record
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.task import Batch, CalibrationInputs, Task, TaskData
 
 Metrics = dict[str, Any]
 """The metrics of one epoch, as they stand in a line of the file."""
-Batch = tuple[Tensor, Tensor]
 
 
 class ValidationStopped(Exception):
     """The process was asked to stop before all networks were scored."""
 
 
-@dataclass
 class Validation:
-    """Scores a fixed set of architectures, by name, on validation images after recalibration."""
+    """Scores a fixed set of architectures, by name, on validation samples after recalibration."""
 
-    archs: dict[str, Arch]
-    sets: ImageSets
-    data: DataSettings
-    recalibration: RecalibrationSettings
-    seed: int
-    _calibration: CalibrationBatches | None = None
+    def __init__(
+        self, archs: Mapping[str, Arch], task: Task, data: TaskData, recalibration: RecalibrationSettings, seed: int
+    ) -> None:
+        self._archs, self._task, self._data, self._recalibration, self._seed = archs, task, data, recalibration, seed
+        self._calibration: CalibrationInputs | None = None
 
     def __call__(self, supernet: Supernet, asked_to_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
         """Return the scores by the architectures' names, as plain values; a loss that is no number is None.
@@ -50,17 +45,16 @@ class Validation:
         Raises `ValidationStopped` before the next batch when the process is asked to stop: who is given half a minute
         to leave cannot wait for the end.
         """
+        size, count = self._recalibration.batch_size, self._recalibration.search_batches
         if self._calibration is None:
-            size, count = self.recalibration.batch_size, self.recalibration.search_batches
-            calibration = calibration_batches(self.sets.train, self.data, size, count, self.seed)
-            self._calibration = calibration.to(next(supernet.parameters()).device)
-        calibration, size = self._calibration, self.recalibration.batch_size
-        evaluator = Evaluator(
-            supernet,
-            lambda side: calibration,
-            lambda side, first, end: _until(asked_to_stop, evaluation_batches(self.sets.val, self.data, size)),
-        )
-        scores = {name: evaluator(arch) for name, arch in self.archs.items()}
+            device = next(supernet.parameters()).device
+            self._calibration = self._data.calibration(size, count, self._seed, device)
+
+        def batches(plan: Plan, first: int, end: int | None) -> Iterator[Batch]:
+            return _until(asked_to_stop, self._data.validation(size))
+
+        evaluator = Evaluator(supernet, self._task, self._calibration, batches)
+        scores = {name: evaluator(arch) for name, arch in self._archs.items()}
         return {name: _plain(score) for name, score in scores.items()}
 
 
@@ -72,8 +66,9 @@ def _until(asked_to_stop: Callable[[], bool], batches: Iterator[Batch]) -> Itera
 
 
 def _plain(score: Score) -> dict[str, Any]:
+    metric = score.metric
     # The loss of a network that has diverged may be no number, which JSON does not know.
-    loss, metric = score.loss if isfinite(score.loss) else None, score.metric
+    loss = score.loss if isfinite(score.loss) else None
     return {
         metric.key: score.value,
         metric.loss_key: loss,
@@ -82,20 +77,11 @@ def _plain(score: Score) -> dict[str, Any]:
     }
 
 
-def mean_top1(scores: dict[str, dict[str, Any]]) -> float:
-    """Return the mean accuracy of the validated networks: what the best checkpoint is best in."""
-    return sum(float(score["top1"]) for score in scores.values()) / len(scores)
-
-
-class _ScoreLine(Settings, extra="allow"):
-    top1: float
-
-
 class _MetricsLine(Settings, extra="allow"):
     """What has to be in a line that is read back; the rest is for people."""
 
     epoch: int = Field(ge=1)
-    validation: dict[str, _ScoreLine] | None = Field(default=None, min_length=1)
+    validation: dict[str, dict[str, Any]] | None = Field(default=None, min_length=1)
 
 
 @dataclass(frozen=True)
@@ -103,12 +89,19 @@ class MetricsFile:
     """The file `metrics.jsonl` of a run: a JSON line for each finished epoch."""
 
     path: Path
+    metric: Metric
+    """The metric of the scores in it."""
 
     def lines(self) -> list[Metrics]:
         """Return all lines, the oldest first; raises `UserError` naming one that is damaged."""
         lines = read_json_lines(self.path)
         for number, line in enumerate(lines, start=1):
-            parse_record(_MetricsLine, line, Path(f"{self.path}: line {number}"), "damaged; remove that line")
+            place = Path(f"{self.path}: line {number}")
+            read = parse_record(_MetricsLine, line, place, "damaged; remove that line")
+            for name, score in (read.validation or {}).items():
+                if not isinstance(score.get(self.metric.key), float | int):
+                    missing = f"validation.{name}.{self.metric.key} is missing, or no number"
+                    raise UserError(f"{place}: {missing}; damaged; remove that line")
         return lines
 
     def keep(self, epochs: int) -> None:
@@ -135,4 +128,8 @@ class MetricsFile:
     def best_epoch(self) -> int | None:
         """Return the epoch with the best mean score of the validated networks, the first of equals; None before any."""
         validated = [line for line in self.lines() if line.get("validation")]
-        return max(validated, key=lambda line: mean_top1(line["validation"]))["epoch"] if validated else None
+        return max(validated, key=lambda line: self._gain(line["validation"]))["epoch"] if validated else None
+
+    def _gain(self, scores: dict[str, dict[str, Any]]) -> float:
+        mean = sum(float(score[self.metric.key]) for score in scores.values()) / len(scores)
+        return self.metric.gain(mean)

@@ -17,6 +17,7 @@ import torch
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress, Work, duration
+from nasdeploy.core.score import Metric
 from nasdeploy.store.files import disk_full_named
 from nasdeploy.training.sandwich import Losses
 from nasdeploy.training.settings import TrainSettings
@@ -81,6 +82,7 @@ class Scalars:
     """Writes scalars by the number of finished optimizer steps; without a writer it writes nothing."""
 
     writer: "SummaryWriter | None"
+    metric: Metric
     directory: Path | None = None
 
     def step(self, steps: int, figures: Mapping[str, float | None]) -> None:
@@ -92,9 +94,10 @@ class Scalars:
         """Write what an epoch's metrics say of speed, memory, and the scores of the validated networks."""
         if self.writer is None:
             return
-        figures = {name: metrics[name] for name in ("images_per_s", "peak_memory_gib", "skipped_steps")}
+        names, key = (f"{self.metric.samples}_per_s", "peak_memory_gib", "skipped_steps"), self.metric.key
         scores = metrics.get("validation", {})
-        figures |= {f"top1/{name}": score["top1"] for name, score in scores.items()}
+        figures = {name: metrics[name] for name in names}
+        figures |= {f"{key}/{name}": score[key] for name, score in scores.items()}
         self._write(steps, figures)
         with self._disk_full_named():
             self.writer.flush()
@@ -118,19 +121,19 @@ class Scalars:
 
 
 @contextmanager
-def scalars_in(directory: Path | None, steps: int) -> Iterator[Scalars]:
+def scalars_in(directory: Path | None, steps: int, metric: Metric) -> Iterator[Scalars]:
     """Open scalars in event files of a directory, or nowhere.
 
     After a restart TensorBoard drops what was written beyond the `steps` that are finished.
     """
     if directory is None:
-        yield Scalars(None)
+        yield Scalars(None, metric)
         return
     from torch.utils.tensorboard import SummaryWriter
 
     with disk_full_named(directory.parent):
         writer = SummaryWriter(directory, purge_step=steps + 1 if steps else None)
-    scalars = Scalars(writer, directory)
+    scalars = Scalars(writer, metric, directory)
     with _reported_once():
         try:
             yield scalars
@@ -178,8 +181,8 @@ class Monitor:
 
 @contextmanager
 def monitored(
-    done: int, total: int, device: torch.device, progress: Progress, directory: Path | None
+    done: int, total: int, device: torch.device, progress: Progress, directory: Path | None, metric: Metric
 ) -> Iterator[Monitor]:
     """Open a monitor of a run of `total` steps of which `done` are finished; scalars go into `directory`, if any."""
-    with progress.task("train", total, done=done) as task, scalars_in(directory, done) as scalars:
+    with progress.task("train", total, done=done) as task, scalars_in(directory, done, metric) as scalars:
         yield Monitor(done, task, TrainingForecast(total - done, device, progress), scalars)

@@ -7,6 +7,7 @@ import torch
 from torch.amp import GradScaler, autocast
 
 from nasdeploy.nn.device import layout_for
+from nasdeploy.tasks.task import Inputs
 from nasdeploy.training.settings import TrainSettings
 
 _FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +47,11 @@ def layout_of(settings: TrainSettings, device: torch.device) -> torch.memory_for
         exact = settings.autocast == "none" and not settings.tf32
         return layout_for(device) if exact else torch.channels_last
     return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+def laid_out(inputs: Inputs, layout: torch.memory_format) -> Inputs:
+    """Return inputs with the images among them, `[N, C, H, W]`, in a memory layout."""
+    return tuple(tensor.to(memory_format=layout) if tensor.ndim == 4 else tensor for tensor in inputs)
 
 
 def set_tf32(settings: TrainSettings) -> None:

@@ -1,6 +1,6 @@
 """One training step: the sandwich rule with in-place distillation (BigNAS, section 3.1; AlphaNet, section 4)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
@@ -15,7 +15,7 @@ from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import Distillation, label_loss
+from nasdeploy.tasks.task import Inputs, Objective, Outputs, Targets, Task
 from nasdeploy.training.teacher import Teacher
 
 LARGEST, RANDOM, SMALLEST = "largest", "random", "smallest"
@@ -55,32 +55,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What the networks of a step learn."""
-
-    label_smoothing: float = 0.0
-    class_weights: Tensor | None = None
-    """The weights of the label loss, `[classes]`; None for no weighting."""
-    distillation: Distillation | None = None
-    """The loss of a student against its teacher; None: the students learn from the labels, too."""
-    beta: float = 1.0
-    """The weight of the distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
-
-    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of logits `[N, classes]` by labels `[N]`."""
-        return label_loss(logits, labels, self.label_smoothing, self.class_weights)
-
-    def student_loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-        """Return the loss of a network that learns from a teacher's logits, or from the labels if it has none."""
-        if self.distillation is None or teacher is None:
-            return self.label_loss(logits, labels)
-        if self.beta == 1.0:
-            return self.distillation(logits, teacher)
-        return self.beta * self.distillation(logits, teacher) + (1.0 - self.beta) * self.label_loss(logits, labels)
-
-
-@dataclass(frozen=True)
-class Execution:
+class StepComputation:
     """How the networks of a step are computed."""
 
     statistics: Statistics = BATCH
@@ -98,33 +73,34 @@ class SandwichStep:
     """Accumulates the gradients of one step over all of its networks."""
 
     supernet: Supernet
+    task: Task
     objective: Objective
     drop_rates: Mapping[str, float]
     """The drop rates of the leading network; the others are not regularised."""
     teacher: Teacher | None = None
     """What all networks learn from, the largest included (once-for-all); None if the others learn from the leader."""
-    execution: Execution = Execution()
+    execution: StepComputation = StepComputation()
 
-    def __call__(self, sandwich: Sandwich, images: Tensor, labels: Tensor) -> Losses:
-        """Add to the parameters' gradients; images `[N, 3, S, S]`, labels `[N]`. Returns the losses."""
-        teacher = self.taught(images)
+    def __call__(self, sandwich: Sandwich, inputs: Inputs, targets: Targets) -> Losses:
+        """Add the gradients of all networks on a batch to those of the parameters. Returns the losses."""
+        teacher = self.taught(inputs)
         losses: dict[str, list[Tensor]] = {}
         for role, archs in sandwich.networks.items():
             for arch in archs:
                 leads = role == sandwich.leader
-                logits = self.logits(images, arch, self.drop_rates if leads else None)
-                loss = self.objective.student_loss(logits, labels, teacher)
+                outputs = self.outputs(inputs, arch, self.drop_rates if leads else None)
+                loss = self.objective.student(outputs, targets, teacher)
                 torch.autograd.backward(self.execution.scale(loss))
                 losses.setdefault(role, []).append(loss.detach())
                 if leads and teacher is None:
-                    teacher = logits.detach()
+                    teacher = _detached(outputs)
         # Numbers are asked for last: a GPU would wait at each of them.
         return Losses({role: sum(map(float, values)) / len(values) for role, values in losses.items()})
 
-    def losses_of(self, archs: Sequence[Arch], images: Tensor, labels: Tensor) -> list[float]:
+    def losses_of(self, archs: Sequence[Arch], inputs: Inputs, targets: Targets) -> list[float]:
         """Return the label losses of architectures on a batch, averaged over all processes; leaves no gradients."""
         with torch.no_grad():
-            losses = torch.stack([self.objective.label_loss(self.logits(images, arch), labels) for arch in archs])
+            losses = torch.stack([self.objective.label(self.outputs(inputs, arch), targets) for arch in archs])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(losses)
             losses /= dist.get_world_size()
@@ -135,19 +111,31 @@ class SandwichStep:
         no_teacher = self.teacher is None and sandwich.leader in (None, role)
         return "label" if self.objective.distillation is None or no_teacher else "distillation"
 
-    def logits(self, images: Tensor, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Tensor:
-        """Return the logits `[N, classes]` of one network on images `[N, 3, S, S]`."""
+    def outputs(self, inputs: Inputs, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Outputs:
+        """Return what the task computes from a batch with one network."""
         how = self.execution
         with how.precision():
-            logits: Tensor = self.supernet(images, arch, drop_rates, how.statistics, how.forward_of)
-        return logits
+            return self.task.outputs(self.supernet.bind(arch, drop_rates, how.statistics, how.forward_of), inputs)
 
-    def taught(self, images: Tensor) -> Tensor | None:
-        """Return the teacher's logits `[N, classes]`; None if there is no teacher of its own."""
+    def taught(self, inputs: Inputs) -> Outputs | None:
+        """Return the teacher's outputs on a batch; None if there is no teacher of its own."""
         if self.teacher is None:
             return None
         with self.execution.precision():
-            return self.teacher(images)
+            return self.teacher(*inputs)
+
+
+def tensors_in(outputs: Outputs) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples, in order."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    else:
+        for each in outputs:
+            yield from tensors_in(each)
+
+
+def _detached(outputs: Outputs) -> Outputs:
+    return outputs.detach() if isinstance(outputs, Tensor) else tuple(map(_detached, outputs))
 
 
 @dataclass

@@ -11,8 +11,9 @@ from torch.amp import GradScaler
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.tasks.task import Inputs, Outputs
 from nasdeploy.training.precision import overflowed
-from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep
+from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep, tensors_in
 
 LOSS_SCALE = "range of fp16's loss scale"
 """The reason of the steps in which fp16's loss scaling looks for its range: they are no fault."""
@@ -106,29 +107,33 @@ class StepGuard:
         return False
 
 
-def broken_rows(step: SandwichStep, images: Tensor) -> list[int]:
-    """Return for which images of a batch the step's own teacher, if it has one, gives numbers that are not finite."""
-    logits = step.taught(images)
-    if logits is None:
-        return []
-    rows: list[int] = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
+def broken_rows(step: SandwichStep, inputs: Inputs) -> list[int]:
+    """Return for which samples of a batch the step's own teacher, if it has one, gives numbers that are not finite."""
+    outputs = step.taught(inputs)
+    found = [] if outputs is None else [_broken(tensor) for tensor in tensors_in(outputs)]
+    rows: list[int] = torch.stack(found).any(0).nonzero().flatten().tolist() if found else []
     return rows
 
 
-def cause_of(
-    step: SandwichStep, sandwich: Sandwich, images: Tensor, losses: Losses, *, first: bool, autocast: str
-) -> Cause:
-    """Return what is not finite in a step on `images`, of a sound teacher; `first` if no step was made before it.
+def _broken(tensor: Tensor) -> Tensor:
+    """Return whether each sample has a number that is not finite, `[N]`."""
+    return ~tensor.isfinite().reshape(len(tensor), -1).all(1)
 
-    All processes have to ask together, with losses averaged over them.
+
+def cause_of(
+    step: SandwichStep, sandwich: Sandwich, inputs: Inputs, losses: Losses, *, first: bool, autocast: str
+) -> Cause | None:
+    """Return what is not finite in a step, of a sound teacher; None if it is the inputs.
+
+    All processes have to ask together, with losses averaged over them. `first`: no step was made before it.
     """
-    if not bool(images.isfinite().all()):
-        return Cause("images that are not finite", "check data.mean and data.std")
+    if not _are_finite(inputs):
+        return None
     role = next((role for role, loss in losses.by_role.items() if not isfinite(loss)), None)
     if role is None:
         return Cause("gradient", _calmer(first, autocast))
     kind, names = step.loss_of(role, sandwich), f"{role} network" + ("s" if len(sandwich.networks[role]) > 1 else "")
-    if not all(_finite(step, images, arch) for arch in sandwich.networks[role]):
+    if not all(_finite(step, inputs, arch) for arch in sandwich.networks[role]):
         return Cause(f"{kind} loss of the {names}, whose outputs were not finite", _calmer(first, autocast))
     if kind == "label":
         return Cause(f"label loss of the {names}", _calmer(first, autocast))
@@ -138,9 +143,13 @@ def cause_of(
     )
 
 
-def _finite(step: SandwichStep, images: Tensor, arch: Arch) -> bool:
+def _finite(step: SandwichStep, inputs: Inputs, arch: Arch) -> bool:
     with torch.no_grad():
-        return bool(step.logits(images, arch).isfinite().all())
+        return _are_finite(step.outputs(inputs, arch))
+
+
+def _are_finite(outputs: Outputs) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in tensors_in(outputs))
 
 
 def _calmer(first: bool, autocast: str) -> str:

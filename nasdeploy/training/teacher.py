@@ -1,4 +1,4 @@
-"""Teachers from outside the supernet: functions from images to logits that learn nothing (AlphaNet, appendix C)."""
+"""Teachers from outside the supernet, which learn nothing (AlphaNet, appendix C): classifiers of images, and others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,23 +16,29 @@ from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
 from nasdeploy.supernet.sound import uncomputable
+from nasdeploy.tasks.task import Outputs
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
 
-Teacher = Callable[[Tensor], Tensor]
-"""The function from images `[N, 3, S, S]`, normalised as those of the recipe, to logits `[N, classes]` without a
-gradient."""
+Teacher = Callable[..., Outputs]
+"""A function from a task's inputs, prepared as the recipe says, to its outputs without a gradient.
+
+That of a classifier takes images `[N, 3, S, S]` and gives logits `[N, classes]`."""
 
 
-def without_gradient(network: Callable[[Tensor], Tensor]) -> Teacher:
-    """The network as a teacher, in the mode that it is in."""
+def without_gradient(network: Callable[..., Outputs]) -> Teacher:
+    """Return the network as a teacher, in the mode that it is in."""
 
-    def teach(images: Tensor) -> Tensor:
+    def teach(*inputs: Tensor) -> Outputs:
         with torch.inference_mode():
-            logits = network(images)
+            outputs = network(*inputs)
         # A loss must not keep a tensor of inference mode for its backward pass.
-        return logits.clone()
+        return _cloned(outputs)
 
     return teach
+
+
+def _cloned(outputs: Outputs) -> Outputs:
+    return outputs.clone() if isinstance(outputs, Tensor) else tuple(map(_cloned, outputs))
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,10 @@ class ReadTeacher:
     """The normalisation of the images that it is called with."""
     reading: Reading
     columns: Sequence[int]
-    """The places that say which of its outputs is that of each class."""
+    """The place among its outputs of each class."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]` of images `[N, 3, S, S]`."""
+        """Return the logits `[N, classes]` of images `[N, 3, S, S]`."""
         if self.reading.normalisation != self.given:
             images = _renormalised(images, self.given, self.reading.normalisation)
         logits = self.classifier(images)
@@ -72,7 +78,7 @@ def _renormalised(images: Tensor, given: Normalisation, wanted: Normalisation) -
 
 
 def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
-    """A classifier of torchvision in evaluation mode, with the state dict in a file (PyTorch's or safetensors).
+    """Return a classifier of torchvision in evaluation mode, with the state dict in a file (PyTorch's or safetensors).
 
     Raises `UserError` for an unknown name, a file that cannot be read, or weights of another network or number of
     classes.
@@ -99,7 +105,7 @@ def torchvision_teacher(name: str, weights: Path, classes: int) -> nn.Module:
 
 
 def _is_classifier(own: Tensor | None, given: Tensor | None, classes: int) -> bool:
-    """Whether two tensors differ in the number of classes alone."""
+    """Return whether two tensors differ in the number of classes alone."""
     if own is None or given is None or own.ndim == 0 or own.ndim != given.ndim:
         return False
     return len(own) == classes and own.shape[1:] == given.shape[1:]
@@ -156,14 +162,14 @@ def require_fit(teacher: Teacher, name: str, images: Tensor, classes: int) -> No
         )
 
 
-def not_finite(teacher: str, images: Sequence[str], among: str, autocast: str) -> UserError:
-    """The refusal of a teacher that gives NaN or infinity for some `images`, by name, `among` others."""
-    more = len(images) - _MOST_NAMED
-    named = ", ".join(images[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
+def not_finite(teacher: str, names: Sequence[str], among: str, autocast: str) -> UserError:
+    """Return the refusal of a teacher that gives NaN or infinity for some samples, by name, `among` others."""
+    more = len(names) - _MOST_NAMED
+    named = ", ".join(names[:_MOST_NAMED]) + (f", and {more} more" if more > 0 else "")
     wider = "" if autocast == "none" else f", set train.autocast=none in place of {autocast}"
     return UserError(
         f"teacher {teacher}: gives numbers that are not finite for {named} (of {among}); remove what is wrong with "
-        f"{'it' if len(images) == 1 else 'them'}{wider}, or choose another teacher"
+        f"{'it' if len(names) == 1 else 'them'}{wider}, or choose another teacher"
     )
 
 

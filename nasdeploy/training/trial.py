@@ -166,7 +166,7 @@ class Trial:
     better_images: int = 0
 
     @property
-    def top1(self) -> float:
+    def share(self) -> float:
         """The part of the images that it is right on, 0..1."""
         return self.right / self.images
 
@@ -195,7 +195,7 @@ def try_classifier(
     candidates = [
         (replace(reading, order=order), outputs) for order in _orders(outputs, reading, ordered and found.knows)
     ]
-    if max(map(_top1, candidates)) < _GOOD_ENOUGH and not (normalised and found.knows):
+    if max(map(_share_right, candidates)) < _GOOD_ENOUGH and not (normalised and found.knows):
         affordable = int(len(right) * LONGEST_S / len(USUAL) / max(monotonic() - began, 1e-9))
         candidates += _otherwise_normalised(classifier, sample.first(max(_FEWEST // 4, affordable)), reading, batch)
     return _with_better(found, candidates)
@@ -214,7 +214,7 @@ def _otherwise_normalised(
 def _with_better(found: Trial, candidates: Sequence[_Candidate]) -> Trial:
     """Return what was found, with the simplest other reading that is markedly better, or the right kind of outputs."""
     present = candidates[0]
-    best = max(candidates, key=_top1)
+    best = max(candidates, key=_share_right)
     # The first that is as good as the best: those that change less come first.
     chosen = next(each for each in candidates if not _more(_right(best), _right(each)))
     now, chance = _right(chosen), chosen[1].chance(chosen[0].order)
@@ -237,7 +237,7 @@ def _right(candidate: _Candidate) -> Tensor:
     return outputs.right(reading.order)
 
 
-def _top1(candidate: _Candidate) -> float:
+def _share_right(candidate: _Candidate) -> float:
     return float(_right(candidate).float().mean())
 
 

@@ -5,19 +5,23 @@ networks whose latency is measured; an export may keep some in fp32.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
 from nasdeploy.data.images import ImageSets
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.compare import Disagreement, logits_of
 from nasdeploy.exporting.conversions import Conversions, examples_of, scoring_device
+from nasdeploy.nn.network import fit_images
 from nasdeploy.runtimes import runtime_of
+from nasdeploy.runtimes.runtime import Session
 from nasdeploy.searching.search import Deploy
 from nasdeploy.searching.successive_halving import Evaluating
 from nasdeploy.store.evaluations import Evaluation, Evaluations
@@ -49,6 +53,19 @@ def deploy_for(request: SearchRequest, evaluator: Evaluator, supernet: str, prog
     return deploy
 
 
+@dataclass(frozen=True)
+class _Classifier:
+    """A session of a network of one part as what computes it; it raises `Disagreement` where the runtime gives up."""
+
+    plan: Plan
+    session: Session
+
+    def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits `[N, classes]` of images, on the CPU."""
+        (images,) = fit_images(self.plan.part(part), inputs)
+        return (torch.from_numpy(logits_of(self.session, images.numpy(force=True))),)
+
+
 def _score(arch: Arch, request: SearchRequest, evaluator: Evaluator, sets: ImageSets, runtime: str) -> Score:
     """The score of a network whose layers are all in int8, in its runtime."""
     network = evaluator.network(arch).to(device="cpu").to(memory_format=torch.contiguous_format)
@@ -57,11 +74,8 @@ def _score(arch: Arch, request: SearchRequest, evaluator: Evaluator, sets: Image
     device = scoring_device(runtime)
     session = runtime_of(device).open(conversions.quantiser(runtime).quantised(), device)
 
-    def logits(images: Tensor) -> Tensor:
-        return torch.from_numpy(logits_of(session, images.numpy()))
-
     try:
-        return evaluator.score_of(logits, side)
+        return evaluator.score_of(_Classifier(network.plan, session))
     except Disagreement as error:
         raise UserError(f"network {arch.digest} in int8: {error}; search on a device of another precision") from None
     finally:

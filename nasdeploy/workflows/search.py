@@ -70,7 +70,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
         with Evaluations(run.search_database, supernet, request.metric) as evaluations, _until_it_ends(kept):
             outcome = Search(
                 space=request.space,
-                scoring=scoring(score=_score_of(evaluator), samples=evaluator.images),
+                scoring=scoring(score=_score_of(evaluator), samples=evaluator.samples),
                 evaluations=evaluations,
                 budget=request.budget,
                 tables=request.tables,

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,20 +12,63 @@ from torch import Tensor
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.transforms import draw_sample
+from nasdeploy.distributed.ranks import Ranks
 from nasdeploy.nn.functional import rescale
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import extract, input_side
 from nasdeploy.supernet.weights import load_supernet
+from nasdeploy.tasks import task_of
+from nasdeploy.tasks.image_data import ImageData
+from nasdeploy.tasks.metrics import TOP1
+from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.precision import layout_of, mixed_precision
-from nasdeploy.training.teacher import ReadTeacher, not_finite, require_fit, torchvision_teacher, without_gradient
+from nasdeploy.training.teacher import (
+    ReadTeacher,
+    Teacher,
+    not_finite,
+    require_fit,
+    torchvision_teacher,
+    without_gradient,
+)
 from nasdeploy.training.trial import Classifier, Normalisation, Reading, Trial, columns, try_classifier
 
 
+def open_teacher(recipe: Recipe, data: TaskData, batch: int, ranks: Ranks) -> tuple[Teacher | None, Trial | None]:
+    """Return the recipe's teacher for `batch` samples a step, and how the first process found a classifier to do.
+
+    There is no teacher if it is the largest network of the same step. Raises `UserError`, before any training, for one
+    that cannot be loaded, does not fit the data, or has nothing to teach.
+    """
+    if not isinstance(data, ImageData):
+        return _other_teacher(recipe, data, ranks), None
+    teacher = load_teacher(recipe, data.labels, batch, ranks.device)
+    if teacher is None or not ranks.first:
+        return teacher, None
+    return teacher, try_teacher(teacher, recipe, data.sets, batch, ranks.device)
+
+
+def _other_teacher(recipe: Recipe, data: TaskData, ranks: Ranks) -> Teacher | None:
+    """Return the teacher of another task than one of images: the largest network of a run of the same task."""
+    name = recipe.train.distillation.teacher
+    kind, _, directory = name.partition(":")
+    if kind == "largest":
+        return None
+    if kind != "run":
+        raise UserError(f"teacher {name}: task {recipe.task} learns from runs alone; choose run:DIR, or largest")
+    run = Run.open(Path(directory))
+    if recipe_of(run).task != recipe.task or run.manifest.classes != data.labels:
+        raise UserError(f"teacher {name}: it learned another task, or other labels; choose another teacher")
+    space = space_of(run)
+    supernet = load_supernet(trained_weights(run).path, space).to(ranks.device).requires_grad_(False)
+    largest, task = supernet.bind(space.largest()), task_of(recipe.task)
+    return without_gradient(lambda *inputs: task.outputs(largest, inputs))
+
+
 def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: torch.device) -> ReadTeacher | None:
-    """The teacher for `batch` images a step; None if it is the largest network of the same step.
+    """Return the teacher for `batch` images a step; None if it is the largest network of the same step.
 
     It sees what the supernet sees: images fetched at `data.size`, augmented, normalised by `data.mean` and `data.std`
     unless it has a mean and deviation of its own. Raises `UserError`, before any training, for one that cannot be
@@ -50,7 +94,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
 
 
 def try_teacher(teacher: ReadTeacher, recipe: Recipe, sets: ImageSets, batch: int, device: torch.device) -> Trial:
-    """How it does on some training images, in a few seconds.
+    """Return how a teacher does on some training images, in a few seconds.
 
     Raises `UserError` for one that knows nothing, gives no numbers, or would be right if it were read otherwise, with
     the settings that do so.
@@ -80,8 +124,8 @@ def try_teacher(teacher: ReadTeacher, recipe: Recipe, sets: ImageSets, batch: in
 
 
 def described(recipe: Recipe, trial: Trial) -> str:
-    """A line that tells the outcome."""
-    return f"teacher: {recipe.train.distillation.teacher}, top-1 {_percent(trial.right, trial.images)}"
+    """Return a line that tells the outcome."""
+    return f"teacher: {recipe.train.distillation.teacher}, {_accuracy(trial.right, trial.images)}"
 
 
 _OTHER_RUN = "train it for longer, or choose another"
@@ -92,7 +136,7 @@ _OTHER_READING = (
 
 
 def _doubt(trial: Trial, reading: Reading, remedy: str) -> str:
-    now = f"top-1 {_percent(trial.right, trial.images)}"
+    now = f"{_accuracy(trial.right, trial.images)}"
     if not trial.knows:
         now += f", where guessing has {100 * trial.chance:.1f} %"
     if trial.kind == "constant":
@@ -107,8 +151,9 @@ def _doubt(trial: Trial, reading: Reading, remedy: str) -> str:
     return f"{now}; it has {then} with {changes}: add that{keep}"
 
 
-def _percent(right: int, images: int) -> str:
-    return f"{100 * right / images:.1f} % on {images} training images"
+def _accuracy(right: int, images: int) -> str:
+    metric = replace(TOP1, decimals=1)
+    return f"{metric.name} {metric.text(right / images)} on {images} training {metric.samples}"
 
 
 def _reading(recipe: Recipe) -> Reading:
@@ -118,7 +163,7 @@ def _reading(recipe: Recipe) -> Reading:
 
 
 def _changes(before: Reading, now: Reading) -> list[str]:
-    """What to set for another reading, as `--set` takes it."""
+    """Return what to set for another reading, as `--set` takes it."""
     changes = {}
     if now.order != before.order:
         changes["classes"] = now.order if isinstance(now.order, str) else json.dumps(now.order, ensure_ascii=False)
@@ -131,7 +176,7 @@ def _changes(before: Reading, now: Reading) -> list[str]:
 
 
 def _run_teacher(directory: Path, recipe: Recipe, classes: Sequence[str], device: torch.device) -> Classifier:
-    """The largest network of a run whose training is finished, normalising by batch statistics (once-for-all)."""
+    """Return the largest network of a run that is finished, normalising by batch statistics (once-for-all)."""
     run = Run.open(directory)
     weights = trained_weights(run)
     if run.manifest.classes != tuple(classes):

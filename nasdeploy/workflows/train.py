@@ -11,12 +11,7 @@ from typing import Any
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.datasets import read_data
-from nasdeploy.data.images import ImageSets
-from nasdeploy.data.inventory import OpenedData
-from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import ValueBounds
-from nasdeploy.data.split import split_sets
 from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import Recipe, with_range
@@ -24,16 +19,17 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
 from nasdeploy.supernet.weights import FORMATS, require_initialises
-from nasdeploy.tasks.same_images import sets_of_run
+from nasdeploy.tasks import task_of
+from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import require_tensorboard
 from nasdeploy.training.sampling import Sampler, SamplerContext, networks_to_validate, sampler_from
 from nasdeploy.training.teacher import Teacher
-from nasdeploy.training.trainer import Trainer, TrainingData
+from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import leave_out_damaged, trained_facts, unfinished
 from nasdeploy.workflows.run_data import lines_on_range, measured_for
-from nasdeploy.workflows.teacher import described, load_teacher, try_teacher
+from nasdeploy.workflows.teacher import described, open_teacher
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -76,6 +72,11 @@ class _Request:
     restart: bool
     require: Callable[[SearchSpace], None]
 
+    @property
+    def task(self) -> Task:
+        """The task that the recipe names."""
+        return task_of(self.recipe.task)
+
     @cached_property
     def measured(self) -> ValueBounds | None:
         """The range of values that `data.range: measured` stands for; None if the recipe asks for no such thing."""
@@ -97,13 +98,17 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
     with ExitStack() as held:
         with ranks.agreed():
             run = _run_of_all(request.directory, ranks)
-            sets = sets_of_run(run, recipe.images, recipe.seed, prepared.data)
+            # The first process split the data, or took them as the run remembers them; the others see that only now.
+            data = prepared.data if ranks.first else request.task.open(recipe.data, recipe.seed, run)
             if ranks.first:
                 held.enter_context(run.lock())
         trainer = Trainer(
             space=prepared.context.space,
-            data=TrainingData(sets, recipe.images, recipe.recalibration, recipe.seed),
+            task=request.task,
+            data=data,
             settings=recipe.train,
+            recalibration=recipe.recalibration,
+            seed=recipe.seed,
             sampler=prepared.sampler,
             to_validate=networks_to_validate(prepared.context),
             directory=run,
@@ -113,7 +118,7 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
         )
         metrics = trainer.run(prepared.weights)
         if ranks.first:
-            facts = {**metrics, **_teacher_facts(recipe, prepared.trial)}
+            facts = {**metrics, **_teacher_facts(request, prepared.trial)}
             run.finish("train", trained_facts(run, facts, progress))
     return run
 
@@ -122,8 +127,7 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
 class _Prepared:
     """What training needs and was found to be right."""
 
-    data: OpenedData
-    sets: ImageSets
+    data: TaskData
     context: SamplerContext
     sampler: Sampler
     teacher: Teacher | None
@@ -141,47 +145,44 @@ def _prepare(request: _Request, ranks: Ranks) -> _Prepared:
     require_tensorboard(recipe.train)
     weights = None if request.init is None else _weights_of(request.init, replaced=directory if restart else None)
     begun_before = None if restart or not ranks.first else unfinished(recipe, directory)
-    data = read_data(recipe.images)
-    if begun_before is None:
-        sets = split_sets(data, recipe.images, recipe.seed)
-    else:
-        sets = sets_of_run(begun_before, recipe.images, recipe.seed, data)
-    space = recipe.load_space(len(sets.classes))
+    data = request.task.open(recipe.data, recipe.seed, begun_before)
+    space = recipe.load_space(data.outputs)
     request.require(space)
     if weights is not None:
         require_initialises(space, weights)
     context = _context(recipe, space)
     sampler = sampler_from(context)
-    batch = max(1, min(recipe.train.batch_size, len(sets.train)) // ranks.world)
-    teacher = load_teacher(recipe, sets.classes, batch, ranks.device)
-    trial = try_teacher(teacher, recipe, sets, batch, ranks.device) if teacher is not None and ranks.first else None
-    return _Prepared(data, sets, context, sampler, teacher, trial, weights, begun_before)
+    batch = max(1, min(recipe.train.batch_size, data.train_samples) // ranks.world)
+    teacher, trial = open_teacher(recipe, data, batch, ranks)
+    return _Prepared(data, context, sampler, teacher, trial, weights, begun_before)
 
 
 def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
     """Create the run, or go on with it, and say what is trained on what."""
     if request.restart:
         Run.discard(request.directory)
-    sets, space = prepared.sets, prepared.context.space
+    data, space, samples = prepared.data, prepared.context.space, request.task.metric.samples
     if prepared.begun is not None:
         with prepared.begun.lock():
             leave_out_damaged(prepared.begun, progress)
-    run = prepared.begun or _create(request, sets, space)
-    for note in (*sets.notes, *lines_on_range(request.recipe, request.measured, sets.train)):
+    run = prepared.begun or _create(request, data, space)
+    for note in (*data.notes, *lines_on_range(request.recipe, request.measured, data)):
         progress.say(f"data: {note}")
+    classes = f" of {len(data.labels)} classes" if data.labels else ""
     progress.say(
-        f"train: {run.path}, {len(sets.train)} images of {len(sets.classes)} classes, "
+        f"train: {run.path}, {data.train_samples} {samples}{classes}, "
         f"space {space.name} with {space.size:.3g} architectures"
     )
     if prepared.trial is not None:
         progress.say(described(request.recipe, prepared.trial))
 
 
-def _teacher_facts(recipe: Recipe, trial: Trial | None) -> dict[str, Any]:
+def _teacher_facts(request: _Request, trial: Trial | None) -> dict[str, Any]:
     """Return what a finished training says of its teacher: its name, and its accuracy on some training images."""
     if trial is None:
         return {}
-    return {"teacher": {"name": recipe.train.distillation.teacher, "top1": trial.top1, "images": trial.images}}
+    metric, name = request.task.metric, request.recipe.train.distillation.teacher
+    return {"teacher": {"name": name, metric.key: trial.share, metric.samples: trial.images}}
 
 
 def _run_of_all(directory: Path, ranks: Ranks) -> Run:
@@ -204,18 +205,16 @@ def _context(recipe: Recipe, space: SearchSpace) -> SamplerContext:
     return SamplerContext(space, recipe.train, recipe.seed, table)
 
 
-def _create(request: _Request, sets: ImageSets, space: SearchSpace) -> Run:
+def _create(request: _Request, data: TaskData, space: SearchSpace) -> Run:
     recipe = request.recipe
     return Run.create(
         request.directory.parent,
         request.directory.name,
         recipe=recipe.to_json(),
         space=space.digest,
-        classes=sets.classes,
-        images=sets.fingerprint,
-        data=(sets.split.facts, split_content(sets.split)),
         range=request.measured,
         seed=recipe.seed,
+        **data.record(),
     )
 
 

@@ -149,7 +149,8 @@ def store(network: Network) -> Iterator[str]:
 def work(directory: Path) -> None:
     """Train as `nasdeploy train` does, and write down every step that is finished."""
     from nasdeploy.cli.main import main
-    from nasdeploy.training.trainer import Batch, TrainingLoop
+    from nasdeploy.tasks.task import Batch
+    from nasdeploy.training.loop import TrainingLoop
 
     log = directory / "steps" / f"{time_ns()}-{os.environ['RANK']}-{os.getpid()}"
     step = TrainingLoop.step

@@ -27,12 +27,11 @@ from nasdeploy.core.costs import Costs
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.score import Score
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.batches import calibration_batches, evaluation_batches
-from nasdeploy.data.datasets import open_data
 from nasdeploy.recipe import load_recipe, recipe_of, space_of
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.weights import load_supernet
+from nasdeploy.tasks import task_of
 from nasdeploy.training.checkpoint import Checkpoints
 
 RECIPE = "alphanet-cifar10-small"
@@ -117,16 +116,11 @@ def _nasdeploy(*words: str) -> None:
 def _test_scores(run: Run, networks: Mapping[str, Arch]) -> dict[str, Score]:
     """Scores on the test images of the networks that were trained in a run."""
     recipe = recipe_of(run)
-    sets = open_data(recipe.data, recipe.seed)
-    if sets.test is None:
-        sys.exit(f"{recipe.data.path}: holds no test images to score on")
-    test, settings = sets.test, recipe.recalibration
-    calibration = calibration_batches(sets.train, recipe.data, settings.batch_size, settings.batches, recipe.seed)
-    evaluator = Evaluator(
-        load_supernet(Checkpoints(run.checkpoints).latest(), space_of(run)),
-        lambda side: calibration,
-        lambda side, first, end: evaluation_batches(test, recipe.data, 500, first, end),
-    )
+    task, settings = task_of(recipe.task), recipe.recalibration
+    data = task.open(recipe.data, recipe.seed, run)
+    calibration = data.calibration(settings.batch_size, settings.batches, recipe.seed)
+    supernet = load_supernet(Checkpoints(run.checkpoints).latest(), space_of(run))
+    evaluator = Evaluator(supernet, task, calibration, lambda plan, first, end: data.test(500))
     alone = recipe.train.sampling.kind == "alone"
     name = run.path.name.rpartition("-")[0]
     return {key: evaluator(arch) for key, arch in networks.items() if not alone or key == name}

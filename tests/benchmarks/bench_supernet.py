@@ -7,6 +7,7 @@ Prints ratios of paired, interleaved runs in one process (median over rounds), s
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from time import perf_counter
 
@@ -22,8 +23,10 @@ from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
-from nasdeploy.tasks.losses import distillation_loss
-from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.task import Objective
+from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 
 
@@ -95,13 +98,14 @@ def report_step(space: SearchSpace, archs: list[Arch], batch: int, side: int, ro
     networks = [extract(supernet, arch) for arch in archs]
     supernet.to(memory_format=torch.channels_last)
     largest, *random, smallest = archs
-    step = SandwichStep(supernet, Objective(0.1, distillation=distillation_loss(DistillationSettings())), {})
+    objective = Objective(partial(label_loss, smoothing=0.1), distillation_loss(DistillationSettings()))
+    step = SandwichStep(supernet, Classification(), objective, {})
     images, labels = torch.randn(batch, 3, side, side), torch.arange(batch)
     placed = images.to(memory_format=torch.channels_last)
 
     def sandwich() -> None:
         supernet.zero_grad()
-        step(Sandwich({"largest": (largest,), "random": tuple(random), "smallest": (smallest,)}), placed, labels)
+        step(Sandwich({"largest": (largest,), "random": tuple(random), "smallest": (smallest,)}), (placed,), labels)
 
     _, figures = interleaved(sandwich, lambda: pass_all(networks, images), rounds)
     print(f"sandwich step in channels_last against the four extracted in the default layout {figures}")

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import distillation_loss
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichStep
+from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
@@ -40,10 +43,10 @@ def step(forward_of: Callable[[Block], Forward]) -> tuple[Losses, dict[str, Tens
     torch.manual_seed(0)
     supernet = Supernet(two_stages())
     randomise(supernet)
-    objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
-    made = SandwichStep(supernet, objective, {}, execution=Execution(forward_of=forward_of))
+    objective = Objective(partial(label_loss, smoothing=0.1), distillation_loss(DistillationSettings()))
+    made = SandwichStep(supernet, Classification(), objective, {}, execution=StepComputation(forward_of=forward_of))
     images, labels = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
-    losses = made(draw(supernet.space, 1, np.random.default_rng(0)), images, labels)
+    losses = made(draw(supernet.space, 1, np.random.default_rng(0)), (images,), labels)
     return losses, {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}
 
 

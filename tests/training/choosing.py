@@ -6,6 +6,7 @@ python choosing.py OUT        (started by torchrun)
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.distributed.ranks import joined
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import SamplerContext, sampler_from
-from nasdeploy.training.sandwich import Objective, SandwichStep
+from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.training.settings import TrainSettings
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
@@ -31,7 +35,7 @@ def training_step() -> SandwichStep:
     torch.manual_seed(0)
     supernet = Supernet(two_stages())
     randomise(supernet)
-    return SandwichStep(supernet, Objective(0.1), {})
+    return SandwichStep(supernet, Classification(), Objective(partial(label_loss, smoothing=0.1)), {})
 
 
 def batch(rank: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +52,7 @@ def main() -> None:
         images, labels = batch(ranks.rank)
 
         def losses(archs: Sequence[Arch]) -> Sequence[float]:
-            given = step.losses_of(archs, images, labels)
+            given = step.losses_of(archs, (images,), labels)
             found.append({"archs": [arch.to_json() for arch in archs], "losses": given})
             return given
 

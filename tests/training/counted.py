@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -19,9 +20,11 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import kl_divergence
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep, to_tensor
+from nasdeploy.training.sandwich import Sandwich, SandwichStep, to_tensor
 from tests.training.recipes import CONTENT
 
 
@@ -50,9 +53,9 @@ def counting() -> Iterator[list[int]]:
 
 def one_step(ranks: Ranks, supernet: Supernet, sandwiches: Sequence[Sandwich], images: Tensor) -> None:
     """Gradients of a step, averaged over the processes after each of the sandwiches."""
-    step = SandwichStep(supernet, Objective(distillation=kl_divergence), {})
+    step = SandwichStep(supernet, Classification(), Objective(partial(label_loss, smoothing=0.0), kl_divergence), {})
     for sandwich in sandwiches:
-        losses = step(sandwich, images, torch.arange(len(images)) % 2)
+        losses = step(sandwich, (images,), torch.arange(len(images)) % 2)
         ranks.average(supernet.parameters(), to_tensor(losses, False))
 
 

@@ -7,6 +7,7 @@ With a second file, two processes also count their reductions, and tell the same
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,10 +18,12 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import kl_divergence
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.optimizer import make_optimizer
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Execution, Objective, SandwichStep, to_tensor
+from nasdeploy.training.sandwich import SandwichStep, StepComputation, to_tensor
 from nasdeploy.training.settings import TrainSettings
 from tests.nn.reference import randomise
 from tests.training.counted import counts_of
@@ -35,11 +38,9 @@ def kl_in_float64(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-class Exact(Objective):
-    """Label loss in float64."""
-
-    def label_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits, labels)
+EXACT = Objective(torch.nn.functional.cross_entropy, kl_in_float64)
+"""Losses in float64."""
+PLAIN = Objective(partial(label_loss, smoothing=0.0), kl_divergence)
 
 
 def train(ranks: Ranks, exact: bool) -> Supernet:
@@ -54,14 +55,14 @@ def train(ranks: Ranks, exact: bool) -> Supernet:
     draws = torch.Generator().manual_seed(1)
     images = torch.randn(STEPS, BATCH_SIZE, 3, 10, 10, generator=draws, dtype=torch.float64)
     labels = torch.randint(10, (STEPS, BATCH_SIZE), generator=draws)
-    objective = Exact(distillation=kl_in_float64) if exact else Objective(distillation=kl_divergence)
-    execution = Execution(SYNCHRONISED if ranks.world > 1 else BATCH)
-    step = SandwichStep(supernet, objective, {}, execution=execution)
+    objective = EXACT if exact else PLAIN
+    execution = StepComputation(SYNCHRONISED if ranks.world > 1 else BATCH)
+    step = SandwichStep(supernet, Classification(), objective, {}, execution=execution)
     for number in range(STEPS):
         optimizer.zero_grad()
         mine = slice(ranks.rank, None, ranks.world)
         part = images[number, mine].to(next(supernet.parameters()).dtype)
-        losses = step(draw(space, 2, generator(0, "step", number)), part, labels[number, mine])
+        losses = step(draw(space, 2, generator(0, "step", number)), (part,), labels[number, mine])
         ranks.average(supernet.parameters(), to_tensor(losses, False))
         optimizer.step()
     return supernet

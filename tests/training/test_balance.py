@@ -1,5 +1,7 @@
 """Folders with classes of unequal size."""
 
+from functools import partial
+from math import log
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.losses import label_loss
-from nasdeploy.training.sandwich import Objective, Sandwich, SandwichStep
+from nasdeploy.tasks.task import Objective
+from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 from tests.small_spaces import two_stages
@@ -49,8 +53,8 @@ def test_only_the_label_loss_is_weighted() -> None:
     sandwich = Sandwich({"largest": (largest,), "smallest": (supernet.space.smallest(),)})
 
     def losses(weights: torch.Tensor | None) -> tuple[float, float]:
-        objective = Objective(class_weights=weights, distillation=F.mse_loss)
-        made = SandwichStep(supernet, objective, {})(sandwich, images, labels).by_role
+        objective = Objective(partial(label_loss, smoothing=0.0, class_weights=weights), F.mse_loss)
+        made = SandwichStep(supernet, Classification(), objective, {})(sandwich, (images,), labels).by_role
         return made["largest"], made["smallest"]
 
     weights = torch.linspace(0.5, 2.0, 3)
@@ -75,15 +79,22 @@ def trained(recipe: Recipe) -> Run:
     return run
 
 
+def weights_in(objective: Objective) -> tuple[float, float]:
+    """The weights of two classes in a label loss with a smoothing of 0.1, found out from logits that are all alike."""
+    losses = [objective.label(torch.zeros(1, 2), torch.tensor([label])).item() / log(2) for label in (0, 1)]
+    total, difference = sum(losses), (losses[1] - losses[0]) / 0.9
+    return (total - difference) / 2, (total + difference) / 2
+
+
 def test_a_folder_is_balanced_by_loss_or_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    seen: dict[str, list[tuple[list[int], torch.Tensor | None]]] = {}
+    seen: dict[str, list[tuple[list[int], tuple[float, float]]]] = {}
     call = SandwichStep.__call__
     for balance in ("none", "loss", "sampling"):
         steps = seen.setdefault(balance, [])
 
         def recording(self: SandwichStep, *given: object, steps: list = steps) -> object:
-            steps.append((given[2].tolist(), self.objective.class_weights))
+            steps.append((given[2].tolist(), weights_in(self.objective)))
             return call(self, *given)
 
         monkeypatch.setattr(SandwichStep, "__call__", recording)
@@ -91,6 +102,6 @@ def test_a_folder_is_balanced_by_loss_or_sampling(tmp_path: Path, monkeypatch: p
     # 34 ants and 8 or 9 bees are left to train on; an epoch has four batches of nine.
     share = {name: sum(sum(labels) for labels, _ in steps) / 72 for name, steps in seen.items()}
     assert share["loss"] == share["none"] < 0.3 < share["sampling"] < 0.7
-    assert all(weights is None for name in ("none", "sampling") for _, weights in seen[name])
-    ants, bees = seen["loss"][0][1].tolist()
+    assert all(weights == pytest.approx((1, 1)) for name in ("none", "sampling") for _, weights in seen[name])
+    ants, bees = seen["loss"][0][1]
     assert 0.6 < ants < 0.65 and 2.5 < bees < 2.9

@@ -14,6 +14,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
+from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import scalars_in
 from nasdeploy.workflows import train as step
@@ -82,7 +83,7 @@ def test_scalars_that_do_not_fit(at: str, small: Path, capfd: pytest.CaptureFixt
     pytest.importorskip("tensorboard")
 
     def write(points: int) -> None:
-        with scalars_in(Path("runs/tiny/tensorboard"), 0) as scalars:
+        with scalars_in(Path("runs/tiny/tensorboard"), 0, TOP1) as scalars:
             fill(leaving=0)
             for number in range(1, points + 1):
                 scalars.step(10 * number, {"loss": 1.0})

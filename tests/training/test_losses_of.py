@@ -22,7 +22,7 @@ def test_losses_are_label_smoothed_and_leave_no_gradient() -> None:
     step, (images, labels) = training_step(), batch(0)
     archs = [SPACE.sample(np.random.default_rng(seed)) for seed in range(4)]
     state = torch.random.get_rng_state()
-    found = step.losses_of(archs, images, labels)
+    found = step.losses_of(archs, (images,), labels)
     expected = [F.cross_entropy(step.supernet(images, arch), labels, label_smoothing=0.1).item() for arch in archs]
     assert found == pytest.approx(expected)
     assert len(set(found)) == 4
@@ -42,7 +42,7 @@ def test_processes_choose_alike_by_the_average_over_their_parts_of_the_batch(tmp
     step, differing = training_step(), 0
     for number in range(STEPS):
         archs = [SPACE.arch(data) for data in first[number]["archs"]]
-        parts = np.array([step.losses_of(archs, *batch(rank)) for rank in (0, 1)])
+        parts = np.array([step.losses_of(archs, (batch(rank)[0],), batch(rank)[1]) for rank in (0, 1)])
         assert first[number]["losses"] == pytest.approx(parts.mean(0))
         for at, chosen in zip((0, 3), first[number]["chosen"], strict=True):
             assert SPACE.arch(chosen) == archs[at + int(parts.mean(0)[at : at + 3].argmin())]

@@ -1,5 +1,6 @@
 """Mixed precision: near float32's gradients, resumable, and fp16 gradients that overflow only shrink their scale."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.nn.device import layout_for
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.tasks.losses import distillation_loss
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState
 from nasdeploy.training.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Execution, Losses, Objective, SandwichStep
+from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
 from nasdeploy.training.settings import DistillationSettings, TrainSettings
 from nasdeploy.workflows import train as step
 from tests.nn.reference import randomise
@@ -33,12 +36,12 @@ def gradients(settings: TrainSettings) -> tuple[Losses, dict[str, Tensor]]:
     supernet = Supernet(two_stages())
     randomise(supernet)
     scaler = gradient_scaler(settings, CPU)
-    objective = Objective(0.1, distillation=distillation_loss(DistillationSettings()))
-    execution = Execution(precision=lambda: mixed_precision(settings, CPU), scale=scaler.scale)
-    made = SandwichStep(supernet, objective, {}, execution=execution)
+    objective = Objective(partial(label_loss, smoothing=0.1), distillation_loss(DistillationSettings()))
+    execution = StepComputation(precision=lambda: mixed_precision(settings, CPU), scale=scaler.scale)
+    made = SandwichStep(supernet, Classification(), objective, {}, execution=execution)
     torch.manual_seed(1)
     images, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    losses = made(draw(supernet.space, 2, np.random.default_rng(0)), images, labels)
+    losses = made(draw(supernet.space, 2, np.random.default_rng(0)), (images,), labels)
     found = {name: p.grad / scaler.get_scale() for name, p in supernet.named_parameters() if p.grad is not None}
     return losses, found
 

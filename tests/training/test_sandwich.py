@@ -1,6 +1,7 @@
 """The gradients of a step against those of four separate networks by plain autograd."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,15 +15,18 @@ from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics, rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces.mobilenet import drop_rates
-from nasdeploy.supernet.supernet import Supernet, extract, input_side
-from nasdeploy.tasks.losses import distillation_loss, kl_divergence
+from nasdeploy.supernet.supernet import SubNetwork, Supernet, extract, input_side
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import distillation_loss, kl_divergence, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Losses, Objective, Sandwich, SandwichStep
+from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
 
 SMOOTHING = 0.1
+TASK, LABEL = Classification(), partial(label_loss, smoothing=SMOOTHING)
 
 
 class Recording(Supernet):
@@ -32,16 +36,15 @@ class Recording(Supernet):
         super().__init__(two_stages())
         self.calls: list[tuple[Arch, Mapping[str, float] | None]] = []
 
-    def forward(
+    def bind(
         self,
-        x: Tensor,
         arch: Arch,
         drop_rates: Mapping[str, float] | None = None,
         statistics: Statistics = BATCH,
         forward_of: Callable[[Block], Forward] = eager,
-    ) -> Tensor:
+    ) -> SubNetwork:
         self.calls.append((arch, drop_rates))
-        return super().forward(x, arch, drop_rates, statistics, forward_of)
+        return super().bind(arch, drop_rates, statistics, forward_of)
 
 
 @pytest.fixture
@@ -55,6 +58,11 @@ def supernet() -> Recording:
 def batch() -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     return torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def given() -> tuple[tuple[Tensor], Tensor]:
+    images, labels = batch()
+    return (images,), labels
 
 
 def sandwich(supernet: Supernet) -> Sandwich:
@@ -108,7 +116,7 @@ def by_autograd(supernet: Supernet, step: Sandwich, kind: str, beta: float) -> t
 def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, supernet: Recording) -> None:
     step = sandwich(supernet)
     distillation = distillation_loss(DistillationSettings.model_validate({"kind": kind}))
-    found = SandwichStep(supernet, Objective(SMOOTHING, None, distillation, beta), {})(step, *batch())
+    found = SandwichStep(supernet, TASK, Objective(LABEL, distillation, beta), {})(step, *given())
     expected, losses = by_autograd(supernet, step, kind, beta)
     assert list(found.by_role) == ["largest", "random", "smallest"]
     assert found.by_role == pytest.approx(losses.by_role)
@@ -121,7 +129,7 @@ def test_gradients_are_the_sum_over_the_four_networks(kind: str, beta: float, su
 def test_only_the_largest_network_is_regularised(supernet: Recording) -> None:
     step, rates = sandwich(supernet), drop_rates(supernet.space, 0.3, 0.2)
     assert rates
-    SandwichStep(supernet, Objective(SMOOTHING), rates)(step, *batch())
+    SandwichStep(supernet, TASK, Objective(LABEL), rates)(step, *given())
     largest = supernet.space.largest()
     assert supernet.calls == [(arch, rates if arch == largest else None) for arch in step.archs]
 
@@ -134,7 +142,7 @@ def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Reco
         teachers.append(teacher)
         return (student - teacher).square().mean()
 
-    SandwichStep(supernet, Objective(SMOOTHING, distillation=distance), {})(step, images, labels)
+    SandwichStep(supernet, TASK, Objective(LABEL, distance), {})(step, (images,), labels)
     expected = supernet(images, step.networks["largest"][0]).detach()
     assert len(teachers) == 3
     for teacher in teachers:
@@ -143,10 +151,10 @@ def test_the_teacher_is_the_largest_networks_output_as_a_constant(supernet: Reco
 
 
 def test_gradients_add_to_those_that_are_there(supernet: Recording) -> None:
-    step = SandwichStep(supernet, Objective(SMOOTHING), {})
-    step(sandwich(supernet), *batch())
+    step = SandwichStep(supernet, TASK, Objective(LABEL), {})
+    step(sandwich(supernet), *given())
     once = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
-    step(sandwich(supernet), *batch())
+    step(sandwich(supernet), *given())
     for name, parameter in supernet.named_parameters():
         torch.testing.assert_close(parameter.grad, 2 * once[name], rtol=1e-4, atol=1e-6)
 
@@ -162,8 +170,8 @@ def test_a_sandwich_has_both_ends_and_random_ones_between() -> None:
 
 
 def test_without_random_networks_they_have_no_loss(supernet: Recording) -> None:
-    step = SandwichStep(supernet, Objective(SMOOTHING), {})
-    losses = step(draw(supernet.space, 0, np.random.default_rng(0)), *batch())
+    step = SandwichStep(supernet, TASK, Objective(LABEL), {})
+    losses = step(draw(supernet.space, 0, np.random.default_rng(0)), *given())
     assert list(losses.by_role) == ["largest", "smallest"]
     assert len(supernet.calls) == 2
 
@@ -178,7 +186,7 @@ def test_all_networks_learn_from_a_teacher_of_their_own(beta: float, supernet: R
         seen.append(images)
         return given
 
-    found = SandwichStep(supernet, Objective(SMOOTHING, None, kl_divergence, beta), {}, teacher)(step, images, labels)
+    found = SandwichStep(supernet, TASK, Objective(LABEL, kl_divergence, beta), {}, teacher)(step, (images,), labels)
     assert len(seen) == 1 and seen[0] is images
     gradients = {name: parameter.grad.clone() for name, parameter in supernet.named_parameters()}
     supernet.zero_grad()
@@ -201,9 +209,9 @@ def test_roles_are_free_and_without_a_leader_all_learn_alike(taught: bool, super
     (images, labels), rng = batch(), np.random.default_rng(3)
     archs, given = tuple(supernet.space.sample(rng) for _ in range(3)), torch.randn(6, 3)
     rates = drop_rates(supernet.space, 0.3, 0.2)
-    objective = Objective(SMOOTHING, distillation=kl_divergence)
-    step = SandwichStep(supernet, objective, rates, (lambda images: given) if taught else None)
-    found = step(Sandwich({"some": archs[:2], "others": archs[2:]}, leader=None), images, labels)
+    objective = Objective(LABEL, kl_divergence)
+    step = SandwichStep(supernet, TASK, objective, rates, (lambda images: given) if taught else None)
+    found = step(Sandwich({"some": archs[:2], "others": archs[2:]}, leader=None), (images,), labels)
     assert supernet.calls == [(arch, None) for arch in archs]
     outputs = [supernet(images, arch) for arch in archs]
     losses = [

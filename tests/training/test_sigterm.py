@@ -20,7 +20,8 @@ from nasdeploy.core.errors import Terminated, UserError
 from nasdeploy.core.progress import Progress, Work
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
-from nasdeploy.training import metrics, trainer
+from nasdeploy.tasks.image_data import ImageData
+from nasdeploy.training import loop, metrics
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.training.trainer import termination
@@ -112,7 +113,7 @@ def test_asked_to_stop_at_the_last_step_of_an_epoch_does_not_wait_for_validation
 def test_asked_to_stop_while_validating_stops_validating(
     undisturbed: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, batches = [], metrics.evaluation_batches
+    given, batches = [], ImageData.validation
 
     def then_terminate(*arguments: Any) -> Iterator[Any]:
         for number, batch in enumerate(batches(*arguments)):
@@ -122,7 +123,7 @@ def test_asked_to_stop_while_validating_stops_validating(
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "evaluation_batches", then_terminate)
+        patch.setattr(ImageData, "validation", then_terminate)
         with pytest.raises(Terminated, match=r"saved after epoch 0 and 4 steps more"):
             train(tiny_recipe())
     assert given == [0, 1]
@@ -169,7 +170,7 @@ def test_an_old_checkpoint_is_followed_by_one_before_validation(monkeypatch: pyt
             began.append(monotonic())
         return began[0] + 30.0 * next(looks)
 
-    monkeypatch.setattr(trainer, "monotonic", clock)
+    monkeypatch.setattr(loop, "monotonic", clock)
     saved, save = [], Checkpoints.save
 
     def noted(self: Checkpoints, *given: Any) -> None:
@@ -183,7 +184,7 @@ def test_an_old_checkpoint_is_followed_by_one_before_validation(monkeypatch: pyt
 
 def test_no_checkpoint_is_old_before_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     almost = monotonic() + 59
-    monkeypatch.setattr(trainer, "monotonic", lambda: almost)
+    monkeypatch.setattr(loop, "monotonic", lambda: almost)
     train(tiny_recipe("train.epochs=1", "train.checkpoint_minutes=1", "train.kept_checkpoints=9"))
     assert names() == ["epoch-000001.pt"]
 

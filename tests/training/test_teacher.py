@@ -1,5 +1,6 @@
 """Teachers give the logits of their model, and what does not fit is refused."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 from nasdeploy.convert import quick_onnx
 from nasdeploy.core.errors import UserError
 from nasdeploy.supernet.supernet import Supernet, extract
-from nasdeploy.tasks.losses import kl_divergence
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.task import Objective
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Objective, SandwichStep
+from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.training.teacher import require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
@@ -197,10 +200,12 @@ def test_a_teacher_under_autocast_and_the_step_that_learns_from_it(onnx: tuple[P
     supernet = Supernet(space)
     given = images(4, side_of(network))
     teacher = without_gradient(network.requires_grad_(False))
-    step = SandwichStep(supernet, Objective(0.1, None, kl_divergence, 0.5), {}, teacher)
+    step = SandwichStep(
+        supernet, Classification(), Objective(partial(label_loss, smoothing=0.1), kl_divergence, 0.5), {}, teacher
+    )
     with torch.autocast("cpu", torch.bfloat16):
         assert teacher(given).dtype == torch.bfloat16
-        losses = step(draw(space, 1, np.random.default_rng(0)), given, torch.tensor([0, 1, 2, 0]))
+        losses = step(draw(space, 1, np.random.default_rng(0)), (given,), torch.tensor([0, 1, 2, 0]))
     assert losses.by_role["largest"] > 0
     gradients = [parameter.grad for parameter in supernet.parameters() if parameter.grad is not None]
     assert gradients and all(gradient.isfinite().all() for gradient in gradients)

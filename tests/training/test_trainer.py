@@ -396,6 +396,7 @@ def test_a_checkpoint_under_a_wrong_name_is_refused(stopped: Run) -> None:
         ("{}", "line 2: epoch is missing"),
         ('{"epoch": 2, "validation": {}}', "line 2: validation is {}"),
         ('{"epoch": 2, "validation": {"smallest": 1}}', "line 2: validation.smallest is 1"),
+        ('{"epoch": 2, "validation": {"smallest": {}}}', "line 2: validation.smallest.top1 is missing"),
     ],
 )
 def test_damaged_metrics_are_named(line: str, said: str, stopped_late: Run) -> None:

@@ -52,7 +52,7 @@ def test_a_score_is_that_of_the_quantised_file(run: Run) -> None:
     judge = Judge(lambda model: runtime_of(device).open(model, device), examples.held_out)
     model = Conversions(network, examples, max_drop=100).onnx("int8", "onnxruntime")
     assert evaluation.score.value == judge.top1(model)
-    assert evaluation.score.samples == evaluator.images == sum(len(labels) for _, labels in examples.held_out()) > 0
+    assert evaluation.score.samples == evaluator.samples == sum(len(labels) for _, labels in examples.held_out()) > 0
 
 
 def test_what_was_scored_is_not_scored_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
