@@ -53,8 +53,11 @@ class Costs:
         # A matrix product in float32 is the fastest way to mixed-radix indices; exact below 2**24.
         rows = (codes.astype(np.float32) @ self._strides).astype(np.intp)
         total = self._rows[0][rows[:, 0]]
+        looked_up = np.empty_like(total)
         for place, table in enumerate(self._rows[1:], start=1):
-            self._combine(total, table[rows[:, place]], out=total)
+            # Clipping what is never outside spares a check of each index.
+            np.take(table, rows[:, place], axis=0, out=looked_up, mode="clip")
+            self._combine(total, looked_up, out=total)
         return total
 
 
