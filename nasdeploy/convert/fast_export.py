@@ -11,44 +11,63 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nasdeploy.convert.versions import OPSET, lowest
-from nasdeploy.core.plan import Shape
+from nasdeploy.core.plan import TensorType
+from nasdeploy.runtimes.runtime import VALUES
 
 _EXTEND = "extend nasdeploy/convert/fast_export.py"
 _Size = int | tuple[int, int]
 """The stride or padding of both directions, or of each."""
 
 
-def quick_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
-    """A model to measure: `module` for inputs of these shapes (without batch) and a fixed batch, in evaluation mode.
+def quick_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> bytes:
+    """Return a model to measure: `module` for inputs of these types and a fixed batch, in evaluation mode.
 
     Raises `NotImplementedError` for a module that computes with a function that is not known here.
     """
     device = next(module.parameters()).device
-    given = {f"input.{n}": torch.zeros(batch, *shape, device=device) for n, shape in enumerate(inputs)}
+    types = {f"input.{number}": tensor for number, tensor in enumerate(inputs)}
+    given = {name: example(tensor, batch, device) for name, tensor in types.items()}
     recorder = _Recorder(given)
     with torch.no_grad(), recorder:
-        result = module.eval()(*given.values())
+        found = module.eval()(*given.values())
+    results = found if isinstance(found, tuple) else (found,)
     graph = helper.make_graph(
         list(recorder.nodes.values()),
         "measured",
         [_value(name, tensor) for name, tensor in given.items()],
-        [_value(recorder.name_of(result), result)],
+        [_value(recorder.name_of(result), result) for result in results],
         [numpy_helper.from_array(tensor.numpy(force=True), name) for name, tensor in recorder.weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
     lowest(model)
+    state_values(model, types)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
+def example(tensor: TensorType, batch: int, device: torch.device) -> Tensor:
+    """Return zeros of a type, which are also integers of any range."""
+    return torch.zeros(batch, *tensor.shape, dtype=getattr(torch, tensor.dtype), device=device)
+
+
+def state_values(model: ModelProto, inputs: Mapping[str, TensorType]) -> None:
+    """State how many values a model's integer inputs have, which ONNX's types do not: whoever times it has to know."""
+    for name, tensor in inputs.items():
+        if tensor.values is not None:
+            model.metadata_props.add(key=f"{VALUES}{name}", value=str(tensor.values))
+
+
+_TYPES = {torch.float32: TensorProto.FLOAT, torch.int64: TensorProto.INT64}
+
+
 def _value(name: str, tensor: Tensor) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(tensor.shape))
+    return helper.make_tensor_value_info(name, _TYPES[tensor.dtype], list(tensor.shape))
 
 
 class _Recorder(TorchFunctionMode):
@@ -61,7 +80,7 @@ class _Recorder(TorchFunctionMode):
         self.weights: dict[str, Tensor] = {}
         self.taken: set[str] = set()
         """Names that some operator takes."""
-        self._names = WeakTensorKeyDictionary()
+        self._names, self._shared = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         for name, tensor in inputs.items():
             self._names[tensor] = name
 
@@ -84,6 +103,16 @@ class _Recorder(TorchFunctionMode):
         name = f"weight.{len(self.weights)}"
         self.weights[name] = tensor
         return name
+
+    def matrix(self, tensor: Tensor) -> str:
+        """The name of a weight that may be taken several times, and is kept once."""
+        if tensor in self._names:
+            raise NotImplementedError(
+                f"ONNX: a matrix that is computed from inputs is known in products only; {_EXTEND}"
+            )
+        if tensor not in self._shared:
+            self._shared[tensor] = self.name_of(tensor)
+        return str(self._shared[tensor])
 
     def node(self, operator: str, *inputs: Tensor | str, **attributes: Any) -> str:
         """Write down an operator; the name of its output."""
@@ -179,6 +208,61 @@ def _flatten(recorder: _Recorder, x: Tensor, start: int) -> str:
     return recorder.node("Reshape", x, torch.tensor([-1, x[0].numel()]), allowzero=1)
 
 
+def _linear(recorder: _Recorder, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> str:
+    """One operator for rows of numbers, a product and a sum for anything else, as PyTorch's exporter has them."""
+    if x.ndim == 2:
+        inputs = (x, recorder.matrix(weight)) if bias is None else (x, recorder.matrix(weight), bias)
+        return recorder.node("Gemm", *inputs, transB=1)
+    product = recorder.node("MatMul", x, weight.t().contiguous())
+    return product if bias is None else recorder.node("Add", product, bias)
+
+
+def _layer_norm(recorder: _Recorder, x: Tensor, shape: Sequence[int], weight: Tensor, bias: Tensor, eps: float) -> str:
+    return recorder.node("LayerNormalization", x, weight, bias, axis=-len(shape), epsilon=eps)
+
+
+def _softmax(recorder: _Recorder, x: Tensor, dim: int, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> str:
+    return recorder.node("Softmax", x, axis=dim)
+
+
+def _gelu(recorder: _Recorder, x: Tensor, approximate: str = "none") -> str:
+    if approximate != "none":
+        raise NotImplementedError(f"ONNX: of GELU only the exact one is known; {_EXTEND}")
+    error = recorder.node("Erf", recorder.node("Div", x, torch.tensor(2.0).sqrt()))
+    half = recorder.node("Mul", torch.tensor(0.5), recorder.node("Add", error, torch.tensor(1.0)))
+    return recorder.node("Mul", x, half)
+
+
+def _embedding(
+    recorder: _Recorder,
+    x: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    **of_gradients: Any,
+) -> str:
+    if max_norm is not None:
+        raise NotImplementedError(f"ONNX: of embeddings only those without a largest norm are known; {_EXTEND}")
+    return recorder.node("Gather", recorder.matrix(weight), x, axis=0)
+
+
+def _item(recorder: _Recorder, x: Tensor, places: Any) -> str:
+    """One place of a dimension, and all of those before it."""
+    if not isinstance(places, tuple) or not isinstance(places[-1], int) or any(p != slice(None) for p in places[:-1]):
+        raise NotImplementedError(f"ONNX: of a tensor's items only one place of a dimension is known; {_EXTEND}")
+    return recorder.node("Gather", x, torch.tensor(places[-1]), axis=len(places) - 1)
+
+
+def _transpose(recorder: _Recorder, x: Tensor, one: int, other: int) -> str:
+    order = list(range(x.ndim))
+    order[one], order[other] = order[other], order[one]
+    return recorder.node("Transpose", x, perm=order)
+
+
+def _product(recorder: _Recorder, x: Tensor, y: Tensor | float) -> str:
+    return recorder.node("Mul", x, y if isinstance(y, Tensor) else torch.tensor(y, dtype=x.dtype))
+
+
 _WRITERS: Mapping[Any, Callable[..., str]] = {
     F.conv2d: _conv,
     F.batch_norm: _batch_norm,
@@ -190,9 +274,18 @@ _WRITERS: Mapping[Any, Callable[..., str]] = {
     F.pad: _pad,
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _global_pool,
-    F.linear: lambda recorder, x, weight, bias: recorder.node("Gemm", x, weight, bias, transB=1),
+    F.linear: _linear,
+    F.layer_norm: _layer_norm,
+    F.softmax: _softmax,
+    F.gelu: _gelu,
+    F.embedding: _embedding,
+    torch.matmul: lambda recorder, x, y: recorder.node("MatMul", x, y),
+    Tensor.transpose: _transpose,
+    Tensor.reshape: lambda recorder, x, *shape: recorder.node("Reshape", x, torch.tensor(shape), allowzero=1),
+    Tensor.mean: lambda recorder, x, dim: recorder.node("ReduceMean", x, torch.tensor([dim]), keepdims=0),
+    Tensor.__getitem__: _item,
     Tensor.flatten: _flatten,
     Tensor.add: lambda recorder, x, y: recorder.node("Add", x, y),
-    Tensor.mul: lambda recorder, x, y: recorder.node("Mul", x, y),
+    Tensor.mul: _product,
 }
 """The operators by function, which is called with the same arguments after the recorder, the output's name."""

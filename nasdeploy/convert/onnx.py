@@ -10,46 +10,57 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from nasdeploy.convert.fast_export import example, state_values
 from nasdeploy.convert.versions import OPSET, lowest
 from nasdeploy.core.errors import CheckFailed
-from nasdeploy.core.plan import Shape
-from nasdeploy.nn.network import Network
+from nasdeploy.core.plan import TensorType
+from nasdeploy.nn.network import Network, NetworkPart
 
 
-def to_onnx(network: Network) -> bytes:
-    """The deliverable: `input` `[batch, 3, side, side]` to `logits` `[batch, classes]`, any batch, weights included.
+def to_onnx(
+    network: Network,
+    part: str | None = None,
+    inputs: Sequence[str] = ("input",),
+    outputs: Sequence[str] = ("logits",),
+) -> bytes:
+    """Return the deliverable of a part, by default of the only one: any batch, weights included.
 
-    The network is exported, and left, in evaluation mode. Equal weights give equal bytes. Raises `CheckFailed` if the
-    exporter did not keep to the operator version or to the dynamic batch.
+    `inputs` and `outputs` are the names that it gives to those of the part, in the plan's order; the batch comes first
+    in each. The network is exported, and left, in evaluation mode. Equal weights give equal bytes. Raises `CheckFailed`
+    if the exporter did not keep to the operator version or to the dynamic batch.
     """
-    ((_, tensor),) = network.plan.only.inputs
+    exported = network.plan.only if part is None else network.plan.part(part)
+    types = {name: tensor for name, (_, tensor) in zip(inputs, exported.inputs, strict=True)}
+    batch = torch.export.Dim("batch")
     # With a batch of 1 the exporter would take the dimension for a constant.
     model = _exported(
-        network,
-        [tensor.shape],
+        network.eval() if part is None else NetworkPart(network.eval(), part),
+        list(types.values()),
         batch=2,
-        input_names=["input"],
-        output_names=["logits"],
-        dynamic_shapes=(({0: torch.export.Dim("batch")},),),
+        input_names=list(types),
+        output_names=list(outputs),
+        dynamic_shapes=(tuple({0: batch} for _ in types),),
     )
     _check(model)
     _strip(model)
     lowest(model)
+    state_values(model, types)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def fixed_onnx(module: nn.Module, inputs: Sequence[Shape], batch: int) -> bytes:
-    """Any module, for inputs of these shapes (without batch) and a fixed batch, in evaluation mode: 5 to 15 s."""
+def fixed_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> bytes:
+    """Return any module for inputs of these types and a fixed batch, in evaluation mode: 5 to 15 s."""
     model = _exported(module, inputs, batch)
     lowest(model)
+    state_values(model, {value.name: tensor for value, tensor in zip(model.graph.input, inputs, strict=True)})
     content: bytes = model.SerializeToString()
     return content
 
 
-def _exported(module: nn.Module, inputs: Sequence[Shape], batch: int, **names: Any) -> ModelProto:
+def _exported(module: nn.Module, inputs: Sequence[TensorType], batch: int, **names: Any) -> ModelProto:
     device = next(module.parameters()).device
-    examples = tuple(torch.zeros(batch, *shape, device=device) for shape in inputs)
+    examples = tuple(example(tensor, batch, device) for tensor in inputs)
     with _silent():
         program = torch.onnx.export(
             module.eval(),

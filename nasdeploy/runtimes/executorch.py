@@ -29,13 +29,14 @@ from nasdeploy.runtimes.runtime import (
     TorchModel,
     content_of,
     only,
+    random_input,
     require_samples,
 )
 
 _HEADER = 40
 """The bytes from the start to the end of the extended header."""
 _METHOD = "forward"
-_TYPES = {6: "float32"}
+_TYPES = {4: "int64", 6: "float32"}
 """The types by ExecuTorch's `ScalarType`, as far as exports have them."""
 
 
@@ -174,7 +175,9 @@ class ExecuTorchSession:
         shapes = [(batch, *each.shape[1:]) for each in self.given]
         self._inputs = dict(zip(names, shapes, strict=True))
         rng = np.random.default_rng(0)
-        self._fixed = _tensors([rng.standard_normal(shape).astype(np.float32) for shape in shapes])
+        # A program does not say how many values its integers have.
+        types = [each.dtype if each.dtype in _TYPES.values() else "float32" for each in self.given]
+        self._fixed = _tensors([random_input(*each, None, rng) for each in zip(shapes, types, strict=True)])
 
     @property
     def is_open(self) -> bool:

@@ -23,6 +23,8 @@ from nasdeploy.runtimes.runtime import (
     Session,
     Target,
     content_of,
+    integer_values,
+    random_input,
     require_samples,
     wants,
 )
@@ -76,7 +78,7 @@ class OnnxRuntime:
 
     def open(self, model: Model, device: Target) -> Session:
         """Open a session with the device's threads and options; raises `UserError` for what cannot be loaded."""
-        return _OnnxSession(_load(model, device, device.options, [_CPU]), device.batch, "cpu")
+        return _OnnxSession(*_load(model, device, device.options, [_CPU]), device.batch, "cpu")
 
 
 class OnnxRuntimeCuda:
@@ -115,16 +117,19 @@ class OnnxRuntimeCuda:
         onnxruntime.preload_dlls()
         entries = {key: value for key, value in device.options.items() if key != TF32}
         provider = (_CUDA, {"use_tf32": int(wants(TF32, device))})
-        session = _load(model, device, entries, [provider, _CPU])
+        session, values = _load(model, device, entries, [provider, _CPU])
         if _CUDA not in session.get_providers():
             raise UserError(
                 f"device {device.name}: ONNX Runtime cannot load CUDA {onnxruntime.cuda_version} and cuDNN; "
                 "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
             )
-        return _OnnxSession(session, device.batch, "cuda")
+        return _OnnxSession(session, values, device.batch, "cuda")
 
 
-def _load(model: Model, device: Target, entries: Mapping[str, str], providers: Sequence[Any]) -> Any:
+def _load(
+    model: Model, device: Target, entries: Mapping[str, str], providers: Sequence[Any]
+) -> tuple[Any, Mapping[str, int]]:
+    """ONNX Runtime's session, and how many values the integer inputs have."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -137,7 +142,7 @@ def _load(model: Model, device: Target, entries: Mapping[str, str], providers: S
     _configure(options, device, entries)
     name, content = content_of(model)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=list(providers))
+        return onnxruntime.InferenceSession(content, options, providers=list(providers)), integer_values(content)
     except onnxruntime_errors() as error:
         raise UserError(f"{name}: ONNX Runtime cannot load it ({one_line(error)}); export it again") from None
 
@@ -174,8 +179,8 @@ def onnxruntime_errors() -> tuple[type[Exception], ...]:
 
 
 class _OnnxSession:
-    def __init__(self, session: Any, batch: int, memory: str) -> None:
-        self._session, self._memory = session, memory
+    def __init__(self, session: Any, values: Mapping[str, int], batch: int, memory: str) -> None:
+        self._session, self._values, self._memory = session, values, memory
         self._inputs = {
             i.name: tuple(d if isinstance(d, int) else batch for d in i.shape) for i in session.get_inputs()
         }
@@ -202,7 +207,7 @@ class _OnnxSession:
         rng = np.random.default_rng(0)
         binding = self._session.io_binding()
         for name, shape in self._inputs.items():
-            values: Array = rng.standard_normal(shape).astype(self._types[name])
+            values = random_input(shape, self._types[name], self._values.get(name), rng)
             binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(values, self._memory, 0))
         for output in self._session.get_outputs():
             binding.bind_output(output.name, self._memory)

@@ -13,7 +13,18 @@ import numpy as np
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
-from nasdeploy.runtimes.runtime import Array, Form, Model, Precision, Session, Target, content_of, require_samples
+from nasdeploy.runtimes.runtime import (
+    Array,
+    Form,
+    Model,
+    Precision,
+    Session,
+    Target,
+    content_of,
+    integer_values,
+    random_input,
+    require_samples,
+)
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
@@ -66,7 +77,8 @@ class OpenVino:
         except RuntimeError as error:
             raise UserError(f"{name}: OpenVINO cannot load it ({_reason(error)}); export it again") from None
         try:
-            return _OpenVinoSession(core.compile_model(graph, "CPU", _properties(device)), device.batch)
+            values = integer_values(content) if isinstance(content, bytes) else {}
+            return _OpenVinoSession(core.compile_model(graph, "CPU", _properties(device)), values, device.batch)
         except RuntimeError as error:
             _blame_option(core, graph, device)
             raise UserError(f"{name}: OpenVINO cannot compile it ({_reason(error)}); use another runtime") from None
@@ -105,7 +117,8 @@ def _reason(error: RuntimeError) -> str:
 
 
 class _OpenVinoSession:
-    def __init__(self, compiled: Any, batch: int) -> None:
+    def __init__(self, compiled: Any, values: Mapping[str, int], batch: int) -> None:
+        self._values = values
         self._request = compiled.create_infer_request()
         self._inputs = {port.any_name: _shape(port.partial_shape, batch) for port in compiled.inputs}
         self._types = [port.element_type.to_dtype() for port in compiled.inputs]
@@ -132,8 +145,9 @@ class _OpenVinoSession:
         from openvino import Tensor
 
         rng = np.random.default_rng(0)
-        for number, (shape, dtype) in enumerate(zip(self._inputs.values(), self._types, strict=True)):
-            self._request.set_input_tensor(number, Tensor(rng.standard_normal(shape).astype(dtype)))
+        for number, ((name, shape), dtype) in enumerate(zip(self._inputs.items(), self._types, strict=True)):
+            values = random_input(shape, dtype, self._values.get(name), rng)
+            self._request.set_input_tensor(number, Tensor(values))
         self._bound = True
 
     def close(self) -> None:

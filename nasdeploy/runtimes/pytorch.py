@@ -18,6 +18,7 @@ from nasdeploy.runtimes.runtime import (
     Target,
     TorchModel,
     only,
+    random_input,
     require_samples,
     wants,
 )
@@ -74,11 +75,13 @@ class _TorchSession:
         if not isinstance(module, torch.fx.GraphModule):
             module.eval()
         self._module: Any = torch.compile(module) if wants(_COMPILE, device) else module
-        self._inputs = {name: (device.batch, *shape) for name, shape in model.inputs.items()}
+        self._inputs = {name: (device.batch, *tensor.shape) for name, tensor in model.inputs.items()}
         self._threads = device.threads
         rng = np.random.default_rng(0)
-        shapes = self._inputs.values()
-        self._fixed = [torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in shapes]
+        self._fixed = [
+            torch.from_numpy(random_input(self._inputs[name], tensor.dtype, tensor.values, rng))
+            for name, tensor in model.inputs.items()
+        ]
 
     @property
     def inputs(self) -> Mapping[str, Shape]:

@@ -3,16 +3,17 @@
 This module and every runtime's need NumPy and the standard library only: a small board gets nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Shape
+from nasdeploy.core.plan import Shape, TensorType
 from nasdeploy.core.registry import suggestion
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ class TorchModel:
     """
 
     module: "nn.Module"
-    inputs: Mapping[str, Shape]
-    """The shape without batch."""
+    inputs: Mapping[str, TensorType]
+    """The types of its inputs, by name, in their order."""
 
 
 Model = bytes | Path | TorchModel
@@ -127,7 +128,10 @@ class Session(Protocol):
         """
 
     def call(self) -> None:
-        """Make one call on fixed random inputs of the device's batch, outputs left where they are: what is timed."""
+        """Make one call on fixed inputs of the device's batch, outputs left where they are: what is timed.
+
+        They are random, and such as `random_input` draws them.
+        """
 
     def close(self) -> None:
         """Give back the memory; the session cannot be used afterwards."""
@@ -166,6 +170,66 @@ def require_samples(feeds: Mapping[str, Array]) -> None:
     for name, array in feeds.items():
         if 0 in array.shape[:1]:
             raise UserError(f"input {name}: an empty batch, of shape {list(array.shape)}; give 1 image or more")
+
+
+def random_input(shape: Shape, dtype: npt.DTypeLike, values: int | None, rng: np.random.Generator) -> Array:
+    """Draw what a timed call is given: normal floats, integers in `0..values - 1`; 0 or 1 where `values` is unknown."""
+    if np.issubdtype(dtype, np.integer):
+        return rng.integers(values or 2, size=shape, dtype=dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+VALUES = "values."
+"""What the keys of an ONNX file's metadata begin with that say how many values an integer input has; then its name."""
+_METADATA = 14
+"""The number of `ModelProto.metadata_props` in ONNX's protobuf."""
+
+
+def integer_values(model: bytes) -> dict[str, int]:
+    """Return how many values the integer inputs of an ONNX file have, by name, as far as its metadata say so.
+
+    Only the outermost message is read, which takes no time and, on a board, no package.
+    """
+    found = {}
+    for number, content in _fields(memoryview(model)):
+        if number == _METADATA:
+            entry = {field: bytes(text).decode(errors="replace") for field, text in _fields(content)}
+            key, value = entry.get(1, ""), entry.get(2, "")
+            if key.startswith(VALUES) and value.isdecimal() and int(value) > 0:
+                found[key.removeprefix(VALUES)] = int(value)
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Numbers and contents of the strings and messages in a protobuf message, up to where it is damaged."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                size, at = _varint(message, at)
+                yield tag >> 3, message[at : at + size]
+                at += size
+            case 5:
+                at += 4
+            case _:
+                return
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number of variable length, and the place after it."""
+    value = shift = 0
+    while at < len(message):
+        byte, at = message[at], at + 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at
 
 
 def content_of(model: Model) -> tuple[str, bytes]:

@@ -27,7 +27,9 @@ from nasdeploy.runtimes.runtime import (
     Session,
     Target,
     content_of,
+    integer_values,
     only,
+    random_input,
     require_samples,
     wants,
 )
@@ -65,24 +67,24 @@ class TensorRt:
 
     def open(self, model: Model, device: Target) -> Session:
         """Open an engine on the first GPU; raises `UserError` for a model that it refuses."""
-        name, _ = content_of(model)
+        name, content = content_of(model)
         engine = self.build(model, device)
         try:
-            return self._session(engine, device)
+            return self._session(engine, integer_values(content), device)
         except RuntimeError as error:
             raise UserError(f"{name}: {self._module} cannot run its engine ({one_line(error)})") from None
 
     def load(self, path: Path, device: Target) -> Session:
         """Open an engine that was built before, on the first GPU; raises `UserError` for one that this SDK refuses."""
         try:
-            return self._session(path.read_bytes(), device)
+            return self._session(path.read_bytes(), {}, device)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: {self._module} cannot load it ({one_line(error)}); build it again") from None
 
-    def _session(self, engine: bytes, device: Target) -> Session:
+    def _session(self, engine: bytes, values: Mapping[str, int], device: Target) -> Session:
         trt = import_module(self._module)
         self._loader = self._loader or Loader(trt)
-        return _TensorRtSession(trt, self._loader, engine, device.batch)
+        return _TensorRtSession(trt, self._loader, engine, values, device.batch)
 
     def capabilities(self) -> tuple[str, ...]:
         """Return the compute capabilities that engines can be built for without such a GPU, e.g. `SM86`."""
@@ -223,7 +225,8 @@ class Loader:
 
 
 class _TensorRtSession:
-    def __init__(self, trt: Any, loader: Loader, engine: bytes, batch: int) -> None:
+    def __init__(self, trt: Any, loader: Loader, engine: bytes, values: Mapping[str, int], batch: int) -> None:
+        self._values = values
         self._trt, self._log = trt, loader.log
         self._engine = loader.engine(engine)
         self._context = loader.context(self._engine)
@@ -255,7 +258,12 @@ class _TensorRtSession:
         if self._bound:
             return
         rng = np.random.default_rng(0)
-        self._bind({name: rng.standard_normal(shape) for name, shape in self._inputs.items()})
+        self._bind(
+            {
+                name: random_input(shape, self._type(name), self._values.get(name), rng)
+                for name, shape in self._inputs.items()
+            }
+        )
         self._bound = True
 
     def _bind(self, feeds: Mapping[str, Array]) -> None:
