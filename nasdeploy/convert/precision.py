@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from nasdeploy.convert.quantise import RECIPES, layers_of, options_of, weights_only
 from nasdeploy.convert.versions import lowest
+from nasdeploy.runtimes.runtime import integer_values, random_input
 
 _BATCHES = 2
 """The number of random inputs; ranges for latency need no more."""
@@ -80,6 +81,9 @@ def to_int8_of_random_ranges(model: bytes, runtime: str) -> bytes:
         )
         made = onnx.load(quantised)
         lowest(made)
+        # The quantiser keeps nothing of what a model says of its inputs.
+        del made.metadata_props[:]
+        made.metadata_props.extend(loaded.metadata_props)
         content: bytes = made.SerializeToString(deterministic=True)
         return content
 
@@ -89,12 +93,17 @@ class _RandomInputs:
 
     def __init__(self, model: bytes) -> None:
         inputs = onnx.load_from_string(model).graph.input
-        self._shapes = {each.name: [size.dim_value for size in each.type.tensor_type.shape.dim] for each in inputs}
-        self._remaining = _BATCHES
+        types = {each.name: each.type.tensor_type for each in inputs}
+        self._shapes = {name: tuple(size.dim_value for size in each.shape.dim) for name, each in types.items()}
+        self._types = {name: helper.tensor_dtype_to_np_dtype(each.elem_type) for name, each in types.items()}
+        self._values, self._remaining = integer_values(model), _BATCHES
         self._rng = np.random.default_rng(0)
 
     def get_next(self) -> Mapping[str, Any] | None:
         if self._remaining == 0:
             return None
         self._remaining -= 1
-        return {name: self._rng.standard_normal(shape).astype(np.float32) for name, shape in self._shapes.items()}
+        return {
+            name: random_input(shape, self._types[name], self._values.get(name), self._rng)
+            for name, shape in self._shapes.items()
+        }

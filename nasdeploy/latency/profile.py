@@ -1,6 +1,6 @@
 """Measuring a search space on a device: every block, then whole networks, into a latency table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil, inf
@@ -14,7 +14,7 @@ from torch import nn
 from nasdeploy.convert import model_for
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Block, Plan, Shape
+from nasdeploy.core.plan import Block, Part, Plan, TensorType
 from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
@@ -139,10 +139,13 @@ def _profile(
     roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.
     archs = _in_random_order(list(roles), "order of networks")
-    networks = {arch.text: partial(network_model, space.plan(arch), device) for arch in archs}
+    parts = {arch: named_parts(arch.text, space.plan(arch)) for arch in archs}
+    networks = {
+        key: partial(network_model, Plan((part,)), device) for arch in archs for key, part in parts[arch].items()
+    }
     timings = campaign.timings("networks", networks, protocol.networks)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    measured = {arch: timings[arch.text] for arch in roles}
+    measured = {arch: whole_network(parts[arch], timings) for arch in roles}
     table = drift_corrected_table(space, conditions, created, entries, measured, roles)
     table.save(path)
     journal.remove()
@@ -172,23 +175,59 @@ def _open_journal(path: Path, conditions: Conditions, progress: Progress) -> Jou
     return journal
 
 
+def named_parts(name: str, plan: Plan) -> dict[str, Part]:
+    """Return the parts of a network under the names that they are measured by; a network of one part keeps its own."""
+    if len(plan.parts) == 1:
+        return {name: plan.only}
+    return {f"{name} {part.name}": part for part in plan.parts}
+
+
+def whole_network(parts: Mapping[str, Part], timings: Mapping[str, Timing]) -> Timing:
+    """Return the timing of a network from those of its named parts: the sum of runs x seconds.
+
+    Percentiles add up as if all parts were slow at once, which bounds those of the sum from above. It is as noisy as
+    the first part that is, and its throughput is not known.
+    """
+    found = [(part.runs, timings[key]) for key, part in parts.items()]
+    runs, first = found[0]
+    if len(found) == 1 and runs == 1:
+        return first
+
+    def total(seconds: Callable[[Timing], float]) -> float:
+        return sum(runs * seconds(timing) for runs, timing in found)
+
+    references = [timing.reference for _, timing in found if timing.reference is not None]
+    processes = [[runs * seconds for seconds in timing.processes] for runs, timing in found]
+    return Timing(
+        median=total(lambda timing: timing.median),
+        p10=total(lambda timing: timing.p10),
+        p90=total(lambda timing: timing.p90),
+        p95=total(lambda timing: timing.p95),
+        n=min(timing.n for _, timing in found),
+        at=first.at,
+        noise=next((timing.noise for _, timing in found if timing.noisy), ""),
+        reference=sum(references) / len(found) if len(references) == len(found) else None,
+        processes=tuple(map(sum, zip(*processes, strict=False))),
+    )
+
+
 def block_model(block: Block, device: Device) -> Model:
     """Make a block with random weights, to be measured."""
-    return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
+    return _model(StaticBlock(block), block.inputs, device)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
     """Make the graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
-    return _model(StaticBlock(block), tuple(tensor.shape for tensor in block.inputs), device)
+    return _model(StaticBlock(block), block.inputs, device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:
-    """Make a whole network with random weights, to be measured."""
-    return _model(Network(plan), tuple(tensor.shape for _, tensor in plan.only.inputs), device)
+    """Make a whole network of one part with random weights, to be measured."""
+    return _model(Network(plan), [tensor for _, tensor in plan.only.inputs], device)
 
 
-def _model(module: nn.Module, inputs: tuple[Shape, ...], device: Device) -> Model:
+def _model(module: nn.Module, inputs: Sequence[TensorType], device: Device) -> Model:
     randomise_norms(module)
     return model_for(module, inputs, device)
 

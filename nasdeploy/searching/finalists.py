@@ -12,15 +12,16 @@ from pathlib import Path
 from nasdeploy.convert import model_for
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Part
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.profile import reference_model
+from nasdeploy.latency.profile import named_parts, reference_model, whole_network
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.latency.runners.runner import Refusal
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, NetworkPart
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
 from nasdeploy.searching.search import Measure
@@ -43,25 +44,28 @@ def measure_networks(
     Raises `UserError` if the device cannot be used or its runtime refuses one.
     """
     protocol = MeasurementProtocol().with_idle(device.idle_ms)
-    by_text = {arch.text: arch for arch in archs}
-    models = {text: partial(_model, network_of, arch, device) for text, arch in by_text.items()}
+    parts = {arch: named_parts(arch.text, space.plan(arch)) for arch in archs}
+    arch_of = {key: arch for arch, named in parts.items() for key in named}
+    models = {
+        key: partial(_model, network_of, arch, part, device) for arch in archs for key, part in parts[arch].items()
+    }
     reference = partial(reference_model, space, device)
-    timings: dict[Arch, Timing] = {}
+    timings: dict[str, Timing] = {}
     visits = len(models) * protocol.networks.visits
     with open_processes(device, progress.say) as runner, progress.task("measuring finalists, visits", visits) as task:
         found = runner.measure(models, protocol.networks, protocol, reference=reference, on_visits=task.advance)
         for outcomes in found:
-            for text, outcome in outcomes.items():
+            for key, outcome in outcomes.items():
                 if isinstance(outcome, Refusal):
-                    raise UserError(f"device {device.name}, network {by_text[text].digest}: {outcome.reason}")
-                timings[by_text[text]] = outcome
-    return timings
+                    raise UserError(f"device {device.name}, network {arch_of[key].digest}: {outcome.reason}")
+                timings[key] = outcome
+    return {arch: whole_network(named, timings) for arch, named in parts.items()}
 
 
-def _model(network_of: Callable[[Arch], Network], arch: Arch, device: Device) -> Model:
+def _model(network_of: Callable[[Arch], Network], arch: Arch, part: Part, device: Device) -> Model:
     network = network_of(arch)
-    shapes = tuple(tensor.shape for _, tensor in network.plan.only.inputs)
-    return model_for(network, shapes, device)
+    module = network if len(network.plan.parts) == 1 else NetworkPart(network, part.name)
+    return model_for(module, [tensor for _, tensor in part.inputs], device)
 
 
 class _Line(Settings):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import TensorType
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.registry import suggestion
 from nasdeploy.exporting.bundle.write import load_bundle
@@ -176,7 +177,7 @@ def _named(module: "nn.Module", side: int, device: Device) -> BenchModel:
     from nasdeploy.convert import model_for
 
     size = sum(each.numel() * each.element_size() for each in module.state_dict().values())
-    return BenchModel(partial(model_for, module, [(3, side, side)], device), size)
+    return BenchModel(partial(model_for, module, [TensorType((3, side, side))], device), size)
 
 
 def _torchvision(name: str) -> tuple["nn.Module", int]:

@@ -7,12 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import evenly, relative_errors
 from nasdeploy.latency.campaign import Kind, all_measured
 from nasdeploy.latency.compare import Ratios, ratios
-from nasdeploy.latency.profile import block_model, network_model
+from nasdeploy.latency.profile import block_model, named_parts, network_model, whole_network
 from nasdeploy.latency.protocol import Rounds, Timing
 from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.runners.runner import ModelMaker, Runner
@@ -78,14 +79,16 @@ def check(
     )
     networks = {space.arch(n.arch).text: n for n in sorted(table.networks, key=lambda n: n.timing.median)}
     plans = {text: space.plan(space.arch(networks[text].arch)) for text in spread(list(networks), sample.networks)}
-    whole = _measure(
+    parts = {text: named_parts(text, plan) for text, plan in plans.items()}
+    timings = _measure(
         runner,
-        {text: partial(network_model, plan, device) for text, plan in plans.items()},
+        {key: partial(network_model, Plan((part,)), device) for named in parts.values() for key, part in named.items()},
         "networks",
         protocol.networks,
         table,
         progress,
     )
+    whole = {text: whole_network(named, timings) for text, named in parts.items()}
     errors = relative_errors(
         [table.predict(plan).seconds / table.median_ratio for plan in plans.values()],
         [whole[text].undisturbed for text in plans],

@@ -74,8 +74,8 @@ def report_exporters(archs: dict[str, Arch], space: SearchSpace, device: Device,
     for name, arch in archs.items():
         network = Network(space.plan(arch))
         randomise_norms(network)
-        shapes = tuple(tensor.shape for _, tensor in network.plan.only.inputs)
-        models[f"{name} quick"] = quick_onnx(network, shapes, device.batch)
+        types = [tensor for _, tensor in network.plan.only.inputs]
+        models[f"{name} quick"] = quick_onnx(network, types, device.batch)
         models[f"{name} deliverable"] = to_onnx(network)
     runtime, protocol = runtime_of(device), MeasurementProtocol()
     openers = {name: partial(runtime.open, model, device) for name, model in models.items()}

@@ -5,6 +5,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from nasdeploy.core.plan import TensorType
 from nasdeploy.runtimes.runtime import Form, Model, TorchModel
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -30,13 +31,13 @@ def small_onnx(batch: int | str) -> bytes:
 
 def small(form: Form) -> Model:
     """The same for any batch."""
-    return small_onnx("batch") if form == "onnx" else TorchModel(_Small(), {"input": (6,)})
+    return small_onnx("batch") if form == "onnx" else TorchModel(_Small(), {"input": TensorType((6,))})
 
 
 def relu_of(form: Form, *shape: int) -> Model:
     """An operator alone, for one input of that shape."""
     if form == "module":
-        return TorchModel(nn.ReLU(), {"input": shape[1:]})
+        return TorchModel(nn.ReLU(), {"input": TensorType(shape[1:])})
     return onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape})
 
 
@@ -46,7 +47,7 @@ def matmul_chain(form: Form, size: int, length: int) -> Model:
     if form == "module":
         layer = nn.Linear(size, size, bias=False)
         layer.weight = nn.Parameter(torch.from_numpy(weight.T.copy()))
-        return TorchModel(nn.Sequential(*[layer] * length), {"input": (size, size)})
+        return TorchModel(nn.Sequential(*[layer] * length), {"input": TensorType((size, size))})
     nodes = [helper.make_node("MatMul", [f"x{number}", "weight"], [f"x{number + 1}"]) for number in range(length)]
     shape = (1, size, size)
     return onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, [numpy_helper.from_array(weight, "weight")])
@@ -58,7 +59,7 @@ def wide(form: Form) -> Model:
     if form == "module":
         layer = nn.Linear(1, 1, bias=False)
         layer.weight = nn.Parameter(torch.from_numpy(weight.T))
-        return TorchModel(layer, {"input": (1024,)})
+        return TorchModel(layer, {"input": TensorType((1024,))})
     node = helper.make_node("MatMul", ["input", "weight"], ["y"])
     return onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, [numpy_helper.from_array(weight, "weight")])
 

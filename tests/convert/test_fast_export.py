@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.convert import quick_onnx
+from nasdeploy.core.plan import TensorType
 
 
 class Computing(nn.Module):
@@ -46,11 +47,11 @@ def used_twice(module, x):
 )
 def test_what_is_not_known_is_named(compute, message):
     with pytest.raises(NotImplementedError, match=message):
-        quick_onnx(Computing(compute), [(3, 8, 8)], 2)
+        quick_onnx(Computing(compute), [TensorType((3, 8, 8))], 2)
 
 
 def test_a_weight_is_no_step_of_the_computation():
     """What is computed from weights alone is a weight."""
     module = Computing(lambda m, x: F.conv2d(x, torch.softmax(m.conv.weight, 0)))
-    model = onnx.load_from_string(quick_onnx(module, [(3, 8, 8)], 2))
+    model = onnx.load_from_string(quick_onnx(module, [TensorType((3, 8, 8))], 2))
     assert [node.op_type for node in model.graph.node] == ["Conv"]

@@ -8,6 +8,7 @@ from onnx import TensorProto
 from nasdeploy.blocks.heads import Stem
 from nasdeploy.convert import model_for, quick_onnx
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import TensorType
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
@@ -37,7 +38,7 @@ def test_pytorch_gets_the_module_itself_in_evaluation_mode():
     assert isinstance(model, TorchModel)
     assert model.module is module
     assert not module.training
-    assert list(model.inputs.values()) == [(3, 8, 8)]
+    assert list(model.inputs.values()) == [TensorType((3, 8, 8))]
 
 
 def test_networks_in_fp16_take_fp32_and_blocks_do_not():
@@ -45,7 +46,7 @@ def test_networks_in_fp16_take_fp32_and_blocks_do_not():
     plan = space.plan(space.smallest())
     half = device(precision="fp16")
     assert first_input(model_for(StaticBlock(BLOCK), BLOCK.inputs, half)).elem_type == TensorProto.FLOAT16
-    network = model_for(Network(plan), [tensor.shape for _, tensor in plan.only.inputs], half)
+    network = model_for(Network(plan), [tensor for _, tensor in plan.only.inputs], half)
     assert first_input(network).elem_type == TensorProto.FLOAT
 
 

@@ -12,6 +12,7 @@ import torch
 
 from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.errors import CheckFailed
+from nasdeploy.core.plan import TensorType
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import runtime_of
@@ -77,12 +78,14 @@ def test_equal_weights_give_equal_bytes(network, file):
 def test_quick_model_gives_the_deliverables_outputs(network, file):
     for batch in (1, 3):
         x = images(batch, 8)
-        np.testing.assert_allclose(run(quick_onnx(network, ((3, 8, 8),), batch), x), run(file, x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            run(quick_onnx(network, [TensorType((3, 8, 8))], batch), x), run(file, x), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_quick_model_has_the_deliverables_operators(network, file):
     """What runtimes make of them, and so the latency, is then the same."""
-    quick = quick_onnx(network, ((3, 8, 8),), 1)
+    quick = quick_onnx(network, [TensorType((3, 8, 8))], 1)
     onnx.checker.check_model(onnx.load_from_string(quick), full_check=True)
     assert operators(quick) == operators(file)
 
@@ -113,7 +116,7 @@ def test_quick_blocks_agree_with_pytorch(place):
 def test_training_mode_is_left_for_evaluation():
     network = Network(SPACE.plan(SPACE.smallest())).train()
     randomise_norms(network)
-    model = quick_onnx(network, ((3, 8, 8),), 1)
+    model = quick_onnx(network, [TensorType((3, 8, 8))], 1)
     assert not network.training
     with torch.no_grad():
         expected = network(images(1, 8)).numpy()
@@ -122,9 +125,9 @@ def test_training_mode_is_left_for_evaluation():
 
 def test_channels_last_weights_are_the_same_weights(network):
     x = images(1, 8)
-    before = run(quick_onnx(network, ((3, 8, 8),), 1), x)
+    before = run(quick_onnx(network, [TensorType((3, 8, 8))], 1), x)
     again = network.to(memory_format=torch.channels_last)
-    np.testing.assert_allclose(run(quick_onnx(again, ((3, 8, 8),), 1), x), before, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(quick_onnx(again, [TensorType((3, 8, 8))], 1), x), before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -142,7 +145,8 @@ def test_nothing_is_printed():
     code = (
         "from nasdeploy.convert import quick_onnx, to_onnx; from nasdeploy.nn.network import Network;"
         "from nasdeploy.spaces import load_space; space = load_space('digits', 10);"
-        "network = Network(space.plan(space.smallest())); to_onnx(network); quick_onnx(network, ((3, 8, 8),), 1)"
+        "network = Network(space.plan(space.smallest())); to_onnx(network);"
+        "quick_onnx(network, [network.plan.only.inputs[0][1]], 1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")

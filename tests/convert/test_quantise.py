@@ -13,6 +13,7 @@ from onnx import ModelProto, numpy_helper
 from nasdeploy.convert.fast_export import quick_onnx
 from nasdeploy.convert.quantise import RECIPES, Quantiser
 from nasdeploy.convert.vnni import saturates
+from nasdeploy.core.plan import TensorType
 from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import supernet_of
 from tests.small_spaces import one_stage
@@ -23,7 +24,7 @@ BATCH = 4
 @cache
 def fp32() -> bytes:
     network = extract(supernet_of(one_stage()), one_stage().named["t0"])
-    return quick_onnx(network, [(3, 12, 12)], BATCH)
+    return quick_onnx(network, [TensorType((3, 12, 12))], BATCH)
 
 
 def images(seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 
 from nasdeploy.convert import model_for
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import TensorType
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import interface
@@ -160,9 +161,9 @@ def test_modules_are_refused_with_the_way_out():
     with stops(
         UserError, match=r"ExecuTorch opens \.pte files, not modules; write one with 'nasdeploy export --format"
     ):
-        runtime_of(DEVICE).open(TorchModel(network(), {"input": (3, 8, 8)}), DEVICE)
+        runtime_of(DEVICE).open(TorchModel(network(), {"input": TensorType((3, 8, 8))}), DEVICE)
     with pytest.raises(UserError, match="device here: executorch runs files that were exported for it"):
-        model_for(network(), [(3, 8, 8)], DEVICE)
+        model_for(network(), [TensorType((3, 8, 8))], DEVICE)
 
 
 def test_options_are_refused():

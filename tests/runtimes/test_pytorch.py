@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import TensorType
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel
@@ -31,7 +32,7 @@ class Threads(nn.Module):
 
 
 def opened(module, device=DEVICE):
-    return runtime_of(device).open(TorchModel(module, {"input": (4,)}), device)
+    return runtime_of(device).open(TorchModel(module, {"input": TensorType((4,))}), device)
 
 
 def test_threads_are_the_devices_during_a_call_and_as_before_afterwards():
@@ -85,7 +86,7 @@ from nasdeploy.runtimes.runtime import TorchModel
 
 def opened(**options):
     device = Device(name="here", runtime="torch", options=options)
-    return runtime_of(device).open(TorchModel(module, {"input": (4,)}), device)
+    return runtime_of(device).open(TorchModel(module, {"input": TensorType((4,))}), device)
 
 module = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 4))
 x = {"input": np.random.default_rng(0).standard_normal((1, 4)).astype(np.float32)}

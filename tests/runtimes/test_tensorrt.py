@@ -6,6 +6,7 @@ import torch
 from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert import model_for
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import TensorType
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.runtimes import RUNTIMES, runtime_of
@@ -47,7 +48,7 @@ def test_weights_of_fp16_take_half_the_room():
     sizes = []
     for precision in ("fp32", "fp16"):
         device = DEVICE.model_copy(update={"precision": precision})
-        sizes.append(len(RTX.build(model_for(module, [(256, 8, 8)], device), device, ["SM86"])))
+        sizes.append(len(RTX.build(model_for(module, [TensorType((256, 8, 8))], device), device, ["SM86"])))
     assert 0.45 < sizes[1] / sizes[0] < 0.6
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.latency.profile import named_parts
 from nasdeploy.latency.runners.runner import Refusal
 from nasdeploy.searching import finalists as module
 from nasdeploy.searching.finalists import measure_networks
@@ -39,11 +40,15 @@ def measured(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def test_the_reference_is_measured_and_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner()
-    assert list(measured(runner, monkeypatch)) == CHOSEN
-    assert runner.asked == [arch.text for arch in CHOSEN]
+    found = measured(runner, monkeypatch)
+    assert list(found) == CHOSEN
+    assert runner.asked == [key for arch in CHOSEN for key in named_parts(arch.text, SPACE.plan(arch))]
     assert runner.reference is not None
+    # Each part takes a millisecond for each time that it runs.
+    runs = [sum(part.runs for part in SPACE.plan(arch).parts) for arch in CHOSEN]
+    assert [found[arch].median for arch in CHOSEN] == pytest.approx([1e-3 * each for each in runs])
 
 
 def test_a_refused_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=f"network {CHOSEN[1].digest}: no such operator"):
-        measured(Runner(refused=CHOSEN[1].text), monkeypatch)
+        measured(Runner(refused=f"{CHOSEN[1].text} network"), monkeypatch)

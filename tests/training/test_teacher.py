@@ -134,7 +134,7 @@ def onnx(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     randomise(supernet)
     made = extract(supernet, two_stages().largest()).eval()
     path = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
-    path.write_bytes(quick_onnx(made, [made.plan.only.inputs[0][1].shape], batch=4))
+    path.write_bytes(quick_onnx(made, [made.plan.only.inputs[0][1]], batch=4))
     return path, made
 
 

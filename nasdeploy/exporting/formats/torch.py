@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.plan import TensorType
 from nasdeploy.exporting.formats.format import Interchange, Source, mismatch
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
@@ -47,7 +48,7 @@ class TorchFormat(Interchange):
         # Whatever the reader meets in a damaged file.
         except Exception as error:
             raise UserError(f"{path}: PyTorch cannot load it ({one_line(error)}); export it again") from None
-        inputs = {name: tuple(shape[1:]) for name, shape in _inputs(program)}
+        inputs = {name: TensorType(tuple(shape[1:])) for name, shape in _inputs(program)}
         return runtime_of(device).open(TorchModel(program.module(), inputs), device)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
