@@ -50,5 +50,6 @@ def test_the_reference_is_measured_and_is_no_result(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_refused_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = next(iter(named_parts(CHOSEN[1].text, SPACE.plan(CHOSEN[1]))))
     with pytest.raises(UserError, match=f"network {CHOSEN[1].digest}: no such operator"):
-        measured(Runner(refused=f"{CHOSEN[1].text} network"), monkeypatch)
+        measured(Runner(refused=refused), monkeypatch)
