@@ -1,8 +1,10 @@
 """Small models in the form that a runtime opens."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from nasdeploy.core.plan import TensorType
@@ -70,7 +72,13 @@ def unknown_operator() -> bytes:
     return onnx_bytes([node], {"input": (1, 6)}, {"y": (1, 6)}, domains=("nowhere",))
 
 
-def onnx_bytes(nodes, inputs, outputs, weights=(), domains=()) -> bytes:
+def onnx_bytes(
+    nodes: Sequence[NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, Sequence[int | str]],
+    weights: Sequence[TensorProto] = (),
+    domains: Sequence[str] = (),
+) -> bytes:
     graph = helper.make_graph(
         nodes,
         "small",
@@ -79,4 +87,4 @@ def onnx_bytes(nodes, inputs, outputs, weights=(), domains=()) -> bytes:
         list(weights),
     )
     opsets = [helper.make_opsetid("", 20), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())

@@ -42,7 +42,7 @@ def normalised(x: Tensor, scale: Scale) -> Tensor:
 
 
 def widest(blocks: Sequence[Any]) -> int:
-    return max(block.width for block in blocks)
+    return int(max(block.width for block in blocks))
 
 
 class LayerNormFamily:

@@ -1,9 +1,12 @@
 """Latency tables of the toy space without measuring anything."""
 
+from collections.abc import Mapping
 from itertools import product
+from typing import Literal
 
 import numpy as np
 
+from nasdeploy.core.arch import Arch
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
@@ -36,37 +39,37 @@ CONDITIONS = Conditions(
 )
 
 
-def timing(seconds):
+def timing(seconds: float) -> Timing:
     return Timing(seconds, p10=0.99 * seconds, p90=1.01 * seconds, p95=1.03 * seconds, n=25, at=AT)
 
 
-def entries(seed=0):
+def entries(seed: int = 0) -> dict[str, Timing]:
     draw = np.random.default_rng(seed)
     return {key: timing(float(draw.uniform(1e-4, 1e-3))) for key in SPACE.distinct_blocks()}
 
 
-def archs():
+def archs() -> list[Arch]:
     """Every architecture of the space, once."""
     names = [choice.name for choice in SPACE.choices]
     combinations = product(*(choice.values for choice in SPACE.choices))
     return list({SPACE.arch(dict(zip(names, values, strict=True))): None for values in combinations})
 
 
-def true_seconds(arch, known):
+def true_seconds(arch: Arch, known: Mapping[str, Timing]) -> float:
     """What a whole network takes in this toy world."""
     plan = SPACE.plan(arch)
     total, params = plan.total(lambda block: known[block.key].median), plan.total(lambda block: block.params)
     return 0.9 * total + 2e-5 * plan.total(lambda block: 1) + 1e-7 * params + 5e-5
 
 
-def table(noise=0.0, seed=0):
+def table(noise: float = 0.0, seed: int = 0) -> LatencyTable:
     """A table calibrated on every seventh architecture, every eleventh of the others held out."""
     draw = np.random.default_rng(seed)
     known = entries(seed)
     networks = []
     for place, arch in enumerate(archs()):
-        role = "calibration" if place % 7 == 0 else "held-out" if place % 11 == 0 else None
-        if role:
+        role: Literal["calibration", "held-out"] = "calibration" if place % 7 == 0 else "held-out"
+        if place % 7 == 0 or place % 11 == 0:
             seconds = true_seconds(arch, known) * (1 + noise * draw.standard_normal())
             networks.append(network_terms(known, SPACE, arch, role, timing(seconds)))
     return LatencyTable.fitted(CONDITIONS, AT, known, networks)

@@ -26,7 +26,8 @@ class Squeeze(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.gate(x)
+        gated: Tensor = x * self.gate(x)
+        return gated
 
 
 class Residual(nn.Module):
@@ -37,7 +38,8 @@ class Residual(nn.Module):
         self.main, self.shortcut = main, shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.main(x) + self.shortcut(x)
+        total: Tensor = self.main(x) + self.shortcut(x)
+        return total
 
 
 def convolution(inside: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

@@ -79,7 +79,8 @@ class Landscape:
         added = [
             table[tuple(codes[:, place] for place in met)] for table, met in zip(self._tables, self._met, strict=True)
         ]
-        return 0.7 + 0.1 * (np.log(macs) - least) / (most - least) + self._ruggedness * (np.mean(added, axis=0) - 0.5)
+        rugged: Floats = self._ruggedness * (np.mean(added, axis=0) - 0.5)
+        return 0.7 + 0.1 * (np.log(macs) - least) / (most - least) + rugged
 
     def evaluate(self, archs: Sequence[Arch]) -> list[Evaluation]:
         """What a strategy is given; keeps what it was asked for."""

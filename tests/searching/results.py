@@ -11,7 +11,7 @@ NO_BOUNDS = BudgetRecord(latency={})
 def at_most(latency_ms: float | None = None, device: str = "cpu", **others: float) -> BudgetRecord:
     """A budget of upper bounds; `others` by the names of costs."""
     latency = {} if latency_ms is None else {device: LatencyBounds(median_ms=(None, latency_ms), p95_ms=None)}
-    bounds = {name: (None, bound) for name, bound in others.items()}
+    bounds: dict[str, tuple[float | None, float | None]] = {name: (None, bound) for name, bound in others.items()}
     return BudgetRecord(latency=latency, costs=bounds)
 
 
