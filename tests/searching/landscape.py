@@ -80,7 +80,8 @@ class Landscape:
             table[tuple(codes[:, place] for place in met)] for table, met in zip(self._tables, self._met, strict=True)
         ]
         rugged: Floats = self._ruggedness * (np.mean(added, axis=0) - 0.5)
-        return 0.7 + 0.1 * (np.log(macs) - least) / (most - least) + rugged
+        found: Floats = 0.7 + 0.1 * (np.log(macs) - least) / (most - least) + rugged
+        return found
 
     def evaluate(self, archs: Sequence[Arch]) -> list[Evaluation]:
         """What a strategy is given; keeps what it was asked for."""
