@@ -17,65 +17,32 @@ PARAMETERS = 7
 """Without `self`; functions of the command line have one for each option."""
 FILES, MEDIAN = 200, 110
 
-SHARED_NAMES = frozenset(
+SHARED_NAMES: frozenset[str] = frozenset({"Recipe", "Refused", "Target"})
+MANY_PARAMETERS: frozenset[str] = frozenset(
     {
-        "Calibration",
-        "ExportedFront",
-        "Fitted",
-        "Forecast",
-        "Found",
-        "HeldOut",
-        "Latency",
-        "Origin",
-        "Part",
-        "Reach",
-        "Recipe",
-        "Refused",
-        "Score",
-        "Search",
-        "Step",
-        "Target",
-        "Task",
-        "_Line",
-    }
-)
-MANY_PARAMETERS = frozenset(
-    {
+        "api:export",
+        "api:train",
+        "blocks.inverted_residual:__init__",
         "convert.fast_export:_batch_norm",
         "convert.fast_export:_conv",
+        "latency.measure:measure",
         "latency.profile:profile",
         "searching.reporting:result_of",
         "store.run:create",
     }
 )
-OF_CLASSIFICATION = frozenset(
+OF_CLASSIFICATION: frozenset[str] = frozenset(
     {
-        "exporting.accuracy",
         "exporting.bundle.readme",
-        "exporting.bundle.trial",
+        "exporting.bundle.verify",
+        "exporting.compare",
         "exporting.conversions",
-        "exporting.figures",
         "exporting.manifest",
         "exporting.proof",
-        "exporting.quantised",
+        "exporting.record",
         "initial_recipe.choices",
-        "report.boxplot",
-        "report.pareto",
-        "searching.front",
-        "searching.growing",
-        "searching.reporting",
-        "searching.result",
-        "searching.search",
-        "searching.strategies.nsga2",
-        "searching.strategies.predictor_guided",
-        "searching.strategies.reinforce",
-        "searching.successive_halving",
-        "searching.surrogate",
-        "store.evaluations",
-        "workflows.evaluate",
         "workflows.export",
         "workflows.pareto_export",
-        "workflows.search",
         "workflows.verify",
     }
 )
