@@ -101,6 +101,7 @@ def profile(
     started = perf_counter()
     from nasdeploy.latency.profile import profile as measure
     from nasdeploy.latency.table import table_path
+    from nasdeploy.latency.time_budget import TimeBudget
     from nasdeploy.runtimes.device import load_device
 
     found = space_of(measured, _recipe_of(measured, space=space)) if isinstance(measured, Run) else measured
@@ -110,8 +111,7 @@ def profile(
         target,
         table_path(found, target),
         Progress(not progress),
-        budget_s=None if budget_min is None else 60 * budget_min,
-        started=started,
+        budget=None if budget_min is None else TimeBudget(60 * budget_min, started),
         restart=restart,
     )
 

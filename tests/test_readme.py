@@ -97,7 +97,9 @@ def test_what_is_made_quicker_is_there() -> None:
 @pytest.mark.latency
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path) -> None:
-    (tmp_path / "small.yaml").write_text(f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8")
+    (tmp_path / "small.yaml").write_text(
+        f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8"
+    )
     for command in typed(PAGES[name]):
         done = in_shell(f"{command} {QUICKER_IN_PAGES.get(command.removeprefix('nasdeploy '), '')}", tmp_path)
         assert done.returncode == 0, f"{command}: {done.stderr}"

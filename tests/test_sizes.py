@@ -25,8 +25,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "blocks.inverted_residual:__init__",
         "convert.fast_export:_batch_norm",
         "convert.fast_export:_conv",
-        "latency.measure:measure",
-        "latency.profile:profile",
         "searching.reporting:result_of",
         "store.run:create",
     }

@@ -75,9 +75,10 @@ def profile(
     progress.say(f"profile: space {chosen.name} on device {target.name}, into {path}")
 
     from nasdeploy.latency.profile import profile as measure_space
+    from nasdeploy.latency.time_budget import TimeBudget
 
-    budget_s = None if budget_min is None else 60 * budget_min
-    table = measure_space(chosen, target, path, progress, budget_s=budget_s, started=started, restart=restart)
+    budget = None if budget_min is None else TimeBudget(60 * budget_min, started)
+    table = measure_space(chosen, target, path, progress, budget=budget, restart=restart)
     result = _result(table, chosen, path)
     emit(result, as_json, lambda: _text(result))
 

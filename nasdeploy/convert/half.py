@@ -16,7 +16,7 @@ from onnx.shape_inference import infer_shapes
 from nasdeploy.convert.quantise import LAYERS
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
-from nasdeploy.runtimes.runtime import Array, Execution
+from nasdeploy.runtimes.runtime import Array, LocalTarget
 
 LARGEST = 65504.0
 """The largest number of fp16."""
@@ -49,7 +49,7 @@ class Watched:
         self._names = [name for node in nodes for name in node.output if types.get(name) == TensorProto.FLOAT]
         self._outputs = len(model.graph.output)
         content = _with_largest(model, self._names).SerializeToString()
-        self._session = OnnxRuntime().open(content, Execution("half", "onnxruntime", threads=threads))
+        self._session = OnnxRuntime().open(content, LocalTarget("half", "onnxruntime", threads=threads))
         self._largest = np.zeros(len(self._names))
 
     @property

@@ -26,7 +26,7 @@ _NOISE = 0.02
 
 
 @dataclass(frozen=True)
-class Calibration:
+class LatencyCalibration:
     """`latency = slope * entries + per_block * blocks + per_param * parameters + offset`, in seconds.
 
     Raises `ValueError` for a negative slope, or negative seconds for a parameter.
@@ -46,9 +46,9 @@ class Calibration:
         latencies: Floats = terms @ np.array([self.slope, self.per_block, self.per_param]) + self.offset
         return latencies
 
-    def scaled(self, factor: float) -> "Calibration":
+    def scaled(self, factor: float) -> "LatencyCalibration":
         """Return the calibration of latencies `factor` times as long."""
-        return Calibration(*(factor * term for term in astuple(self)))
+        return LatencyCalibration(*(factor * term for term in astuple(self)))
 
 
 def fit(
@@ -56,7 +56,7 @@ def fit(
     seconds: Sequence[float],
     per_param: float | None = None,
     loss: Literal["soft_l1", "linear"] = "soft_l1",
-) -> Calibration:
+) -> LatencyCalibration:
     """Return the calibration of networks with these terms `[n, 3]`, in the order of `Calibration`, and seconds `[n]`.
 
     Least squares on relative residuals with soft L1 loss, slope and seconds for a parameter not negative. Residuals
@@ -90,7 +90,7 @@ def fit(
     # The solver moves a term that nothing depends on away from its bound.
     changes = np.where(largest > 0, found.x * scale, 0.0)
     slope, per_block, for_param, offset = (float(value) for value in _PLAIN_SUM + given + changes)
-    return Calibration(max(slope, 0.0), per_block, max(for_param, 0.0), offset)
+    return LatencyCalibration(max(slope, 0.0), per_block, max(for_param, 0.0), offset)
 
 
 _TOLERANCE = 1e-12
@@ -100,7 +100,7 @@ _LOWER = np.array([-1.0, -np.inf, 0.0, -np.inf])
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutError:
     """The relative errors of predictions for networks that were not used for fitting."""
 
     n: int
@@ -119,7 +119,7 @@ def relative_errors(predicted: Sequence[float], measured: Sequence[float]) -> Fl
     return np.array(predicted, dtype=np.float64) / np.array(measured, dtype=np.float64) - 1
 
 
-def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> HeldOut | None:
+def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> HeldOutError | None:
     """Return statistics over at least three networks of different latency; None for fewer, which would say nothing."""
     from scipy.stats import kendalltau, spearmanr
 
@@ -128,7 +128,7 @@ def held_out_error(predicted: Sequence[float], measured: Sequence[float]) -> Hel
     absolute = np.abs(relative_errors(predicted, measured))
     by_latency = absolute[np.argsort(measured)]
     fast, middle, slow = (float(third.mean()) for third in np.array_split(by_latency, 3))
-    return HeldOut(
+    return HeldOutError(
         n=len(absolute),
         mean_absolute=float(absolute.mean()),
         p95=float(np.percentile(absolute, 95)),

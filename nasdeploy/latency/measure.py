@@ -34,6 +34,18 @@ Clock = Callable[[], int]
 """Tells nanoseconds since some start."""
 
 
+@dataclass(frozen=True)
+class Instruments:
+    """What a measurement reads and waits with; tests have their own."""
+
+    clock: Clock = perf_counter_ns
+    pause: Callable[[float], None] = sleep
+    sense: Callable[[], SensorReading] = read_sensors
+
+
+_OF_THIS_MACHINE = Instruments()
+
+
 class Timed(Protocol):
     """What is measured: the part of a runtime's session that matters here."""
 
@@ -78,9 +90,7 @@ def measure(
     *,
     reference: Opener | None = None,
     on_visit: Callable[[], None] = lambda: None,
-    clock: Clock = perf_counter_ns,
-    pause: Callable[[float], None] = sleep,
-    sense: Callable[[], SensorReading] = read_sensors,
+    instruments: Instruments = _OF_THIS_MACHINE,
 ) -> Iterator[dict[str, Timing]]:
     """Yield timings by key, group after group; a group's sessions are open only while it is measured.
 
@@ -88,7 +98,7 @@ def measure(
     Raises `UserError` if the clock stands still or runs backwards again and again.
     """
     for group in in_groups(openers, rounds.group, reference):
-        yield _Measurement(rounds, protocol, clock, pause, sense).of(group, on_visit)
+        yield _Measurement(rounds, protocol, instruments).of(group, on_visit)
 
 
 @dataclass
@@ -118,9 +128,7 @@ class _Measurement:
 
     rounds: Rounds
     protocol: MeasurementProtocol
-    clock: Clock
-    pause: Callable[[float], None]
-    sense: Callable[[], SensorReading]
+    instruments: Instruments
 
     def of(self, group: Group[Opener], on_visit: Callable[[], None]) -> dict[str, Timing]:
         """Open the group's sessions, measure them, and close them."""
@@ -150,14 +158,14 @@ class _Measurement:
     ) -> list[SensorReading]:
         """Visit all sessions as often as the rounds and the group's shortest time want it; return the sensors then."""
         together = [*sessions.values(), *([] if reference is None else [reference])]
-        readings = [self.sense()]
+        readings = [self.instruments.sense()]
         with _no_garbage_collection():
             for _ in range(self.rounds.visits):
                 self._visit_each(sessions, reference, on_visit)
-                readings.append(self.sense())
+                readings.append(self.instruments.sense())
             while sum(session.seconds for session in together) < self.protocol.shortest_group_s:
                 self._visit_each(sessions, reference, lambda: None)
-                readings.append(self.sense())
+                readings.append(self.instruments.sense())
         return readings
 
     def _visit_each(
@@ -176,7 +184,7 @@ class _Measurement:
         discarded = 0 if session.idle_s else self.protocol.discarded
         for number in range(discarded + self.protocol.kept):
             if session.idle_s:
-                self.pause(session.idle_s)
+                self.instruments.pause(session.idle_s)
             mean = self._run(session.timed, session.calls_in_visits)
             if number >= discarded:
                 session.runs.append(mean)
@@ -193,11 +201,11 @@ class _Measurement:
         if not self.protocol.sustained_s:
             return timing
         done, taken, call = 0, 0, session.timed.call
-        start = self.clock()
+        start = self.instruments.clock()
         while taken < self.protocol.sustained_s * 1e9:
             for _ in range(session.calls):
                 call()
-            done, taken = done + session.calls, self.clock() - start
+            done, taken = done + session.calls, self.instruments.clock() - start
         return replace(timing, throughput=SustainedCalls(done, taken * 1e-9))
 
     def _run(self, timed: Timed, calls: int) -> float:
@@ -211,11 +219,11 @@ class _Measurement:
         )
 
     def _run_once(self, timed: Timed, calls: int) -> int:
-        call = timed.call
-        start = self.clock()
+        call, clock = timed.call, self.instruments.clock
+        start = clock()
         for _ in range(calls):
             call()
-        return self.clock() - start
+        return clock() - start
 
 
 def _noise_of(readings: list[SensorReading]) -> Noise:

@@ -26,6 +26,7 @@ from nasdeploy.latency.runners.runner import Runner
 from nasdeploy.latency.table import Conditions, LatencyTable, Role, entry_cost
 from nasdeploy.latency.time_budget import (
     Pace,
+    TimeBudget,
     begun_with,
     sampled_blocks,
     trial_protocol,
@@ -49,21 +50,20 @@ def profile(
     progress: Progress,
     *,
     protocol: MeasurementProtocol = _DEFAULT,
-    budget_s: float | None = None,
-    started: float | None = None,
+    budget: TimeBudget | None = None,
     restart: bool = False,
 ) -> LatencyTable:
     """Measure `space` on `device` and write the table to `path`.
 
     What is measured is kept in a journal beside it, so that the same call goes on where a killed one stopped;
-    `restart` measures everything anew. An earlier table stays until the new one is whole. With `budget_s` seconds from
-    `started` (by `perf_counter`; by default now) on, as much of `protocol` as fits, imports, models and all; where it
-    takes longer in the end, that is said, with what took the time. Raises `UserError` if the space has been measured
+    `restart` measures everything anew. An earlier table stays until the new one is whole. Within a
+    `budget` as much of `protocol` as fits is measured, imports, models and all; where it takes longer in the end, that
+    is said, with what took the time. Raises `UserError` if the space has been measured
     already, if another process is measuring it, or if the budget is too small.
     """
     protocol = protocol.with_idle(device.idle_ms)
-    started = perf_counter() if started is None else started
-    ends = inf if budget_s is None else started + budget_s
+    started = perf_counter() if budget is None else budget.started
+    ends = inf if budget is None else started + budget.seconds
     with locked(path.with_name(f".{path.name}.lock"), path):
         remove_partial_of(path)
         journal = path.with_name(f"{path.stem}.journal.jsonl")
@@ -74,14 +74,15 @@ def profile(
         with open_runner(device, progress.say) as runner:
             pace = measure_pace(space, device, runner, protocol)
             spent = perf_counter() - started
-            if budget_s is not None:
-                protocol = begun_with(journal) or within(budget_s, pace, space, protocol, spent)
+            if budget is not None:
+                protocol = begun_with(journal) or within(budget.seconds, pace, space, protocol, spent)
             conditions = Conditions.of(space, device, runner.fingerprint, protocol)
             reference = partial(reference_model, space, device)
             kept = _open_journal(journal, conditions, progress)
             campaign = Campaign(runner, protocol, kept, progress, reference, ends)
             table, took = _profile(space, device, path, pace, campaign, conditions)
-            if budget_s is not None and (late := _over(budget_s, {"starting and a trial": spent, **took})) is not None:
+            took = {"starting and a trial": spent, **took}
+            if budget is not None and (late := _over(budget.seconds, took)) is not None:
                 progress.say(late)
             return table
 

@@ -24,7 +24,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import Codes, SearchSpace, Slot
-from nasdeploy.latency.calibration import Calibration, HeldOut, fit, held_out_error, relative_deviation
+from nasdeploy.latency.calibration import HeldOutError, LatencyCalibration, fit, held_out_error, relative_deviation
 from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.quality import corrected, usual_reference
@@ -122,13 +122,13 @@ class LatencyTable(Settings):
     schema_version: Literal[3] = SCHEMA_VERSION
     conditions: Conditions
     created: str
-    calibration: Calibration
+    calibration: LatencyCalibration
     """The map from sums of undisturbed entries to medians of networks."""
     median_ratio: float = Field(ge=1)
     """The median by the undisturbed seconds of whole networks' runs, which `calibration` contains."""
-    held_out: HeldOut | None
+    held_out: HeldOutError | None
     """The error on the medians of the networks with that role."""
-    held_out_undisturbed: HeldOut | None
+    held_out_undisturbed: HeldOutError | None
     """The error on their undisturbed seconds, without the noise of the medians."""
     uncertainty: Annotated[float, BeforeValidator(_one_deviation), Field(ge=0)]
     """The standard deviation of relative errors of predictions, from the held-out networks if there are any: of medians
@@ -294,7 +294,7 @@ def _lacks(keys: Sequence[str]) -> UserError:
     return UserError(f"the latency table has no entry for {shown}; measure the space with `nd.profile()`")
 
 
-def _undisturbed(known: Sequence[MeasuredNetwork]) -> Calibration:
+def _undisturbed(known: Sequence[MeasuredNetwork]) -> LatencyCalibration:
     """Fit the map from sums of entries to undisturbed seconds of networks.
 
     Finalists of a search are alike: they correct how fast the machine is, not what a parameter costs.
@@ -310,7 +310,7 @@ def _terms(networks: Sequence[MeasuredNetwork]) -> Floats:
     return np.array([(n.entries, n.blocks, n.params) for n in networks], dtype=np.float64).reshape(-1, 3)
 
 
-def predicted(calibration: Calibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
+def predicted(calibration: LatencyCalibration, networks: Sequence[MeasuredNetwork]) -> list[float]:
     """Return the seconds of measured networks, from their terms."""
     found: list[float] = calibration(_terms(networks)).tolist()
     return found

@@ -1,8 +1,9 @@
 """How long a measurement will take, from a few blocks that are timed beforehand, and what fits into a given time."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
@@ -17,6 +18,15 @@ from nasdeploy.latency.measure import REFERENCE_EVERY
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.table import Conditions
 from nasdeploy.store.files import read_json_lines
+
+
+@dataclass(frozen=True)
+class TimeBudget:
+    """The time that a measurement may take: seconds from a moment of `perf_counter` on, by default from now on."""
+
+    seconds: float
+    started: float = field(default_factory=perf_counter)
+
 
 SAMPLED = 8
 """The number of blocks that are timed beforehand."""

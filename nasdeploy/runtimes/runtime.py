@@ -48,7 +48,7 @@ Model = bytes | Path | TorchModel
 
 
 class Target(Protocol):
-    """How a device runs networks: what a session needs to know of it. Devices are targets, and so are `Execution`s."""
+    """How a device runs networks: what a session needs to know of it. Devices are targets, and so is `LocalTarget`."""
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class Execution:
+class LocalTarget:
     """A `Target` on this machine that needs no pydantic: what a board is sent, by way of `dataclasses.asdict`."""
 
     name: str
@@ -96,7 +96,7 @@ class Execution:
     idle_ms: float = 0.0
 
     @classmethod
-    def of(cls, target: Target) -> "Execution":
+    def of(cls, target: Target) -> "LocalTarget":
         """Return what runs on the machine that `target` names, whichever that is."""
         return cls(
             target.name,

@@ -20,7 +20,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.calibration import Calibration, fit, relative_deviation, relative_errors
+from nasdeploy.latency.calibration import LatencyCalibration, fit, relative_deviation, relative_errors
 from nasdeploy.latency.campaign import POWERS, Campaign, Journal, drift_corrected_table
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.profile import block_model, choose_networks, network_model, reference_model
@@ -160,7 +160,7 @@ def predicted_by(table: LatencyTable) -> Floats:
     return table.calibration(terms(held_out(table))) / table.median_ratio
 
 
-def calibrated(table: LatencyTable, calibration: Calibration) -> Floats:
+def calibrated(table: LatencyTable, calibration: LatencyCalibration) -> Floats:
     """Return what another calibration predicts for a table's held-out networks."""
     return calibration(terms(held_out(table)))
 

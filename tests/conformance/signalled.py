@@ -17,7 +17,7 @@ from threading import Thread
 import numpy as np
 
 from nasdeploy.runtimes import RUNTIMES
-from nasdeploy.runtimes.runtime import Execution, Session
+from nasdeploy.runtimes.runtime import LocalTarget, Session
 
 SIGNALS = (signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)
 ORDERS = sorted(set(permutations((0, 0, 1, 1))))
@@ -37,10 +37,10 @@ def interrupt() -> None:
 
 def opened(name: str, file: str) -> Session:
     if file:
-        return RUNTIMES[name].open(Path(file), Execution("here", name))
+        return RUNTIMES[name].open(Path(file), LocalTarget("here", name))
     from tests.conformance.runtime_models import small
 
-    return RUNTIMES[name].open(small("module"), Execution("here", name))
+    return RUNTIMES[name].open(small("module"), LocalTarget("here", name))
 
 
 def called(session: Session) -> None:

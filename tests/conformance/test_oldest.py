@@ -13,7 +13,7 @@ from nasdeploy.convert.precision import to_fp16
 from nasdeploy.convert.quantise import RECIPES, Quantiser
 from nasdeploy.exporting.jobs import Extras
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED, OnnxRuntime
-from nasdeploy.runtimes.runtime import Array, Execution
+from nasdeploy.runtimes.runtime import Array, LocalTarget
 from tests.exporting.models import exporter, jobs
 from tests.small_spaces import one_stage
 
@@ -57,7 +57,7 @@ def assert_agrees(model: bytes, x: Array, folder: Path, allowed: float) -> None:
     np.save(folder / "x.npy", x)
     printed = there("-c", RUN, str(folder / "model.onnx"), str(folder / "x.npy"), str(folder / "y.npy"))
     assert printed.strip() == OLDEST_TRIED
-    session = OnnxRuntime().open(model, Execution("here", "onnxruntime"))
+    session = OnnxRuntime().open(model, LocalTarget("here", "onnxruntime"))
     (expected,) = session.run({next(iter(session.inputs)): x})
     assert np.abs(np.load(folder / "y.npy") - expected).max() <= allowed * np.ptp(expected)
 

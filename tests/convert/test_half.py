@@ -17,7 +17,7 @@ from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
 from nasdeploy.convert.precision import to_fp16
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
-from nasdeploy.runtimes.runtime import Array, Execution
+from nasdeploy.runtimes.runtime import Array, LocalTarget
 from tests.conformance.runtime_models import onnx_bytes
 
 BLOCK = MBConv(8, 16, 16, kernel_size=3, expand_ratio=4, stride=1, se=True, activation="relu")
@@ -55,7 +55,7 @@ def images(block: MBConv | PoolHead) -> Array:
 
 
 def run(model: bytes, x: Array) -> Array:
-    session = OnnxRuntime().open(model, Execution("here", "onnxruntime"))
+    session = OnnxRuntime().open(model, LocalTarget("here", "onnxruntime"))
     (found,) = session.run({next(iter(session.inputs)): x})
     return found
 

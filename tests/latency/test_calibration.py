@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nasdeploy.latency.calibration import Calibration, fit, held_out_error, relative_deviation
+from nasdeploy.latency.calibration import LatencyCalibration, fit, held_out_error, relative_deviation
 
 
 def networks(noise, n=40, seed=0):
@@ -70,7 +70,7 @@ def test_slope_and_seconds_for_a_parameter_are_never_negative():
     assert fit(terms, seconds - 3e-10 * terms[:, 2]).per_param == pytest.approx(0, abs=1e-20)
     for wrong in ({"slope": -1.0}, {"per_param": -1.0}):
         with pytest.raises(ValueError, match="no faster by slower blocks or by more parameters"):
-            Calibration(**{"slope": 1.0, "per_block": 0.0, "per_param": 0.0, "offset": 0.0, **wrong})
+            LatencyCalibration(**{"slope": 1.0, "per_block": 0.0, "per_param": 0.0, "offset": 0.0, **wrong})
 
 
 def test_what_a_parameter_costs_may_be_given():

@@ -18,7 +18,7 @@ from nasdeploy.latency.profile import choose_networks, profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.runners.open_runner import check_device, fingerprint
 from nasdeploy.latency.table import LatencyTable, find_table, table_path
-from nasdeploy.latency.time_budget import Pace, begun_with
+from nasdeploy.latency.time_budget import Pace, TimeBudget, begun_with
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.files import locked
@@ -217,14 +217,14 @@ def test_a_budget_chooses_the_protocol_and_a_stopped_measurement_keeps_it(path, 
     # A hundred times as slow as they are, so that what this machine is busy with does not count.
     monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=1.0, call=1e-3, per_mac=1e-7))
     with pytest.raises(Stopped):
-        profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=55)
+        profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget=TimeBudget(55))
     (journal,) = visible(path.parent)
     chosen = begun_with(journal)
     assert 1 <= chosen.networks.visits < 5
     # Now it looks slower, and the same budget would mean less.
     monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=9.0, call=1e-2, per_mac=1e-6))
     opened.limit = 10**6
-    table = profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget_s=55)
+    table = profile(SPACE, DEVICE, path, QUIET, protocol=generous, budget=TimeBudget(55))
     assert table.conditions.protocol == chosen
     assert len(opened) == len(table.entries) + len(table.networks)
 
@@ -245,12 +245,12 @@ def test_every_entry_knows_the_reference_graph_meanwhile(path):
 def test_a_budget_that_is_not_kept_is_explained_and_one_that_is_is_not(path, opened, capsys, monkeypatch):
     # They look as if they took no time at all, and this is longer ago than the budget.
     monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=0.0, call=0.0, per_mac=1e-15))
-    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget_s=600, started=perf_counter())
-    assert "--budget-min" not in capsys.readouterr().err
+    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget=TimeBudget(600))
+    assert "budget_min" not in capsys.readouterr().err
     monkeypatch.setattr(module, "within", lambda budget, pace, space, protocol, spent: protocol)
-    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget_s=6, started=perf_counter() - 60, restart=True)
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "--budget-min" in line)
-    assert ", more than --budget-min 0.1, since the machine is slower than in the trial" in line
+    profile(SPACE, DEVICE, path, Progress(), protocol=HASTY, budget=TimeBudget(6, perf_counter() - 60), restart=True)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "budget_min" in line)
+    assert ", more than `budget_min=0.1`, since the machine is slower than in the trial" in line
     assert line.index("starting and a trial") < line.index("blocks") < line.index("whole networks")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.latency.machine import SensorReading
-from nasdeploy.latency.measure import in_groups, measure
+from nasdeploy.latency.measure import Instruments, in_groups, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls, Timing
 
 MS = 1_000_000
@@ -33,8 +33,9 @@ class World:
 
         return opened
 
-    def measure(self, openers, rounds, protocol, **options):
-        found = measure(openers, rounds, protocol, clock=lambda: self.now, pause=self.pauses.append, **options)
+    def measure(self, openers, rounds, protocol, sense=SensorReading, **options):
+        instruments = Instruments(lambda: self.now, self.pauses.append, sense)
+        found = measure(openers, rounds, protocol, instruments=instruments, **options)
         return {key: timing for group in found for key, timing in group.items()}
 
 
@@ -136,7 +137,7 @@ def test_groups_of_one_have_no_reference():
 def test_only_a_group_is_open_at_once():
     world = World()
     openers = {str(number): world.opener(str(number), 2 * MS) for number in range(7)}
-    groups = list(measure(openers, Rounds(3, 1), PLAIN, clock=lambda: world.now))
+    groups = list(measure(openers, Rounds(3, 1), PLAIN, instruments=Instruments(lambda: world.now)))
     assert [list(group) for group in groups] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
     assert world.most_open == 3
     assert world.open == 0
@@ -210,8 +211,7 @@ def test_throughput_is_what_was_done_by_the_clock_whatever_calls_take():
         clock,
         Rounds(1, 2),
         replace(PLAIN, sustained_s=2.0),
-        clock=lambda: world.now + world.stopped,
-        sense=SensorReading,
+        instruments=Instruments(lambda: world.now + world.stopped, sense=SensorReading),
     )
     throughput = found["a"].throughput
     assert throughput.per_s == pytest.approx(500, rel=0.03)

@@ -9,7 +9,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency import campaign as module
 from nasdeploy.latency.calibration import reference_block
 from nasdeploy.latency.campaign import Campaign, Journal
-from nasdeploy.latency.measure import measure
+from nasdeploy.latency.measure import Instruments, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.quality import corrected, disturbances, disturbed_by, drifted, flagged, quality
 from nasdeploy.latency.table import Conditions
@@ -67,7 +67,7 @@ def test_timings_of_a_group_know_its_reference():
     reference = world.opener("reference", lambda call: 5 * MS if call <= 10 else 4 * MS)
     openers = {"a": world.opener("a", 3 * MS), "b": world.opener("b", 2 * MS)}
     plain = MeasurementProtocol(warmup=2, discarded=1, kept=3, shortest_group_s=0)
-    (found,) = measure(openers, Rounds(3, 2), plain, reference=reference, clock=lambda: world.now)
+    (found,) = measure(openers, Rounds(3, 2), plain, reference=reference, instruments=Instruments(lambda: world.now))
     assert [timing.reference for timing in found.values()] == [pytest.approx(5e-3)] * 2
     assert world.open == 0
 
@@ -212,5 +212,5 @@ def test_what_the_sensors_saw_is_said_and_comes_first():
 def test_measure_without_references_gives_none():
     world = World()
     openers = {"a": world.opener("a", 2 * MS)}
-    (group,) = measure(openers, Rounds(2, 1), MeasurementProtocol(), clock=lambda: world.now)
+    (group,) = measure(openers, Rounds(2, 1), MeasurementProtocol(), instruments=Instruments(lambda: world.now))
     assert group["a"].reference is None

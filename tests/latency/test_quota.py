@@ -15,7 +15,7 @@ from dataclasses import asdict
 from nasdeploy.latency.machine import fingerprint_here
 from nasdeploy.latency.measure import measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
-from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.runtimes.runtime import LocalTarget
 
 class Busy:
     calls = 0
@@ -30,7 +30,7 @@ protocol = MeasurementProtocol(networks=Rounds(1, 20), shortest_group_s=0, susta
 start, before = time.perf_counter(), Busy.calls
 while time.perf_counter() - start < 3: Busy().call()
 done = (Busy.calls - before) / (time.perf_counter() - start)
-print(json.dumps({**asdict(found["busy"]), "done": done, **asdict(fingerprint_here(Execution("x", "y"), ""))}))
+print(json.dumps({**asdict(found["busy"]), "done": done, **asdict(fingerprint_here(LocalTarget("x", "y"), ""))}))
 """
 
 

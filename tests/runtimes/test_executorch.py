@@ -184,8 +184,8 @@ def test_opening_imports_no_exporter(tmp_path):
     file.write_bytes(program())
     code = (
         "import sys; from pathlib import Path; from nasdeploy.runtimes.executorch import ExecuTorch; "
-        "from nasdeploy.runtimes.runtime import Execution; "
-        f"ExecuTorch().open(Path({str(file)!r}), Execution('here', 'executorch')).call(); "
+        "from nasdeploy.runtimes.runtime import LocalTarget; "
+        f"ExecuTorch().open(Path({str(file)!r}), LocalTarget('here', 'executorch')).call(); "
         "assert 'executorch.exir' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

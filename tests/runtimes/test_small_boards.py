@@ -9,7 +9,7 @@ import pytest
 
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.runtimes.runtime import LocalTarget
 from tests.layers import modules
 
 WITH_PYDANTIC = "nasdeploy.runtimes.device"
@@ -55,7 +55,7 @@ def test_what_a_board_is_sent_says_what_the_device_says():
         threads=2,
         options={"a": "b"},
     )
-    sent = Execution(**json.loads(json.dumps(asdict(Execution.of(device)))))
+    sent = LocalTarget(**json.loads(json.dumps(asdict(LocalTarget.of(device)))))
     for name in ("name", "runtime", "precision", "batch", "threads", "options"):
         assert getattr(sent, name) == getattr(device, name)
     assert sent.is_local

@@ -22,7 +22,7 @@ from nasdeploy.exporting.formats.torch import save_program
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import ExecuTorch, ProgramTensor, check_program
-from nasdeploy.runtimes.runtime import LARGEST_BATCH, Execution, Precision
+from nasdeploy.runtimes.runtime import LARGEST_BATCH, LocalTarget, Precision
 
 _APART = f"from {__name__} import main; main()"
 _LONGEST_S = 3600
@@ -116,7 +116,7 @@ def convert(program: Path, path: Path) -> None:
 
 def describe(path: Path) -> None:
     """Also if it then fails, or ends the process, the description is out."""
-    session = ExecuTorch().open(path, Execution("here", "executorch"))
+    session = ExecuTorch().open(path, LocalTarget("here", "executorch"))
     print(json.dumps([[asdict(each) for each in side] for side in (session.given, session.results)]), flush=True)
     session.call()
 

@@ -27,7 +27,7 @@ from nasdeploy.latency.measure import Group, Timed
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.latency.runners.runner import Refusal, measure_sessions, opened
 from nasdeploy.runtimes import described_runtime, runtime_of
-from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.runtimes.runtime import LocalTarget
 
 SILENCE_S = 20.0
 """Seconds after which a silent sender is given up, which says that it is there every 5 seconds.
@@ -126,7 +126,7 @@ def serve(receive: Callable[[], Frame], answer: Answer) -> None:
     A model that is opened without a key is the reference graph of its group.
     """
     frame, _ = receive()
-    device = Execution(**frame["device"])
+    device = LocalTarget(**frame["device"])
     missing = described_runtime(device).missing()
     if missing is not None:
         answer({"lacks": device.runtime, "install": missing})

@@ -29,7 +29,7 @@ from nasdeploy.latency.runners.remote_program import PROGRAM, Answer, frame_of, 
 from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Runner, Say
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Execution, TorchModel, content_of
+from nasdeploy.runtimes.runtime import LocalTarget, TorchModel, content_of
 
 # Not what lies in the current directory: a user's file may be called numpy.py.
 _COMMAND = (sys.executable, "-P", "-m", PROGRAM)
@@ -46,7 +46,7 @@ class ProcessRunner:
         self._said = TemporaryFile()  # noqa: SIM115 (closed with the process)
         self._process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
         try:
-            self._send({"do": "start", "device": asdict(Execution.of(device))})
+            self._send({"do": "start", "device": asdict(LocalTarget.of(device))})
             machine = self._answer().machine
             assert machine is not None, "the runtime was there a moment ago"
         except BaseException:

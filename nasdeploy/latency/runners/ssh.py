@@ -29,7 +29,7 @@ from nasdeploy.latency.runners.remote_program import (
 from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Say
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device, SshHost
-from nasdeploy.runtimes.runtime import Execution, numbers
+from nasdeploy.runtimes.runtime import LocalTarget, numbers
 
 WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds of waiting before each attempt to connect again; after the last one the board is given up. A group that was
@@ -190,7 +190,7 @@ class SshRunner:
         self._connection = Connection(self._board, command_of(self._device.python), stay)
         self._connection.send(b"%d\n%s" % (len(payload()), payload()))
         self._skip_greeting()
-        self._send({"do": "start", "device": asdict(Execution.of(self._device))})
+        self._send({"do": "start", "device": asdict(LocalTarget.of(self._device))})
         answer = self._answer()
         if answer.lacks is not None:
             command = re.sub(

@@ -15,7 +15,7 @@ import pytest
 from nasdeploy.latency.runners import board
 from nasdeploy.latency.runners.board import remove_forgotten
 from nasdeploy.latency.runners.remote_program import PROGRAM, payload, payload_files
-from nasdeploy.runtimes.runtime import Execution
+from nasdeploy.runtimes.runtime import LocalTarget
 from tests.layers import modules
 
 ABSENT = ("pydantic", "yaml", "torch", "scipy", "rich", "typer", "onnx")
@@ -66,7 +66,7 @@ def test_the_program_ends_and_removes_its_directory_when_its_stdin_does(tmp_path
     own.mkdir()
     code = f"import sys; sys.path.insert(0, sys.argv[1]); from {PROGRAM} import main; main(sys.argv[2])"
     program = [sys.executable, "-c", code, tmp_path / "payload.zip", own]
-    start = json.dumps({"do": "start", "device": asdict(Execution("x", "onnxruntime"))}) + "\n"
+    start = json.dumps({"do": "start", "device": asdict(LocalTarget("x", "onnxruntime"))}) + "\n"
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
