@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
@@ -64,7 +65,7 @@ def _trained(
 def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     """The run's search result if it is of this request, else that of a search now."""
     run = request.run
-    if run.is_finished("search") and run.facts("search") == search_step.facts(request):
+    if run.is_finished("search") and _bounded(run.facts("search")) == _bounded(search_step.facts(request)):
         found = load_result(run.search_result)
         if found.weights in (None, request.weights.facts):
             progress.say(f"search: {run.search_result} is there")
@@ -72,6 +73,11 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     result = search_step.search(request, progress)
     assert result is not None  # This is the only process.
     return result
+
+
+def _bounded(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what a search was asked for without what is not bounded: earlier versions knew fewer costs."""
+    return {**facts, "budget": {key: bound for key, bound in facts["budget"].items() if bound is not None}}
 
 
 def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:
