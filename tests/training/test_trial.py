@@ -61,7 +61,7 @@ def tried(
 def test_a_classifier_that_is_often_right_is_left_alone(wrong: float) -> None:
     found = tried(knowing(wrong=wrong))
     assert found.knows and found.better is None
-    assert found.top1 == pytest.approx(1 - wrong * 5 / 6, abs=0.12)
+    assert found.share == pytest.approx(1 - wrong * 5 / 6, abs=0.12)
 
 
 def test_one_that_guesses_knows_nothing_however_it_guesses() -> None:
@@ -74,7 +74,7 @@ def test_one_that_guesses_knows_nothing_however_it_guesses() -> None:
         noise = torch.Generator().manual_seed(3)
         found = tried(lambda images, noise=noise: torch.randn(len(images), 6, generator=noise), of)
         assert (found.knows, found.better, found.kind) == (False, None, "logits")
-    assert tried(lambda images: torch.zeros(len(images), 6), unequal).top1 == 0.9
+    assert tried(lambda images: torch.zeros(len(images), 6), unequal).share == 0.9
 
 
 def test_orders_that_have_a_name() -> None:
@@ -95,7 +95,7 @@ def test_any_order_that_the_answers_show() -> None:
 
 def test_two_classes_exchanged_in_one_that_is_right_otherwise() -> None:
     found = tried(knowing(order=[0, 1, 3, 2, 4, 5]))
-    assert found.knows and found.top1 == pytest.approx(4 / 6)
+    assert found.knows and found.share == pytest.approx(4 / 6)
     assert found.better == Reading(IMAGENET, ("class 0", "class 1", "class 3", "class 2", "class 4", "class 5"))
     assert tried(knowing(order=[0, 1, 3, 2, 4, 5]), ordered=True).better is None
 

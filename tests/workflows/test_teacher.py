@@ -303,7 +303,7 @@ def test_images_for_which_a_teacher_gives_no_numbers_are_named(monkeypatch: pyte
     for path in trained_on:
         assert path in said
     # Where the images that are tried do not hold them, the step does.
-    monkeypatch.setattr("nasdeploy.workflows.train.try_teacher", lambda *given: Trial(1, 1, 0.1))
+    monkeypatch.setattr("nasdeploy.workflows.teacher.try_teacher", lambda *given: Trial(1, 1, 0.1))
     with pytest.raises(UserError) as caught:
         train(colour_recipe(teacher, *own, epochs=2))
     assert re.search(r"numbers that are not finite for \S+/7/0[25]\.png", typed(caught.value))
