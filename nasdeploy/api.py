@@ -24,7 +24,7 @@ from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space
 from nasdeploy.store.run import Run
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.manifest import ExportManifest
+    from nasdeploy.exporting.manifest import Manifest
     from nasdeploy.latency.table import LatencyTable
     from nasdeploy.searching.budget import Asked
     from nasdeploy.searching.result import SearchResult
@@ -149,7 +149,7 @@ class Export:
     """A directory of exported models, and what its manifest says of them."""
 
     directory: Path
-    manifest: "ExportManifest"
+    manifest: "Manifest"
 
     @property
     def models(self) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.exporting.jobs import Extras
-    from nasdeploy.exporting.manifest import ExportManifest
+    from nasdeploy.exporting.manifest import Manifest
     from nasdeploy.store.run import Run
     from nasdeploy.workflows.export_request import ExportRequest
 
@@ -97,7 +97,7 @@ def export(
 
     from nasdeploy.workflows import export as step
 
-    def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, ExportManifest]":
+    def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, Manifest]":
         return step.export(
             request,
             jobs,
@@ -123,7 +123,7 @@ def _extras(layout: str | None, embed: bool) -> "Extras":
     return Extras(triton=layout == "triton", embedded=embed)
 
 
-def _result(run: "Run", directory: Path, manifest: "ExportManifest") -> dict[str, Any]:
+def _result(run: "Run", directory: Path, manifest: "Manifest") -> dict[str, Any]:
     return {
         "run": str(run.path),
         "model": str(directory / manifest.artefacts[0].file.name),
@@ -132,14 +132,13 @@ def _result(run: "Run", directory: Path, manifest: "ExportManifest") -> dict[str
     }
 
 
-def describe(directory: Path, manifest: "ExportManifest") -> str:
+def describe(directory: Path, manifest: "Manifest") -> str:
     """An export and its proofs, for people."""
     from nasdeploy.cli.figures import figures
 
-    side = manifest.preprocessing.resolution
     network = (
         f"{manifest.digest}, {manifest.macs / 1e6:.2f} M MACs, {manifest.params / 1e6:.3f} M parameters, "
-        f"input 3 x {side} x {side}"
+        f"{manifest.input_text}"
     )
     lines = []
     for artefact in manifest.artefacts:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from nasdeploy.core.cost_registry import COSTS
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.manifest import Artefact, ExportManifest, Quantisation
-    from nasdeploy.exporting.record import Accuracy, Agreement, Footprint, HalfPrecision, Latency
+    from nasdeploy.exporting.manifest import Artefact, Manifest, Quantisation
+    from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
+    from nasdeploy.tasks.file_scores import Accuracy, ProvenScore
 
 
-def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[str, str]]:
+def figures(artefact: "Artefact", manifest: "Manifest") -> Iterator[tuple[str, str]]:
     """Names and texts; the name is empty where a row goes on."""
     proof = artefact.proof
     if artefact.quantisation:
@@ -23,11 +24,12 @@ def figures(artefact: "Artefact", manifest: "ExportManifest") -> Iterator[tuple[
         yield "fp16", _half(proof.half)
     if proof.agreement:
         yield "agreement", _agreement(proof.agreement)
-    if proof.accuracy:
-        yield from _accuracy(proof.accuracy, manifest.labels)
+    if proof.tested:
+        yield from _score(proof.tested, manifest)
     if proof.latency:
         budget = manifest.origin.budget.get(COSTS["latency"].key) if artefact.device == manifest.device else None
         yield "latency", _latency(proof.latency, budget)
+        yield from (("", f"{part}: {each.text} for one run") for part, each in proof.parts.items())
         yield from (("", remark) for remark in proof.latency.remarks)
     if proof.footprint:
         yield "start", _footprint(proof.footprint)
@@ -54,6 +56,22 @@ def _agreement(found: "Agreement") -> str:
     unit = " of their spread" if tolerance.scale == "spread" else ""
     limit = "judged by accuracy" if tolerance.allowed is None else f"allowed {tolerance.allowed:.0e}"
     return f"logits within {found.difference:.1e}{unit} of PyTorch's ({limit}) in batches of {batches}"
+
+
+def _score(found: "ProvenScore", manifest: "Manifest") -> Iterator[tuple[str, str]]:
+    from nasdeploy.exporting.manifest import ExportManifest
+    from nasdeploy.exporting.record import counted
+    from nasdeploy.tasks.file_scores import Accuracy
+
+    if isinstance(found, Accuracy) and isinstance(manifest, ExportManifest):
+        yield from _accuracy(found, manifest.labels)
+        return
+    metric = found.metric
+    yield (
+        "test set",
+        f"{metric.name} of the file {metric.text(found.value)} on "
+        f"{counted(found.samples, found.unreadable, metric.samples)}, PyTorch {metric.text(found.value_pytorch)}",
+    )
 
 
 def _accuracy(found: "Accuracy", labels: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -84,9 +102,9 @@ def _worst_class(found: "Accuracy", labels: tuple[str, ...]) -> str:
     return f"by class from {100 * low:.1f} % ({worst}) to {100 * high:.1f} % ({best})"
 
 
-def _latency(found: "Latency", budget_ms: float | None) -> str:
+def _latency(found: "ModelLatency", budget_ms: float | None) -> str:
     parts = [
-        f"median {found.median_ms:.4g} ms (p10 {found.p10_ms:.4g}, p90 {found.p90_ms:.4g}, p95 {found.p95_ms:.4g})",
+        found.text,
     ]
     if found.throughput is not None:
         done = found.throughput

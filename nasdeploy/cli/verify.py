@@ -10,7 +10,7 @@ from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.bundle.verify import Found
+    from nasdeploy.exporting.bundle.verify import VerifiedModel
 
 
 def verify(
@@ -35,7 +35,7 @@ def verify(
         "bundle": str(bundle),
         "passed": not found.problems,
         "images": typed(found.images),
-        "models": [each.to_json() for each in found.found],
+        "models": found.to_json(),
     }
     emit(result, as_json, lambda: "\n".join([f"{bundle}: sums are right", *map(typed, map(_line, found.found))]))
     if found.problems:
@@ -43,7 +43,7 @@ def verify(
         raise CheckFailed(f"{bundle / found.problems[0]}{more}; copy the bundle again, or export again")
 
 
-def _line(found: "Found") -> str:
+def _line(found: "VerifiedModel") -> str:
     from nasdeploy.exporting.record import counted
 
     if found.not_run is not None:
@@ -51,9 +51,10 @@ def _line(found: "Found") -> str:
     parts = []
     if found.difference is not None:
         parts.append(f"outputs on the sample within {found.difference:.1e} of the exported ones")
-    if found.top1 is not None:
-        images = counted(found.images or 0, found.unreadable, "images")
-        parts.append(f"top-1 {100 * found.top1:.2f} % on {images}{_then(found.top1_exported, 100, ' %')}")
+    if found.score is not None and (metric := found.metric) is not None:
+        samples = counted(found.samples or 0, found.unreadable, metric.samples)
+        then = _then(found.score_exported, metric.scale, f" {metric.unit}" if metric.unit else "")
+        parts.append(f"{metric.name} {metric.text(found.score)} on {samples}{then}")
     if found.median_ms is not None:
         parts.append(f"median {found.median_ms:.4g} ms{_then(found.median_ms_exported, 1, ' ms')}")
     if found.after_gaps_ms is not None:

@@ -30,7 +30,7 @@ _LARGEST = 127
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QuantisationRecipe:
     """How a runtime wants quantised operators to be written."""
 
     activations: bool = True
@@ -43,13 +43,13 @@ class Recipe:
     """It runs on this machine's processor, which may overflow (`processor.saturates`)."""
 
 
-_PROCESSOR = Recipe()
+_PROCESSOR = QuantisationRecipe()
 # TensorRT takes no zero points, fuses what follows a layer by itself, and keeps biases in fp32.
-_TENSORRT = Recipe(symmetric=True, operators=(*LAYERS, "Add"), on_processor=False)
+_TENSORRT = QuantisationRecipe(symmetric=True, operators=(*LAYERS, "Add"), on_processor=False)
 # TensorRT for RTX refuses convolutions of quantised activations.
-_WEIGHTS = Recipe(activations=False, on_processor=False)
+_WEIGHTS = QuantisationRecipe(activations=False, on_processor=False)
 
-RECIPES: Mapping[str, Recipe] = {
+RECIPES: Mapping[str, QuantisationRecipe] = {
     "onnxruntime": _PROCESSOR,
     "openvino": _PROCESSOR,
     "tensorrt": _TENSORRT,
@@ -61,7 +61,9 @@ RECIPES: Mapping[str, Recipe] = {
 class Quantiser:
     """Quantises one model of fp32 as often as one likes; the ranges are found once."""
 
-    def __init__(self, model: bytes, recipe: Recipe, batches: Iterable[Array], *, reduce_range: bool) -> None:
+    def __init__(
+        self, model: bytes, recipe: QuantisationRecipe, batches: Iterable[Array], *, reduce_range: bool
+    ) -> None:
         """`batches` `[N, 3, side, side]` are real images; `reduce_range`: weights in seven bits."""
         self._model, self._recipe, self._reduced = onnx.load_from_string(model), recipe, reduce_range
         self._ranges = _ranges(model, recipe, batches) if recipe.activations else b""
@@ -103,7 +105,7 @@ def layers_of(model: ModelProto) -> tuple[str, ...]:
     return tuple(node.name for node in model.graph.node if node.op_type in LAYERS)
 
 
-def options_of(recipe: Recipe) -> dict[str, Any]:
+def options_of(recipe: QuantisationRecipe) -> dict[str, Any]:
     """What `quantize_static` is told for a recipe with quantised activations."""
     from onnxruntime.quantization import QuantFormat, QuantType
 
@@ -117,7 +119,7 @@ def options_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _ranges(model: bytes, recipe: Recipe, batches: Iterable[Array]) -> bytes:
+def _ranges(model: bytes, recipe: QuantisationRecipe, batches: Iterable[Array]) -> bytes:
     """Ranges of the tensors, in the form that `quantize_static` reads; of one batch after the other, to save memory."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
     from onnxruntime.quantization.calibrate import save_tensors_data

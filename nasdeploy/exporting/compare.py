@@ -1,29 +1,33 @@
-"""Whether a model file computes what its network computes: PyTorch's answers, and how far the file's are from them.
+"""Whether model files compute what their network computes: PyTorch's answers, and how far the files' are from them.
 
-`Reference` is the network in PyTorch with the test images, `Yardstick` measures differences by the tolerance of a
-precision. `compare_batches` looks at several batch sizes, `compare_test_set` at the accuracy on all test images.
+A `Reference` is the network in PyTorch with samples of its inputs, `Yardstick` measures differences by the tolerance of
+a precision. `compare_batches` looks at several batch sizes of every part of a network.
 """
 
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from nasdeploy.core.errors import one_line
+from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
-from nasdeploy.data.batches import evaluation_batches
-from nasdeploy.data.images import Images
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.transforms import prepare
-from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Accuracy, Agreement, ClassAccuracy, Tolerance
-from nasdeploy.nn.functional import rescale
-from nasdeploy.nn.network import Network
+from nasdeploy.exporting.record import TOLERANCES, Agreement, Tolerance
 from nasdeploy.runtimes.runtime import Array, Precision, Session
+from nasdeploy.tasks.file_scores import ProvenScore
+
+if TYPE_CHECKING:
+    from nasdeploy.nn.network import Network
+
+SAMPLE = 32
+"""The number of test samples that are looked at first."""
+
+BATCHES = (1, 2, 7, SAMPLE, SAMPLE + 1)
+"""The batch sizes that are tried: some runtimes choose another way of computing from a power of 2 on."""
+
+Sessions = Mapping[str, Session]
+"""The opened files of a network's parts, by the part's name."""
 
 
 class Disagreement(Exception):
@@ -45,7 +49,7 @@ def difference(expected: Array, found: Array, spread: float | None = None) -> Ar
 
 
 def within(rows: Array, allowed: float | None, what: str, unit: str = "") -> float:
-    """The largest of the differences; raises `Disagreement` if it is more than allowed, or no number."""
+    """Return the largest of the differences; raises `Disagreement` if it is more than allowed, or no number."""
     largest = float(rows.max())
     if not np.isfinite(largest) or (allowed is not None and largest > allowed):
         limit = "" if allowed is None else f", allowed {allowed:g}"
@@ -55,222 +59,101 @@ def within(rows: Array, allowed: float | None, what: str, unit: str = "") -> flo
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Measures differences of logits for a precision."""
+    """Measures differences of outputs for a precision."""
 
     tolerance: Tolerance
     spread: float
-    """Largest minus smallest of PyTorch's logits on some images."""
+    """The largest minus the smallest of PyTorch's outputs on some samples."""
 
     @classmethod
-    def of(cls, precision: Precision, logits: Array) -> "Yardstick":
-        """Return the yardstick for a precision, by PyTorch's logits on some images."""
-        return cls(TOLERANCES[precision], max(float(np.ptp(logits)), float(np.finfo(np.float32).tiny)))
+    def of(cls, precision: Precision, outputs: Array) -> "Yardstick":
+        """Return the yardstick of a precision, by PyTorch's outputs on some samples."""
+        return cls(TOLERANCES[precision], max(float(np.ptp(outputs)), float(np.finfo(np.float32).tiny)))
 
     def rows(self, expected: Array, found: Array) -> Array:
-        """The difference of each row; raises `Disagreement` for different shapes."""
+        """Return the difference of each row; raises `Disagreement` for different shapes."""
         return difference(expected, found, None if self.tolerance.scale == "value" else self.spread)
 
     def within(self, rows: Array, what: str) -> float:
-        """The largest difference; raises `Disagreement`, which begins with `what`, if it is not allowed."""
+        """Return the largest difference; raises `Disagreement`, which begins with `what`, if it is not allowed."""
         unit = "" if self.tolerance.scale == "value" else " of their spread"
         return within(rows, self.tolerance.allowed, what, unit)
 
     def beyond(self, rows: Array) -> int:
-        """How many rows are not within the tolerance."""
+        """Return how many rows are not within the tolerance."""
         allowed = np.inf if self.tolerance.allowed is None else self.tolerance.allowed
         return int((~(rows <= allowed)).sum())
 
 
-def logits_of(session: Session, inputs: Array) -> Array:
-    """The file's logits `[N, classes]` of images; raises `Disagreement` if the runtime does not get that far."""
-    (name,) = session.inputs
+def outputs_of(session: Session, inputs: Sequence[Array]) -> list[Array]:
+    """Return the file's outputs for one array per input, in the order of both.
+
+    Raises `Disagreement` if the runtime does not get that far.
+    """
     try:
-        (logits,) = session.run({name: inputs})
+        return session.run(dict(zip(session.inputs, inputs, strict=True)))
     # Every runtime has errors of its own.
     except Exception as error:
-        raise Disagreement(f"a batch of {len(inputs)} stops the runtime: {one_line(error)}") from None
+        raise Disagreement(f"a batch of {len(inputs[0])} stops the runtime: {one_line(error)}") from None
+
+
+def logits_of(session: Session, inputs: Array) -> Array:
+    """Return the one output of a file with one input; raises `Disagreement` if the runtime does not get that far."""
+    (logits,) = outputs_of(session, [inputs])
     return logits
 
 
-SAMPLE = 32
-"""Test images that are looked at first."""
-_TEST_BATCH = 32
+class Reference(Protocol):
+    """What model files have to agree with: a network in PyTorch on the CPU, and samples of what it is given."""
 
+    @property
+    def network(self) -> "Network":
+        """The network, in evaluation mode."""
 
-@dataclass(frozen=True)
-class TestBatch:
-    """Some test images, and what PyTorch makes of them."""
+    @property
+    def names(self) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The names of the inputs and outputs of each part's file, by the part's name."""
 
-    inputs: Array
-    """`[N, 3, side, side]`, prepared as the manifest says."""
-    labels: Array
-    logits: Array
+    def samples(self) -> Mapping[str, tuple[Array, ...]]:
+        """Return inputs of each part, from all over the test set: at most `SAMPLE` rows."""
 
+    def outputs(self, part: str, inputs: Sequence[Array]) -> list[Array]:
+        """Return PyTorch's outputs of a part; raises `Disagreement` if they are no numbers."""
 
-@dataclass(frozen=True)
-class Reference:
-    """A network in evaluation mode on the CPU, and test images."""
+    def score(self, sessions: Sessions, yardstick: Yardstick, progress: Progress) -> ProvenScore:
+        """Return the score of the files on the whole test set, beside PyTorch's.
 
-    network: Network
-    preprocessing: Preprocessing
-    images: Images
-    data: DataSettings
-    unreadable: int = 0
-    """Test images that are not among them, because they cannot be read."""
-    _known: list[tuple[Array, Array]] = field(default_factory=list, init=False, repr=False, compare=False)
-    """Labels and logits of the test set, once they are known: several files are compared with them."""
-
-    @cached_property
-    def _fast(self) -> Network:
-        """Put the network in channels-last layout, in which it takes about 0.7 of the time on a CPU.
-
-        Exporters want the other one.
+        Raises `Disagreement` if any output differs from PyTorch's by more than the tolerance.
         """
-        return deepcopy(self.network).to(memory_format=torch.channels_last)
-
-    def prepared(self, indices: Iterable[int]) -> Tensor:
-        """The images at `indices`, read anew and prepared as the manifest says."""
-        return prepare(self.preprocessing, [self.images.image(index) for index in indices])
-
-    def logits(self, inputs: Tensor) -> Array:
-        """PyTorch's logits `[N, classes]`; raises `Disagreement` if they are no numbers."""
-        with torch.no_grad():
-            logits: Array = self._fast(inputs.to(memory_format=torch.channels_last)).numpy()
-        if not np.isfinite(logits).all():
-            raise Disagreement("PyTorch's own logits are not finite: recalibrate, or train further")
-        return logits
-
-    def sample(self) -> Tensor:
-        """Images from all over the test set, at most `SAMPLE`."""
-        count = len(self.images)
-        indices = np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(int)
-        return self.prepared(indices.tolist())
-
-    def test_set(self) -> Iterator[TestBatch]:
-        """All test images in order, read from their files by the manifest's preprocessing.
-
-        PyTorch sees them as evaluation reads them. Raises `Disagreement` if the two differ.
-        """
-        places = [range(at, min(at + _TEST_BATCH, len(self.images))) for at in range(0, len(self.images), _TEST_BATCH)]
-        if self._known:
-            for place, (labels, logits) in zip(places, self._known, strict=True):
-                yield TestBatch(self.prepared(place).numpy(), labels, logits)
-            return
-        found = []
-        batches = evaluation_batches(self.images, self.data, _TEST_BATCH)
-        for place, (pixels, truth) in zip(places, batches, strict=True):
-            evaluated, inputs = rescale(pixels, self.preprocessing.resolution), self.prepared(place).numpy()
-            within(
-                difference(evaluated.numpy(), inputs), TOLERANCE, "inputs made by the manifest's preprocessing differ"
-            )
-            found.append((truth.numpy(), self.logits(evaluated)))
-            yield TestBatch(inputs, *found[-1])
-        self._known.extend(found)
 
 
-BATCHES = (1, 2, 7, SAMPLE, SAMPLE + 1)
-"""Some runtimes choose another way of computing from a power of 2 on."""
+def yardstick_of(precision: Precision, reference: Reference) -> Yardstick:
+    """Return the yardstick of a precision by what PyTorch makes of the reference's samples, in its first part."""
+    part, inputs = next(iter(reference.samples().items()))
+    return Yardstick.of(precision, reference.outputs(part, inputs)[0])
 
 
 def compare_batches(
-    session: Session, reference: Reference, yardstick: Yardstick, largest_batch: int | None = None
+    sessions: Sessions, reference: Reference, yardstick: Yardstick, largest_batch: int | None = None
 ) -> Agreement:
-    """Logits of the file beside PyTorch's at several batch sizes, on images from all over the test set.
+    """Compare the files' outputs with PyTorch's at several batch sizes, on samples from all over the test set.
 
     The first size is tried again after the others. Raises `Disagreement` if they differ by more than the tolerance.
     """
-    inputs = reference.sample()
-    expected, images = reference.logits(inputs), inputs.numpy()
     sizes = tuple(size for size in BATCHES if largest_batch is None or size <= largest_batch)
     largest = 0.0
-    for size in (*sizes, sizes[0]):
-        # There may be fewer images.
-        places = np.arange(size) % len(images)
-        rows = yardstick.rows(expected[places], logits_of(session, images[places]))
-        largest = max(largest, yardstick.within(rows, f"logits in a batch of {size} differ"))
+    for part, inputs in reference.samples().items():
+        expected, (_, outputs) = reference.outputs(part, inputs), reference.names[part]
+        for size in (*sizes, sizes[0]):
+            # There may be fewer samples.
+            places = np.arange(size) % len(inputs[0])
+            found = outputs_of(sessions[part], [array[places] for array in inputs])
+            for name, right, wrong in zip(outputs, expected, found, strict=True):
+                rows = yardstick.rows(right[places], wrong)
+                largest = max(largest, yardstick.within(rows, f"{name} in a batch of {size} differ"))
     return Agreement(batches=sizes, difference=largest, tolerance=yardstick.tolerance)
 
 
-_TOP = 5
-
-
-def compare_test_set(session: Session, reference: Reference, yardstick: Yardstick, progress: Progress) -> Accuracy:
-    """Accuracy of the file on all test images, read from their files by the manifest's preprocessing.
-
-    Raises `Disagreement` if the logits of any image differ by more than the tolerance: in fp32 top-1 can then differ by
-    ties only.
-    """
-    tally = _Tally(yardstick, reference.unreadable)
-    with progress.task("test images", len(reference.images)) as task:
-        for batch in reference.test_set():
-            tally.add(batch.labels, batch.logits, logits_of(session, batch.inputs))
-            task.advance(len(batch.labels))
-    return tally.accuracy()
-
-
-class _Tally:
-    """What is kept of each test image."""
-
-    def __init__(self, yardstick: Yardstick, unreadable: int) -> None:
-        self._yardstick, self._unreadable = yardstick, unreadable
-        self._rows: list[Array] = []
-        self._labels: list[Array] = []
-        self._ranks: list[Array] = []
-        self._ranks_pytorch: list[Array] = []
-        self._changed = self._classes = 0
-
-    def add(self, labels: Array, expected: Array, found: Array) -> None:
-        self._rows.append(self._yardstick.rows(expected, found))
-        self._labels.append(labels)
-        self._ranks.append(_ranks(found, labels))
-        self._ranks_pytorch.append(_ranks(expected, labels))
-        self._changed += int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
-        self._classes = expected.shape[1]
-
-    def accuracy(self) -> Accuracy:
-        """The figures; raises `Disagreement`."""
-        rows, labels = np.concatenate(self._rows), np.concatenate(self._labels)
-        ranks, ranks_pytorch = np.concatenate(self._ranks), np.concatenate(self._ranks_pytorch)
-        beyond = self._yardstick.beyond(rows)
-        what = f"logits of {beyond} of {len(rows)} test images, of which {self._changed} get another class, differ"
-        accuracy = Accuracy(
-            images=len(rows),
-            unreadable=self._unreadable,
-            top1=float((ranks < 1).mean()),
-            interval=wilson(int((ranks < 1).sum()), len(rows)),
-            top1_pytorch=float((ranks_pytorch < 1).mean()),
-            classes=tuple(
-                ClassAccuracy(
-                    images=int((labels == label).sum()),
-                    correct=int((ranks[labels == label] < 1).sum()),
-                    correct_pytorch=int((ranks_pytorch[labels == label] < 1).sum()),
-                )
-                for label in range(self._classes)
-            ),
-            changed=self._changed,
-            difference=self._yardstick.within(rows, what),
-        )
-        if self._classes <= _TOP:
-            return accuracy
-        hits = int((ranks < _TOP).sum())
-        top5 = {
-            "top5": hits / len(rows),
-            "top5_interval": wilson(hits, len(rows)),
-            "top5_pytorch": float((ranks_pytorch < _TOP).mean()),
-        }
-        return accuracy.model_copy(update=top5)
-
-
-def _ranks(logits: Array, labels: Array) -> Array:
-    """Place of each label in the order of its logits `[N, classes]`, from 0; of equal logits the first class leads."""
-    order = np.argsort(-logits, axis=1, kind="stable")
-    ranks: Array = (order == labels[:, None]).argmax(axis=1)
-    return ranks
-
-
-def wilson(correct: int, images: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, images).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+def is_single(plan: Plan) -> bool:
+    """Return whether a network has one part, so that it is one file."""
+    return len(plan.parts) == 1

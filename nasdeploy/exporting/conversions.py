@@ -4,35 +4,36 @@ In int8 the layers that suffer most from it stay in fp32 until the accuracy hold
 that are held out for such choices, never on the test set.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import onnx
+import torch
+from torch import Tensor
 
 from nasdeploy.convert import to_onnx
 from nasdeploy.convert.half import Unfit, unfit
 from nasdeploy.convert.precision import to_fp16
-from nasdeploy.convert.quantise import RANGES, RECIPES, Quantiser, Recipe, layers_of
+from nasdeploy.convert.quantise import RANGES, RECIPES, QuantisationRecipe, Quantiser, layers_of
 from nasdeploy.convert.vnni import saturates
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.data.batches import evaluation_batches
-from nasdeploy.data.images import Images, ImageSets, readable
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.core.score import Score
+from nasdeploy.exporting.compare import logits_of
 from nasdeploy.exporting.manifest import Quantisation
-from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Array, Precision, Session
+from nasdeploy.tasks.image_data import score_of
 
 Batches = Callable[[], Iterable[tuple[Array, Array]]]
-"""Starts a pass over images `[N, 3, side, side]` and labels `[N]`."""
+"""The start of a pass over images `[N, 3, side, side]` and labels `[N]`."""
 
 _MOST = 0.5
-"""Part of the layers that may stay in fp32; beyond that int8 is not what was asked for."""
+"""The part of the layers that may stay in fp32; beyond that int8 is not what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -42,58 +43,59 @@ class Judge:
     open: Callable[[bytes], Session]
     held_out: Batches
 
-    def top1(self, model: bytes) -> float:
-        """Accuracy in 0..1 on all of them."""
-        correct = count = 0
+    def score(self, model: bytes) -> Score:
+        """Return the score of a model on all of them."""
         session = self.open(model)
-        for inputs, labels in self.held_out():
-            correct += int((_run(session, inputs).argmax(axis=1) == labels).sum())
-            count += len(labels)
+
+        def logits(inputs: tuple[Tensor, ...]) -> Tensor:
+            return torch.from_numpy(logits_of(session, inputs[0].numpy()))
+
+        batches = (((torch.from_numpy(images),), torch.from_numpy(labels)) for images, labels in self.held_out())
+        found = score_of(logits, batches)
         session.close()
-        return correct / count
+        return found
 
     def logits(self, model: bytes) -> Array:
         """Return a model's logits of the first batch."""
         inputs, _ = next(iter(self.held_out()))
         session = self.open(model)
-        logits = _run(session, inputs)
+        logits = logits_of(session, inputs)
         session.close()
         return logits
 
 
-def _run(session: Session, inputs: Array) -> Array:
-    (name,) = session.inputs
-    (logits,) = session.run({name: inputs})
-    return logits
-
-
 @dataclass(frozen=True)
-class Fitted:
+class FittedInt8:
     """A model in int8 whose accuracy holds."""
 
     model: bytes
     kept: tuple[str, ...]
     """Layers in fp32, the most sensitive first."""
     drop: float
-    """Points of top-1 that it loses."""
+    """How much of its score it loses, in the unit that is shown: points of accuracy."""
 
 
-def fit(quantiser: Quantiser, fp32: bytes, judge: Judge, max_drop: float, progress: Progress) -> Fitted:
-    """The model in int8 with as few layers in fp32 as keep top-1 within `max_drop` points of that of `fp32`.
+def fit(quantiser: Quantiser, fp32: bytes, judge: Judge, max_drop: float, progress: Progress) -> FittedInt8:
+    """Return the model in int8 with as few layers in fp32 as keep its score within `max_drop` of that of `fp32`.
 
     Raises `CheckFailed` if half of the layers are not enough.
     """
-    expected = judge.top1(fp32)
+    expected = judge.score(fp32)
+    metric = expected.metric
 
-    def fitted(kept: tuple[str, ...]) -> Fitted:
+    def fitted(kept: tuple[str, ...]) -> FittedInt8:
         model = quantiser.quantised(kept)
-        return Fitted(model, kept, 100 * (expected - judge.top1(model)))
+        lost = metric.gain(expected.value) - metric.gain(judge.score(model).value)
+        return FittedInt8(model, kept, metric.scale * lost)
 
     found = fitted(())
     if found.drop <= max_drop:
         return found
     layers = quantiser.layers
-    progress.say(f"export: int8 loses {found.drop:.2f} points of top-1 on held-out images; looking for the layers")
+    progress.say(
+        f"export: int8 loses {found.drop:.2f} points of {metric.name} on held-out {metric.samples}; looking for the "
+        "layers"
+    )
     order, tried = _by_sensitivity(quantiser, fp32, judge, progress), {0: found}
 
     def holds(count: int) -> bool:
@@ -104,14 +106,14 @@ def fit(quantiser: Quantiser, fp32: bytes, judge: Judge, max_drop: float, progre
     fewest = fewest_that(holds, most)
     if fewest is None:
         raise CheckFailed(
-            f"int8 loses {tried[most].drop:.2f} points of top-1 on held-out images even with {most} of {len(layers)} "
-            f"layers in fp32, allowed {max_drop:g}; raise `max_drop`, or use `precision=fp16`"
+            f"int8 loses {tried[most].drop:.2f} points of {metric.name} on held-out {metric.samples} even with {most} "
+            f"of {len(layers)} layers in fp32, allowed {max_drop:g}; raise `max_drop`, or use `precision=fp16`"
         )
     return tried[fewest]
 
 
 def fewest_that(holds: Callable[[int], bool], most: int) -> int | None:
-    """The smallest number from 1 to `most` that `holds`, if that once true stays so; None if `most` does not."""
+    """Return the smallest number from 1 to `most` that `holds`, if that once true stays so; None if `most` does not."""
     low, high = 0, 1
     while not holds(high):
         if high == most:
@@ -124,7 +126,7 @@ def fewest_that(holds: Callable[[int], bool], most: int) -> int | None:
 
 
 def _by_sensitivity(quantiser: Quantiser, fp32: bytes, judge: Judge, progress: Progress) -> tuple[str, ...]:
-    """The layers by how much the logits suffer when that layer alone is in int8, the worst first."""
+    """Return the layers by how much the logits suffer when that layer alone is in int8, the worst first."""
     expected, layers = judge.logits(fp32), quantiser.layers
     errors: dict[str, float] = {}
     with progress.task("sensitivity, layers", len(layers)) as task:
@@ -136,68 +138,45 @@ def _by_sensitivity(quantiser: Quantiser, fp32: bytes, judge: Judge, progress: P
     return tuple(sorted(layers, key=lambda layer: -errors[layer]))
 
 
-_CALIBRATION = 256
-_CALIBRATION_BATCH = 4
-"""Small: all activations of a batch are in memory at once."""
-_HELD_OUT = 2000
-_BATCH = 32
-
-
 @dataclass(frozen=True)
 class Examples:
     """Training images for int8 and fp16, prepared as for the network."""
 
     calibration: Callable[[], Iterable[Array]]
-    """Starts a pass over images `[N, 3, side, side]` that ranges are found on."""
+    """The start of a pass over images `[N, 3, side, side]` that ranges are found on."""
     images: int
-    """How many those are."""
+    """The number of those images."""
     held_out: Batches
     """Images and labels that were never trained on, by which losses are judged."""
 
 
-def examples_of(sets: ImageSets, data: DataSettings, side: int) -> Examples:
-    """Images of a run for networks of that input side, without augmentation; the test set is not among them."""
-    calibration = readable(spread(sets.train, _CALIBRATION), data).images
-    held_out = readable(spread(sets.search, _HELD_OUT), data).images
-
-    def images() -> Iterable[Array]:
-        return (inputs for inputs, _ in _batches(calibration, data, side, _CALIBRATION_BATCH))
-
-    return Examples(images, len(calibration), lambda: _batches(held_out, data, side, _BATCH))
-
-
-def spread(images: Images, most: int) -> Images:
-    """Choose at most so many images, from all over the set and so of all classes."""
-    places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
-    return images.subset(places.tolist())
-
-
-def _batches(images: Images, data: DataSettings, side: int, size: int) -> Iterator[tuple[Array, Array]]:
-    for pixels, labels in evaluation_batches(images, data, size):
-        yield rescale(pixels, side).numpy(), labels.numpy()
-
-
 MAX_DROP = 0.5
-"""Points of top-1 that a model in int8 may lose against fp32 on images held out for such choices."""
+"""The points that the score of a model in int8 may lose against fp32 on samples held out for such choices."""
 
 
 @dataclass(frozen=True, eq=False)
 class Conversions:
-    """The conversions of a network in evaluation mode on the CPU."""
+    """The models that are made of a network in evaluation mode on the CPU."""
 
     network: Network
     examples: Examples | None = None
     """None where nothing is asked for in int8, and fp16 is not looked at."""
     max_drop: float = MAX_DROP
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
+    names: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    """The names of inputs and outputs of a network of several parts, by the part's name."""
     _made: dict[str, bytes] = field(default_factory=dict, init=False, repr=False)
     _quantisations: dict[str, Quantisation] = field(default_factory=dict, init=False, repr=False)
 
-    def onnx(self, precision: Precision, recipe: str) -> bytes:
-        """The network in a precision; `recipe` is a key of `convert.quantise.RECIPES` and matters in int8.
+    def onnx(self, precision: Precision, recipe: str, part: str | None = None) -> bytes:
+        """Return the network in a precision; `recipe` is a key of `convert.quantise.RECIPES` and matters in int8.
 
-        Raises `CheckFailed` if int8 loses more than `max_drop` points of top-1.
+        Of a network of several parts it is the one called `part`, in fp32.
+
+        Raises `CheckFailed` if int8 loses more than `max_drop` points of its score.
         """
+        if len(self.network.plan.parts) > 1 and part is not None:
+            return self._once(part, lambda: to_onnx(self.network, part, *self.names[part]))
         if precision == "fp32":
             return self._once("fp32", lambda: to_onnx(self.network))
         if precision == "fp16":
@@ -213,11 +192,11 @@ class Conversions:
 
     @property
     def calibration(self) -> int:
-        """How many images are calibrated on."""
+        """The number of images that are calibrated on."""
         return self.examples.images if self.examples else 0
 
     def quantisation(self, recipe: str) -> Quantisation:
-        """How the model in int8 of that recipe was made; it has been."""
+        """Return how the model in int8 of that recipe was made; it has been."""
         return self._quantisations[recipe]
 
     def _once(self, key: str, make: Callable[[], bytes]) -> bytes:
@@ -226,10 +205,7 @@ class Conversions:
         return self._made[key]
 
     def quantiser(self, recipe: str) -> Quantiser:
-        """Return the quantiser of a recipe, with the ranges that the examples give.
-
-        Raises `UserError` if there are none.
-        """
+        """Return the quantiser of a recipe, with the examples' ranges; raises `UserError` if there are none."""
         how, examples = RECIPES[recipe], _some(self.examples)
         return Quantiser(self.onnx("fp32", recipe), how, examples.calibration(), reduce_range=_is_reduced(how))
 
@@ -257,13 +233,13 @@ def _some(examples: Examples | None) -> Examples:
     return examples
 
 
-def _is_reduced(how: Recipe) -> bool:
-    """Whether weights have seven bits, because this machine's processor would overflow with eight."""
+def _is_reduced(how: QuantisationRecipe) -> bool:
+    """Return whether weights have seven bits, because this machine's processor would overflow with eight."""
     return how.activations and how.on_processor and saturates()
 
 
 def scoring_device(recipe: str) -> Device:
-    """Where models of a recipe are judged: in the runtime that they are for, or in ONNX Runtime if that is not here."""
+    """Return where models of a recipe are judged: in their runtime, or in ONNX Runtime if that is not here."""
     runtime = RUNTIMES[recipe]
     if runtime.missing() or runtime.obstacle():
         # Sums of 16 bits would overflow, which the runtime that the model is for does not have.

@@ -1,88 +1,126 @@
 """From a supernet to model files: extraction, recalibration, conversion, proof, and a manifest beside them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.errors import CheckFailed
+from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress, Work
-from nasdeploy.data.batches import calibration_batches
-from nasdeploy.data.images import ImageSets, readable
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import DataSettings
-from nasdeploy.exporting.bundle.preprocessing_graph import embed_models
-from nasdeploy.exporting.bundle.verify import Sample, make_sample
-from nasdeploy.exporting.bundle.write import About, install, reject, staging
-from nasdeploy.exporting.compare import Disagreement, Reference, logits_of
-from nasdeploy.exporting.conversions import Conversions, examples_of
-from nasdeploy.exporting.formats.format import Source, file_name, files_of
-from nasdeploy.exporting.jobs import Extras, Job
+from nasdeploy.data.settings import AugmentSettings
+from nasdeploy.exporting.bundle.write import BundleSample, install, reject, staging
+from nasdeploy.exporting.compare import Disagreement, Reference, Sessions
+from nasdeploy.exporting.conversions import Conversions, Examples
+from nasdeploy.exporting.formats.format import STEM, Source, file_name, files_of
+from nasdeploy.exporting.jobs import ExportJob, Extras
 from nasdeploy.exporting.manifest import (
     OWN_STATISTICS,
     Artefact,
     Embedded,
-    ExportManifest,
+    ExportOrigin,
     FileFacts,
-    Origin,
+    Manifest,
     OwnStatistics,
     Recalibration,
     SpaceFacts,
-    interface,
 )
-from nasdeploy.exporting.proof import Target, prove, prove_half, prove_source, require_half
+from nasdeploy.exporting.pictures import PictureDeliverable
+from nasdeploy.exporting.proof import ExportTarget, Files, Gate, require_half
 from nasdeploy.exporting.record import Proof
+from nasdeploy.exporting.tensors import TensorDeliverable
 from nasdeploy.latency.runners.open_runner import fingerprint
+from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.network import Network
 from nasdeploy.store.records import installed_versions
 from nasdeploy.supernet.evaluate import recalibrated
 from nasdeploy.supernet.settings import RecalibrationSettings
-from nasdeploy.supernet.supernet import Supernet, extract, input_side
+from nasdeploy.supernet.supernet import Supernet, extract
+from nasdeploy.tasks.image_data import ImageData
+from nasdeploy.tasks.task import Task, TaskData
 
+T = TypeVar("T")
 _NONE = Extras()
+
+
+class Deliverable(Protocol):
+    """What is delivered of a network beside its files, and what they are proved by: by the kind of the task's data."""
+
+    @property
+    def reference(self) -> Reference:
+        """The network in PyTorch, with samples of what it is given."""
+
+    def examples(self) -> Examples | None:
+        """Return training samples for fp16 and int8; None where the task has fp32 only."""
+
+    def manifest(self, facts: Mapping[str, Any]) -> Manifest:
+        """Return the manifest of some models: these facts, and those of the kind."""
+
+    def sample(self, models: Mapping[str, Callable[[], Sessions]]) -> BundleSample:
+        """Return a sample with expected outputs, also of each of the models that run here, by name."""
+
+    def embed(self, stage: Path, passed: Sequence[Artefact]) -> tuple[Embedded, ...]:
+        """Write models that preprocess by themselves beside others in `stage`; raises `CheckFailed`."""
+
+
+@dataclass(frozen=True)
+class ExportContext:
+    """What the models of one network have in common while they are made."""
+
+    stage: Path
+    deliverable: Deliverable
+    conversions: Conversions
+    gate: Gate
+    facts: Mapping[str, Any]
+    """What the manifest says of all models."""
+
+    def about(self, artefacts: tuple[Artefact, ...]) -> Manifest:
+        """Return the manifest of some models."""
+        return self.deliverable.manifest({"artefacts": artefacts, **self.facts})
+
+    def files(self, folder: Path, job: ExportJob) -> Files:
+        """Return where the models of a job lie in a folder, a file for each part."""
+        plan = self.gate.plan
+        stems = {plan.only.name: STEM} if len(plan.parts) == 1 else {part.name: part.name for part in plan.parts}
+        return {part: folder / file_name(job.form, job.precision, stem) for part, stem in stems.items()}
 
 
 @dataclass
 class Exporter:
-    """Exports sub-networks of a supernet, each proved on the test images."""
+    """Exports sub-networks of a supernet, each proved on the test set."""
 
     supernet: Supernet
-    sets: ImageSets
-    data: DataSettings
+    task: Task
+    data: TaskData
     recalibration: RecalibrationSettings | None
     """None keeps the weights' own batch-norm statistics."""
     seed: int
-    target: Target
-    origin: Origin
+    target: ExportTarget
+    origin: ExportOrigin
     progress: Progress
 
-    def export(self, arch: Arch, out: Path, jobs: Sequence[Job], extras: Extras = _NONE) -> ExportManifest:
+    def export(self, arch: Arch, out: Path, jobs: Sequence[ExportJob], extras: Extras = _NONE) -> Manifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
         Raises `CheckFailed` if a model cannot be made within its limits, or does not pass its proof; then it is kept as
         `model.rejected.*` beside a `manifest.rejected.json` that says why. Those that passed are in a bundle; if none
-        did, an earlier one stays as it was.
+        did, an earlier one stays as it was. Raises `UserError` for what networks of the task cannot have.
         """
         # First, so that a place that cannot be written costs no work.
         with staging(out) as stage:
-            network, recalibration = self._network(arch)
-            side = input_side(network.plan)
-            reference = self._reference(network, side)
-            examples = examples_of(self.sets, self.data, side)
-            conversions = Conversions(network, examples, self.target.max_drop, self.progress)
-            about = self._about(arch, reference, recalibration)
-            made, refused = self._all_made(jobs, stage, reference, conversions)
+            context = self._context(arch, stage)
+            self._require_able(context, jobs, extras)
+            made, refused = self._all_made(jobs, context)
             passed = tuple(artefact for artefact in made if not artefact.proof.problems)
             rejected = tuple(artefact for artefact in made if artefact.proof.problems)
             # The good ones first: what was made before is only replaced by something.
-            manifest = self._install(stage, out, passed, about, reference, jobs, extras) if passed else None
+            manifest = self._install(out, passed, jobs, extras, context) if passed else None
             if rejected:
-                raise reject(stage, out, rejected, about)
+                raise reject(stage, out, rejected, context.about)
         if refused:
             if passed:
                 self.progress.say(f"export: {', '.join(made.file.name for made in passed)} passed, in {out}")
@@ -90,154 +128,167 @@ class Exporter:
         assert manifest is not None  # There was a job, and it was not rejected.
         return manifest
 
-    def _reference(self, network: Network, side: int) -> Reference:
-        test = readable(self.sets.test, self.data)
-        preprocessing = Preprocessing.from_settings(self.data, side)
-        return Reference(network, preprocessing, test.images, self.data, test.unreadable)
+    def _context(self, arch: Arch, stage: Path) -> ExportContext:
+        network, recalibration = self._network(arch)
+        deliverable = self._deliverable(network)
+        conversions = Conversions(
+            network, deliverable.examples(), self.target.max_drop, self.progress, names=deliverable.reference.names
+        )
+        space = self.supernet.space
+        facts = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "arch": arch.to_json(),
+            "digest": arch.digest,
+            "space": SpaceFacts(name=space.name, digest=space.digest),
+            "macs": network.plan.macs,
+            "params": network.plan.params,
+            "recalibration": recalibration,
+            "device": self.target.device,
+            "origin": self.origin,
+            "versions": installed_versions(),
+        }
+        return ExportContext(
+            stage, deliverable, conversions, Gate(deliverable.reference, self.target, self.progress), facts
+        )
 
-    def _all_made(
-        self, jobs: Sequence[Job], stage: Path, reference: Reference, conversions: Conversions
-    ) -> tuple[list[Artefact], list[CheckFailed]]:
+    def _deliverable(self, network: Network) -> Deliverable:
+        if isinstance(self.data, ImageData):
+            return PictureDeliverable(network, self.data, self.progress)
+        return TensorDeliverable(network, self.task, self.data)
+
+    def _require_able(self, context: ExportContext, jobs: Sequence[ExportJob], extras: Extras) -> None:
+        """Raise `UserError` for what is not there for networks of this task."""
+        if context.conversions.examples is None:
+            lower = next((job.precision for job in jobs if job.precision != "fp32"), None)
+            if lower is not None:
+                raise UserError(f"precision {lower}: networks of task {self.task.name} are exported in fp32 only")
+            if extras.triton or extras.embedded:
+                raise UserError(f"task {self.task.name}: a bundle has no server layout and no preprocessing inside")
+        if len(context.gate.plan.parts) > 1:
+            whole = next((job.name for job in jobs if not job.form.holds_parts), None)
+            if whole is not None:
+                raise UserError(f"format {whole}: holds networks of one part only; use `format=onnx`")
+
+    def _all_made(self, jobs: Sequence[ExportJob], context: ExportContext) -> tuple[list[Artefact], list[CheckFailed]]:
         """The models, and why others are none: a precision that cannot hold its accuracy costs only its own format."""
         made, refused = [], []
         for job in jobs:
+            files = context.files(context.stage, job)
             try:
-                made.append(self._made(job, stage, reference, conversions))
+                made.append(self._made(job, files, context))
             except CheckFailed as error:
                 refused.append(error)
-                for file in files_of(job.form, stage / file_name(job.form, job.precision)):
-                    file.unlink(missing_ok=True)
+                for path in files.values():
+                    for file in files_of(job.form, path):
+                        file.unlink(missing_ok=True)
         return made, refused
 
     def _install(
-        self,
-        stage: Path,
-        out: Path,
-        passed: tuple[Artefact, ...],
-        about: About,
-        reference: Reference,
-        jobs: Sequence[Job],
-        extras: Extras,
-    ) -> ExportManifest:
+        self, out: Path, passed: tuple[Artefact, ...], jobs: Sequence[ExportJob], extras: Extras, context: ExportContext
+    ) -> Manifest:
         """The bundle of the models that passed, with what else was asked for."""
-        sample = _sample(reference, jobs, passed, stage)
+        names = {artefact.file.name for artefact in passed}
+        models = {}
+        for job in jobs:
+            files = context.files(context.stage, job)
+            name = next(iter(files.values())).name
+            if job.not_run is None and name in names:
+                models[name] = _opener(job, files)
+        sample = context.deliverable.sample(models)
         embedded: tuple[Embedded, ...] = ()
         if extras.embedded:
             self.progress.say("export: preprocessing inside the graph, compared with that outside")
-            embedded = embed_models(stage, passed, reference.images, reference.preprocessing)
-        return install(stage, out, passed, about, sample, embedded, extras.triton)
+            embedded = context.deliverable.embed(context.stage, passed)
+        manifest = context.about(passed).model_copy(update={"embedded": embedded})
+        install(context.stage, out, manifest, sample, triton=extras.triton)
+        return manifest
 
-    def _made(self, job: Job, stage: Path, reference: Reference, conversions: Conversions) -> Artefact:
-        """A model in the directory `stage`, and what was found out about it."""
-        path = stage / file_name(job.form, job.precision)
-        recipe = job.form.recipe(job.device)
-        source = Source(
-            reference.network,
-            lambda precision: conversions.onnx(precision, recipe),
-            job.precision,
-            job.device,
-            job.capabilities,
-        )
+    def _made(self, job: ExportJob, files: Files, context: ExportContext) -> Artefact:
+        """The model whose files are to be `files`, and what was found out about it."""
+        conversions, recipe = context.conversions, job.form.recipe(job.device)
         require_half(job, conversions)
         self.progress.say(f"export: converting to {job.name} in {job.precision}, then proving the file")
-        job.form.write(source, path)
+        for part, path in files.items():
+            job.form.write(_source(job, part, context), path)
         quantised = job.precision == "int8"
+        everything = [file for path in files.values() for file in files_of(job.form, path)]
         return Artefact(
             format=job.name,
             precision=job.precision,
-            files=tuple(FileFacts.of(file) for file in files_of(job.form, path)),
+            files=tuple(FileFacts.of(file) for file in everything),
             device=job.device,
             capabilities=job.capabilities,
             largest_batch=job.form.largest_batch(job.device),
             not_run=job.not_run,
             fingerprint=None if job.not_run else fingerprint(job.device),
             quantisation=conversions.quantisation(recipe) if quantised else None,
-            proof=self._proof(path, job, source, reference, conversions),
+            proof=self._proof(files, job, context),
+            parts={part: path.name for part, path in files.items()} if len(files) > 1 else {},
         )
 
-    def _proof(self, path: Path, job: Job, source: Source, reference: Reference, conversions: Conversions) -> Proof:
+    def _proof(self, files: Files, job: ExportJob, context: ExportContext) -> Proof:
         """Findings about a model, in fp16 first whether fp16 holds it, which the runtime here may not compute in."""
         half = None
         if job.precision == "fp16":
             try:
-                half = prove_half(conversions, job, reference, self.progress)
+                half = context.gate.prove_half(context.conversions, job)
             except Disagreement as disagreement:
                 return Proof(problems=(f"in fp16 {disagreement}",))
-        return self._proof_by_running(path, job, source, reference).model_copy(update={"half": half})
+        return self._proof_by_running(files, job, context).model_copy(update={"half": half})
 
-    def _proof_by_running(self, path: Path, job: Job, source: Source, reference: Reference) -> Proof:
+    def _proof_by_running(self, files: Files, job: ExportJob, context: ExportContext) -> Proof:
         """Findings of the runtime; what is beside it only to be compared with lies in a directory of its own."""
-        with TemporaryDirectory(dir=path.parent) as folder:
+        with TemporaryDirectory(dir=context.stage) as folder:
             if job.not_run is not None:
-                onnx = Path(folder, path.name).with_suffix(".onnx")
-                onnx.write_bytes(source.onnx(job.precision))
-                return prove_source(path, onnx, job, reference, self.target, self.progress)
+                onnx = {part: Path(folder, path.name).with_suffix(".onnx") for part, path in files.items()}
+                for part, path in onnx.items():
+                    path.write_bytes(_source(job, part, context).onnx(job.precision))
+                return context.gate.prove_source(files, onnx, job)
             if job.precision == "fp32":
-                return prove(path, job, reference, self.target, self.progress)
-            fp32 = Path(folder, file_name(job.form, "fp32"))
-            job.form.write(replace(source, precision="fp32"), fp32)
-            return prove(path, job, reference, self.target, self.progress, fp32)
+                return context.gate.prove(files, job)
+            fp32 = context.files(Path(folder), replace(job, precision="fp32"))
+            for part, path in fp32.items():
+                job.form.write(replace(_source(job, part, context), precision="fp32"), path)
+            return context.gate.prove(files, job, fp32)
 
     def _network(self, arch: Arch) -> tuple[Network, Recalibration | OwnStatistics]:
         """The sub-network in evaluation mode on the CPU, and where its batch-norm statistics are from."""
-        if self.recalibration is None:
+        plan = self.supernet.space.plan(arch)
+        if self.recalibration is None or not needs_calibration(plan):
             return extract(self.supernet, arch).eval().cpu(), OWN_STATISTICS
         size, count = self.recalibration.batch_size, self.recalibration.batches
-        batches = calibration_batches(self.sets.train, self.data, size, count, self.seed)
+        batches = self.data.calibration(size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
-            network = recalibrated(self.supernet, arch, _counted(batches, task))
-        asked = min(size, len(self.sets.train))
+            images = (inputs[0] for inputs in _counted(batches(plan), task))
+            network = recalibrated(self.supernet, arch, images)
+        asked = min(size, self.data.train_samples)
         facts = Recalibration(
             batch_size=asked,
             batches=count,
-            augment=self.data.augment,
+            augment=self.data.settings.augment if isinstance(self.data, ImageData) else AugmentSettings(),
             seed=self.seed,
-            unreadable=asked * count - sum(map(len, batches.pixels)),
+            unreadable=asked * count - batches.samples,
         )
         return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
 
-    def _about(self, arch: Arch, reference: Reference, recalibration: Recalibration | OwnStatistics) -> About:
-        """Makes the manifest of some models of `arch`."""
-        plan, space = reference.network.plan, self.supernet.space
-        inputs, outputs = interface(plan)
 
-        def about(artefacts: tuple[Artefact, ...]) -> ExportManifest:
-            return ExportManifest(
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                artefacts=artefacts,
-                arch=arch.to_json(),
-                digest=arch.digest,
-                space=SpaceFacts(name=space.name, digest=space.digest),
-                macs=plan.macs,
-                params=plan.params,
-                inputs=inputs,
-                outputs=outputs,
-                preprocessing=reference.preprocessing,
-                labels=self.sets.classes,
-                recalibration=recalibration,
-                device=self.target.device,
-                origin=self.origin,
-                data=self.sets.split.facts,
-                versions=installed_versions(),
-            )
-
-        return about
+def _source(job: ExportJob, part: str, context: ExportContext) -> Source:
+    """What the file of a part is made from."""
+    conversions, recipe = context.conversions, job.form.recipe(job.device)
+    return Source(
+        context.gate.reference.network,
+        lambda precision: conversions.onnx(precision, recipe, part),
+        job.precision,
+        job.device,
+        job.capabilities,
+    )
 
 
-def _sample(reference: Reference, jobs: Sequence[Job], passed: tuple[Artefact, ...], stage: Path) -> Sample:
-    """The sample, with the outputs of the models that run here."""
-    sample = make_sample(reference.preprocessing, lambda inputs: reference.logits(torch.from_numpy(inputs)))
-    outputs = {}
-    for job in jobs:
-        path = stage / file_name(job.form, job.precision)
-        if job.not_run is None and path.name in {artefact.file.name for artefact in passed}:
-            session = job.form.open(path, job.device)
-            outputs[path.name] = logits_of(session, sample.input)
-            session.close()
-    return replace(sample, outputs=outputs)
+def _opener(job: ExportJob, files: Files) -> Callable[[], Sessions]:
+    return lambda: {part: job.form.open(path, job.device) for part, path in files.items()}
 
 
-def _counted(batches: Iterable[Tensor], task: Work) -> Iterator[Tensor]:
+def _counted(batches: Iterable[T], task: Work) -> Iterator[T]:
     for batch in batches:
         yield batch
         task.advance()

@@ -1,10 +1,11 @@
 """What a model takes to start: time and memory of a process of its own, which nothing else has warmed up.
 
-`python -m nasdeploy.exporting.footprint FORMAT FILE DEVICE` is that process; torch-free unless the format is not.
+`python -m nasdeploy.exporting.footprint FORMAT DEVICE FILE...` is that process; torch-free unless the format is not.
 """
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -17,9 +18,9 @@ from nasdeploy.runtimes.device import Device
 _LONGEST_S = 600
 
 
-def measure_footprint(name: str, path: Path, device: Device) -> Footprint:
-    """Measure the footprint of the model of format `name` in `path`; raises `Disagreement` if its process fails."""
-    command = [sys.executable, "-P", "-m", __name__, name, str(path), device.model_dump_json()]
+def measure_footprint(name: str, files: Sequence[Path], device: Device) -> Footprint:
+    """Measure the model of format `name`, a file for each part; raises `Disagreement` if its process fails."""
+    command = [sys.executable, "-P", "-m", __name__, name, device.model_dump_json(), *map(str, files)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LONGEST_S)
     except subprocess.SubprocessError as error:
@@ -30,10 +31,11 @@ def measure_footprint(name: str, path: Path, device: Device) -> Footprint:
     return Footprint.model_validate_json(done.stdout.splitlines()[-1])
 
 
-def _start(name: str, path: Path, device: Device) -> Footprint:
+def _start(name: str, files: Sequence[Path], device: Device) -> Footprint:
     start = perf_counter()
-    session = FORMATS[name].open(path, device)
-    session.call()
+    sessions = [FORMATS[name].open(path, device) for path in files]
+    for session in sessions:
+        session.call()
     return Footprint(load_s=perf_counter() - start, peak_bytes=_peak())
 
 
@@ -44,5 +46,5 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    form, file, target = sys.argv[1:]
-    print(_start(form, Path(file), Device.model_validate_json(target)).model_dump_json())
+    form, target, *paths = sys.argv[1:]
+    print(_start(form, [Path(path) for path in paths], Device.model_validate_json(target)).model_dump_json())

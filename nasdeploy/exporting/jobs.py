@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import listed, lookup, suggestion
-from nasdeploy.exporting.bundle.triton import SERVED
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.formats.tensorrt import parse_capabilities
@@ -17,7 +16,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """One model to make."""
 
     name: str
@@ -41,7 +40,7 @@ def parse_precision(text: str) -> Precision:
 
 def plan_jobs(
     formats: Sequence[str], device: Device, precision: str | None = None, capabilities: Sequence[str] = ()
-) -> tuple[Job, ...]:
+) -> tuple[ExportJob, ...]:
     """A job for each format; names may be given as lists with commas, and count once.
 
     `precision` is by default the device's. Raises `UserError` for a format, precision or compute capability that is
@@ -58,7 +57,7 @@ def plan_jobs(
     return tuple(_job(name, form, wanted, device, ahead if form.ahead_of_time else ()) for name, form in chosen.items())
 
 
-def _job(name: str, form: Format, precision: Precision, device: Device, capabilities: tuple[str, ...]) -> Job:
+def _job(name: str, form: Format, precision: Precision, device: Device, capabilities: tuple[str, ...]) -> ExportJob:
     if precision not in form.precisions:
         able = " or ".join(form.precisions)
         raise UserError(f"format {name} does not hold {precision}; use `precision={able}`, or another format")
@@ -74,7 +73,7 @@ def _job(name: str, form: Format, precision: Precision, device: Device, capabili
     target = device_for(form, device, precision)
     # What the runtime lacks is better found before the work than after it.
     (runtime_of if not_run is None else described_runtime)(target)
-    return Job(name, form, precision, target, capabilities, not_run)
+    return ExportJob(name, form, precision, target, capabilities, not_run)
 
 
 def device_for(form: Format, device: Device, precision: Precision) -> Device:
@@ -102,10 +101,9 @@ class Extras:
 
     def require(self, formats: Iterable[str]) -> None:
         """Raise `UserError` unless models of these formats can have them."""
-        names = set(formats)
-        if self.triton and not names & set(SERVED):
-            raise UserError(
-                f"`layout=triton`: Triton serves {', '.join(SERVED)}; add one of them with `format`, or leave it out"
-            )
-        if self.embedded and "onnx" not in names:
+        chosen = [FORMATS[name] for name in formats]
+        if self.triton and not any(form.backend for form in chosen):
+            served = ", ".join(name for name, form in FORMATS.items() if form.backend)
+            raise UserError(f"`layout=triton`: Triton serves {served}; add one of them with `format`, or leave it out")
+        if self.embedded and not any(form.embeds for form in chosen):
             raise UserError("`embed_preprocessing` is for format onnx; add it with `format`, or leave it out")

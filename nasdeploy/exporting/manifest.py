@@ -4,20 +4,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Plan
+from nasdeploy.core.plan import DType, Part, TensorType
 from nasdeploy.core.settings import Settings
+from nasdeploy.core.space import NETWORK
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.data.settings import AugmentSettings
-from nasdeploy.exporting.record import Count, Proof
+from nasdeploy.exporting.record import Proof, without
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.store.checkpoints import WeightsFacts
-from nasdeploy.store.records import DataFacts, read_record
+from nasdeploy.store.records import DataFacts, parse_record, read_object
 from nasdeploy.store.run import ClassName
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.file_scores import Count
 
 MANIFEST = "manifest.json"
 
@@ -46,8 +49,18 @@ class TensorFacts(Settings):
     """An input or output of the model; `batch` stands for any number."""
 
     name: str
-    dtype: Literal["float32"] = "float32"
+    dtype: DType = "float32"
     shape: tuple[Count | Literal["batch"], ...]
+
+
+class PartFacts(Settings):
+    """A part of a network, which has a file of its own."""
+
+    name: str
+    runs: Count = 1
+    """How often it is called for one sample."""
+    inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    outputs: tuple[TensorFacts, ...] = Field(min_length=1)
 
 
 class SpaceFacts(Settings):
@@ -68,7 +81,7 @@ class Recalibration(Settings):
     """Images that were drawn and left out, because they cannot be read."""
 
 
-class Origin(Settings):
+class ExportOrigin(Settings):
     """The run that the weights are from."""
 
     run: str
@@ -96,7 +109,7 @@ class Quantisation(Settings):
     kept: tuple[str, ...]
     """The layers that stayed in fp32, because the accuracy suffered too much."""
     drop: float
-    """Points of top-1 lost against fp32 on the training images held out for the search; negative if it gained."""
+    """The points of the score lost against fp32 on the samples held out for the search; negative if it gained."""
     max_drop: Annotated[float, Field(ge=0.0)]
 
 
@@ -119,8 +132,15 @@ class Artefact(Settings):
     fingerprint: Fingerprint | None
     """The fingerprint of the machine that it was proved on; None if it was not run."""
     quantisation: Quantisation | None = None
-    """None unless it is in int8."""
+    """How it was quantised; None unless it is in int8."""
     proof: Proof
+    parts: dict[str, str] = Field(default_factory=dict)
+    """The name of the file that is opened for each part of a network of several; else it is the first file."""
+
+    @model_serializer(mode="wrap")
+    def _of_one_part(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of JSON what networks of one part do not have."""
+        return without(serialise(self), "parts")
 
     @property
     def file(self) -> FileFacts:
@@ -148,8 +168,8 @@ class Embedded(Settings):
     """Images that get another class."""
 
 
-class ExportManifest(Settings):
-    """Everything that whoever deploys the models has to know. All are of the same network."""
+class Manifest(Settings):
+    """Everything that whoever deploys the models of any network has to know. All are of the same network."""
 
     schema_version: Literal[2] = 2
     created: str
@@ -159,23 +179,84 @@ class ExportManifest(Settings):
     digest: Digest
     space: SpaceFacts
     macs: Count
-    """Multiply-accumulate operations for one image."""
+    """The multiply-accumulate operations for one sample."""
     params: Count
+    recalibration: Recalibration | OwnStatistics
+    device: Device
+    """The device that the export was for; artefacts of formats that its runtime does not open have their own."""
+    origin: ExportOrigin
+    versions: dict[str, str]
+
+    @property
+    def interfaces(self) -> tuple[PartFacts, ...]:
+        """The inputs and outputs of each part's file."""
+        raise NotImplementedError
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task that the network was trained for."""
+        raise NotImplementedError
+
+    @property
+    def input_text(self) -> str:
+        """The shape of what the network takes, for people."""
+        return "; ".join(
+            f"{part.name} takes {', '.join(f'{each.name} {list(each.shape[1:])}' for each in part.inputs)}"
+            for part in self.interfaces
+        )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Manifest":
+        names = [file.name for artefact in self.artefacts for file in artefact.files]
+        names += [each.file.name for each in self.embedded]
+        if len(set(names)) < len(names):
+            raise ValueError("two artefacts have a file of the same name")
+        return self
+
+
+class TaskManifest(Manifest):
+    """The manifest of a network of any task, whose parts are files of their own."""
+
+    task: str
+    """The key in `nasdeploy.tasks.TASKS` of what the network was trained for."""
+    parts: tuple[PartFacts, ...] = Field(min_length=1)
+
+    @property
+    def interfaces(self) -> tuple[PartFacts, ...]:
+        """The inputs and outputs of each part's file."""
+        return self.parts
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task that the network was trained for."""
+        return self.task
+
+
+class ExportManifest(Manifest):
+    """The manifest of a classifier of images, which is one file."""
+
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
     outputs: tuple[TensorFacts, ...] = Field(min_length=1)
     preprocessing: Preprocessing
     labels: tuple[ClassName, ...] = Field(min_length=2)
-    """Class names in the order of the logits."""
-    recalibration: Recalibration | OwnStatistics
-    device: Device
-    """The device that the export was for.
-
-    Artefacts of formats that its runtime does not open have devices of their own.
-    """
-    origin: Origin
+    """The class names in the order of the logits."""
     data: DataFacts | None = None
     """The run's images; None in bundles of earlier versions."""
-    versions: dict[str, str]
+
+    @property
+    def interfaces(self) -> tuple[PartFacts, ...]:
+        """The inputs and outputs of the one file."""
+        return (PartFacts(name=NETWORK.name, inputs=self.inputs, outputs=self.outputs),)
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task that the network was trained for."""
+        return Classification.name
+
+    @property
+    def input_text(self) -> str:
+        """The shape of what the network takes, for people."""
+        return f"input 3 x {self.preprocessing.resolution} x {self.preprocessing.resolution}"
 
     @model_validator(mode="after")
     def _consistent(self) -> "ExportManifest":
@@ -184,22 +265,20 @@ class ExportManifest(Settings):
         side = self.preprocessing.resolution
         if self.inputs[0].shape != ("batch", 3, side, side):
             raise ValueError(f"preprocessing to {side} x {side} for an input of shape {list(self.inputs[0].shape)}")
-        names = [file.name for artefact in self.artefacts for file in artefact.files]
-        names += [each.file.name for each in self.embedded]
-        if len(set(names)) < len(names):
-            raise ValueError("two artefacts have a file of the same name")
         return self
 
 
-def load_export(directory: Path) -> ExportManifest:
-    """The manifest of an export, after making sure that the files of its models are those that it describes.
+def load_export(directory: Path) -> Manifest:
+    """Return the manifest of an export, after making sure that the files of its models are those that it describes.
 
     Raises `UserError` if any of them is missing, damaged or edited, or if a model was rejected.
     """
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with `nd.export()`")
-    manifest = read_record(ExportManifest, path, "export again")
+    content = read_object(path, "export again")
+    kind: type[Manifest] = TaskManifest if "task" in content else ExportManifest
+    manifest = parse_record(kind, content, path, "export again")
     for artefact in manifest.artefacts:
         if artefact.proof.problems:
             raise UserError(f"{path}: of a model that was rejected ({artefact.proof.problems[0]}); export again")
@@ -220,10 +299,17 @@ def _verify(path: Path, expected: FileFacts) -> None:
         raise UserError(f"{path}: damaged, or of another export than {MANIFEST} beside it; export again")
 
 
-def interface(plan: Plan) -> tuple[tuple[TensorFacts, ...], tuple[TensorFacts, ...]]:
-    """Inputs and outputs that the model of a plan has to have."""
-    part = plan.only
-    inputs = tuple(TensorFacts(name=name, shape=("batch", *tensor.shape)) for name, tensor in part.inputs)
+def part_facts(part: Part, names: tuple[tuple[str, ...], tuple[str, ...]]) -> PartFacts:
+    """Return the inputs and outputs that the file of a part has to have, of these names."""
     made = {step.name: step.block.output for step in part}
-    outputs = tuple(TensorFacts(name="logits", shape=("batch", *made[name].shape)) for name in part.outputs)
-    return inputs, outputs
+    given, results = names
+    return PartFacts(
+        name=part.name,
+        runs=part.runs,
+        inputs=tuple(_facts(name, tensor) for name, (_, tensor) in zip(given, part.inputs, strict=True)),
+        outputs=tuple(_facts(name, made[step]) for name, step in zip(results, part.outputs, strict=True)),
+    )
+
+
+def _facts(name: str, tensor: TensorType) -> TensorFacts:
+    return TensorFacts(name=name, dtype=tensor.dtype, shape=("batch", *tensor.shape))

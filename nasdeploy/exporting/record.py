@@ -1,17 +1,15 @@
 """What the proof of an exported model found, as it stands in the manifest. Torch-free."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nasdeploy.core.settings import Settings
+from nasdeploy.latency.protocol import Timing
 from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.tasks.file_scores import Accuracy, Count, Difference, FileScore, ProvenScore, Tally
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Difference = Annotated[float, Field(ge=0.0)]
 Milliseconds = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-Tally = Annotated[int, Field(ge=0)]
 
 Scale = Literal["value", "spread"]
 """What a difference of logits is compared with: the row's own largest value if that exceeds 1, or the spread (largest
@@ -53,53 +51,32 @@ class Agreement(Settings):
     tolerance: Tolerance = TOLERANCES["fp32"]
 
 
-class ClassAccuracy(Settings):
-    """The accuracy of one class, in the order of the labels."""
+class TimedRuns(Settings):
+    """The time that calls took, in milliseconds."""
 
-    images: Tally
-    correct: Tally
-    correct_pytorch: Tally
-
-
-class Accuracy(Settings):
-    """Accuracy of the file on the whole test set, read from the image files through the manifest's preprocessing."""
-
-    images: Count
-    unreadable: Tally = 0
-    """Test images beside these that were left out, because they cannot be read."""
-    top1: Fraction
-    interval: tuple[Fraction, Fraction]
-    """Wilson's score interval of `top1` at 95 %."""
-    top1_pytorch: Fraction
-    """The accuracy of the network that the file was made from, on the same images as evaluation during a search reads
-    them."""
-    top5: Fraction | None = None
-    """None where there are five classes or fewer; so also the next two."""
-    top5_interval: tuple[Fraction, Fraction] | None = None
-    top5_pytorch: Fraction | None = None
-    classes: tuple[ClassAccuracy, ...] = ()
-    changed: Tally
-    """Images whose class differs from PyTorch's: in fp32 ties within the tolerance."""
-    difference: Difference
-    """Largest difference of logits over all images, in terms of the tolerance's scale."""
-
-    @property
-    def drop(self) -> float:
-        """Points of top-1 that the file loses against PyTorch; negative if it gains."""
-        return 100 * (self.top1_pytorch - self.top1)
-
-
-class AfterGaps(Settings):
-    """Latency of calls that come after nothing was done for a while, as in an application with a camera."""
-
-    gap_ms: Milliseconds
     median_ms: Milliseconds
     p10_ms: Milliseconds
     p90_ms: Milliseconds
     p95_ms: Milliseconds
     runs: Count
     noisy: bool
-    """The runs varied too much to be trusted."""
+    """Whether the runs varied too much to be trusted."""
+
+    @property
+    def text(self) -> str:
+        """The times as people read them."""
+        return f"median {self.median_ms:.4g} ms (p10 {self.p10_ms:.4g}, p90 {self.p90_ms:.4g}, p95 {self.p95_ms:.4g})"
+
+
+def milliseconds(timing: Timing) -> dict[str, float]:
+    """Return the percentiles of a timing by their names in records, e.g. `p95_ms`."""
+    return {f"{name}_ms": 1e3 * getattr(timing, name) for name in ("median", "p10", "p90", "p95")}
+
+
+class RunsAfterGaps(TimedRuns):
+    """The latency of calls that come after nothing was done for a while, as in an application with a camera."""
+
+    gap_ms: Milliseconds
 
 
 class Throughput(Settings):
@@ -114,20 +91,13 @@ class Throughput(Settings):
         return self.images / self.seconds
 
 
-class Latency(Settings):
-    """Latency of the whole model on the device, in milliseconds, beside what the latency table said.
+class ModelLatency(TimedRuns):
+    """The latency of the whole model on the device, beside what the latency table said.
 
-    Of calls back to back, but for what is compared with tables and budgets: that is of calls as the device says.
+    Calls came back to back, but for what is compared with tables and budgets: that is of calls as the device says.
     """
 
     batch: Count = 1
-    median_ms: Milliseconds
-    p10_ms: Milliseconds
-    p90_ms: Milliseconds
-    p95_ms: Milliseconds
-    runs: Count
-    noisy: bool
-    """The runs varied too much to be trusted."""
     usual_ms: Milliseconds | None = None
     """The median on a machine as fast and as quiet as when it was profiled, after the device's gaps; None without a
     latency table."""
@@ -141,8 +111,8 @@ class Latency(Settings):
 
     throughput: Throughput | None = None
     """None where it was not measured, as in bundles of earlier versions."""
-    after_gaps: AfterGaps | None = None
-    """The latency after the device's gaps, or after some that are usual; None in bundles of earlier versions."""
+    after_gaps: RunsAfterGaps | None = None
+    """After the device's gaps, or after some that are usual; None in bundles of earlier versions."""
     idle_ms: Annotated[float, Field(ge=0.0)] = 0.0
     """The device's gaps."""
 
@@ -188,7 +158,27 @@ class Proof(Settings):
     """The precision that the runtime computed in on the machine of the proof; None if it was not run, or not asked."""
     agreement: Agreement | None = None
     accuracy: Accuracy | None = None
-    latency: Latency | None = None
+    """The score on the test set, where images are classified."""
+    latency: ModelLatency | None = None
     footprint: Footprint | None = None
     half: HalfPrecision | None = None
-    """None unless the model is in fp16."""
+    """What fp16 does to the network; None unless the model is in fp16."""
+    score: FileScore | None = None
+    """The score on the test set, for other tasks."""
+    parts: dict[str, ModelLatency] = Field(default_factory=dict)
+    """The latency of one run of each part, for a network of several; then `latency` is that of a sample."""
+
+    @model_serializer(mode="wrap")
+    def _of_one_part(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of JSON what classifiers and networks of one part do not have."""
+        return without(serialise(self), "score", "parts")
+
+    @property
+    def tested(self) -> ProvenScore | None:
+        """The score on the test set, if the model got that far."""
+        return self.accuracy or self.score
+
+
+def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the fields of a record without those of these names that are empty."""
+    return {name: value for name, value in fields.items() if name not in names or value}

@@ -18,7 +18,8 @@ from nasdeploy.core.score import Score
 from nasdeploy.data.images import ImageSets
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.compare import Disagreement, logits_of
-from nasdeploy.exporting.conversions import Conversions, examples_of, scoring_device
+from nasdeploy.exporting.conversions import Conversions, scoring_device
+from nasdeploy.exporting.pictures import examples_of
 from nasdeploy.nn.network import fit_images
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Session

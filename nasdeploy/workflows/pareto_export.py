@@ -7,13 +7,14 @@ from typing import Any
 
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.manifest import ExportManifest
+from nasdeploy.exporting.manifest import Manifest
 from nasdeploy.recipe import Recipe
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.run import Run
+from nasdeploy.tasks import task_of
 from nasdeploy.workflows.export_request import ExportRequest, request_export
 
-Export = Callable[[ExportRequest, Path], tuple[Path, ExportManifest]]
+Export = Callable[[ExportRequest, Path], tuple[Path, Manifest]]
 """Exports what is asked for into a directory."""
 
 
@@ -21,18 +22,19 @@ Export = Callable[[ExportRequest, Path], tuple[Path, ExportManifest]]
 class ExportedFront:
     """What was exported, and what was not, one line each."""
 
-    members: tuple[tuple[Path, ExportManifest], ...]
+    members: tuple[tuple[Path, Manifest], ...]
     problems: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Figures of each network's first model."""
+        """Return the figures of each network's first model."""
         return [_row(directory, manifest) for directory, manifest in self.members]
 
 
 def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progress) -> tuple[ExportRequest, ...]:
-    """A request for each network of the front of the run's search, fastest first; raises `UserError` if there is none.
+    """Return a request for each network of the front of the run's search, fastest first.
 
-    The budget is the winner's alone: the others may be slower than what was asked for.
+    Raises `UserError` if there is no front. The budget is the winner's alone: the others may be
+    slower than what was asked for.
     """
     if recipe.train.sampling.kind == "alone":
         raise UserError(f"{run.path}: one network was trained alone there, and has no front; leave `all_pareto` out")
@@ -56,9 +58,9 @@ def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, 
     return ExportedFront(tuple(members), tuple(problems))
 
 
-def _row(directory: Path, manifest: ExportManifest) -> dict[str, Any]:
-    first = manifest.artefacts[0]
-    accuracy, latency = first.proof.accuracy, first.proof.latency
+def _row(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    first, key = manifest.artefacts[0], task_of(manifest.task_name).metric.key
+    accuracy, latency = first.proof.tested, first.proof.latency
     return {
         "digest": manifest.digest,
         "directory": str(directory),
@@ -66,8 +68,8 @@ def _row(directory: Path, manifest: ExportManifest) -> dict[str, Any]:
         "macs_m": manifest.macs / 1e6,
         "params_m": manifest.params / 1e6,
         "megabytes": first.bytes / 1e6,
-        "top1": accuracy.top1 if accuracy else None,
-        "top1_interval": accuracy.interval if accuracy else None,
+        key: accuracy.value if accuracy else None,
+        f"{key}_interval": accuracy.interval if accuracy else None,
         "median_ms": latency.median_ms if latency else None,
         "p95_ms": latency.p95_ms if latency else None,
     }

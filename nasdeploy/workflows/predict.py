@@ -30,7 +30,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The classes of some images, and what was wrong with the others."""
+    """The predictions for some images, and what was wrong with the others."""
 
     found: tuple[Prediction, ...]
     unreadable: tuple[str, ...]
@@ -61,6 +61,8 @@ def predict(
     Raises `UserError` for a damaged bundle, and if there are no images.
     """
     manifest = load_bundle(bundle)
+    if not isinstance(manifest, ExportManifest):
+        raise UserError(f"{bundle}: its network is for task {manifest.task_name}, and only images can be predicted")
     model = first_runnable(bundle, manifest, device)
     progress.say(f"predict: {model.path} on device {model.device.name}")
     try:

@@ -10,7 +10,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.jobs import plan_jobs
-from nasdeploy.exporting.manifest import MANIFEST, ExportManifest, Recalibration
+from nasdeploy.exporting.manifest import MANIFEST, Manifest, Recalibration
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.searching.budget import Asked
 from nasdeploy.searching.result import SearchResult, load_result
@@ -32,7 +32,7 @@ class Product:
     run: Run
     result: SearchResult
     directory: Path
-    manifest: ExportManifest
+    manifest: Manifest
 
 
 def run_all(
@@ -80,7 +80,7 @@ def _bounded(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "budget": {key: bound for key, bound in facts["budget"].items() if bound is not None}}
 
 
-def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, ExportManifest]:
+def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, Manifest]:
     """The export that is there, if it is whole, recalibrated, and for the same device and budget, else a new one."""
     directory = request.run.exports / request.arch.digest
     if (directory / MANIFEST).exists():

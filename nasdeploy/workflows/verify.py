@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.score import Metric
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.facts import facts_of
@@ -18,36 +20,49 @@ from nasdeploy.data.images import FileImages, Images
 from nasdeploy.data.inventory import Identities
 from nasdeploy.data.split import set_digest
 from nasdeploy.exporting.bundle.verify import (
-    Found,
     Runnable,
     Sample,
-    check_accuracy,
+    TensorSample,
+    VerifiedModel,
     check_embedded,
     check_inputs,
     check_outputs,
+    check_score,
+    check_tensors,
     count_correct,
     runnable,
 )
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.compare import Disagreement
-from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest
-from nasdeploy.exporting.record import Latency
-from nasdeploy.latency.measure import measure
+from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest, Manifest
+from nasdeploy.exporting.record import ModelLatency
+from nasdeploy.exporting.tensors import SessionNetwork
+from nasdeploy.latency.measure import Opener, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.records import ComparedBy
+from nasdeploy.tasks import task_of
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.file_scores import ProvenScore
 
 _DEFAULT = MeasurementProtocol(sustained_s=1.0)
+_TEST_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Verification:
     """What came out for each model of a bundle."""
 
-    found: tuple[Found, ...]
+    found: tuple[VerifiedModel, ...]
     images: str
     """Where the test images are from, or why there are none."""
+    metric: Metric
+    """What models are scored by."""
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the figures of each model as plain values."""
+        return [each.to_json(self.metric) for each in self.found]
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -72,6 +87,11 @@ def verify(
         raise UserError(f"{bundle}: no such bundle; give the directory that `nd.export()` wrote")
     try:
         manifest = load_bundle(bundle)
+    except UserError as error:
+        raise CheckFailed(str(error)) from None
+    if not isinstance(manifest, ExportManifest):
+        return _verify_parts(bundle, manifest, progress, device, protocol)
+    try:
         sample = Sample.load(bundle)
         check_inputs(manifest, sample)
     except (UserError, Disagreement) as error:
@@ -85,19 +105,95 @@ def verify(
     ]
     plain = {model.path.name: model for model in models if isinstance(model, Runnable)}
     embedded = [_embedded(plain[each.model], each, sample) for each in manifest.embedded if each.model in plain]
-    return Verification((*outcomes, *embedded), source)
+    return Verification((*outcomes, *embedded), source, task_of(manifest.task_name).metric)
 
 
-def _runnable(bundle: Path, manifest: ExportManifest, device: Device | None) -> list[Runnable | Found]:
-    """Each model, or why it cannot run here; raises `UserError` if none can."""
-    models: list[Runnable | Found] = []
+def _verify_parts(
+    bundle: Path, manifest: Manifest, progress: Progress, device: Device | None, protocol: MeasurementProtocol
+) -> Verification:
+    """Try a bundle of any task: outputs on the sample, the score on the test set of its recipe, and latency."""
+    try:
+        sample = TensorSample.load(bundle)
+    except UserError as error:
+        raise CheckFailed(str(error)) from None
+    models = _runnable(bundle, manifest, device)
+    recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
+    task = task_of(manifest.task_name)
+    try:
+        data, source = task.open(recipe.data, recipe.seed), f"the test set of {manifest.origin.run}"
+    except UserError as error:
+        data, source = None, f"the score is not tried ({error})"
+    progress.say(f"verify: {source}")
+    plan = recipe.load_space(data.outputs).plan(recipe.load_space(data.outputs).arch(manifest.arch)) if data else None
+
+    def tried(model: Runnable) -> VerifiedModel:
+        found = VerifiedModel(model.path.name)
+        problems = _inspected(model, manifest)
+        if problems:
+            return replace(found, problems=problems)
+        try:
+            with model.opened_parts() as sessions:
+                found = replace(found, difference=check_tensors(model, sessions, sample))
+                if data is not None and plan is not None:
+                    score = task.score(SessionNetwork(sessions, plan), data.test(_TEST_BATCH))
+                    found = _scored(found, score.metric, score.value, score.samples, model.artefact.proof.tested)
+                    check_score(score.value, score.samples, model.artefact.proof.tested)
+        except (Disagreement, UserError) as error:
+            return replace(found, problems=(str(error),))
+        return _timed_parts(found, model, manifest, protocol)
+
+    return Verification(
+        tuple(tried(model) if isinstance(model, Runnable) else model for model in models), source, task.metric
+    )
+
+
+def _inspected(model: Runnable, manifest: Manifest) -> tuple[str, ...]:
+    """What is wrong with the form of a model's files, one line each."""
+    facts = {part.name: part for part in manifest.interfaces}
+    return tuple(
+        line
+        for part, path in model.files.items()
+        for line in model.form.inspect(path, facts[part].inputs, facts[part].outputs)
+    )
+
+
+def _scored(
+    found: VerifiedModel, metric: Metric, value: float, samples: int, exported: ProvenScore | None
+) -> VerifiedModel:
+    """The model's outcome with its score, beside that when it was exported."""
+    then = exported.value if exported else None
+    return replace(found, metric=metric, samples=samples, score=value, score_exported=then)
+
+
+def _timed_parts(
+    found: VerifiedModel, model: Runnable, manifest: Manifest, protocol: MeasurementProtocol
+) -> VerifiedModel:
+    """The model's outcome with the latency of a sample: over parts, runs x the part's median."""
+    runs = {part.name: part.runs for part in manifest.interfaces}
+    openers = {part: _opener_of(model, path) for part, path in model.files.items()}
+    (timings,) = measure(openers, replace(protocol.networks, group=len(openers)), protocol)
+    exported = model.artefact.proof.latency
+    return replace(
+        found,
+        median_ms=sum(1e3 * runs[part] * timing.median for part, timing in timings.items()),
+        median_ms_exported=exported.median_ms if exported else None,
+    )
+
+
+def _opener_of(model: Runnable, path: Path) -> Opener:
+    return lambda: model.form.open(path, model.device)
+
+
+def _runnable(bundle: Path, manifest: Manifest, device: Device | None) -> list[Runnable | VerifiedModel]:
+    """Return each model, or why it cannot run here; raises `UserError` if none can."""
+    models: list[Runnable | VerifiedModel] = []
     for artefact in manifest.artefacts:
         try:
             models.append(runnable(bundle, artefact, device))
         except UserError as error:
-            models.append(Found(artefact.file.name, not_run=str(error)))
+            models.append(VerifiedModel(artefact.file.name, not_run=str(error)))
     if not any(isinstance(model, Runnable) for model in models):
-        raise UserError(str(next(model.not_run for model in models if isinstance(model, Found))))
+        raise UserError(str(next(model.not_run for model in models if isinstance(model, VerifiedModel))))
     return models
 
 
@@ -108,33 +204,30 @@ def _tried(
     images: Images | None,
     progress: Progress,
     protocol: MeasurementProtocol,
-) -> Found:
+) -> VerifiedModel:
     """The gate's stages, up to the first that the model fails."""
     proof = model.artefact.proof
-    found = Found(model.path.name)
-    problems = model.form.inspect(model.path, manifest.inputs, manifest.outputs)
+    found = VerifiedModel(model.path.name)
+    problems = _inspected(model, manifest)
     if problems:
-        return replace(found, problems=tuple(problems))
+        return replace(found, problems=problems)
     try:
         with model.opened() as session:
             found = replace(found, difference=check_outputs(model, session, sample))
             if images is not None:
                 with progress.task(f"{found.model}, test images", len(images)) as task:
                     correct, count = count_correct(session, manifest, _counted(images, task.advance))
-                exported = proof.accuracy.top1 if proof.accuracy else None
-                unreadable = len(images) - count + images.unreadable
-                found = replace(
-                    found, images=count, unreadable=unreadable, top1=correct / count, top1_exported=exported
-                )
-                check_accuracy(correct, count, proof.accuracy)
+                found = _scored(found, Classification.metric, correct / count, count, proof.accuracy)
+                found = replace(found, unreadable=len(images) - count + images.unreadable)
+                check_score(correct / count, count, proof.accuracy)
     except (Disagreement, UserError) as error:
         return replace(found, problems=(str(error),))
     return _timed(found, model, proof.latency, protocol)
 
 
-def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> Found:
+def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> VerifiedModel:
     """What a model that preprocesses by itself makes of the sample, where `plain`, which does not, runs."""
-    found = Found(embedded.file.name)
+    found = VerifiedModel(embedded.file.name)
     model = replace(plain, path=plain.path.with_name(embedded.file.name))
     try:
         with model.opened() as session:
@@ -154,8 +247,10 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
             advance()
 
 
-def _timed(found: Found, model: Runnable, exported: Latency | None, protocol: MeasurementProtocol) -> Found:
-    """Measure latency back to back, throughput, and latency after gaps as long as when it was exported."""
+def _timed(
+    found: VerifiedModel, model: Runnable, exported: ModelLatency | None, protocol: MeasurementProtocol
+) -> VerifiedModel:
+    """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
     timing = _timing(model, protocol.networks, protocol)
     found = replace(
         found,

@@ -26,7 +26,6 @@ from nasdeploy.exporting.conversions import Conversions
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format, Source, file_name
 from nasdeploy.exporting.jobs import device_for
-from nasdeploy.exporting.manifest import interface
 from nasdeploy.latency.measure import measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.nn.network import Network
@@ -37,7 +36,7 @@ from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import extract
-from tests.exporting.models import supernet_of
+from tests.exporting.models import interface, supernet_of
 
 ALL = ("a0", "a1", "a2", "a3", "a4", "a5-small", "a5-base", "a6")
 ENGINES = ("a0", "a6")

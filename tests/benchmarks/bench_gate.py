@@ -18,10 +18,12 @@ from nasdeploy.data.datasets import open_data
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.exporting.export import Exporter
 from nasdeploy.exporting.jobs import plan_jobs
-from nasdeploy.exporting.manifest import Origin
-from nasdeploy.exporting.proof import Target
+from nasdeploy.exporting.manifest import ExportOrigin
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.image_data import ImageData
 from tests.data.pictures import write_folder
 from tests.exporting.models import supernet_of
 
@@ -47,12 +49,12 @@ def main() -> int:
         device = load_device("cpu").model_copy(update={"threads": threads})
         exporter = Exporter(
             supernet=supernet_of(space),
-            sets=open_data(data, seed=0),
-            data=data,
+            task=Classification(),
+            data=ImageData(open_data(data, seed=0), data),
             recalibration=None,
             seed=0,
-            target=Target(device, None),
-            origin=Origin(run="none", recipe={}, budget={}),
+            target=ExportTarget(device, None),
+            origin=ExportOrigin(run="none", recipe={}, budget={}),
             progress=Progress(),
         )
         start = perf_counter()

@@ -17,7 +17,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import ExportManifest, load_export
-from nasdeploy.exporting.proof import Target
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import parse_recipe, recipe_of
 from nasdeploy.store.checkpoints import WeightsFacts, trained_weights
@@ -41,7 +41,7 @@ WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.Target", partial(Target, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
     return trained_run(tmp_path)
 
 

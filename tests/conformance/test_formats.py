@@ -17,7 +17,6 @@ from nasdeploy.exporting.conversions import Conversions
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format, Source, file_name, files_of
 from nasdeploy.exporting.jobs import device_for
-from nasdeploy.exporting.manifest import interface
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.engine import read_header
@@ -25,7 +24,7 @@ from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import extract
-from tests.exporting.models import supernet_of
+from tests.exporting.models import interface, supernet_of
 
 ALPHANET, DIGITS = load_space("alphanet", 100), load_space("digits", 10)
 CPU = load_device("cpu")

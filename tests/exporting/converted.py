@@ -6,6 +6,7 @@ one network twice in `test_export.py`.
 
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,15 @@ from nasdeploy.nn.network import Network
 _CONVERTED: dict[str, bytes] = {}
 
 
-def converted(network: Network) -> bytes:
+def converted(network: Network, *part: Any) -> bytes:
     """`to_onnx`, or what it gave for the same blocks with the same weights and statistics."""
-    seen = sha256(repr(network.plan).encode())
+    seen = sha256(repr((network.plan, part)).encode())
     for name, tensor in network.state_dict().items():
         seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         seen.update(tensor.contiguous().numpy().tobytes())
     key = seen.hexdigest()
     if key not in _CONVERTED:
-        _CONVERTED[key] = to_onnx(network)
+        _CONVERTED[key] = to_onnx(network, *part)
     # The exporter leaves networks in evaluation mode.
     network.eval()
     return _CONVERTED[key]

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.datasets import open_data
@@ -14,9 +15,9 @@ from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.exporting.export import Exporter
 from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.onnx import OnnxFormat
-from nasdeploy.exporting.jobs import Job, plan_jobs
-from nasdeploy.exporting.manifest import Origin
-from nasdeploy.exporting.proof import Target
+from nasdeploy.exporting.jobs import ExportJob, plan_jobs
+from nasdeploy.exporting.manifest import ExportOrigin, TensorFacts, part_facts
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
@@ -24,6 +25,8 @@ from nasdeploy.nn.functional import BatchNormFamily
 from nasdeploy.runtimes.device import Device
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.image_data import ImageData
 from tests.data.pictures import write_folder
 from tests.small_spaces import one_stage
 
@@ -63,7 +66,7 @@ def timing(seconds: float) -> Timing:
     return Timing(seconds, seconds, seconds, seconds, 10, "2026-01-01T00:00:00+00:00")
 
 
-def jobs(*formats: str, precision: str = "fp32") -> tuple[Job, ...]:
+def jobs(*formats: str, precision: str = "fp32") -> tuple[ExportJob, ...]:
     return plan_jobs(formats or ("onnx",), DEVICE, precision)
 
 
@@ -71,14 +74,20 @@ def exporter(root: Path, *, recalibrate: bool = True, table: LatencyTable | None
     data, sets = folder_data(root / "images")
     return Exporter(
         supernet=supernet_of(one_stage()),
-        sets=sets,
-        data=data,
+        task=Classification(),
+        data=ImageData(sets, data),
         recalibration=RecalibrationSettings(batch_size=12, batches=3) if recalibrate else None,
         seed=0,
-        target=Target(DEVICE, table, QUICK),
-        origin=Origin(run="runs/x", recipe={"name": "x"}, budget={"latency_ms": 1.5}),
+        target=ExportTarget(DEVICE, table, QUICK),
+        origin=ExportOrigin(run="runs/x", recipe={"name": "x"}, budget={"latency_ms": 1.5}),
         progress=Progress(quiet=True),
     )
+
+
+def interface(plan: Plan) -> tuple[tuple[TensorFacts, ...], tuple[TensorFacts, ...]]:
+    """Inputs and outputs that the file of a classifier has to have."""
+    facts = part_facts(plan.only, Classification().tensor_names(plan)[plan.only.name])
+    return facts.inputs, facts.outputs
 
 
 class Tampered(OnnxFormat):

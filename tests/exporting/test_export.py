@@ -55,7 +55,7 @@ def test_the_manifest_tells_what_was_exported(exported: tuple[Exporter, Path]) -
     assert manifest.macs == one_stage().plan(arch).macs
     assert manifest.labels == ("ant", "bee", "cat")
     assert manifest.recalibration != "own statistics"
-    assert manifest.recalibration.augment == made.data.augment
+    assert manifest.recalibration.augment == made.data.settings.augment
     assert manifest.origin.budget == {"latency_ms": 1.5}
     assert manifest.artefacts[0].proof.agreement is not None
     assert manifest.artefacts[0].proof.agreement.batches == (1, 2, 7, 32, 33)
@@ -70,7 +70,7 @@ def test_figures_are_those_of_the_file_on_the_image_files(exported: tuple[Export
     manifest = load_bundle(out)
     session = onnxruntime.InferenceSession(out / "model.onnx")
     correct = 0
-    for path in sorted(Path(made.data.path or "").glob("test/*/*")):
+    for path in sorted(Path(made.data.settings.path or "").glob("test/*/*")):
         (logits,) = session.run(None, {"input": prepare(manifest.preprocessing, [read_rgb(path)]).numpy()})
         correct += manifest.labels[int(logits.argmax())] == path.parent.name
     accuracy = manifest.artefacts[0].proof.accuracy
@@ -179,7 +179,7 @@ def test_int8_tells_how_it_was_made_and_what_it_gains(exported: tuple[Exporter, 
     made_how, proof = artefact.quantisation, artefact.proof
     assert made_how is not None and proof.agreement is not None and proof.latency is not None
     # 24 training images, of which a part is held out for the search.
-    assert made_how.images == len(made.sets.train) < 24
+    assert made_how.images == len(made.data.sets.train) < 24
     assert (made_how.recipe, made_how.ranges, made_how.kept) == ("onnxruntime", "percentile", ())
     assert proof.agreement.tolerance.allowed is None
     assert 0 < proof.agreement.difference < 0.2

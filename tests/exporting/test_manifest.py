@@ -17,15 +17,16 @@ from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.exporting.manifest import (
     Artefact,
     ExportManifest,
+    ExportOrigin,
     FileFacts,
-    Origin,
     Recalibration,
     SpaceFacts,
-    interface,
     load_export,
 )
-from nasdeploy.exporting.record import Accuracy, Agreement, Latency, Proof
+from nasdeploy.exporting.record import Agreement, ModelLatency, Proof
 from nasdeploy.runtimes.device import Device
+from nasdeploy.tasks.file_scores import Accuracy
+from tests.exporting.models import interface
 from tests.latency.tables import FINGERPRINT
 from tests.small_spaces import one_stage
 
@@ -63,7 +64,7 @@ def manifest_of(proof: Proof, **changes: Any) -> ExportManifest:
         versions={"torch": "2"},
         **{
             "recalibration": "own statistics",
-            "origin": Origin(run="runs/x", recipe={"name": "x", "data": {"size": [1, None]}}, budget={}),
+            "origin": ExportOrigin(run="runs/x", recipe={"name": "x", "data": {"size": [1, None]}}, budget={}),
             **changes,
         },
     )
@@ -89,7 +90,7 @@ proofs = st.builds(
         difference=positive,
     ),
     latency=st.builds(
-        Latency,
+        ModelLatency,
         median_ms=positive,
         p10_ms=positive,
         p90_ms=positive,
@@ -112,7 +113,7 @@ recalibrations = st.just("own statistics") | st.builds(
 
 @given(proofs, recalibrations, st.dictionaries(st.sampled_from(["latency_ms", "macs_m"]), positive))
 def test_round_trip(proof: Proof, recalibration: Recalibration | str, budget: dict[str, float]) -> None:
-    manifest = manifest_of(proof, recalibration=recalibration, origin=Origin(run="r", recipe={}, budget=budget))
+    manifest = manifest_of(proof, recalibration=recalibration, origin=ExportOrigin(run="r", recipe={}, budget=budget))
     text = json.dumps(manifest.model_dump(mode="json"), allow_nan=False)
     assert parse(ExportManifest, json.loads(text), "manifest.json") == manifest
 

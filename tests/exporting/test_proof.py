@@ -16,16 +16,18 @@ from nasdeploy.convert import to_onnx
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.images import readable
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.compare import Disagreement, Reference, difference, wilson
+from nasdeploy.exporting.compare import Disagreement, difference
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.jobs import Job, plan_jobs
-from nasdeploy.exporting.proof import Target, prove, prove_source
-from nasdeploy.exporting.record import TOLERANCE, Latency, Proof
+from nasdeploy.exporting.jobs import ExportJob, plan_jobs
+from nasdeploy.exporting.pictures import ImageReference
+from nasdeploy.exporting.proof import ExportTarget, Gate
+from nasdeploy.exporting.record import TOLERANCE, ModelLatency, Proof
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.runtimes.onnxruntime import _OnnxSession
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import extract
+from nasdeploy.tasks.file_scores import wilson
 from tests.exporting.models import DEVICE, QUICK, folder_data, jobs, latency_table, supernet_of
 from tests.small_spaces import one_stage
 
@@ -33,22 +35,23 @@ Change = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ImageReference:
     space = one_stage()
     data, sets = folder_data(tmp_path_factory.mktemp("images"))
     network = extract(supernet_of(space), space.named["t0"]).eval()
-    return Reference(network, Preprocessing.from_settings(data, 12), sets.test, data)
+    return ImageReference(network, Preprocessing.from_settings(data, 12), sets.test, data)
 
 
 @pytest.fixture(scope="module")
-def good(reference: Reference) -> bytes:
+def good(reference: ImageReference) -> bytes:
     return to_onnx(reference.network)
 
 
-def proof_of(content: bytes, reference: Reference, folder: Path, target: Target | None = None) -> Proof:
+def proof_of(content: bytes, reference: ImageReference, folder: Path, target: ExportTarget | None = None) -> Proof:
     path = folder / "model.onnx"
     path.write_bytes(content)
-    return prove(path, jobs()[0], reference, target or Target(DEVICE, None, QUICK), Progress(quiet=True))
+    gate = Gate(reference, target or ExportTarget(DEVICE, None, QUICK), Progress(quiet=True))
+    return gate.prove({"network": path}, jobs()[0])
 
 
 def changed(content: bytes, change: Change) -> bytes:
@@ -57,7 +60,7 @@ def changed(content: bytes, change: Change) -> bytes:
     return model.SerializeToString()
 
 
-def test_a_good_file_passes(good: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_a_good_file_passes(good: bytes, reference: ImageReference, tmp_path: Path) -> None:
     proof = proof_of(good, reference, tmp_path)
     assert proof.problems == ()
     assert proof.agreement is not None and proof.agreement.difference < 1e-5
@@ -72,7 +75,7 @@ def test_what_lies_in_the_current_folder_is_not_run(
         (tmp_path / name).write_text("raise SystemExit('a file of the user')")
     (tmp_path / "model.onnx").write_bytes(good)
     monkeypatch.chdir(tmp_path)
-    assert measure_footprint("onnx", Path("model.onnx"), DEVICE).load_s > 0
+    assert measure_footprint("onnx", [Path("model.onnx")], DEVICE).load_s > 0
 
 
 # -- form
@@ -129,7 +132,7 @@ def rescaling(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_file_of_wrong_form_is_not_run(
-    change: Change, problem: str, good: bytes, reference: Reference, tmp_path: Path
+    change: Change, problem: str, good: bytes, reference: ImageReference, tmp_path: Path
 ) -> None:
     proof = proof_of(changed(good, change), reference, tmp_path)
     assert proof.problems[0].startswith(problem)
@@ -138,16 +141,16 @@ def test_a_file_of_wrong_form_is_not_run(
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x08\x0a" * 1000])
-def test_what_is_no_model_is_refused(content: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused(content: bytes, reference: ImageReference, tmp_path: Path) -> None:
     (problem,) = proof_of(content, reference, tmp_path).problems
     assert problem.startswith("onnx.checker: ")
 
 
-def test_a_cut_off_file_is_refused(good: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_a_cut_off_file_is_refused(good: bytes, reference: ImageReference, tmp_path: Path) -> None:
     assert proof_of(good[: len(good) // 2], reference, tmp_path).problems
 
 
-def test_weights_in_another_file_are_refused(good: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_weights_in_another_file_are_refused(good: bytes, reference: ImageReference, tmp_path: Path) -> None:
     model = onnx.load_from_string(good)
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
@@ -188,7 +191,7 @@ def not_a_number(model: onnx.ModelProto) -> None:
     ],
 )
 def test_a_file_that_computes_something_else_is_refused(
-    change: Change, problem: str, good: bytes, reference: Reference, tmp_path: Path
+    change: Change, problem: str, good: bytes, reference: ImageReference, tmp_path: Path
 ) -> None:
     proof = proof_of(changed(good, change), reference, tmp_path)
     assert len(proof.problems) == 1
@@ -197,7 +200,7 @@ def test_a_file_that_computes_something_else_is_refused(
     assert (proof.accuracy, proof.latency) == (None, None)
 
 
-def test_wrong_statistics_are_refused(good: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_wrong_statistics_are_refused(good: bytes, reference: ImageReference, tmp_path: Path) -> None:
     space = one_stage()
     network = extract(supernet_of(space), space.named["t0"])
     calibrate(network, [reference.prepared(range(20))])
@@ -210,7 +213,7 @@ def test_wrong_statistics_are_refused(good: bytes, reference: Reference, tmp_pat
 
 @pytest.mark.parametrize("change", [{"crop": 9}, {"resize": 8}, {"mean": (0.485, 0.456, 0.407)}, {"std": (1, 1, 1)}])
 def test_preprocessing_that_is_not_evaluations_is_refused(
-    change: dict[str, object], good: bytes, reference: Reference, tmp_path: Path
+    change: dict[str, object], good: bytes, reference: ImageReference, tmp_path: Path
 ) -> None:
     preprocessing = reference.preprocessing.model_copy(update=change)
     proof = proof_of(good, replace(reference, preprocessing=preprocessing), tmp_path)
@@ -219,7 +222,7 @@ def test_preprocessing_that_is_not_evaluations_is_refused(
 
 
 def test_an_image_that_disagrees_is_counted(
-    good: bytes, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    good: bytes, reference: ImageReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Agreement on a sample is not enough: here one of the last images goes wrong."""
     original = _OnnxSession.run
@@ -237,7 +240,7 @@ def test_an_image_that_disagrees_is_counted(
 
 
 def test_unreadable_images_are_left_out_of_both(
-    good: bytes, reference: Reference, tmp_path: Path, recwarn: pytest.WarningsRecorder
+    good: bytes, reference: ImageReference, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     data, sets = folder_data(tmp_path / "images")
     for index in (3, 70):
@@ -255,14 +258,14 @@ def test_unreadable_images_are_left_out_of_both(
 
 @pytest.mark.parametrize(("idle_ms", "gap_ms"), [(0.0, 100.0), (3.0, 3.0)])
 def test_calls_back_to_back_and_after_gaps_and_what_was_done(
-    idle_ms: float, gap_ms: float, good: bytes, reference: Reference, tmp_path: Path
+    idle_ms: float, gap_ms: float, good: bytes, reference: ImageReference, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(good)
     device = DEVICE.model_copy(update={"idle_ms": idle_ms, "batch": 3})
-    target = Target(device, None, replace(QUICK, sustained_s=0.02))
+    target = ExportTarget(device, None, replace(QUICK, sustained_s=0.02))
     (job,) = plan_jobs(("onnx",), device)
-    latency = prove(path, job, reference, target, Progress(quiet=True)).latency
+    latency = Gate(reference, target, Progress(quiet=True)).prove({"network": path}, job).latency
     assert latency is not None and latency.after_gaps is not None and latency.throughput is not None
     assert (latency.after_gaps.gap_ms, latency.after_gaps.runs) == (gap_ms, 2)
     assert latency.on_device_ms == (latency.after_gaps.median_ms if idle_ms else latency.median_ms)
@@ -272,14 +275,14 @@ def test_calls_back_to_back_and_after_gaps_and_what_was_done(
 
 def test_figures_of_earlier_versions_are_still_read() -> None:
     earlier = {"median_ms": 2.0, "p10_ms": 1.0, "p90_ms": 3.0, "p95_ms": 4.0, "runs": 5, "noisy": False}
-    latency = Latency.model_validate({**earlier, "predicted_ms": None})
+    latency = ModelLatency.model_validate({**earlier, "predicted_ms": None})
     assert (latency.throughput, latency.after_gaps, latency.on_device_ms) == (None, None, 2.0)
 
 
-def test_a_table_of_another_device_is_remarked(good: bytes, reference: Reference, tmp_path: Path) -> None:
+def test_a_table_of_another_device_is_remarked(good: bytes, reference: ImageReference, tmp_path: Path) -> None:
     table = latency_table(one_stage(), 1e-4)
     other = table.conditions.model_copy(update={"fingerprint": replace(table.conditions.fingerprint, threads=8)})
-    target = Target(DEVICE, table.model_copy(update={"conditions": other}), QUICK)
+    target = ExportTarget(DEVICE, table.model_copy(update={"conditions": other}), QUICK)
     latency = proof_of(good, reference, tmp_path, target).latency
     assert latency is not None
     assert latency.remarks == ("the latency table differs: threads: measured with 8, here 1",)
@@ -287,21 +290,21 @@ def test_a_table_of_another_device_is_remarked(good: bytes, reference: Reference
 
 
 def test_the_usual_median_is_that_of_a_machine_as_quiet_as_when_profiled(
-    good: bytes, reference: Reference, tmp_path: Path
+    good: bytes, reference: ImageReference, tmp_path: Path
 ) -> None:
     """A table on whose networks medians were half again as long as undisturbed calls."""
     table = latency_table(one_stage(), 1e-4).model_copy(update={"median_ratio": 1.5})
-    latency = proof_of(good, reference, tmp_path, Target(DEVICE, table, QUICK)).latency
+    latency = proof_of(good, reference, tmp_path, ExportTarget(DEVICE, table, QUICK)).latency
     assert latency is not None
     assert latency.usual_ms == pytest.approx(1.5 * latency.p10_ms)
     # The table is of a machine on which the graph that is measured beside the file took a nanosecond.
     usual = {key: replace(one, reference=1e-9) for key, one in table.entries.items()}
     graph = partial(reference_model, one_stage(), DEVICE)
-    slower = Target(DEVICE, table.model_copy(update={"steadied": 1.0, "entries": usual}), QUICK, graph)
+    slower = ExportTarget(DEVICE, table.model_copy(update={"steadied": 1.0, "entries": usual}), QUICK, graph)
     corrected = proof_of(good, reference, tmp_path, slower).latency
     assert corrected is not None and corrected.usual_ms is not None
     assert corrected.usual_ms < 1e-3 * corrected.p10_ms
-    without = proof_of(good, reference, tmp_path, Target(DEVICE, None, QUICK)).latency
+    without = proof_of(good, reference, tmp_path, ExportTarget(DEVICE, None, QUICK)).latency
     assert without is not None and without.usual_ms is None
 
 
@@ -334,11 +337,14 @@ def test_interval_is_wilsons() -> None:
 
 @pytest.mark.parametrize(("name", "computed_in"), [("tensorrt-rtx", "fp32"), ("tensorrt", "int8")])
 def test_weights_in_int8_alone_are_not_computed_with_in_int8(
-    name: str, computed_in: str, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, computed_in: str, reference: ImageReference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT for RTX has no more: they are expanded before anything is computed."""
-    monkeypatch.setattr("nasdeploy.exporting.proof._compared", lambda *given: Proof(computed_in="int8"))
+    monkeypatch.setattr(Gate, "_compared", lambda *given: Proof(computed_in="int8"))
     monkeypatch.setattr(type(FORMATS[name]), "inspect", lambda *given: [])
-    job = Job(name, FORMATS[name], "int8", DEVICE)
-    target, file = Target(DEVICE, None, QUICK), tmp_path / "model"
-    assert prove_source(file, file, job, reference, target, Progress(quiet=True)).computed_in == computed_in
+    job = ExportJob(name, FORMATS[name], "int8", DEVICE)
+    gate, files = (
+        Gate(reference, ExportTarget(DEVICE, None, QUICK), Progress(quiet=True)),
+        {"network": tmp_path / "model"},
+    )
+    assert gate.prove_source(files, files, job).computed_in == computed_in

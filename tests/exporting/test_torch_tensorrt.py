@@ -10,10 +10,10 @@ import torch
 
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import files_of
-from nasdeploy.exporting.manifest import interface
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.engine import read_header
 from nasdeploy.spaces import load_space
+from tests.exporting.models import interface
 
 FORM = FORMATS["torch-tensorrt"]
 CPU = load_device("cpu")

@@ -14,7 +14,6 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import TensorType
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.manifest import interface
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -22,6 +21,7 @@ from nasdeploy.runtimes.executorch import check_program
 from nasdeploy.runtimes.runtime import TorchModel
 from nasdeploy.workflows.bench import bench
 from tests.conformance.test_formats import DIGITS, contents, network_of
+from tests.exporting.models import interface
 from tests.wording import stops
 from tests.workflows.test_bench import HASTY
 

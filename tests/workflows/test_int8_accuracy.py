@@ -6,7 +6,8 @@ import pytest
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
-from nasdeploy.exporting.conversions import Conversions, Judge, examples_of, scoring_device
+from nasdeploy.exporting.conversions import Conversions, Judge, scoring_device
+from nasdeploy.exporting.pictures import examples_of
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes import runtime_of
@@ -51,7 +52,7 @@ def test_a_score_is_that_of_the_quantised_file(run: Run) -> None:
     device = scoring_device("onnxruntime")
     judge = Judge(lambda model: runtime_of(device).open(model, device), examples.held_out)
     model = Conversions(network, examples, max_drop=100).onnx("int8", "onnxruntime")
-    assert evaluation.score.value == judge.top1(model)
+    assert evaluation.score.value == judge.score(model).value
     assert evaluation.score.samples == evaluator.samples == sum(len(labels) for _, labels in examples.held_out()) > 0
 
 

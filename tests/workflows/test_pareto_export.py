@@ -9,7 +9,8 @@ import pytest
 from nasdeploy.cli.pareto_export import emit_family
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.record import Accuracy, Proof
+from nasdeploy.exporting.record import Proof
+from nasdeploy.tasks.file_scores import Accuracy
 from nasdeploy.workflows.pareto_export import export_family
 from tests.exporting.test_manifest import manifest_of
 

@@ -20,7 +20,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
 from nasdeploy.exporting.bundle.write import staging
-from nasdeploy.exporting.proof import Target
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.recipe import recipe_of
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.files import locked_while_written
@@ -42,7 +42,7 @@ QUIET = Progress(quiet=True)
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.Target", partial(Target, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
     return trained_run(tmp_path)
 
 

@@ -11,7 +11,7 @@ import yaml
 from nasdeploy.cli.main import main
 from nasdeploy.data.datasets import open_data
 from nasdeploy.exporting.manifest import Recalibration, load_export
-from nasdeploy.exporting.proof import Target
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.recipe import load_recipe
 from tests.data.pictures import write_folder
 from tests.exporting.models import QUICK
@@ -29,7 +29,7 @@ RECIPE = {
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.Target", partial(Target, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
     parts = {"train": {"ant": 12, "bee": 12, "cat": 12}, "test": {"ant": 4, "bee": 4, "cat": 4}}
     write_folder(Path("images"), parts, side=8)
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE))

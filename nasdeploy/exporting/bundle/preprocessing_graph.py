@@ -22,6 +22,7 @@ from nasdeploy.data.images import Images
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle.pictures import cubic_taps, prepare
 from nasdeploy.exporting.compare import Disagreement, logits_of
+from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import Artefact, Embedded, FileFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Array, Session
@@ -244,7 +245,7 @@ def embed_models(
     """
     made = []
     for artefact in passed:
-        if artefact.format == "onnx":
+        if FORMATS[artefact.format].embeds:
             path = stage / f"{artefact.file.name.removesuffix('.onnx')}.embedded.onnx"
             path.write_bytes(embed((stage / artefact.file.name).read_bytes(), preprocessing))
             try:

@@ -3,17 +3,70 @@
 from collections.abc import Iterator
 
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.manifest import Artefact, ExportManifest
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.manifest import Artefact, ExportManifest, Manifest, TensorFacts
 from nasdeploy.exporting.record import HalfPrecision, counted
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
 
 _LABELS_SHOWN = 8
 
 
-def readme(manifest: ExportManifest) -> str:
-    """What the model is, how to run it, what was measured, and where that holds."""
-    parts = [_title(manifest), _running(manifest), _interface(manifest), _figures(manifest), _limits(manifest)]
+def readme(manifest: Manifest) -> str:
+    """Return what the model is, how to run it, what was measured, and where that holds."""
+    if isinstance(manifest, ExportManifest):
+        parts = [_title(manifest), _running(manifest), _interface(manifest), _figures(manifest), _limits(manifest)]
+    else:
+        parts = [_title_of_task(manifest), _interface_of_parts(manifest), _figures(manifest), _limits_of_task(manifest)]
     return "\n\n".join(parts) + "\n"
+
+
+def _title_of_task(manifest: Manifest) -> str:
+    return "\n".join(
+        [
+            f"# Network {manifest.digest}\n",
+            f"A network for the task {manifest.task_name}, exported by nasdeploy on {manifest.created[:10]}: "
+            f"{manifest.macs / 1e6:.4g} M multiply-accumulates for a sample, {manifest.params / 1e6:.4g} M parameters.",
+            *_weights(manifest),
+            "",
+            "| part | file | format | precision | for |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {part} | `{name}` | {made.format} | {made.precision} | {_for(made)} |"
+                for made in manifest.artefacts
+                for part, name in (made.parts or {manifest.interfaces[0].name: made.file.name}).items()
+            ),
+        ]
+    )
+
+
+def _interface_of_parts(manifest: Manifest) -> str:
+    lines = [
+        f"- {part.name}, {part.runs} run(s) for a sample: {', '.join(map(_tensor, part.inputs))} -> "
+        f"{', '.join(map(_tensor, part.outputs))}"
+        for part in manifest.interfaces
+    ]
+    return "\n".join(
+        [
+            "## In a program of your own\n",
+            *lines,
+            "\n`sample.npz` holds inputs of each part (`input PART NUMBER`) and PyTorch's outputs (`output PART NUMBER "
+            "`).\nWhere nasdeploy is installed, `nasdeploy verify .` tries the model on this machine.",
+        ]
+    )
+
+
+def _tensor(tensor: TensorFacts) -> str:
+    return f"`{tensor.name}` {tensor.dtype} {list(tensor.shape)}".replace("'", "")
+
+
+def _limits_of_task(manifest: Manifest) -> str:
+    return "\n".join(
+        [
+            "## Limits\n",
+            *_machines(manifest),
+            "- The score was measured on test samples of the same origin as the training samples.",
+        ]
+    )
 
 
 def _title(manifest: ExportManifest) -> str:
@@ -39,7 +92,7 @@ def _title(manifest: ExportManifest) -> str:
     )
 
 
-def _weights(manifest: ExportManifest) -> list[str]:
+def _weights(manifest: Manifest) -> list[str]:
     weights = manifest.origin.weights
     if weights is None:
         return []
@@ -61,14 +114,14 @@ def _for(made: Artefact) -> str:
 
 
 def _running(manifest: ExportManifest) -> str:
-    formats = {made.format for made in manifest.artefacts}
-    if not formats & {"onnx", "openvino"}:
+    packages = [package for made in manifest.artefacts if (package := FORMATS[made.format].package)]
+    if not packages:
         return (
             "## Running it\n\n`predict.py` runs ONNX and OpenVINO files, of which this bundle has none. Where "
             "nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
             "verify .` tries the model on this machine."
         )
-    runtime = "onnxruntime" if "onnx" in formats else "openvino"
+    runtime = "onnxruntime" if "onnxruntime" in packages else packages[0]
     tried = f" The\noldest version that ONNX files of its kind were tried with is ONNX Runtime {OLDEST_TRIED}."
     version = manifest.versions.get(runtime)
     return (
@@ -78,7 +131,7 @@ def _running(manifest: ExportManifest) -> str:
         "prints file, class and probability for each image (`--top 5`: five classes). It compares this folder with "
         "SHA256SUMS first, as\n`sha256sum -c SHA256SUMS` does, and refuses one that was changed. Where nasdeploy is "
         "installed, `nasdeploy verify .`\ntries the model on this machine, and `nasdeploy bench .` measures it."
-        f"{tried if 'onnx' in formats else ''}"
+        f"{tried if runtime == 'onnxruntime' else ''}"
     )
 
 
@@ -90,7 +143,7 @@ def _interface(manifest: ExportManifest) -> str:
         if steps.crop == side
         else f"5. Rescale to {side} x {side}: bicubic (a = -0.75, corners not aligned, no antialiasing).\n"
     )
-    tensors = [f"`{t.name}` {t.dtype} {list(t.shape)}".replace("'", "") for t in (*manifest.inputs, *manifest.outputs)]
+    tensors = [_tensor(each) for each in (*manifest.inputs, *manifest.outputs)]
     return (
         f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for batches of 1 or more images. "
         "From an image file to its input:\n\n"
@@ -121,16 +174,16 @@ def _triple(values: tuple[float, float, float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _figures(manifest: ExportManifest) -> str:
+def _figures(manifest: Manifest) -> str:
     rows = ["| file | what | figure |", "|---|---|---|"]
     for made in manifest.artefacts:
         rows += [f"| `{made.file.name}` | {what} | {figure} |" for what, figure in _found(made)]
     return "\n\n".join(["## Figures", "\n".join(rows), *_copies(manifest)])
 
 
-def _copies(manifest: ExportManifest) -> Iterator[str]:
+def _copies(manifest: Manifest) -> Iterator[str]:
     """What figures on images that were learned from are worth."""
-    data = manifest.data
+    data = manifest.data if isinstance(manifest, ExportManifest) else None
     if data is None or data.copies is None:
         return
     if data.copies.test_in_training:
@@ -143,15 +196,16 @@ def _copies(manifest: ExportManifest) -> Iterator[str]:
 
 
 def _found(made: Artefact) -> Iterator[tuple[str, str]]:
-    accuracy, agreement, latency = made.proof.accuracy, made.proof.agreement, made.proof.latency
+    accuracy, agreement, latency = made.proof.tested, made.proof.agreement, made.proof.latency
     if made.not_run:
         yield "not run", f"{made.not_run}; these figures are those of the ONNX model that it was built from"
     if accuracy:
-        low, high = (100 * bound for bound in accuracy.interval)
+        metric = accuracy.metric
+        low, high = (f"{metric.scale * bound:.{metric.decimals}f}" for bound in accuracy.interval)
         yield (
-            f"top-1 on {counted(accuracy.images, accuracy.unreadable, 'test images')}",
-            f"{100 * accuracy.top1:.2f} % (95 %: {low:.2f} to {high:.2f}); of the PyTorch network that it was made "
-            f"from {100 * accuracy.top1_pytorch:.2f} %",
+            f"{metric.name} on {counted(accuracy.samples, accuracy.unreadable, f'test {metric.samples}')}",
+            f"{metric.text(accuracy.value)} (95 %: {low} to {high}); of the PyTorch network that it was made "
+            f"from {metric.text(accuracy.value_pytorch)}",
         )
     if made.proof.computed_in:
         yield "computed in", f"{made.proof.computed_in}{_not_as_stored(made)}"
@@ -164,15 +218,13 @@ def _found(made: Artefact) -> Iterator[tuple[str, str]]:
         noisy = ", too noisy to be trusted" if latency.noisy else ""
         yield (
             f"latency on {made.device.name}, batch {latency.batch}",
-            f"median {latency.median_ms:.4g} ms (p10 {latency.p10_ms:.4g}, p90 {latency.p90_ms:.4g}, "
-            f"p95 {latency.p95_ms:.4g}){noisy}, calls back to back",
+            f"{latency.text}{noisy}, calls back to back",
         )
     if latency and (after := latency.after_gaps):
         noisy = ", too noisy to be trusted" if after.noisy else ""
         yield (
             f"the same after doing nothing for {after.gap_ms:g} ms",
-            f"median {after.median_ms:.4g} ms (p10 {after.p10_ms:.4g}, p90 {after.p90_ms:.4g}, p95 {after.p95_ms:.4g})"
-            f"{noisy}",
+            f"{after.text}{noisy}",
         )
     if latency and (done := latency.throughput):
         yield (
@@ -191,8 +243,9 @@ def _half(found: HalfPrecision) -> Iterator[tuple[str, str]]:
     accuracy = found.accuracy
     yield (
         "each result rounded to fp16",
-        f"top-1 {100 * accuracy.top1:.2f} % on {accuracy.images} test images, logits differ by up to "
-        f"{accuracy.difference:.1e} of their spread; activations reach {found.largest:.4g} of 65504 ({found.operator})",
+        f"{accuracy.metric.name} {accuracy.metric.text(accuracy.value)} on {accuracy.samples} test images, logits "
+        f"differ by up to {accuracy.difference:.1e} of their spread; activations reach {found.largest:.4g} of 65504 "
+        f"({found.operator})",
     )
     if found.kept:
         yield (
@@ -203,18 +256,23 @@ def _half(found: HalfPrecision) -> Iterator[tuple[str, str]]:
 
 
 def _rebuilt(made: Artefact) -> str:
-    if made.format == "torch-tensorrt":
+    if FORMATS[made.format].rebuilds_with is None:
         return f" `{made.files[1].name}` is what it was converted from (torch_tensorrt.dynamo.compile)."
     return f" `python rebuild.py`\n  builds it again, from `{made.files[1].name}`."
 
 
+def _machines(manifest: Manifest) -> list[str]:
+    return sorted(
+        {
+            f"- Latency was measured on this machine only: {made.fingerprint.cpu}, {made.fingerprint.runtime}, "
+            f"{made.device.threads} thread(s). On another it has to be measured again."
+            for made in manifest.artefacts
+            if made.fingerprint
+        }
+    )
+
+
 def _limits(manifest: ExportManifest) -> str:
-    machines = {
-        f"- Latency was measured on this machine only: {made.fingerprint.cpu}, {made.fingerprint.runtime}, "
-        f"{made.device.threads} thread(s). On another it has to be measured again."
-        for made in manifest.artefacts
-        if made.fingerprint
-    }
     planned = [
         f"- `{made.file.name}` takes at most {made.largest_batch} images in a call."
         for made in manifest.artefacts
@@ -224,12 +282,12 @@ def _limits(manifest: ExportManifest) -> str:
         f"- `{made.file.name}` loads on GPUs of {', '.join(made.capabilities) or 'the kind that it was built on'} in "
         f"the version of {made.format} that wrote it, and nowhere else.{_rebuilt(made)}"
         for made in manifest.artefacts
-        if "tensorrt" in made.format
+        if FORMATS[made.format].tied
     ]
     return "\n".join(
         [
             "## Limits\n",
-            *sorted(machines),
+            *_machines(manifest),
             *planned,
             *tied,
             "- Accuracy was measured on test images of the same origin as the training images: it says nothing of "

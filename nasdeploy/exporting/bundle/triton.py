@@ -5,11 +5,12 @@ dynamic batching. The server is started with `tritonserver --model-repository=BU
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasdeploy.core.escaping import escaped
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats.format import ServerBackend
 from nasdeploy.exporting.manifest import Artefact, ExportManifest, TensorFacts
 from nasdeploy.runtimes.runtime import LARGEST_BATCH
 from nasdeploy.store.files import write_text
@@ -19,30 +20,12 @@ FOLDER = "triton"
 _LABELS = "labels.txt"
 
 
-@dataclass(frozen=True)
-class _Backend:
-    """What of Triton runs a format."""
-
-    line: str
-    files: Mapping[str, str]
-    """Names that it looks for, by suffix."""
-
-
-_BACKENDS = {
-    "onnx": _Backend('backend: "onnxruntime"', {".onnx": "model.onnx"}),
-    "openvino": _Backend('backend: "openvino"', {".xml": "model.xml", ".bin": "model.bin"}),
-    "tensorrt": _Backend('backend: "tensorrt"', {".engine": "model.plan"}),
-}
-
-SERVED = tuple(_BACKENDS)
-"""Formats that Triton can serve."""
-
-
 def write_repository(folder: Path, manifest: ExportManifest) -> None:
     """Write `triton/` into a bundle, with a model for each artefact that Triton can serve."""
     for artefact in manifest.artefacts:
-        if artefact.format in SERVED:
-            _write_model(folder, artefact, manifest)
+        backend = FORMATS[artefact.format].backend
+        if backend is not None:
+            _write_model(folder, artefact, manifest, backend)
 
 
 def model_name(manifest: ExportManifest, artefact: Artefact) -> str:
@@ -50,24 +33,23 @@ def model_name(manifest: ExportManifest, artefact: Artefact) -> str:
     return f"nasdeploy-{manifest.digest}-{artefact.format}-{artefact.precision}"
 
 
-def _write_model(folder: Path, artefact: Artefact, manifest: ExportManifest) -> None:
-    backend = _BACKENDS[artefact.format]
+def _write_model(folder: Path, artefact: Artefact, manifest: ExportManifest, backend: ServerBackend) -> None:
     place = folder / FOLDER / model_name(manifest, artefact)
     (place / "1").mkdir(parents=True)
     for suffix, name in backend.files.items():
         (file,) = (file for file in artefact.files if file.name.endswith(suffix))
         shutil.copyfile(folder / file.name, place / "1" / name)
     write_text(place / _LABELS, "".join(f"{escaped(label)}\n" for label in manifest.labels))
-    write_text(place / "config.pbtxt", _configuration(artefact, manifest))
+    write_text(place / "config.pbtxt", _configuration(artefact, manifest, backend))
 
 
-def _configuration(artefact: Artefact, manifest: ExportManifest) -> str:
-    on_gpu = artefact.format == "tensorrt" or "cuda" in artefact.device.runtime
+def _configuration(artefact: Artefact, manifest: ExportManifest, backend: ServerBackend) -> str:
+    on_gpu = backend.on_gpu or "cuda" in artefact.device.runtime
     inputs = [_tensor(tensor) for tensor in manifest.inputs]
     outputs = [_tensor(tensor, f'\n    label_filename: "{_LABELS}"') for tensor in manifest.outputs]
     return (
         f'name: "{model_name(manifest, artefact)}"\n'
-        f"{_BACKENDS[artefact.format].line}\n"
+        f"{backend.line}\n"
         f"max_batch_size: {LARGEST_BATCH}\n"
         f"input [{','.join(inputs)}\n]\n"
         f"output [{','.join(outputs)}\n]\n"
@@ -78,7 +60,7 @@ def _configuration(artefact: Artefact, manifest: ExportManifest) -> str:
 
 def _tensor(tensor: TensorFacts, more: str = "") -> str:
     sizes: Sequence[object] = tensor.shape[1:]  # The batch is implied by max_batch_size.
-    kind = {"float32": "TYPE_FP32"}[tensor.dtype]
+    kind = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}[tensor.dtype]
     return (
         f'\n  {{\n    name: "{tensor.name}"\n    data_type: {kind}\n'
         f"    dims: [ {', '.join(map(str, sizes))} ]{more}\n  }}"

@@ -6,7 +6,7 @@ it was exported, and on test images the accuracy that it had.
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,21 @@ from PIL.Image import Image, Resampling, fromarray
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.registry import lookup
+from nasdeploy.core.score import Metric
+from nasdeploy.core.space import NETWORK
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.predict import SAMPLE
-from nasdeploy.exporting.compare import Disagreement, difference, logits_of
+from nasdeploy.exporting.compare import Disagreement, Sessions, difference, logits_of, outputs_of
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.jobs import device_for
-from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest
-from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Accuracy, Tolerance
+from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, Manifest
+from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Tolerance
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Array, Precision, Session
+from nasdeploy.tasks.file_scores import ProvenScore
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,32 @@ class Runnable:
     form: Format
     device: Device
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The file that is opened of each part of the network."""
+        names = self.artefact.parts or {NETWORK.name: self.path.name}
+        return {part: self.path.with_name(name) for part, name in names.items()}
+
     @contextmanager
     def opened(self) -> Iterator[Session]:
-        """A session, closed afterwards; raises `UserError` if the runtime refuses the file."""
-        session = self.form.open(self.path, self.device)
-        try:
+        """Open a network of one file, closed afterwards; raises `UserError` if the runtime refuses the file."""
+        with self.opened_parts() as sessions:
+            (session,) = sessions.values()
             yield session
-        finally:
-            session.close()
+
+    @contextmanager
+    def opened_parts(self) -> Iterator[Sessions]:
+        """Open the files of all parts, closed afterwards; raises `UserError` if the runtime refuses one."""
+        with ExitStack() as stack:
+            sessions = {}
+            for part, path in self.files.items():
+                sessions[part] = self.form.open(path, self.device)
+                stack.callback(sessions[part].close)
+            yield sessions
 
 
 def runnable(folder: Path, artefact: Artefact, device: Device | None = None) -> Runnable:
-    """A model on `device`, by default the one that it was exported for; raises `UserError` if it cannot run there."""
+    """Return a model on `device`, by default that of its export; raises `UserError` if it cannot run there."""
     form = lookup("format", FORMATS, artefact.format)
     reason = form.not_run(artefact.capabilities)
     if reason is not None:
@@ -60,8 +77,8 @@ def runnable(folder: Path, artefact: Artefact, device: Device | None = None) -> 
     return Runnable(folder / artefact.file.name, artefact, form, target)
 
 
-def first_runnable(folder: Path, manifest: ExportManifest, device: Device | None = None) -> Runnable:
-    """The bundle's first model that runs here, of those for `device` if that is given.
+def first_runnable(folder: Path, manifest: Manifest, device: Device | None = None) -> Runnable:
+    """Return the bundle's first model that runs here, of those for `device` if that is given.
 
     Raises `UserError` with what keeps the first from running if none does.
     """
@@ -95,7 +112,7 @@ class Sample:
     logits: Array
     """PyTorch's, float32 `[1, classes]`."""
     outputs: Mapping[str, Array] = field(default_factory=dict)
-    """The logits of each model that was run when it was exported, by the name of its file."""
+    """The outputs of each model that was run when it was exported, by the name of its file."""
 
     def save(self, folder: Path) -> None:
         """Write `sample.npz`; equal samples give equal bytes."""
@@ -105,14 +122,12 @@ class Sample:
 
     @classmethod
     def load(cls, folder: Path) -> "Sample":
-        """What `save` wrote; raises `UserError` if it is missing or damaged."""
-        path = folder / SAMPLE
+        """Return what `save` wrote; raises `UserError` if it is missing or damaged."""
+        path, arrays = folder / SAMPLE, _arrays(folder)
+        outputs = {name.removeprefix(_OF): arrays[name] for name in arrays if name.startswith(_OF)}
         try:
-            with np.load(path, allow_pickle=False) as found:
-                arrays = dict(found)
-            outputs = {name.removeprefix(_OF): arrays[name] for name in arrays if name.startswith(_OF)}
             sample = cls(arrays["pixels"], arrays["input"], arrays["logits"], outputs)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zipfile.error) as error:
+        except KeyError as error:
             raise UserError(f"{path}: cannot be read ({one_line(error)}); export again") from None
         shapes = (sample.pixels.ndim, sample.input.ndim, sample.logits.ndim)
         if sample.pixels.dtype != np.uint8 or shapes != (3, 4, 2):
@@ -120,56 +135,103 @@ class Sample:
         return sample
 
 
+@dataclass(frozen=True)
+class TensorSample:
+    """Inputs of each part of a network, one row each, and what PyTorch and each model make of them."""
+
+    inputs: Mapping[str, tuple[Array, ...]]
+    """The inputs of each part, by its name."""
+    outputs: Mapping[str, Mapping[str, tuple[Array, ...]]]
+    """The outputs of each part, by the name of the file that is opened first; PyTorch's under an empty name."""
+
+    def save(self, folder: Path) -> None:
+        """Write `sample.npz`; equal samples give equal bytes."""
+        arrays = {f"input {part} {place}": each for part, row in self.inputs.items() for place, each in enumerate(row)}
+        for name, parts in self.outputs.items():
+            for part, row in parts.items():
+                arrays |= {f"output {part} {place} {name}": each for place, each in enumerate(row)}
+        np.savez_compressed(folder / SAMPLE, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TensorSample":
+        """Return what `save` wrote; raises `UserError` if it is missing or damaged."""
+        inputs: dict[str, tuple[Array, ...]] = {}
+        outputs: dict[str, dict[str, tuple[Array, ...]]] = {}
+        try:
+            for key, array in _arrays(folder).items():
+                kind, part, _, *name = key.split(" ", 3)
+                where = inputs if kind == "input" else outputs.setdefault(name[0], {})
+                where[part] = (*where.get(part, ()), array)
+            assert inputs.keys() == outputs[""].keys()
+        except (LookupError, ValueError, AssertionError):
+            raise UserError(f"{folder / SAMPLE}: no sample of an exported model; export again") from None
+        return cls(inputs, outputs)
+
+    def expected(self, name: str) -> Mapping[str, tuple[Array, ...]]:
+        """Return the outputs of the model whose first file is called `name`, or PyTorch's if it was not run."""
+        return self.outputs.get(name, self.outputs[""])
+
+
+def _arrays(folder: Path) -> dict[str, Array]:
+    """Return the arrays of a bundle's sample; raises `UserError` if it is missing or damaged."""
+    path = folder / SAMPLE
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return dict(found)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zipfile.error) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)}); export again") from None
+
+
 def make_sample(preprocessing: Preprocessing, network: Callable[[Array], Array]) -> Sample:
-    """The sample of a `network` from inputs to logits, with something to do for each step of `preprocessing`."""
+    """Return the sample of a `network` from inputs to logits, with something to do for each step of `preprocessing`."""
     pixels = np.asarray(sample_picture(preprocessing.resize))
     inputs = prepare(fromarray(pixels), preprocessing.model_dump())
     return Sample(pixels, inputs, network(inputs))
 
 
 def sample_picture(shorter_side: int) -> Image:
-    """A smooth RGB picture of random colours, always the same, a little larger than what is cut out of it."""
+    """Return a smooth RGB picture of random colours, always the same, a little larger than what is cut out of it."""
     grain = np.random.default_rng(0).integers(0, 256, (_GRAIN, _GRAIN, 3), dtype=np.uint8)
     size = (shorter_side + shorter_side // 3 + 1, shorter_side + shorter_side // 8 + 1)
     return fromarray(grain).resize(size, Resampling.BICUBIC)
 
 
 ALLOWED: Mapping[Precision, Tolerance] = {**TOLERANCES, "int8": Tolerance(allowed=0.05, scale="spread")}
-"""The largest differences between a model's outputs here and when it was exported.
+"""How far outputs here may be from those of the export. In int8 processors differ in where they round."""
 
-In int8 processors differ in where they round.
-"""
-
-_SAME_IMAGES = 0.005
-"""Part of the test images that rounding may move to another class."""
+_SAME_SAMPLES = 0.005
+"""The part of the score that rounding may cost on the same samples."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The result of a model: what is wrong, one line each, and the figures as far as it came."""
+class VerifiedModel:
+    """What came out for a model: what is wrong, one line each, and the figures as far as it came."""
 
     model: str
     problems: tuple[str, ...] = ()
     not_run: str | None = None
     difference: float | None = None
-    """The difference of its outputs on the sample from those when it was exported, by the scale of its precision."""
-    images: int | None = None
+    """How far its outputs on the sample are from those when it was exported, by the scale of its precision."""
+    metric: Metric | None = None
+    """What it was scored by, if it was."""
+    samples: int | None = None
     unreadable: int = 0
-    """Test images beside these that were left out, because they cannot be read."""
-    top1: float | None = None
-    top1_exported: float | None = None
+    """The number of test samples beside these that were left out, because they cannot be read."""
+    score: float | None = None
+    score_exported: float | None = None
     median_ms: float | None = None
     median_ms_exported: float | None = None
     images_per_s: float | None = None
-    """Done back to back."""
+    """The samples that were done in a second, back to back."""
     gap_ms: float | None = None
     after_gaps_ms: float | None = None
     """The median after gaps of `gap_ms`, as when it was exported."""
     after_gaps_ms_exported: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
+    def to_json(self, metric: Metric) -> dict[str, Any]:
+        """Return the figures as plain values; those of the score are called after the task's metric."""
+        names = {"samples": metric.samples, "score": metric.key, "score_exported": f"{metric.key}_exported"}
+        return {names.get(name, name): value for name, value in asdict(self).items() if name != "metric"}
 
 
 def check_inputs(manifest: ExportManifest, sample: Sample) -> None:
@@ -181,7 +243,7 @@ def check_inputs(manifest: ExportManifest, sample: Sample) -> None:
 
 
 def check_outputs(model: Runnable, session: Session, sample: Sample) -> float:
-    """How far the model's outputs on the sample are from the expected; raises `Disagreement` if that is too far."""
+    """Return how far the outputs on the sample are from the expected; raises `Disagreement` if that is too far."""
     expected = sample.outputs.get(model.path.name, sample.logits)
     tolerance = ALLOWED[model.artefact.precision]
     assert tolerance.allowed is not None
@@ -197,7 +259,7 @@ def check_outputs(model: Runnable, session: Session, sample: Sample) -> float:
 
 
 def check_embedded(session: Session, embedded: Embedded, sample: Sample) -> float:
-    """Check the outputs of a model that preprocesses by itself, given the sample's picture."""
+    """Return how far outputs on the sample's picture are, for a model that preprocesses by itself; else raise so."""
     expected = sample.outputs.get(embedded.model, sample.logits)
     found = logits_of(session, sample.pixels[np.newaxis])
     largest = float(difference(expected, found, float(np.ptp(sample.logits))).max())
@@ -210,7 +272,7 @@ def check_embedded(session: Session, embedded: Embedded, sample: Sample) -> floa
 
 
 def count_correct(session: Session, manifest: ExportManifest, images: Iterable[tuple[Image, int]]) -> tuple[int, int]:
-    """How many of the images get their label, and how many there are."""
+    """Return how many of the images get their label, and how many there are."""
     steps, correct, count = manifest.preprocessing.model_dump(), 0, 0
     for picture, label in images:
         correct += int(logits_of(session, prepare(picture, steps)).argmax()) == label
@@ -218,18 +280,39 @@ def count_correct(session: Session, manifest: ExportManifest, images: Iterable[t
     return correct, count
 
 
-def check_accuracy(correct: int, count: int, exported: Accuracy | None) -> None:
-    """Raise `Disagreement` for a top-1 that the export's figures do not allow.
+def check_score(value: float, count: int, exported: ProvenScore | None) -> None:
+    """Raise `Disagreement` for a score that the export's figures do not allow.
 
-    On as many images as then, it may differ by rounding only; other images have to reach its interval.
+    On as many samples as then, it may differ by rounding only; other samples have to reach its interval.
     """
     if exported is None:
         return
-    top1 = correct / count
-    same = count == exported.images
-    lowest = exported.top1 - max(_SAME_IMAGES, 1 / count) if same else exported.interval[0]
-    if top1 < lowest - 1e-9:
+    metric, (low, high) = exported.metric, exported.interval
+    if count == exported.samples:
+        slack = max(_SAME_SAMPLES, 1 / count) * max(1.0, abs(exported.value))
+        worst = exported.value - slack if metric.maximise else exported.value + slack
+    else:
+        worst = low if metric.maximise else high
+    if metric.gain(value) < metric.gain(worst) - 1e-9:
         raise Disagreement(
-            f"top-1 {100 * top1:.2f} % on {count} images, when it was exported {100 * exported.top1:.2f} %, allowed "
-            f"{100 * lowest:.2f} %"
+            f"{metric.name} {metric.text(value)} on {count} {metric.samples}, when it was exported "
+            f"{metric.text(exported.value)}, allowed {metric.text(worst)}"
         )
+
+
+def check_tensors(model: Runnable, sessions: Sessions, sample: TensorSample) -> float:
+    """Return how far the outputs of all parts on the sample are from the expected ones.
+
+    Raises `Disagreement` if that is too far.
+    """
+    tolerance, largest = ALLOWED[model.artefact.precision], 0.0
+    assert tolerance.allowed is not None
+    for part, right in sample.expected(model.path.name).items():
+        for expected, found in zip(right, outputs_of(sessions[part], sample.inputs[part]), strict=True):
+            largest = max(largest, float(difference(expected, found).max()))
+    if not largest <= tolerance.allowed:
+        raise Disagreement(
+            f"outputs on the sample differ from those when it was exported by up to {largest:.2g}, allowed "
+            f"{tolerance.allowed:g}"
+        )
+    return largest

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.exporting.bundle.pictures import Refused
 from nasdeploy.exporting.bundle.predict import MANIFEST, SAMPLE, SUMS, check_sums, files_of, sha256
 from nasdeploy.exporting.bundle.readme import readme
-from nasdeploy.exporting.bundle.rebuild import MODULES
 from nasdeploy.exporting.bundle.triton import write_repository
-from nasdeploy.exporting.bundle.verify import Sample
-from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, FileFacts, load_export
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.manifest import Artefact, ExportManifest, FileFacts, Manifest, load_export
 from nasdeploy.store.directories import replacing_directory
 from nasdeploy.store.files import (
     PARTIAL,
@@ -33,13 +33,20 @@ from nasdeploy.store.files import (
 
 REJECTED_MANIFEST = "manifest.rejected.json"
 
-About = Callable[[tuple[Artefact, ...]], ExportManifest]
+About = Callable[[tuple[Artefact, ...]], Manifest]
 """Makes the manifest of models that lie together."""
+
+
+class BundleSample(Protocol):
+    """An input with expected outputs, by which a bundle is tried on any machine."""
+
+    def save(self, folder: Path) -> None:
+        """Write the sample into a bundle; equal samples give equal bytes."""
 
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A hidden directory beside `out` in which models are made, by one process at a time.
+    """Give a hidden directory beside `out` in which models are made, by one process at a time.
 
     Raises `UserError` if `out` cannot be replaced, or another process exports there.
     """
@@ -53,29 +60,23 @@ def staging(out: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def install(
-    stage: Path,
-    out: Path,
-    passed: tuple[Artefact, ...],
-    about: About,
-    sample: Sample,
-    embedded: tuple[Embedded, ...] = (),
-    triton: bool = False,
-) -> ExportManifest:
-    """Make of the models in `stage` that passed a bundle in `out`, in place of an earlier one: whole or not at all."""
-    manifest = about(passed).model_copy(update={"embedded": embedded})
+def install(stage: Path, out: Path, manifest: Manifest, sample: BundleSample, *, triton: bool = False) -> None:
+    """Make of the models in `stage` that the manifest names a bundle in `out`: whole or not at all.
+
+    It takes the place of an earlier one. `triton` adds a model repository of the server.
+    """
     with replacing_directory(out) as folder:
-        for file in [file for made in passed for file in made.files] + [made.file for made in embedded]:
+        models = [file for made in manifest.artefacts for file in made.files]
+        for file in [*models, *(made.file for made in manifest.embedded)]:
             (stage / file.name).rename(folder / file.name)
-        if triton:
+        if triton and isinstance(manifest, ExportManifest):
             write_repository(folder, manifest)
         complete(folder, manifest, sample)
         keep_hidden(out, folder)
-    return manifest
 
 
 def reject(stage: Path, out: Path, rejected: tuple[Artefact, ...], about: About) -> CheckFailed:
-    """Keep models that failed under names that say so, and a report; the error to end with."""
+    """Keep models that failed under names that say so, and a report; return the error to end with."""
     kept = tuple(_kept(stage, out, artefact) for artefact in rejected)
     report = out / REJECTED_MANIFEST
     write_json(report, about(kept).model_dump(mode="json"))
@@ -85,14 +86,16 @@ def reject(stage: Path, out: Path, rejected: tuple[Artefact, ...], about: About)
 
 
 def _kept(stage: Path, out: Path, artefact: Artefact) -> Artefact:
-    """The artefact under names that nobody takes for those of a good one: `model.rejected.onnx`."""
+    """Return the artefact under names that nobody takes for those of a good one: `model.rejected.onnx`."""
     files = []
     for file in artefact.files:
         stem, dot, suffix = file.name.rpartition(".")
         path = out / f"{stem}.rejected{dot}{suffix}"
         write_bytes(path, (stage / file.name).read_bytes())
         files.append(FileFacts.of(path))
-    return artefact.model_copy(update={"files": tuple(files)})
+    renamed = {file.name: kept.name for file, kept in zip(artefact.files, files, strict=True)}
+    parts = {part: renamed[name] for part, name in artefact.parts.items()}
+    return artefact.model_copy(update={"files": tuple(files), "parts": parts})
 
 
 PROGRAMS, REBUILD, README, ATTRIBUTES = ("predict.py", "pictures.py"), "rebuild.py", "README.md", ".gitattributes"
@@ -101,12 +104,13 @@ _KEPT_BY_GIT = "# SHA256SUMS is of bytes: git is not to change line ends here.\n
 """Not covered by the sums, as nothing hidden is: copies and archives that leave it out are whole bundles too."""
 
 
-def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
+def complete(folder: Path, manifest: Manifest, sample: BundleSample) -> None:
     """Add to the model in `folder` all else that a bundle holds; SHA256SUMS last, over every other file."""
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     sample.save(folder)
-    tied = any(made.format in MODULES for made in manifest.artefacts)
-    for name in (*PROGRAMS, REBUILD) if tied else PROGRAMS:
+    rebuilt = any(FORMATS[made.format].rebuilds_with for made in manifest.artefacts)
+    programs = PROGRAMS if isinstance(manifest, ExportManifest) else ()
+    for name in (*programs, REBUILD) if rebuilt else programs:
         with as_file(files("nasdeploy.exporting.bundle") / name) as program:
             shutil.copyfile(program, folder / name)
     write_text(folder / README, readme(manifest))
@@ -114,8 +118,8 @@ def complete(folder: Path, manifest: ExportManifest, sample: Sample) -> None:
     write_sums(folder)
 
 
-def load_bundle(folder: Path) -> ExportManifest:
-    """The manifest of a bundle whose files are all there and as they were written.
+def load_bundle(folder: Path) -> Manifest:
+    """Return the manifest of a bundle whose files are all there and as they were written.
 
     Raises `UserError` if one is missing, damaged, swapped or added, or if a model was rejected.
     """
@@ -129,7 +133,7 @@ def load_bundle(folder: Path) -> ExportManifest:
 
 
 def write_sums(folder: Path) -> None:
-    """SHA256SUMS in the form of `sha256sum`, which checks it with `-c`."""
+    """Write SHA256SUMS in the form of `sha256sum`, which checks it with `-c`."""
     lines = (f"{sha256(folder / name)}  {name}\n" for name in files_of(folder))
     write_text(folder / SUMS, "".join(lines))
 

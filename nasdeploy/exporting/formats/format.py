@@ -1,6 +1,6 @@
 """What an export format is. Torch-free, as all files of this package: what they need is imported when it is used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nasdeploy.nn.network import Network
 
 STEM = "model"
-"""What the names of all model files begin with."""
+"""What the names of the files of a network of one part begin with."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,31 @@ class Source:
     device: Device
     """The device that the file is for."""
     capabilities: tuple[str, ...] = ()
-    """Compute capabilities of other GPUs than the one that is here, e.g. `SM86`."""
+    """The compute capabilities of other GPUs than the one that is here, e.g. `SM86`."""
+
+
+@dataclass(frozen=True)
+class ServerBackend:
+    """What of Triton runs the files of a format."""
+
+    line: str
+    """The line of the server's configuration that names it."""
+    files: Mapping[str, str]
+    """The names that it looks for, by suffix."""
+    on_gpu: bool = False
+    """Whether it runs on GPUs only."""
 
 
 class Format(Protocol):
-    """One kind of model file."""
+    """One kind of model file: all that is known of it, from how it is written to what runs it."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """The suffixes of its files, which have one stem; the first file is the one that is opened."""
+        """The ends of the names of its files, which have one stem; the first file is the one that is opened."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """What it can hold, for a runtime that can run it."""
+        """The precisions that it can hold, for a runtime that can run it."""
 
     @property
     def mixes(self) -> bool:
@@ -53,47 +65,71 @@ class Format(Protocol):
     def ahead_of_time(self) -> bool:
         """Whether it can be made for GPUs that are not here."""
 
+    @property
+    def holds_parts(self) -> bool:
+        """Whether the parts of a network of several can be files of it."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether preprocessing can be put into its file."""
+
+    @property
+    def package(self) -> str | None:
+        """The package by which a bundle's `predict.py` runs it; None where that cannot."""
+
+    @property
+    def backend(self) -> ServerBackend | None:
+        """What of Triton serves it; None where nothing does."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether its file loads only on GPUs of one kind, in the version that wrote it."""
+
+    @property
+    def rebuilds_with(self) -> str | None:
+        """The module by which a bundle's `rebuild.py` builds its file again; None where that cannot."""
+
     def runtime(self, device: Device) -> str:
-        """Name of the runtime, a key of `RUNTIMES`, that runs the file where `device` is the target."""
+        """Return the name of the runtime, a key of `RUNTIMES`, that runs the file where `device` is the target."""
 
     def recipe(self, device: Device) -> str:
-        """Key of `convert.quantise.RECIPES`: how int8 is to be written for that runtime."""
+        """Return the key of `convert.quantise.RECIPES`: how int8 is to be written for that runtime."""
 
     def largest_batch(self, device: Device) -> int | None:
-        """Images that a call may hold at most where `device` is the target; None where any number from 1 on will do."""
+        """Return how many samples a call may hold where `device` is the target; None for any number from 1 on."""
 
     def missing(self) -> str | None:
-        """What has to be installed to write it, as a command; None if nothing. Imports nothing."""
+        """Return what has to be installed to write it, as a command; None if nothing. Imports nothing."""
 
     def obstacle(self) -> str | None:
-        """What else keeps it from being made on this machine, with what to do; None if nothing."""
+        """Return what else keeps it from being made on this machine, with what to do; None if nothing."""
 
     def not_run(self, capabilities: Sequence[str]) -> str | None:
-        """Why a file for these compute capabilities cannot run on this machine; None if it can."""
+        """Return why a file for these compute capabilities cannot run on this machine; None if it can."""
 
     def write(self, source: Source, path: Path) -> None:
         """Write the network to `path` and files of the same stem; raises `UserError` for what the format refuses."""
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What is wrong with a file without running it, one line each: its form, or its inputs and outputs."""
+        """Return what is wrong with a file without running it, a line each: its form, or its inputs and outputs."""
 
     def open(self, path: Path, device: Device) -> Session:
-        """The file in its runtime, on this machine; raises `UserError` if that cannot load it."""
+        """Open the file in its runtime, on this machine; raises `UserError` if that cannot load it."""
 
 
-def file_name(form: Format, precision: Precision) -> str:
-    """Name of the file that is opened, e.g. `model.onnx` or `model.int8.onnx`."""
-    return STEM + ("" if precision == "fp32" else f".{precision}") + form.suffixes[0]
+def file_name(form: Format, precision: Precision, stem: str = STEM) -> str:
+    """Return the name of the file that is opened, e.g. `model.onnx` or `model.int8.onnx`."""
+    return stem + ("" if precision == "fp32" else f".{precision}") + form.suffixes[0]
 
 
 def files_of(form: Format, path: Path) -> list[Path]:
-    """All files of the model that is opened by `path`."""
+    """Return all files of the model that is opened by `path`."""
     stem = path.name.removesuffix(form.suffixes[0])
     return [path.with_name(stem + suffix) for suffix in form.suffixes]
 
 
 def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[str]:
-    """A line if a file's inputs or outputs (`kind`), each in words, are not those expected."""
+    """Return a line if a file's inputs or outputs (`kind`), each in words, are not those expected."""
     if list(found) == list(expected):
         return []
     return [f"{kind}: {', '.join(found) or 'none'}; expected {', '.join(expected)}"]
@@ -104,9 +140,15 @@ class Interchange:
 
     mixes = False
     ahead_of_time = False
+    holds_parts = False
+    embeds = False
+    package: str | None = None
+    backend: ServerBackend | None = None
+    tied = False
+    rebuilds_with: str | None = None
 
     def largest_batch(self, device: Device) -> int | None:
-        """None: memory is found when it is called."""
+        """Return None: memory is found when it is called."""
         return None
 
     def open(self, path: Path, device: Device) -> Session:
@@ -114,20 +156,20 @@ class Interchange:
         return runtime_of(device).open(path, device)
 
     def missing(self) -> str | None:
-        """Nothing but what nasdeploy itself needs."""
+        """Return None: what nasdeploy itself needs is enough."""
         return None
 
     def obstacle(self) -> str | None:
-        """Nothing."""
+        """Return None: there is no obstacle."""
         return None
 
     def not_run(self, capabilities: Sequence[str]) -> str | None:
-        """Nothing: it runs here."""
+        """Return None: it runs here."""
         return None
 
 
 def lacking(module: str, package: str, at_least: str) -> str | None:
-    """The command that installs `package`, whose module is `module`, in a version that will do; None if it is there."""
+    """Return the command that installs `package`, of that module, in a version that will do; None if it is there."""
     if not find_spec(module):
         return f"pip install {package}"
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasdeploy.core.errors import one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, mismatch
+from nasdeploy.exporting.formats.format import Interchange, ServerBackend, Source, mismatch
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import RUNTIMES
 from nasdeploy.runtimes.device import Device
@@ -23,22 +23,26 @@ class OnnxFormat(Interchange):
     suffixes = (".onnx",)
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     mixes = True
+    holds_parts = True
+    embeds = True
+    package = "onnxruntime"
+    backend = ServerBackend('backend: "onnxruntime"', {".onnx": "model.onnx"})
 
     def runtime(self, device: Device) -> str:
-        """The device's, if that opens ONNX files."""
+        """Return the device's, if that opens ONNX files."""
         opens = device.runtime not in RUNTIMES or RUNTIMES[device.runtime].form == "onnx"
         return device.runtime if opens else "onnxruntime"
 
     def recipe(self, device: Device) -> str:
-        """Return the recipe of the runtime that opens it."""
+        """Return the runtime that opens it."""
         return self.runtime(device)
 
     def write(self, source: Source, path: Path) -> None:
-        """The ONNX model as it is."""
+        """Write the ONNX model as it is."""
         path.write_bytes(source.onnx(source.precision))
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
+        """Return what onnx.checker finds; and operators, inputs and outputs that are not as they should be."""
         import onnx
         from onnx import TensorProto
 
@@ -81,7 +85,7 @@ def _described(value: "ValueInfoProto") -> str:
 
 
 def _wanted(tensor: TensorFacts) -> str:
-    return _text(tensor.name, {"float32": "FLOAT"}[tensor.dtype], tensor.shape)
+    return _text(tensor.name, {"float32": "FLOAT", "int64": "INT64"}[tensor.dtype], tensor.shape)
 
 
 def _text(name: str, kind: str, sizes: Iterator[str | int] | Sequence[str | int]) -> str:

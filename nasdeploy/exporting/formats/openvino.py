@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.formats.format import Interchange, ServerBackend, Source, lacking, mismatch
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.openvino import the_core
 from nasdeploy.runtimes.runtime import Precision
 
-_TYPES = {"float32": "f32"}
+_TYPES = {"float32": "f32", "int64": "i64"}
 
 
 class OpenVinoFormat(Interchange):
@@ -19,21 +19,24 @@ class OpenVinoFormat(Interchange):
 
     suffixes = (".xml", ".bin")
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    holds_parts = True
+    package = "openvino"
+    backend = ServerBackend('backend: "openvino"', {".xml": "model.xml", ".bin": "model.bin"})
 
     def runtime(self, device: Device) -> str:
-        """OpenVINO."""
+        """Return OpenVINO."""
         return "openvino"
 
     def recipe(self, device: Device) -> str:
-        """Return the format's own recipe."""
+        """Return its own."""
         return "openvino"
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return lacking("openvino", "openvino", "2025.4")
 
     def write(self, source: Source, path: Path) -> None:
-        """Both files; raises `UserError` if OpenVINO refuses the model."""
+        """Write both files; raises `UserError` if OpenVINO refuses the model."""
         import openvino
 
         # It halves the weights better than a converted graph does: no casts, and none of its operators is asked to
@@ -48,7 +51,7 @@ class OpenVinoFormat(Interchange):
             ) from None
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What OpenVINO's reader finds; and inputs and outputs that are not as they should be."""
+        """Return what OpenVINO's reader finds; and inputs and outputs that are not as they should be."""
         try:
             model = the_core().read_model(path, path.with_suffix(".bin"))
         except RuntimeError as error:

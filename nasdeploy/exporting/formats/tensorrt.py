@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nasdeploy.core.errors import CheckFailed, UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.core.registry import listed, suggestion
-from nasdeploy.exporting.formats.format import Source, files_of, lacking
+from nasdeploy.exporting.formats.format import ServerBackend, Source, files_of, lacking
 from nasdeploy.exporting.formats.onnx import OnnxFormat
 from nasdeploy.exporting.formats.torch import TorchFormat, save_program
 from nasdeploy.exporting.manifest import TensorFacts
@@ -39,38 +39,47 @@ class TensorRtFormat:
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     mixes = True
     ahead_of_time = False
-    _name: str = "tensorrt"
+    holds_parts = False
+    embeds = False
+    package: str | None = None
+    backend: ServerBackend | None = ServerBackend('backend: "tensorrt"', {".engine": "model.plan"}, on_gpu=True)
+    tied = True
+    rebuilds_with: str | None = "tensorrt"
     _sdk = ("tensorrt", "tensorrt", "10")
-    """Module, package, and the first version with strongly typed networks."""
+    """The module, the package, and the first version with strongly typed networks."""
+
+    def _name(self) -> str:
+        """The runtime that opens the engine."""
+        return "tensorrt"
 
     @property
     def _runtime(self) -> TensorRt:
-        runtime = RUNTIMES[self._name]
+        runtime = RUNTIMES[self._name()]
         assert isinstance(runtime, TensorRt)
         return runtime
 
     def runtime(self, device: Device) -> str:
-        """The one that it is the format of."""
-        return self._name
+        """Return the one that it is the format of."""
+        return self._name()
 
     def recipe(self, device: Device) -> str:
-        """Return the format's own recipe."""
-        return self._name
+        """Return its own."""
+        return self._name()
 
     def largest_batch(self, device: Device) -> int | None:
-        """What the engine is built for."""
+        """Return what the engine is built for."""
         return max(device.batch, LARGEST_BATCH)
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return self._runtime.missing() or lacking(*self._sdk)
 
     def obstacle(self) -> str | None:
-        """Whether there is a GPU to build for."""
+        """Return why there is no GPU to build for; None if there is one."""
         return missing_gpu()
 
     def not_run(self, capabilities: Sequence[str]) -> str | None:
-        """Nothing: it is built for the GPU that is here."""
+        """Return None: it is built for the GPU that is here."""
         return None
 
     def write(self, source: Source, path: Path) -> None:
@@ -81,12 +90,12 @@ class TensorRtFormat:
         engine.write_bytes(self._runtime.build(content, source.device, source.capabilities))
 
     def open(self, path: Path, device: Device) -> Session:
-        """Open it on the first GPU."""
+        """Open the engine on the first GPU."""
         runtime_of(device)
         return self._runtime.load(path, device)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """Whether there is an engine, which is loaded since there is a GPU; and what is wrong with its ONNX model."""
+        """Return whether an engine is missing, which is loaded as there is a GPU; and what ails its ONNX model."""
         engine, onnx = files_of(self, path)
         return [*emptiness(engine), *OnnxFormat().inspect(onnx, inputs, outputs)]
 
@@ -96,15 +105,19 @@ class TensorRtRtxFormat(TensorRtFormat):
 
     suffixes = (".tensorrt-rtx.engine", ".tensorrt-rtx.onnx")
     ahead_of_time = True
-    _name = "tensorrt-rtx"
+    backend = None
+    rebuilds_with = "tensorrt_rtx"
     _sdk = ("tensorrt_rtx", "tensorrt-rtx-cu13", "1.6")
 
+    def _name(self) -> str:
+        return "tensorrt-rtx"
+
     def obstacle(self) -> str | None:
-        """Nothing: it builds anywhere, if it is told for which compute capabilities."""
+        """Return None: it builds anywhere, if it is told for which compute capabilities."""
         return None
 
     def not_run(self, capabilities: Sequence[str]) -> str | None:
-        """Whether there is a GPU that the engine is for."""
+        """Return why there is no GPU that the engine is for; None if there is one."""
         if not capabilities:
             return missing_gpu()
         absent = missing_gpu()
@@ -125,7 +138,7 @@ class TensorRtRtxFormat(TensorRtFormat):
             )
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What the header says, and what is wrong with its ONNX model; an engine tells its inputs to a GPU only."""
+        """Return what ails the header and the ONNX model; an engine tells its inputs to a GPU only."""
         try:
             read_header(path.read_bytes())
         except ValueError as error:
@@ -134,12 +147,12 @@ class TensorRtRtxFormat(TensorRtFormat):
 
 
 def emptiness(engine: Path) -> list[str]:
-    """A line if there is no engine in the file: all that can be said of one without its SDK and a GPU."""
+    """Return a line if there is no engine in the file: all that can be said of one without its SDK and a GPU."""
     return [] if engine.stat().st_size else ["header: the file is empty"]
 
 
 def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
-    """`["sm86,sm89", "8.9"]` as `("SM86", "SM89")`; raises `UserError` for what the installed SDK does not know."""
+    """Return `["sm86,sm89", "8.9"]` as `("SM86", "SM89")`; raises `UserError` for what the SDK does not know."""
     runtime = RUNTIMES["tensorrt-rtx"]
     assert isinstance(runtime, TensorRt)
     words = listed(given)
@@ -160,7 +173,7 @@ def parse_capabilities(given: Sequence[str]) -> tuple[str, ...]:
 
 
 _RTX = "torch-tensorrt-rtx"
-"""Package of the edition that builds for TensorRT for RTX."""
+"""The package of the edition that builds for TensorRT for RTX."""
 
 
 class TorchTensorRtFormat(TensorRtFormat):
@@ -168,10 +181,11 @@ class TorchTensorRtFormat(TensorRtFormat):
 
     suffixes = (".torch-tensorrt.engine", ".torch-tensorrt.pt2")
     precisions: tuple[Precision, ...] = ("fp32",)
+    backend = None
+    rebuilds_with = None
 
-    @property
-    def _name(self) -> str:  # type: ignore[override]
-        """Return the name of the runtime of the edition that is installed."""
+    def _name(self) -> str:
+        """The runtime of the edition that is installed."""
         try:
             version(_RTX)
         except PackageNotFoundError:
@@ -179,7 +193,7 @@ class TorchTensorRtFormat(TensorRtFormat):
         return "tensorrt-rtx"
 
     def missing(self) -> str | None:
-        """The command that installs it, or None."""
+        """Return the command that installs it, or None."""
         return lacking("torch_tensorrt", "torch-tensorrt", "2.9") or self._runtime.missing()
 
     def write(self, source: Source, path: Path) -> None:
@@ -189,13 +203,13 @@ class TorchTensorRtFormat(TensorRtFormat):
         engine.write_bytes(_convert(save_program(source.network, program), tensor.shape, source.device))
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
-        """What is wrong with the program, and whether there is an engine, which is loaded since there is a GPU."""
+        """Return what ails the program, and whether an engine is missing, which is loaded as there is a GPU."""
         engine, program = files_of(self, path)
         return [*emptiness(engine), *TorchFormat().inspect(program, inputs, outputs)]
 
 
 def _convert(program: "ExportedProgram", shape: Shape, device: Device) -> bytes:
-    """The engine of a program with an input of that shape (without batch), for any batch up to 32 or the device's."""
+    """Return the engine of a program with an input of that shape, for any batch up to 32 or the device's."""
     only((TF32,), device)
     import torch_tensorrt
 

@@ -300,7 +300,7 @@ def test_verification_on_test_images_finds_the_exports_accuracy(bundle: Path, pi
         found = verify(bundle, QUIET, data=str(folder), protocol=QUICK)
         (model,) = found.found
         assert found.problems == ()
-        assert (model.images, model.top1) == (75, model.top1_exported)
+        assert (model.samples, model.score) == (75, model.score_exported)
         assert model.difference == 0
         assert model.median_ms and model.median_ms_exported
 

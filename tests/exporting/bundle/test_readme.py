@@ -4,7 +4,7 @@ import pytest
 
 from nasdeploy.exporting.bundle.readme import readme
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.record import AfterGaps, Latency, Proof, Throughput
+from nasdeploy.exporting.record import ModelLatency, Proof, RunsAfterGaps, Throughput
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.records import CopyFacts, DataFacts
 from tests.exporting.test_manifest import artefact_of, manifest_of
@@ -46,13 +46,13 @@ def test_latency_is_told_back_to_back_and_after_gaps_and_throughput_with_what_wa
     def figures(median: float) -> dict[str, float]:
         return {"median_ms": median, "p10_ms": median - 1, "p90_ms": median + 1, "p95_ms": median + 2}
 
-    latency = Latency(
+    latency = ModelLatency(
         **figures(2.0),
         batch=4,
         runs=9,
         noisy=False,
         predicted_ms=None,
-        after_gaps=AfterGaps(gap_ms=50.0, **figures(7.0), runs=5, noisy=True),
+        after_gaps=RunsAfterGaps(gap_ms=50.0, **figures(7.0), runs=5, noisy=True),
         throughput=Throughput(images=1200, seconds=3.0),
     )
     text = readme(manifest_of(Proof(latency=latency)))

@@ -1,0 +1,213 @@
+"""What the export of a classifier of images has beyond that of any network: pictures, their preprocessing, int8.
+
+The test set is read from its image files by the steps that the manifest states, which has to give what evaluation
+gives; calibration and held-out images are training images, prepared as for evaluation.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.data.batches import evaluation_batches
+from nasdeploy.data.images import Images, ImageSets, readable
+from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.transforms import prepare
+from nasdeploy.exporting.bundle.preprocessing_graph import embed_models
+from nasdeploy.exporting.bundle.verify import Sample, make_sample
+from nasdeploy.exporting.compare import SAMPLE, Disagreement, Sessions, Yardstick, difference, logits_of, within
+from nasdeploy.exporting.conversions import Examples
+from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, part_facts
+from nasdeploy.exporting.record import TOLERANCE
+from nasdeploy.nn.functional import rescale
+from nasdeploy.nn.network import Network
+from nasdeploy.runtimes.runtime import Array
+from nasdeploy.tasks.classification import Classification
+from nasdeploy.tasks.file_scores import Accuracy, AccuracyTally
+from nasdeploy.tasks.image_data import ImageData, side_of
+
+_TEST_BATCH = 32
+_CALIBRATION = 256
+_CALIBRATION_BATCH = 4
+"""The images of a calibration batch; few, since all activations of a batch are in memory at once."""
+_HELD_OUT = 2000
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class TestBatch:
+    """Some test images, and what PyTorch makes of them."""
+
+    inputs: Array
+    """`[N, 3, side, side]`, prepared as the manifest says."""
+    labels: Array
+    logits: Array
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """A classifier in evaluation mode on the CPU, and test images. It is a `Reference`."""
+
+    network: Network
+    preprocessing: Preprocessing
+    images: Images
+    data: DataSettings
+    unreadable: int = 0
+    """The number of test images that are not among them, because they cannot be read."""
+    _known: list[tuple[Array, Array]] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Labels and logits of the test set, once they are known: several files are compared with them."""
+
+    @classmethod
+    def of(cls, network: Network, sets: ImageSets, data: DataSettings) -> "ImageReference":
+        """Return a network's reference, with the test images of a run."""
+        test = readable(sets.test, data)
+        preprocessing = Preprocessing.from_settings(data, side_of(network.plan))
+        return cls(network, preprocessing, test.images, data, test.unreadable)
+
+    @cached_property
+    def _fast(self) -> Network:
+        """The network in channels-last layout, in which it takes about 0.7 of the time on a CPU."""
+        return deepcopy(self.network).to(memory_format=torch.channels_last)
+
+    @property
+    def names(self) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The names of the file's input and output."""
+        return Classification().tensor_names(self.network.plan)
+
+    def prepared(self, indices: Iterable[int]) -> Tensor:
+        """Return the images at `indices`, read anew and prepared as the manifest says."""
+        return prepare(self.preprocessing, [self.images.image(index) for index in indices])
+
+    def logits(self, inputs: Tensor) -> Array:
+        """Return PyTorch's logits `[N, classes]`; raises `Disagreement` if they are no numbers."""
+        with torch.no_grad():
+            logits: Array = self._fast(inputs.to(memory_format=torch.channels_last)).numpy()
+        if not np.isfinite(logits).all():
+            raise Disagreement("PyTorch's own logits are not finite: recalibrate, or train further")
+        return logits
+
+    def sample(self) -> Tensor:
+        """Return images from all over the test set, at most `SAMPLE`."""
+        count = len(self.images)
+        indices = np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(int)
+        return self.prepared(indices.tolist())
+
+    def samples(self) -> Mapping[str, tuple[Array, ...]]:
+        """Return images from all over the test set for the one part."""
+        return {self.network.plan.only.name: (self.sample().numpy(),)}
+
+    def outputs(self, part: str, inputs: Sequence[Array]) -> list[Array]:
+        """Return PyTorch's logits of images; raises `Disagreement` if they are no numbers."""
+        (images,) = inputs
+        return [self.logits(torch.from_numpy(images))]
+
+    def score(self, sessions: Sessions, yardstick: Yardstick, progress: Progress) -> Accuracy:
+        """Return the accuracy of the file on all test images, read from their files by the manifest's preprocessing.
+
+        Raises `Disagreement` if the logits of any image differ by more than the tolerance: in fp32 the accuracy can
+        then differ by ties only.
+        """
+        (session,) = sessions.values()
+        tally, found = AccuracyTally(), []
+        with progress.task("test images", len(self.images)) as task:
+            for batch in self.test_set():
+                logits = logits_of(session, batch.inputs)
+                found.append(yardstick.rows(batch.logits, logits))
+                tally.add(batch.labels, batch.logits, logits)
+                task.advance(len(batch.labels))
+        rows = np.concatenate(found)
+        beyond = yardstick.beyond(rows)
+        what = f"logits of {beyond} of {len(rows)} test images, of which {tally.changed} get another class, differ"
+        return tally.accuracy(self.unreadable, yardstick.within(rows, what))
+
+    def test_set(self) -> Iterator[TestBatch]:
+        """Yield all test images in order, read from their files by the manifest's preprocessing.
+
+        PyTorch sees them as evaluation reads them. Raises `Disagreement` if the two differ.
+        """
+        places = [range(at, min(at + _TEST_BATCH, len(self.images))) for at in range(0, len(self.images), _TEST_BATCH)]
+        if self._known:
+            for place, (labels, logits) in zip(places, self._known, strict=True):
+                yield TestBatch(self.prepared(place).numpy(), labels, logits)
+            return
+        found = []
+        batches = evaluation_batches(self.images, self.data, _TEST_BATCH)
+        for place, (pixels, truth) in zip(places, batches, strict=True):
+            evaluated, inputs = rescale(pixels, self.preprocessing.resolution), self.prepared(place).numpy()
+            within(
+                difference(evaluated.numpy(), inputs), TOLERANCE, "inputs made by the manifest's preprocessing differ"
+            )
+            found.append((truth.numpy(), self.logits(evaluated)))
+            yield TestBatch(inputs, *found[-1])
+        self._known.extend(found)
+
+
+class PictureDeliverable:
+    """The deliverable of a classifier of images: preprocessing, labels, and a sample that is a picture."""
+
+    def __init__(self, network: Network, data: ImageData, progress: Progress) -> None:
+        self._data, self._progress = data, progress
+        self.reference = ImageReference.of(network, data.sets, data.settings)
+
+    def examples(self) -> Examples:
+        """Return training images for int8 and fp16."""
+        return examples_of(self._data.sets, self._data.settings, self.reference.preprocessing.resolution)
+
+    def manifest(self, facts: Mapping[str, Any]) -> ExportManifest:
+        """Return the manifest of some models, with preprocessing and labels."""
+        plan = self.reference.network.plan
+        interface = part_facts(plan.only, self.reference.names[plan.only.name])
+        return ExportManifest(
+            **facts,
+            inputs=interface.inputs,
+            outputs=interface.outputs,
+            preprocessing=self.reference.preprocessing,
+            labels=self._data.labels,
+            data=self._data.sets.split.facts,
+        )
+
+    def sample(self, models: Mapping[str, Callable[[], Sessions]]) -> Sample:
+        """Return a computed picture with the outputs of PyTorch and of each model that runs here."""
+        sample = make_sample(
+            self.reference.preprocessing, lambda inputs: self.reference.logits(torch.from_numpy(inputs))
+        )
+        outputs = {}
+        for name, opened in models.items():
+            (session,) = opened().values()
+            outputs[name] = logits_of(session, sample.input)
+            session.close()
+        return replace(sample, outputs=outputs)
+
+    def embed(self, stage: Path, passed: Sequence[Artefact]) -> tuple[Embedded, ...]:
+        """Write models that take uint8 pictures of any size; raises `CheckFailed` if they do not agree with others."""
+        return embed_models(stage, passed, self.reference.images, self.reference.preprocessing)
+
+
+def examples_of(sets: ImageSets, data: DataSettings, side: int) -> Examples:
+    """Return images of a run for networks of that input side, without augmentation; none are of the test set."""
+    calibration = readable(spread(sets.train, _CALIBRATION), data).images
+    held_out = readable(spread(sets.search, _HELD_OUT), data).images
+
+    def images() -> Iterable[Array]:
+        return (inputs for inputs, _ in _batches(calibration, data, side, _CALIBRATION_BATCH))
+
+    return Examples(images, len(calibration), lambda: _batches(held_out, data, side, _BATCH))
+
+
+def spread(images: Images, most: int) -> Images:
+    """Return at most so many images, from all over the set and so of all classes."""
+    places = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
+    return images.subset(places.tolist())
+
+
+def _batches(images: Images, data: DataSettings, side: int, size: int) -> Iterator[tuple[Array, Array]]:
+    for pixels, labels in evaluation_batches(images, data, size):
+        yield rescale(pixels, side).numpy(), labels.numpy()
