@@ -133,18 +133,27 @@ class SearchSpace(ABC):
             read.update(name for slot in appeared for name in slot.reads)
 
     def plan(self, arch: Arch) -> Plan:
-        """Return the network of `arch`, made once; a part of which no slot is present is left out."""
+        """Return the network of `arch`, made once; a part of which no slot is present is left out.
+
+        Raises `ValueError` for a space that has a slot without the one whose weights it shares: costs would be wrong.
+        """
         cached = self._plans.get(arch)
         if cached is None:
             if len(self._plans) >= _PLANS_KEPT:
                 self._plans.clear()
             parts = (self._part(part, arch) for part in self.parts)
             cached = self._plans[arch] = Plan(tuple(part for part in parts if part.steps))
+            if self._shares and not {step.slot for step in cached} <= {step.name for step in cached}:
+                raise ValueError(f"space {self.name}: a slot has the weights of another, which is absent in {arch}")
         return cached
 
     @cached_property
     def _plans(self) -> dict[Arch, Plan]:
         return {}
+
+    @cached_property
+    def _shares(self) -> bool:
+        return any(slot.shares for slot in self.slots)
 
     @cached_property
     def parts(self) -> tuple[PartSpec, ...]:

@@ -17,9 +17,17 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
+from tests.families.space import Writer
 
 CLASSES = 7
-LOADED = {name: load_space(name, CLASSES) for name in SPACES}
+
+
+def made(name: str, classes: int = CLASSES) -> SearchSpace:
+    """A shipped space, or the one that is nothing like them."""
+    return Writer(classes) if name == Writer.name else load_space(name, classes)
+
+
+LOADED = {name: made(name) for name in (*SPACES, Writer.name)}
 SEEDS = st.integers(0, 2**32)
 
 
@@ -65,6 +73,20 @@ def test_plans_are_valid(space: SearchSpace) -> None:
         plan = space.plan(arch)
         assert_valid(plan)
         assert plan.steps[-1].block.output.shape == (CLASSES,)
+
+
+def test_a_space_that_says_so_has_chains(space: SearchSpace) -> None:
+    for part in (part for arch in archs(space, 50) for part in space.plan(arch).parts if space.is_chain):
+        made_before = [part.inputs[0][0], *(step.name for step in part)]
+        assert len(part.inputs) == 1
+        assert [step.takes for step in part] == [(name,) for name in made_before[:-1]]
+        assert part.outputs == (made_before[-1],)
+
+
+def test_weights_that_a_step_shares_are_those_of_a_step(space: SearchSpace) -> None:
+    for arch in archs(space, 50):
+        plan = space.plan(arch)
+        assert {step.slot for step in plan} <= {step.name for step in plan}
 
 
 def test_canonical_form_keeps_the_network(space: SearchSpace) -> None:
@@ -165,9 +187,9 @@ def test_sampling_reaches_every_value(space: SearchSpace) -> None:
 
 
 def test_the_digest_tells_classes_and_spaces_apart(space: SearchSpace) -> None:
-    digests = [load_space(name, classes).digest for name in SPACES for classes in (CLASSES, CLASSES + 1)]
+    digests = [made(name, classes).digest for name in LOADED for classes in (CLASSES, CLASSES + 1)]
     assert len(set(digests)) == len(digests)
-    assert load_space(space.name, CLASSES).digest == space.digest
+    assert made(space.name).digest == space.digest
 
 
 def test_named_architectures_are_reached_by_name(space: SearchSpace) -> None:

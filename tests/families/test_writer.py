@@ -1,17 +1,18 @@
 """The writer is executed, counted and extracted as its plan says: several inputs and outputs, runs, shared weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor
 
+from nasdeploy.blocks.heads import PoolHead, Stem
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import live_elements, macs, params
 from nasdeploy.core.costs import Costs, NetworkCosts
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
-from nasdeploy.core.space import Slot
+from nasdeploy.core.space import PartSpec, Slot
 from nasdeploy.nn import FAMILIES, eager, needs_calibration
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.network import Network, NetworkPart, PartRunner
@@ -209,3 +210,46 @@ def test_steps_that_cannot_share_weights_of_their_own_shapes_are_refused() -> No
 
 def test_every_block_of_the_space_has_a_family() -> None:
     assert {type(block) for block in SPACE.distinct_blocks().values()} == set(WRITER)
+
+
+def test_a_slot_is_there_wherever_its_weights_are_shared() -> None:
+    class Missing(Writer):
+        def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
+            return None if slot.name == "embed" else super().block(slot, values)
+
+        def takes(self, slot: Slot, values: Mapping[str, int], made: Sequence[str]) -> tuple[str, ...]:
+            return ("tokens",) if slot.name == "join" else super().takes(slot, values, made)
+
+    with pytest.raises(ValueError, match="a slot has the weights of another, which is absent"):
+        Missing().plan(SPACE.smallest())
+
+
+def test_two_parts_of_one_name_run_equally_often() -> None:
+    class Twice(Writer):
+        slots = (*Writer.slots[:-1], Slot("logits", ("width",), PartSpec("step", runs=2), weights="embed"))
+
+    with pytest.raises(ValueError, match="a part runs equally often wherever it is named"):
+        Twice().plan(SPACE.smallest())
+
+
+def test_calibration_averages_over_all_runs_of_each_part() -> None:
+    """Batch normalisation in two parts, of which one runs twice for a batch."""
+    side, stem = TensorType((3, 8, 8)), Stem(8, 4, 3, 2, "relu", in_channels=3)
+    head = PoolHead(4, 4, 8, 2, 5, "relu")
+    first = Part("first", (("x", side),), (Step("stem", stem, ("x",)),), ("stem",))
+    second = Part("second", (("x", head.inputs[0]),), (Step("head", head, ("x",)),), ("head",), runs=2)
+    network = Network(Plan((first, second)))
+    batches = [torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    seen: list[Tensor] = []
+
+    def drive(runner: PartRunner, batch: Tensor) -> None:
+        (features,) = runner.run("first", batch)
+        for scale in (1.0, 2.0):
+            seen.append(scale * features)
+            runner.run("second", seen[-1])
+
+    calibrate(network, batches, drive)
+    weights = network.block("head").weights
+    expanded = [torch.nn.functional.conv2d(x, weights.expand.weight).mean((0, 2, 3)) for x in seen]
+    torch.testing.assert_close(weights.expand_norm.running_mean, torch.stack(expanded).mean(0))
+    assert len(seen) == 4
