@@ -371,12 +371,12 @@ def test_verification_is_on_the_test_images_of_the_export_only(
             verify(bundle, QUIET, data=str(tmp_path / "images"), protocol=QUICK)
     else:
         found = verify(bundle, QUIET, data=str(tmp_path / "images"), protocol=QUICK)
-        assert (found.problems, found.found[0].images) == ((), count)
+        assert (found.problems, found.found[0].samples) == ((), count)
 
 
 def test_verification_without_images_says_why(bundle: Path) -> None:
     found = verify(bundle, QUIET, protocol=QUICK)
-    assert found.images.startswith("accuracy is not tried without --data (")
+    assert found.images.startswith("accuracy is not tried without `data` (")
     assert found.problems == ()
 
 
