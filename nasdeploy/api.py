@@ -1,6 +1,7 @@
 """The Python interface: what the commands do, as functions that take and give objects. `import nasdeploy as nd` has it.
 
-Paths may be strings. Functions say nothing unless `progress` is true; then they write to stderr what the commands do.
+Paths may be strings. Functions say nothing unless `progress` is true, or a `Progress` of one's own; then they write to
+stderr what the commands do.
 Mistakes raise `UserError`, a budget that no network can meet `InfeasibleBudget`, a file that fails its proof
 `CheckFailed`; all are `NasdeployError`s.
 """
@@ -34,13 +35,13 @@ Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
 """A folder of images, a PyTorch data set of pictures and labels, or several by part: `train`, `val`, `test`."""
 Number = float | str | tuple[float | None, float | None]
 """The most that something may cost, a range of it (None: no bound), or either as text, such as `40%` of a latency."""
-Bound = Number | Mapping[str, Number]
-"""A bound, or several by device."""
-Changes = Mapping[str, object]
-"""Values by dotted key of a recipe, such as `{"train.epochs": 5}`."""
+Bound = Number | Mapping[str, Number] | list[str]
+"""A bound, or several by device, which as texts are `DEVICE=BOUND`."""
+Changes = Mapping[str, object] | Sequence[str]
+"""Values by dotted key of a recipe, such as `{"train.epochs": 5}`, or as texts, such as `train.epochs=5`."""
 
 
-def init(data: AnyPath, *, hours: float = 1.0, out: AnyPath | None = None, progress: bool = False) -> Recipe:
+def init(data: AnyPath, *, hours: float = 1.0, out: AnyPath | None = None, progress: bool | Progress = False) -> Recipe:
     """Return a recipe for a folder of images that trains for about `hours` on this machine.
 
     With `out` it is also written there, with comments; an earlier file is replaced. Raises `UserError` for a folder
@@ -49,7 +50,7 @@ def init(data: AnyPath, *, hours: float = 1.0, out: AnyPath | None = None, progr
     from nasdeploy.initial_recipe.text import first_recipe
     from nasdeploy.store.files import write_text
 
-    found = first_recipe(Path(data), hours, "recipe.yaml" if out is None else fspath(out), Progress(not progress))
+    found = first_recipe(Path(data), hours, "recipe.yaml" if out is None else fspath(out), _told(progress))
     if out is not None:
         write_text(Path(out), found.text)
     return found.recipe
@@ -64,7 +65,7 @@ def train(
     init: AnyPath | None = None,
     changes: Changes | None = None,
     restart: bool = False,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> Run:
     """Train the supernet of a recipe and return its run, which lies in `runs/NAME` unless `run` names a directory.
 
@@ -79,7 +80,7 @@ def train(
     loaded = _with_objects(_loaded(recipe, changes), data, space)
     directory = workflow.default_directory(loaded) if run is None else Path(run)
     start = None if init is None else Path(init)
-    trained = workflow.train(loaded, directory, Progress(not progress), init=start, restart=restart)
+    trained = workflow.train(loaded, directory, _told(progress), init=start, restart=restart)
     return trained or Run.open(directory)
 
 
@@ -90,7 +91,7 @@ def profile(
     space: SearchSpace | None = None,
     budget_min: float | None = None,
     restart: bool = False,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> "LatencyTable":
     """Measure the blocks of a run's space, or of a space, on a device, and return its latency table.
 
@@ -110,7 +111,7 @@ def profile(
         found,
         target,
         table_path(found, target),
-        Progress(not progress),
+        _told(progress),
         budget=None if budget_min is None else TimeBudget(60 * budget_min, started),
         restart=restart,
     )
@@ -122,23 +123,29 @@ def search(
     data: Data | None = None,
     space: SearchSpace | None = None,
     changes: Changes | None = None,
+    precisions: Sequence[str] = (),
     strict: bool = False,
-    progress: bool = False,
+    progress: bool | Progress = False,
     **budget: Bound,
 ) -> "SearchResult":
     """Search a trained run, by default the latest, for the best network within a budget.
 
     Bounds are named as the options of `nasdeploy search`: `latency_ms=5`, `latency_ms={"cpu": 5, "pi": (None, 40)}`,
     `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; without any, the recipe's latency counts. `data` and
-    `space` are needed again where they were Python objects in training. With `strict` a latency table that was measured
-    under other conditions is refused. Raises `InfeasibleBudget` with the range that can be reached.
+    `space` are needed again where they were Python objects in training. With `precisions`, such as fp32 and int8, the
+    search chooses among these too. With `strict` a latency table that was measured under other conditions is refused.
+    Raises `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of `torchrun` that
+    only help.
     """
-    from nasdeploy.workflows.request import request_search
-    from nasdeploy.workflows.search import search as search_one
+    from nasdeploy.workflows.precisions import parse_precisions, request_searches
+    from nasdeploy.workflows.search_all import search_all
 
-    found, told = _run(run), Progress(not progress)
-    recipe = _recipe_of(found, changes, data, space)
-    result = search_one(request_search(found, recipe, asked_for(budget), strict, told), told)
+    found, told = _run(run), _told(progress)
+    recipe, among = (
+        _recipe_of(found, changes, data, space),
+        parse_precisions(",".join(precisions)) if precisions else [],
+    )
+    result = search_all(request_searches(found, recipe, asked_for(budget), among, strict, told), told)
     if result is None:
         raise UserError(f"{found.path}: this process helped with the search; the first process has its result")
     return result
@@ -170,7 +177,7 @@ def export(
     changes: Changes | None = None,
     recalibrate: bool = True,
     max_drop: float = 0.5,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> Export:
     """Export a network of a run, by default the winner of its last search, each model proved against PyTorch.
 
@@ -181,7 +188,7 @@ def export(
     from nasdeploy.workflows.export import export as write
     from nasdeploy.workflows.export_request import request_export
 
-    found, told = _run(run), Progress(not progress)
+    found, told = _run(run), _told(progress)
     text = json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch
     request = request_export(found, _recipe_of(found, changes, data, space), text, device, told)
     jobs = plan_jobs(list(formats), request.device, precision, ())
@@ -201,6 +208,8 @@ def asked_for(budget: Mapping[str, Bound | None]) -> "Asked":
 
 
 def _texts(bound: Bound) -> tuple[str, ...]:
+    if isinstance(bound, list):
+        return tuple(bound)
     if isinstance(bound, Mapping):
         return tuple(f"{device}={_text(number)}" for device, number in bound.items())
     return (_text(bound),)
@@ -210,6 +219,10 @@ def _text(number: Number) -> str:
     if isinstance(number, tuple):
         return "..".join("" if side is None else repr(float(side)) for side in number)
     return number if isinstance(number, str) else repr(float(number))
+
+
+def _told(progress: bool | Progress) -> Progress:
+    return progress if isinstance(progress, Progress) else Progress(quiet=not progress)
 
 
 def _run(run: Run | AnyPath | None) -> Run:
@@ -233,7 +246,9 @@ def _recipe_of(
 
 
 def _assignments(changes: Changes | None) -> list[str]:
-    """Return changes as on the command line: `key.key=value`, the value in JSON."""
+    """Return changes as texts `key.key=value`, the value in JSON."""
+    if isinstance(changes, Sequence):
+        return list(changes)
     return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
 
 

@@ -51,14 +51,11 @@ def profile(
     quiet: QuietFlag = False,
 ) -> None:
     """Measure a latency table of a whole search space on a device; the same command resumes."""
-    from time import perf_counter
-
+    import nasdeploy
     from nasdeploy.core.progress import Progress
     from nasdeploy.latency.table import table_path
     from nasdeploy.runtimes.device import load_device
 
-    # Before PyTorch is imported, which is a part of what the user waits for.
-    started = perf_counter()
     if space is not None and run is not None:
         raise UserError("--space and --run exclude each other: a run has its own space")
     if space is None and classes is not None:
@@ -74,11 +71,9 @@ def profile(
     path = table_path(chosen, target)
     progress.say(f"profile: space {chosen.name} on device {target.name}, into {path}")
 
-    from nasdeploy.latency.profile import profile as measure_space
-    from nasdeploy.latency.time_budget import TimeBudget
-
-    budget = None if budget_min is None else TimeBudget(60 * budget_min, started)
-    table = measure_space(chosen, target, path, progress, budget=budget, restart=restart)
+    table = nasdeploy.profile(
+        chosen, device or default_device, budget_min=budget_min, restart=restart, progress=progress
+    )
     result = _result(table, chosen, path)
     emit(result, as_json, lambda: _text(result))
 

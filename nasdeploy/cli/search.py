@@ -17,7 +17,6 @@ from nasdeploy.core.registry import suggestion
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
     from nasdeploy.searching.budget import Asked
-    from nasdeploy.searching.result import SearchResult
     from nasdeploy.store.run import Run
     from nasdeploy.workflows.request import SearchRequest
 
@@ -77,7 +76,9 @@ def search(
                 for request in requests:
                     _foretell(run, request, progress, as_json)
             return
-        result = _result(requests, progress)
+        from nasdeploy.workflows.search_all import search_all
+
+        result = search_all(requests, progress)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if result is not None:
@@ -100,27 +101,12 @@ def _requests(
     strict: bool,
     progress: "Progress",
 ) -> "list[SearchRequest]":
-    """One, or one for each precision."""
+    """Return one, or one for each precision."""
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.workflows.request import request_search
-
-    recipe = recipe_of(run, assignments, data)
-    if precision is None:
-        return [request_search(run, recipe, asked, strict, progress)]
     from nasdeploy.workflows.precisions import parse_precisions, request_searches
 
-    return request_searches(run, recipe, asked, parse_precisions(precision), strict, progress)
-
-
-def _result(requests: "Sequence[SearchRequest]", progress: "Progress") -> "SearchResult | None":
-    """Return the number of the search, or of the one of several that found most; None in processes that only help."""
-    if len(requests) > 1:
-        from nasdeploy.workflows.search_all import search_all
-
-        return search_all(requests, progress)
-    from nasdeploy.workflows.search import search as search_one
-
-    return search_one(requests[0], progress)
+    precisions = [] if precision is None else parse_precisions(precision)
+    return request_searches(run, recipe_of(run, assignments, data), asked, precisions, strict, progress)
 
 
 def strategy_of(name: str | None) -> list[str]:

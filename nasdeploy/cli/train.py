@@ -48,20 +48,20 @@ def train(
     quiet: QuietFlag = False,
 ) -> None:
     """Train a supernet with in-place distillation; the same command resumes, and so does --run without a recipe."""
-    from nasdeploy.distributed import FailedElsewhere, first_of_host, reported_once
+    from nasdeploy.distributed import FailedElsewhere, first_of_host, first_of_run, reported_once
 
     try:
         with reported_once(first_of_host):
             loaded = _loaded(recipe, run_directory, assignments or (), data, alone)
 
+        import nasdeploy
         from nasdeploy.core.progress import Progress
-        from nasdeploy.workflows import train as step
 
-        directory = run_directory or step.default_directory(loaded)
-        run = step.train(loaded, directory, Progress(quiet, typed), init=init, restart=restart)
+        progress = Progress(quiet, typed)
+        run = nasdeploy.train(loaded, run=run_directory, init=init, restart=restart, progress=progress)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
-    if run is None:
+    if not first_of_run():
         return
     facts = run.facts("train")
     emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))

@@ -1,12 +1,10 @@
 """Tasks: what samples, targets and scores are, for each kind of work that networks are trained for. Torch-free."""
 
-from collections.abc import Mapping
-
 from nasdeploy.core.registry import lookup
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Classification(),)}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(),)}
 
 
 def task_of(name: str) -> Task:

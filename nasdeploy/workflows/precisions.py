@@ -34,8 +34,11 @@ def request_searches(
 ) -> list[SearchRequest]:
     """Return a search for each precision in which the budget can be met; without bounds, the recipe's latency.
 
-    Raises `InfeasibleBudget` if it can be met in none, and `UserError` for a budget that is not the same in all.
+    Without precisions it is one search, in that of its device. Raises `InfeasibleBudget` if it can be met in none, and
+    `UserError` for a budget that is not the same in all.
     """
+    if not precisions:
+        return [request_search(run, recipe, asked, strict, progress)]
     asked = asked_or_recipes(asked, recipe)
     _check(asked, precisions)
     requests, refusals = [], []

@@ -13,11 +13,14 @@ from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.search import facts, search
 
 
-def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchResult:
+def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchResult | None:
     """Search in each precision; return the result with the best winner, which is the run's result from then on.
 
-    Raises `InfeasibleBudget` if no search finds a network that meets the budget when it is measured.
+    None in processes that only help, which there are for a single request. Raises `InfeasibleBudget` if no search finds
+    a network that meets the budget when it is measured.
     """
+    if len(requests) == 1:
+        return search(requests[0], progress)
     found: list[tuple[SearchRequest, SearchResult]] = []
     refusals = []
     for request in requests:

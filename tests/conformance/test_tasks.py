@@ -1,0 +1,158 @@
+"""What every task has to give, and the whole way of each: train, profile, search, export, verify."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import nasdeploy as nd
+from nasdeploy.core.progress import Progress
+from nasdeploy.recipe import parse_recipe
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks import TASKS
+from nasdeploy.tasks.task import Inputs, Task, TaskData
+from nasdeploy.workflows.verify import verify
+from tests.families import task as writing
+from tests.training.recipes import CONTENT
+
+WRITING: dict[str, Any] = {
+    "name": "writer",
+    "task": "writing",
+    "space": {"kind": "writer", "name": "writer"},
+    "data": {"kind": "counting", "train": 64, "others": 24},
+    "train": {
+        "epochs": 2,
+        "batch_size": 16,
+        "optimizer": "adamw",
+        "learning_rate": 0.02,
+        "warmup_epochs": 0,
+        "threads": 1,
+    },
+}
+RECIPES = {"classification": CONTENT, "writing": WRITING}
+QUICK = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
+
+
+@pytest.fixture(autouse=True, scope="module", params=RECIPES)
+def task(request: pytest.FixtureRequest) -> Iterator[Task]:
+    with writing.registered() if request.param == "writing" else nullcontext():
+        yield TASKS[request.param]
+
+
+@pytest.fixture(scope="module")
+def recipe(task: Task) -> nd.Recipe:
+    return parse_recipe(RECIPES[task.name], "recipe")
+
+
+@pytest.fixture(scope="module")
+def data(task: Task, recipe: nd.Recipe) -> TaskData:
+    return task.open(recipe.data, recipe.seed)
+
+
+@pytest.fixture(scope="module")
+def supernet(recipe: nd.Recipe, data: TaskData) -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(recipe.load_space(data.outputs))
+
+
+def test_every_task_is_tested() -> None:
+    assert set(TASKS) <= set(RECIPES)
+
+
+def equal(some: Inputs, other: Inputs) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, other, strict=True))
+
+
+def test_batches_follow_from_seed_and_position(data: TaskData) -> None:
+    first, second = islice(data.train_batches(8, 0, (0, 0)), 2)
+    (again,) = islice(data.train_batches(8, 0, (0, 1)), 1)
+    assert equal(second[0], again[0])
+    (other,) = islice(data.train_batches(8, 1, (0, 0)), 1)
+    assert not equal(first[0], other[0])
+    assert len(list(data.train_batches(8, 0, (0, 0)))) == data.steps_per_epoch(8)
+
+
+def test_shares_of_a_batch_are_the_batch(data: TaskData) -> None:
+    ((whole, _),) = islice(data.train_batches(8, 0, (0, 0)), 1)
+    parts = [next(iter(data.train_batches(8, 0, (0, 0), (place, 2))))[0] for place in range(2)]
+    for number, tensor in enumerate(whole):
+        together = torch.stack([part[number] for part in parts], dim=1).flatten(0, 1)
+        assert torch.equal(tensor, together)
+
+
+def test_inputs_fit_the_networks(task: Task, data: TaskData, supernet: Supernet) -> None:
+    for arch in (supernet.space.smallest(), supernet.space.largest()):
+        plan = supernet.space.plan(arch)
+        assert set(task.tensor_names(plan)) == {part.name for part in plan.parts}
+        for part in plan.parts:
+            inputs, outputs = task.tensor_names(plan)[part.name]
+            assert (len(inputs), len(outputs)) == (len(part.inputs), len(part.outputs))
+        inputs, targets = next(iter(data.test(4)))
+        found = task.outputs(supernet.bind(arch), inputs)
+        assert isinstance(found, Tensor)
+        assert len(found) == len(targets) == 4
+
+
+def test_a_score_is_in_the_metrics_direction(task: Task, data: TaskData, supernet: Supernet) -> None:
+    network = supernet.bind(supernet.space.smallest())
+    score = task.score(network, data.test(8))
+    assert score.metric is task.metric
+    assert score.samples > 0
+    assert task.metric.regret(score.value) >= 0
+    assert score.error > 0
+    # Batches of another size change nothing but rounding.
+    assert task.score(network, data.test(5)).value == pytest.approx(score.value, rel=0.2)
+
+
+def test_what_is_learned_from_improves(task: Task, recipe: nd.Recipe, data: TaskData) -> None:
+    torch.manual_seed(0)
+    supernet = Supernet(recipe.load_space(data.outputs))
+    network = supernet.bind(supernet.space.largest())
+    objective = task.objective(recipe.train, data)
+    optimizer = torch.optim.AdamW(supernet.parameters(), lr=3e-3)
+    losses = []
+    for epoch in range(4):
+        for inputs, targets in data.train_batches(16, 0, (epoch, 0)):
+            optimizer.zero_grad()
+            loss = objective.label(task.outputs(network, inputs), targets)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    assert sum(losses[-4:]) < 0.97 * sum(losses[:4])
+
+
+def test_a_student_that_equals_its_teacher_has_no_gradient_but_rounding(
+    task: Task, recipe: nd.Recipe, data: TaskData, supernet: Supernet
+) -> None:
+    objective = task.objective(recipe.train, data)
+    assert objective.distillation is not None
+    inputs, _ = next(iter(data.train_batches(8, 0, (0, 0))))
+    outputs = task.outputs(supernet.bind(supernet.space.largest()), inputs).detach().requires_grad_()
+    loss = objective.distillation(outputs, outputs.detach().clone())
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    assert float(gradient.abs().max()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.latency
+def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = nd.train(recipe, changes=QUICK)
+    validation = run.facts("train")["validation"]
+    assert all(task.metric.key in score for score in validation.values())
+    table = nd.profile(run, "cpu", budget_min=0.25)
+    assert set(table.entries) == set(recipe.load_space(len(run.manifest.classes)).distinct_blocks())
+    result = nd.search(run, latency_ms="90%", changes=QUICK)
+    assert result.winner.latency["cpu"].measured_ms is not None
+    export = nd.export(run)
+    space = recipe.load_space(len(run.manifest.classes))
+    parts = space.plan(space.arch(result.winner.arch)).parts
+    expected = {"model.onnx"} if len(parts) == 1 else {f"{part.name}.onnx" for part in parts}
+    assert {file.name for artefact in export.manifest.artefacts for file in artefact.files} == expected
+    assert all(not artefact.proof.problems for artefact in export.manifest.artefacts)
+    assert not verify(export.directory, Progress(quiet=True)).problems
