@@ -1,4 +1,4 @@
-"""All commands, a thin file each.
+"""All commands.
 
 Modules of this package import nothing heavy at the top: `--help` has to be there in a third of a second.
 """
@@ -8,20 +8,15 @@ from typing import Annotated
 import typer
 
 from nasdeploy import __version__
-from nasdeploy.cli.bench import bench
-from nasdeploy.cli.devices import devices
-from nasdeploy.cli.evaluate import evaluate
+from nasdeploy.cli.available import devices, formats
 from nasdeploy.cli.export import export
-from nasdeploy.cli.formats import formats
-from nasdeploy.cli.init import init
-from nasdeploy.cli.predict import predict
+from nasdeploy.cli.models import bench, predict, verify
 from nasdeploy.cli.profile import profile
-from nasdeploy.cli.run import run
+from nasdeploy.cli.run import init, run
 from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
-from nasdeploy.cli.train import train
-from nasdeploy.cli.verify import verify
+from nasdeploy.cli.train import evaluate, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.cli.runs import RunOption, chosen_run
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, emit
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError

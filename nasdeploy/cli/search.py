@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.budget import Given, asked_of, with_budget
-from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
-from nasdeploy.cli.runs import DeviceOption, MovedDataOption, RunOption, changes, chosen_run
-from nasdeploy.cli.search_text import describe, forecast_text
-from nasdeploy.cli.searches import compare, list_searches, show
+from nasdeploy.cli.output import (
+    DeviceOption,
+    JsonFlag,
+    MovedDataOption,
+    QuietFlag,
+    RunOption,
+    changes,
+    chosen_run,
+    emit,
+)
+from nasdeploy.cli.searches import compare, describe, forecast_text, list_searches, show
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.registry import suggestion

@@ -1,13 +1,227 @@
-"""`nasdeploy search list|show|compare`: the finished searches of a run."""
+"""Searches as text, and `nasdeploy search list|show|compare`: the finished searches of a run."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, emit
-from nasdeploy.cli.runs import RunOption, chosen_run
-from nasdeploy.cli.search_text import compared, describe, listed
+from nasdeploy.cli.output import JsonFlag, RunOption, aligned, chosen_run, emit
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, split_name
 from nasdeploy.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
+    from nasdeploy.workflows.forecast import CostReach, Forecast
+
+
+def describe(result: "SearchResult") -> str:
+    """A search: its front, its finalists, what was chosen, and how good predictions were."""
+    devices = result.devices
+    heading = ["network", result.metric.heading, *(cost.label for cost in NETWORK_COSTS.values())]
+    heading += [f"{what} ms{f' on {name}' if len(devices) > 1 else ''}" for name in devices for what in _LATENCIES]
+    groups = {"front": result.front, "finalists": result.finalists, "chosen": (result.winner,)}
+    if _is_deployed(result):
+        heading.append(f"{result.metric.name} in {result.precision}")
+    rows = [heading]
+    places = {}
+    for name, group in groups.items():
+        places[len(rows)] = f"{name}:"
+        rows += [_row(found, result) for found in group]
+    lines = aligned(rows)
+    for place, name in reversed(places.items()):
+        lines.insert(place, name)
+    if result.ties:
+        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
+    if result.as_fast:
+        lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
+    return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
+
+
+def forecast_text(expected: "Forecast") -> str:
+    """What a search would come to."""
+    from nasdeploy.core.progress import duration
+
+    feasible = expected.feasible
+    count = f"{feasible.count:.4g}" if feasible.count >= _COUNTED else str(feasible.count)
+    if feasible.standard_error:
+        count = f"about {count} (+- {feasible.standard_error:.2g})"
+    left = max(expected.evaluations - expected.known, 0)
+    rows = [
+        *((reach.name, _reach(reach)) for reach in expected.reaches),
+        ("within the budget", f"{count} combinations of choices, {100 * feasible.share:.3g} % of the space"),
+        ("evaluations", f"{expected.evaluations} at most in a round, {expected.known} networks are known already"),
+        ("time", f"about {duration(expected.seconds)} at {duration(expected.seconds_each)} each"),
+        ("", f"of it {duration(expected.measuring)} to measure finalists" if expected.measuring else ""),
+    ]
+    if expected.known:
+        fewest = left * expected.seconds_each + expected.measuring
+        rows.append(("", f"about {duration(fewest)} if all that is known comes up again"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows if text)
+
+
+_COUNTED = 1e7
+"""Smaller numbers are written out."""
+
+
+def _reach(reach: "CostReach") -> str:
+    asked = f", asked for: {reach.asked}" if reach.asked else ""
+    return f"{reach.low:.4g} to {reach.high:.4g} {reach.unit}{asked}"
+
+
+def listed(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other, a line each."""
+    heading = [
+        "search",
+        "finished",
+        "strategy",
+        "budget",
+        "evaluated",
+        "rounds",
+        "winner",
+        _heading(results),
+        "latency in ms",
+    ]
+    return "\n".join(aligned([heading, *map(_listed, results)]))
+
+
+def compared(results: "Sequence[SearchResult]") -> str:
+    """Searches below each other with what sets their winners apart from the first one's."""
+    first = results[0].winner
+    heading = [
+        "search",
+        "strategy",
+        "budget",
+        "evaluated",
+        "winner",
+        _heading(results),
+        "to the first",
+        "latency in ms",
+    ]
+    rows = [
+        [
+            result.id,
+            result.strategy,
+            budget_text(result.budget),
+            str(result.evaluated),
+            result.winner.digest,
+            result.metric.with_error(result.winner.final_value, result.winner.error),
+            "same network" if result.winner.digest == first.digest else _difference(result, first),
+            _measured(result),
+        ]
+        for result in results
+    ]
+    return "\n".join(aligned([heading, *rows]))
+
+
+def budget_text(budget: "BudgetRecord") -> str:
+    """The bounds that were asked for, e.g. `cpu 5 ms, 300 M MACs`."""
+    parts = []
+    for name, bounds in budget.bounds.items():
+        cost, device = split_name(name)
+        parts.append(f"{device or ''} {_bounds(bounds)} {COSTS[cost].label}".strip())
+    return ", ".join(parts)
+
+
+_LATENCIES = ("predicted", "measured")
+
+
+def _is_deployed(result: "SearchResult") -> bool:
+    """Whether accuracies were measured in the device's precision."""
+    return result.winner.deployed_value is not None
+
+
+def _row(found: "NetworkRecord", result: "SearchResult") -> list[str]:
+    costs = ["-" if (cost := found.in_unit(name)) is None else f"{cost:.4g}" for name in NETWORK_COSTS]
+    latencies = [text for name in result.devices for text in _latency(found.latency[name])]
+    cells = [found.digest, result.metric.with_error(found.value, found.error), *costs, *latencies]
+    if _is_deployed(result):
+        cells.append("-" if found.deployed_value is None else result.metric.number(found.deployed_value))
+    return cells
+
+
+def _latency(found: "LatencyRecord") -> tuple[str, str]:
+    measured = "-" if found.measured_ms is None else f"{found.measured_ms:.4g}"
+    return f"{found.predicted_ms:.4g} +- {found.uncertainty_ms:.2g}", measured
+
+
+def _heading(results: "Sequence[SearchResult]") -> str:
+    """Return the heading of the scores of several searches: those of a run measure the same."""
+    return results[0].metric.heading if results else ""
+
+
+def _difference(result: "SearchResult", first: "NetworkRecord") -> str:
+    """Return how far a winner's score is from that of the first one."""
+    metric = result.metric
+    shown = f"{metric.scale * (result.winner.final_value - first.final_value):+.{metric.decimals}f}"
+    return f"{shown} points" if metric.unit == "%" else f"{shown} {metric.unit}".strip()
+
+
+def _listed(result: "SearchResult") -> list[str]:
+    return [
+        result.id,
+        result.finished,
+        result.strategy,
+        budget_text(result.budget),
+        str(result.evaluated),
+        str(result.rounds),
+        result.winner.digest,
+        result.metric.with_error(result.winner.final_value, result.winner.error),
+        _measured(result),
+    ]
+
+
+def _measured(result: "SearchResult") -> str:
+    return ", ".join(f"{one.measured_ms:.4g}" for one in result.winner.latency.values() if one.measured_ms) or "-"
+
+
+def _summary(result: "SearchResult") -> str:
+    rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
+    return (
+        f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
+        f"within it after {rounds}" + (f"; accuracy on {_images(result)}" if result.unreadable else "")
+    )
+
+
+def _spreads(result: "SearchResult") -> list[str]:
+    """How far processes were apart that measured the same networks."""
+    lines = []
+    for name in result.devices:
+        found = [one.latency[name].measured_spread for one in result.finalists]
+        known = [spread for spread in found if spread is not None]
+        if known:
+            lines.append(
+                f"latency on {name}, of one network in several processes: medians up to {max(known):.2f} times apart"
+            )
+    return lines
+
+
+def _images(result: "SearchResult") -> str:
+    from nasdeploy.exporting.record import counted
+
+    return counted(result.samples, result.unreadable, f"held-out {result.metric.samples}")
+
+
+def _fidelities(result: "SearchResult") -> list[str]:
+    lines = [_fidelity(f"latency on {name}", found, "measured") for name, found in result.latency_fidelity.items()]
+    if result.accuracy_fidelity is not None:
+        lines.append(_fidelity("accuracy", result.accuracy_fidelity, "evaluated"))
+    return lines
+
+
+def _fidelity(what: str, found: "Fidelity", known: str) -> str:
+    tau = "too few to tell their order" if found.tau is None else f"Kendall tau {found.tau:.3f}"
+    error = "" if found.mean_absolute is None else f", {100 * found.mean_absolute:.1f} % apart on average"
+    if found.rmse is not None:
+        error = f", RMSE {100 * found.rmse:.2f} points"
+    return f"{what}, predicted against {known} of {found.networks} networks: {tau}{error}"
+
+
+def _bounds(bounds: tuple[float | None, float | None]) -> str:
+    low, high = bounds
+    if low is None:
+        return f"{high:.4g}"
+    return f"{low:.4g}.." + ("" if high is None else f"{high:.4g}")
 
 
 def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False) -> None:

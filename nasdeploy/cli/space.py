@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, emit
+from nasdeploy.cli.output import JsonFlag, emit, listing
 
 if TYPE_CHECKING:
     from nasdeploy.core.arch import Arch
@@ -56,7 +56,6 @@ def show(
 @app.command("list")
 def list_spaces(as_json: JsonFlag = False) -> None:
     """List the registered spaces, with their kinds, sizes and MACs."""
-    from nasdeploy.cli.output import listing
     from nasdeploy.spaces import SPACES, load_settings
 
     spaces = [_summary(load_settings(name)) for name in SPACES]

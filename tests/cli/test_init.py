@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.cli.init import init
+from nasdeploy.cli.run import init
 from nasdeploy.cli.space import find_space
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import open_data

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from nasdeploy.cli.search_text import describe
+from nasdeploy.cli.searches import describe
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress

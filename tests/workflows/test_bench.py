@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nasdeploy.cli import bench as command
+from nasdeploy.cli import models as command
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nasdeploy.cli.search_text import forecast_text
+from nasdeploy.cli.searches import forecast_text
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nasdeploy.cli.pareto_export import emit_family
+from nasdeploy.cli.export import emit_family
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.record import Proof

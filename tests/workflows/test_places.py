@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from nasdeploy.cli.evaluate import evaluate
 from nasdeploy.cli.export import export
-from nasdeploy.cli.init import init
+from nasdeploy.cli.run import init
+from nasdeploy.cli.train import evaluate
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
