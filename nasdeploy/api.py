@@ -137,8 +137,8 @@ def search(
     Raises `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of `torchrun` that
     only help.
     """
-    from nasdeploy.workflows.precisions import parse_precisions, request_searches
-    from nasdeploy.workflows.search_all import search_all
+    from nasdeploy.workflows.request import parse_precisions, request_searches
+    from nasdeploy.workflows.search import search_all
 
     found, told = _run(run), _told(progress)
     recipe, among = (

@@ -15,6 +15,7 @@ from nasdeploy.data.settings import DataSettings, ValueBounds
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.spaces import NamedOrSettings, load_space
 from nasdeploy.spaces.kind import GivenSpace
+from nasdeploy.spaces.resolve import resolve_arch
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.tasks import TASKS
@@ -165,6 +166,19 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
     if differing:
         raise UserError(f"{run.path}: {differing[0]} cannot be changed any more, the weights depend on it; train anew")
     return changed
+
+
+def train_alone(recipe: Recipe, text: str) -> Recipe:
+    """Return the recipe with nothing but the architecture that `text` means trained.
+
+    It is the baseline that inherited weights are compared with. Raises `UserError` if there is no such architecture.
+    """
+    # Architectures are the same for any size of output; a space that is an object has the one that it was made with.
+    size = recipe.space.output_size if isinstance(recipe.space, GivenSpace) else 1
+    arch = resolve_arch(text, recipe.load_space(size), (), option="`alone`")
+    content = recipe.to_json()
+    content["train"]["sampling"] = {"kind": "alone", "arch": arch.to_json()}
+    return parse_recipe(content, "`alone`").model_copy(update={"space": recipe.space})
 
 
 def with_range(recipe: Recipe, measured: ValueBounds | None) -> Recipe:

@@ -40,7 +40,6 @@ OF_CLASSIFICATION: frozenset[str] = frozenset(
         "exporting.record",
         "initial_recipe.choices",
         "workflows.export",
-        "workflows.pareto_export",
         "workflows.verify",
     }
 )

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
     from nasdeploy.store.run import Run
     from nasdeploy.tasks.file_scores import Accuracy, ProvenScore
+    from nasdeploy.workflows.export import ExportedFront
     from nasdeploy.workflows.export_request import ExportRequest
-    from nasdeploy.workflows.pareto_export import ExportedFront
 
 
 ArchOption = Annotated[
@@ -81,8 +81,7 @@ def export(
     from nasdeploy.core.progress import Progress
     from nasdeploy.exporting.jobs import plan_jobs
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.workflows.export_request import request_export
-    from nasdeploy.workflows.pareto_export import export_family, request_family
+    from nasdeploy.workflows.export_request import request_export, request_family
 
     progress = Progress(quiet, typed)
     run = chosen_run(run_directory)
@@ -113,7 +112,7 @@ def export(
         )
 
     if all_pareto:
-        emit_family(export_family(requests, out or run.exports, make, progress), run, as_json)
+        emit_family(step.export_family(requests, out or run.exports, make, progress), run, as_json)
         return
     directory, manifest = make(requests[0], out)
     emit(_result(run, directory, manifest), as_json, lambda: describe(directory, manifest))

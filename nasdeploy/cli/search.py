@@ -83,7 +83,7 @@ def search(
                 for request in requests:
                     _foretell(run, request, progress, as_json)
             return
-        from nasdeploy.workflows.search_all import search_all
+        from nasdeploy.workflows.search import search_all
 
         result = search_all(requests, progress)
     except FailedElsewhere as error:
@@ -93,7 +93,7 @@ def search(
 
 
 def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_json: bool) -> None:
-    from nasdeploy.workflows.forecast import forecast
+    from nasdeploy.workflows.searches import forecast
 
     expected = forecast(request, progress)
     emit({"run": str(run.path), **expected.to_json()}, as_json, lambda: forecast_text(expected))
@@ -110,7 +110,7 @@ def _requests(
 ) -> "list[SearchRequest]":
     """Return one, or one for each precision."""
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.workflows.precisions import parse_precisions, request_searches
+    from nasdeploy.workflows.request import parse_precisions, request_searches
 
     precisions = [] if precision is None else parse_precisions(precision)
     return request_searches(run, recipe_of(run, assignments, data), asked, precisions, strict, progress)

@@ -11,7 +11,7 @@ from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
-    from nasdeploy.workflows.forecast import CostReach, Forecast
+    from nasdeploy.workflows.searches import CostReach, Forecast
 
 
 def describe(result: "SearchResult") -> str:
@@ -226,7 +226,7 @@ def _bounds(bounds: tuple[float | None, float | None]) -> str:
 
 def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False) -> None:
     """The finished searches of a run."""
-    from nasdeploy.workflows.history import results
+    from nasdeploy.workflows.searches import results
 
     run = chosen_run(run_directory)
     found = results(run)
@@ -240,7 +240,7 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """One search: front, finalists, what was chosen, and how good predictions were."""
-    from nasdeploy.workflows.history import result
+    from nasdeploy.workflows.searches import result
 
     run = chosen_run(run_directory)
     found = result(run, search)
@@ -253,7 +253,7 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """The winners of several searches beside each other."""
-    from nasdeploy.workflows.history import result
+    from nasdeploy.workflows.searches import result
 
     if len(searches) < 2:
         raise UserError("one search has nothing to be compared with; give the numbers of two or more")

@@ -82,7 +82,7 @@ def _loaded(
     else:
         raise UserError("no recipe given; name one, or with --run DIR a run to go on with")
     if alone is not None:
-        from nasdeploy.workflows.alone import train_alone
+        from nasdeploy.recipe import train_alone
 
         loaded = train_alone(loaded, alone)
     return loaded
@@ -118,11 +118,9 @@ def evaluate(
 ) -> None:
     """Compare supernets: accuracy of sampled sub-networks by regime of MACs, as box plots."""
     from nasdeploy.core.progress import Progress
-    from nasdeploy.workflows.comparison import request_comparison
-
-    comparison = request_comparison(runs or [], sample, bins, assignments or (), data)
-
     from nasdeploy.workflows import evaluate as step
+
+    comparison = step.request_comparison(runs or [], sample, bins, assignments or (), data)
 
     result = step.evaluate(comparison, out, Progress(quiet, typed))
     picture = (out or comparison.contenders[0].run.path) / step.PICTURE

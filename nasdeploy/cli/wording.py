@@ -23,7 +23,7 @@ COMMANDS = {
     **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "export")},
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
-    "workflows.history.results": "search list",
+    "workflows.searches.results": "search list",
     "workflows.predict.predict": "predict",
 }
 """The command for each function of the library that messages name."""

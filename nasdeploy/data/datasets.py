@@ -123,6 +123,6 @@ def read_data(settings: DataSettings) -> OpenedData:
 def open_data(settings: DataSettings, seed: int) -> ImageSets:
     """Return the images that `settings` describe, split by `seed`; raises `UserError` for what is missing or damaged.
 
-    Those of a run are split as it says, see `nasdeploy.workflows.run_data`.
+    Those of a run are split as it says, see `nasdeploy.workflows.resume`.
     """
     return split_sets(read_data(settings), settings, seed)

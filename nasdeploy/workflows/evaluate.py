@@ -1,23 +1,157 @@
-"""Evaluating sub-networks of runs, regime by regime, with everything kept in the runs."""
+"""Comparing supernets: sub-networks of runs, drawn from regimes of MACs, and their scores regime by regime.
 
-from collections.abc import Sequence
+Equally many are drawn from each regime, as the papers compare supernets. Torch-free until networks are evaluated.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.costs import Floats
+from nasdeploy.core.cost_registry import macs
+from nasdeploy.core.costs import Costs, Floats
+from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.space import SearchSpace
+from nasdeploy.core.randomness import generator
+from nasdeploy.core.space import Codes, SearchSpace
+from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.report.boxplot import Series, box_of, draw_boxes
-from nasdeploy.searching.successive_halving import evaluated
+from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations, openable
 from nasdeploy.store.files import require_writable, write_json
-from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.store.run import Run
 from nasdeploy.tasks import task_of
-from nasdeploy.workflows.comparison import Comparison, Contender
-from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
+
+if TYPE_CHECKING:
+    from nasdeploy.supernet.evaluate import Evaluator
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A run and the architectures drawn from its space, by regime."""
+
+    run: Run
+    recipe: Recipe
+    space: SearchSpace
+    regimes: tuple[tuple[Arch, ...], ...]
+    weights: Weights
+
+    @property
+    def networks(self) -> int:
+        """Number of architectures."""
+        return sum(len(regime) for regime in self.regimes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of the same classes, and the regimes of MACs between ascending `edges` `[regimes + 1]`."""
+
+    contenders: tuple[Contender, ...]
+    edges: Floats
+
+
+def request_comparison(
+    paths: Sequence[Path], sample: int, regimes: int, assignments: Sequence[str] = (), data: str | None = None
+) -> Comparison:
+    """`sample` architectures of each run (without paths: the latest), equally many from each regime.
+
+    `assignments` and `data` change the recipes for this once. Runs of one space are compared on the same architectures,
+    whatever their seeds. Raises `UserError` for a run that is missing, not a trained supernet or given twice, and for
+    runs whose classes differ.
+    """
+    if sample < max(2, regimes):
+        raise UserError(f"`sample={sample}`: give {max(2, regimes)} or more, one for each of the {regimes} regimes")
+    runs = [Run.open(path) for path in paths] or [Run.latest()]
+    _check(runs)
+    spaces = [space_of(run) for run in runs]
+    edges = regime_edges(spaces, regimes)
+    drawn = [sample_regimes(space, edges, sample, generator(0, "evaluate")) for space in spaces]
+    contenders = [
+        Contender(run, recipe_of(run, assignments, data), space, tuple(map(tuple, archs)), trained_weights(run))
+        for run, space, archs in zip(runs, spaces, drawn, strict=True)
+    ]
+    return Comparison(tuple(contenders), edges)
+
+
+def _check(runs: Sequence[Run]) -> None:
+    first, seen = runs[0], set()
+    for run in runs:
+        run.facts("train")
+        if recipe_of(run).train.sampling.kind == "alone":
+            raise UserError(f"{run.path}: one network was trained alone there, so there are no sub-networks to compare")
+        if run.path.resolve() in seen:
+            raise UserError(f"{run.path}: given twice; name each run once")
+        seen.add(run.path.resolve())
+        if run.manifest.classes != first.manifest.classes:
+            raise UserError(
+                f"{run.path}: learned other classes than {first.path}, so that their accuracies cannot be compared; "
+                "evaluate them one by one"
+            )
+
+
+_POOL = 20_000
+
+
+def regime_edges(spaces: Sequence[SearchSpace], count: int) -> Floats:
+    """Ascending MACs `[count + 1]` at equal ratios, from the cheapest to the dearest network of any of the spaces."""
+    ends = [extreme.cost for space in spaces for extreme in extremes(space, macs)]
+    edges = np.geomspace(min(ends), max(ends), count + 1)
+    # Exact at the ends, where rounding would leave the extremes outside.
+    edges[0], edges[-1] = min(ends), max(ends)
+    return edges
+
+
+def regimes_of(costs: Floats, edges: Floats) -> npt.NDArray[np.intp]:
+    """Index of the regime of each of the MACs `[n]`; an inner edge belongs to the regime above it."""
+    return np.clip(np.searchsorted(edges, costs, side="right") - 1, 0, len(edges) - 2)
+
+
+def sample_regimes(space: SearchSpace, edges: Floats, number: int, rng: np.random.Generator) -> list[list[Arch]]:
+    """Up to `number` different architectures by regime, equally many from each regime that the space reaches.
+
+    The cheapest and the dearest network are among them. Those of a smaller number are among those of a larger one if
+    both divide evenly. A regime has fewer if no more were found in it.
+    """
+    cheapest, dearest = extremes(space, macs)
+    first, last = regimes_of(np.array([cheapest.cost, dearest.cost]), edges)
+    reached = range(first, last + 1)
+    costs = Costs(space, [macs])
+    regimes: list[list[Arch]] = [[] for _ in edges[1:]]
+    for codes in _pools(space, space.encode([cheapest.arch, dearest.arch]), rng):
+        places = regimes_of(costs(codes)[:, 0], edges)
+        for n, place in enumerate(reached):
+            share = number // len(reached) + (n < number % len(reached))
+            _fill(regimes[place], share, codes[places == place], space)
+    return regimes
+
+
+def _pools(space: SearchSpace, ends: Codes, rng: np.random.Generator) -> Iterator[Codes]:
+    """First both ends, then uniform draws, then draws blended with the ends, which reach the outer regimes."""
+    yield ends
+    uniform = space.sample_codes(_POOL, rng)
+    yield uniform
+    yield space.blend(uniform, ends, rng)
+
+
+def _fill(regime: list[Arch], share: int, codes: Codes, space: SearchSpace) -> None:
+    """Append new architectures of `codes`, in their order, until the regime has its share."""
+    seen = set(regime)
+    # Twice as many as are missing, because some may come twice.
+    size = 2 * share + 1
+    for start in range(0, len(codes), size):
+        for arch in space.decode(codes[start : start + size]):
+            if len(regime) >= share:
+                return
+            if arch not in seen:
+                seen.add(arch)
+                regime.append(arch)
+
 
 PICTURE, RESULT = "evaluate.png", "evaluate.json"
 
@@ -60,6 +194,8 @@ def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> di
 
 
 def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
+    from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
+
     run, recipe = contender.run, contender.recipe
     weights = contender.weights
     supernet = supernet_of(run, recipe, weights.facts)
@@ -82,7 +218,9 @@ def _beside(out: Path, database: Path, name: str) -> Path:
     return openable(database, folder)
 
 
-def _evaluated(contender: Contender, evaluator: Evaluator, kept: Evaluations, progress: Progress) -> Regimes:
+def _evaluated(contender: Contender, evaluator: "Evaluator", kept: Evaluations, progress: Progress) -> Regimes:
+    from nasdeploy.searching.successive_halving import evaluated
+
     run, weights = contender.run, contender.weights
     known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)
     progress.say(f"evaluate: {run.path}, {weights.path.name}, {contender.networks} networks, {known} known already")

@@ -1,10 +1,15 @@
-"""Exporting from a run: its supernet, its data and a request, into proved model files."""
+"""Exporting from a run: its supernet, its data and a request, into proved model files.
 
-from collections.abc import Sequence
+Of a search's Pareto front every network is exported, with one table of their figures.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Metric
 from nasdeploy.exporting.conversions import MAX_DROP
@@ -79,4 +84,49 @@ def _facts(directory: Path, manifest: Manifest, metric: Metric) -> dict[str, obj
         "sha256": first.file.sha256,
         metric.key: accuracy.value if accuracy else None,
         "measured_ms": latency.median_ms if latency else None,
+    }
+
+
+Export = Callable[[ExportRequest, Path], tuple[Path, Manifest]]
+"""Exports what is asked for into a directory."""
+
+
+@dataclass(frozen=True)
+class ExportedFront:
+    """What was exported, and what was not, one line each."""
+
+    members: tuple[tuple[Path, Manifest], ...]
+    problems: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the figures of each network's first model."""
+        return [_row(directory, manifest) for directory, manifest in self.members]
+
+
+def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, progress: Progress) -> ExportedFront:
+    """Export each into `out`/DIGEST; one that fails its proof is left out, and the others are exported all the same."""
+    members, problems = [], []
+    for number, request in enumerate(requests, start=1):
+        progress.say(f"export: {request.arch.digest}, {number} of {len(requests)} of the front")
+        try:
+            members.append(export(request, out / request.arch.digest))
+        except CheckFailed as error:
+            problems.append(str(error))
+    return ExportedFront(tuple(members), tuple(problems))
+
+
+def _row(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    first, key = manifest.artefacts[0], task_of(manifest.task_name).metric.key
+    accuracy, latency = first.proof.tested, first.proof.latency
+    return {
+        "digest": manifest.digest,
+        "directory": str(directory),
+        "model": first.file.name,
+        "macs_m": manifest.macs / 1e6,
+        "params_m": manifest.params / 1e6,
+        "megabytes": first.bytes / 1e6,
+        key: accuracy.value if accuracy else None,
+        f"{key}_interval": accuracy.interval if accuracy else None,
+        "median_ms": latency.median_ms if latency else None,
+        "p95_ms": latency.p95_ms if latency else None,
     }

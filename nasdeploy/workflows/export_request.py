@@ -1,6 +1,9 @@
-"""What an export is asked for, and the architecture that a user means, checked before the work. Torch-free."""
+"""What an export is asked for: the architecture that a user means, or a search's whole front, checked before the work.
 
-from dataclasses import dataclass
+Torch-free.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nasdeploy.core.arch import Arch
@@ -59,6 +62,22 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
         budget = result.budget.upper(target.name)
     table = find_table(space, target) if table_path(space, target).exists() else None
     return ExportRequest(run, recipe, space, arch, target, table, budget, weights)
+
+
+def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progress) -> tuple[ExportRequest, ...]:
+    """Return a request for each network of the front of the run's search, fastest first.
+
+    Raises `UserError` if there is no front. The budget is the winner's alone: the others may be
+    slower than what was asked for.
+    """
+    if recipe.train.sampling.kind == "alone":
+        raise UserError(f"{run.path}: one network was trained alone there, and has no front; leave `all_pareto` out")
+    winner = request_export(run, recipe, None, device, progress)
+    archs = [winner.space.arch(found.arch) for found in load_result(run.search_result).front]
+    return tuple(
+        winner if arch == winner.arch else replace(winner, arch=arch, budget={})
+        for arch in sorted({*archs, winner.arch}, key=lambda arch: winner.space.plan(arch).macs)
+    )
 
 
 def _winner(result: SearchResult, space: SearchSpace, weights: Weights, path: Path) -> Arch:

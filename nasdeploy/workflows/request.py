@@ -1,21 +1,35 @@
-"""What a search is asked for, checked before anything heavy is loaded. Torch-free."""
+"""What is asked for, checked before anything heavy is loaded. Torch-free.
 
+It is a search, one in several precisions, or all steps of a run: nobody trains for a day to learn of a missing package.
+A precision has a device of its own, with a latency table of its own: `cpu` and `cpu-int8`, `board.yaml` and
+`board-int8.yaml`.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from nasdeploy.core.cost_registry import COSTS, on_device, split_name
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import InfeasibleBudget, UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.registry import listed
 from nasdeploy.core.score import Metric
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.distributed import processes
+from nasdeploy.exporting.jobs import parse_precision, plan_jobs
 from nasdeploy.latency.runners.open_runner import check_device
-from nasdeploy.latency.table import LatencyTable, find_table, table_path
+from nasdeploy.latency.table import TABLES, LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
+from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device
 from nasdeploy.searching.feasibility import require_feasible
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import require_parts, require_used
 from nasdeploy.store.checkpoints import Weights, trained_weights
+from nasdeploy.store.files import require_writable
 from nasdeploy.store.run import Run
 from nasdeploy.tasks import task_of
 
@@ -155,3 +169,135 @@ def _table(space: SearchSpace, device: Device, strict: bool, progress: Progress)
     for difference in check_device(table, device, strict=strict):
         progress.say(f"warning: the latency table was measured on another device: {difference}")
     return table
+
+
+def parse_precisions(text: str) -> list[Precision]:
+    """`fp32,int8` as a list, each once; raises `UserError` for what is no precision."""
+    words = listed([text])
+    if not words:
+        raise UserError("`precision`: none given; write e.g. fp32,int8")
+    return [parse_precision(word) for word in words]
+
+
+def request_searches(
+    run: Run, recipe: Recipe, asked: Asked, precisions: Sequence[Precision], strict: bool, progress: Progress
+) -> list[SearchRequest]:
+    """Return a search for each precision in which the budget can be met; without bounds, the recipe's latency.
+
+    Without precisions it is one search, in that of its device. Raises `InfeasibleBudget` if it can be met in none, and
+    `UserError` for a budget that is not the same in all.
+    """
+    if not precisions:
+        return [request_search(run, recipe, asked, strict, progress)]
+    asked = asked_or_recipes(asked, recipe)
+    _require_one_budget(asked, precisions)
+    requests, refusals = [], []
+    for precision in precisions:
+        try:
+            requests.append(request_search(run, recipe, _within(asked, recipe, precision), strict, progress))
+        except InfeasibleBudget as error:
+            refusals.append(error)
+            progress.say(f"search: not in {precision}: {error}")
+    if not requests:
+        raise refusals[0]
+    return requests
+
+
+def _require_one_budget(asked: Asked, precisions: Sequence[Precision]) -> None:
+    latencies = latency_texts(asked)
+    if not latencies:
+        raise UserError("`precision`: a precision is chosen by its latency; give a budget with `latency_ms=X`")
+    if len(precisions) == 1:
+        return
+    if processes() > 1:
+        raise UserError("`precision`: several precisions are searched by one process; leave out torchrun, or name one")
+    for text in latencies:
+        if "%" in text:
+            raise UserError(
+                f"latency budget '{text}': a part of the range is another budget in each precision; give milliseconds"
+            )
+
+
+def _within(asked: Asked, recipe: Recipe, precision: Precision) -> Asked:
+    """Return the bounds, those on devices on the ones of a precision."""
+
+    def moved(texts: Sequence[str]) -> tuple[str, ...]:
+        pairs = ((given or recipe.device, bound) for given, bound in map(split_device, texts))
+        return tuple(f"{_in_precision(given, precision)}={bound}" for given, bound in pairs)
+
+    return {name: moved(texts) if COSTS[name].of_device else texts for name, texts in asked.items()}
+
+
+def _in_precision(given: str, precision: Precision) -> str:
+    """Return name or file of the device `given` in a precision; raises `UserError` if there is none that is like it."""
+    device = load_device(given)
+    if device.precision == precision:
+        return given
+    base = device.name.removesuffix(f"-{device.precision}")
+    name = base if precision == "fp32" else f"{base}-{precision}"
+    is_file = Path(given).suffix in (".yaml", ".yml")
+    other = str(Path(given).with_name(f"{name}.yaml")) if is_file else name
+    try:
+        found = load_device(other)
+    except UserError as error:
+        raise UserError(f"`precision={precision}`: device {device.name} would be {other} in it: {error}") from None
+    _require_alike(device, found, precision)
+    return other
+
+
+def _require_alike(device: Device, other: Device, precision: Precision) -> None:
+    if other.precision != precision:
+        raise UserError(f"`precision={precision}`: device {other.name} is in {other.precision}; correct its file")
+    for field in ("batch", "threads", "host", "hosts"):
+        here, there = getattr(device, field), getattr(other, field)
+        if here != there:
+            raise UserError(
+                f"`precision={precision}`: {field} of device {other.name} is {there}, of {device.name} {here}, so that "
+                "their latencies do not compare; make them alike"
+            )
+
+
+def require_whole_way(recipe: Recipe, asked: Asked) -> None:
+    """Raise `UserError` if a run of a recipe cannot be profiled, searched within a budget and exported here.
+
+    What depends on the space is checked by `foresee_search`.
+    """
+    if processes() > 1:
+        raise UserError(
+            "torchrun: only `nd.train()` and `nd.search()` use several processes; do these first, then go on without it"
+        )
+    if recipe.train.sampling.kind == "alone":
+        raise UserError(
+            "train.sampling.kind is alone: one network is trained, and there is nothing to search; use "
+            "`nd.train()` and `nd.export()`"
+        )
+    require_any(asked_or_recipes(asked, recipe))
+    devices = latency_devices(recipe, asked)
+    target = load_device(export_device(recipe, asked))
+    if not target.is_local:
+        raise UserError(
+            f"device {target.name}: `workflows.run.run_all()` ends with an export that is proved on this machine, and "
+            "the device is another one; use `nd.train()`, 'profile' and 'search', then `nd.export(device=cpu)`"
+        )
+    plan_jobs(("onnx",), target)
+    for device in devices:
+        (runtime_of if device.is_local else _reachable)(device)
+    if devices:
+        require_writable(TABLES / "table.json")
+
+
+def _reachable(device: Device) -> None:
+    """Raise `UserError` unless the packages are here with which networks are measured on another machine."""
+    described_runtime(device)
+    if find_spec("asyncssh") is None:
+        raise UserError(f"device {device.name}: it is measured over SSH, for which run: pip install asyncssh")
+
+
+def export_device(recipe: Recipe, asked: Asked) -> str:
+    """Return name or file of the device that the winner within the budget `asked` is exported for.
+
+    The first of the budget's devices that is this machine, else the recipe's.
+    """
+    texts = latency_texts(asked_or_recipes(asked, recipe))
+    named = [given or recipe.device for given, _ in map(split_device, texts)]
+    return next((name for name in named if load_device(name).is_local), recipe.device)

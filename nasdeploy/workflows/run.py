@@ -18,11 +18,17 @@ from nasdeploy.store.run import Run
 from nasdeploy.workflows import export as export_step
 from nasdeploy.workflows import search as search_step
 from nasdeploy.workflows import train as train_step
-from nasdeploy.workflows.ahead import export_device, require_whole_way
 from nasdeploy.workflows.export_request import ExportRequest, request_export
-from nasdeploy.workflows.profile import ensure_table
-from nasdeploy.workflows.request import SearchRequest, foresee_search, latency_devices, request_search
+from nasdeploy.workflows.request import (
+    SearchRequest,
+    export_device,
+    foresee_search,
+    latency_devices,
+    request_search,
+    require_whole_way,
+)
 from nasdeploy.workflows.resume import begun, has_its_weights
+from nasdeploy.workflows.table import ensure_table
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Searching a run: the request's budget against the run's supernet, with everything kept in the run."""
+"""Searching a run: a request's budget against the run's supernet, with everything kept in the run.
+
+Of searches in several precisions the best network of all is the run's result; scores are those of the networks in their
+precision.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,10 +35,9 @@ from nasdeploy.searching.search import Outcome, Search
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Evaluator
-from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
-from nasdeploy.workflows.history import keep, next_id
-from nasdeploy.workflows.int8_accuracy import deploy_for
+from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
 from nasdeploy.workflows.request import SearchRequest
+from nasdeploy.workflows.searches import keep, next_id
 
 PICTURE = "pareto.png"
 PREDICTOR = "predictor.npz"
@@ -176,3 +179,44 @@ def _measure(
 
 _BUSIER = 1.1
 """Medians this many times as long are worth a word."""
+
+
+def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchResult | None:
+    """Search in each precision; return the result with the best winner, which is the run's result from then on.
+
+    None in processes that only help, which there are for a single request. Raises `InfeasibleBudget` if no search finds
+    a network that meets the budget when it is measured.
+    """
+    if len(requests) == 1:
+        return search(requests[0], progress)
+    found: list[tuple[SearchRequest, SearchResult]] = []
+    refusals = []
+    for request in requests:
+        try:
+            result = search(request, progress)
+        except InfeasibleBudget as error:
+            refusals.append(error)
+            progress.say(f"search: {error}")
+            continue
+        assert result is not None  # There is one process, which has the result.
+        found.append((request, result))
+    if not found:
+        raise refusals[0]
+    request, best = max(found, key=lambda pair: _merit(pair[1]))
+    for _, result in found:
+        progress.say(_told(result))
+    with request.run.lock():
+        keep(request.run, best)
+        request.run.finish("search", facts(request))
+    return best
+
+
+def _merit(result: SearchResult) -> tuple[float, float]:
+    """Return the key that orders results, larger for better ones: the score, then the speed."""
+    return result.metric.gain(result.winner.final_value), -(result.winner.measured_ms or 0.0)
+
+
+def _told(result: SearchResult) -> str:
+    winner = result.winner
+    score = f"{winner.digest} with {result.metric.text(winner.final_value)}"
+    return f"search: in {result.precision}, {score} at {winner.measured_ms:.4g} ms"

@@ -1,4 +1,4 @@
-"""Whether a latency table still holds on its device."""
+"""The latency table of a run's space, and whether a table still holds on its device."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,28 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import evenly, relative_errors
 from nasdeploy.latency.campaign import Kind, all_measured
 from nasdeploy.latency.compare import Ratios, ratios
-from nasdeploy.latency.profile import block_model, named_parts, network_model, whole_network
+from nasdeploy.latency.profile import block_model, named_parts, network_model, profile, whole_network
 from nasdeploy.latency.protocol import Rounds, Timing
 from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.runners.runner import ModelMaker, Runner
-from nasdeploy.latency.table import LatencyTable
+from nasdeploy.latency.table import LatencyTable, find_table, table_path
+from nasdeploy.recipe import Recipe, space_of
+from nasdeploy.runtimes.device import Device
+from nasdeploy.store.run import Run
+
+
+def ensure_table(run: Run, recipe: Recipe, device: Device, progress: Progress) -> LatencyTable:
+    """Return the latency table of the space of a run with that recipe on a device, measured now if there is none."""
+    space = space_of(run, recipe)
+    path = table_path(space, device)
+    if path.exists():
+        progress.say(f"profile: {path} is there")
+        return find_table(space, device)
+    progress.say(f"profile: space {space.name} on device {device.name}, into {path}")
+    table = profile(space, device, path, progress)
+    run.finish("profile", {"device": device.name, "table": str(path)})
+    return table
+
 
 TIE = 0.03
 """The relative difference of two measurements of one thing in two processes, on a quiet machine."""

@@ -27,8 +27,7 @@ from nasdeploy.training.sampling import Sampler, SamplerContext, networks_to_val
 from nasdeploy.training.teacher import Teacher
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
-from nasdeploy.workflows.resume import leave_out_damaged, trained_facts, unfinished
-from nasdeploy.workflows.run_data import lines_on_range, measured_for
+from nasdeploy.workflows.resume import leave_out_damaged, lines_on_range, measured_for, trained_facts, unfinished
 from nasdeploy.workflows.teacher import described, open_teacher
 
 

@@ -30,7 +30,7 @@ from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import fingerprint_of, stratified
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.run_data import open_data_of
+from nasdeploy.workflows.resume import open_data_of
 
 CLASSES = 100
 CHUNK, THREADS = 512, 8

@@ -11,7 +11,7 @@ from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.result import LatencyBounds
 from nasdeploy.store.run import Run
-from nasdeploy.workflows.history import keep, next_id, result, results
+from nasdeploy.workflows.searches import keep, next_id, result, results
 from tests.searching import results as made
 from tests.wording import stops
 

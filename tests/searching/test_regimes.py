@@ -7,7 +7,7 @@ import pytest
 
 from nasdeploy.core.randomness import generator
 from nasdeploy.spaces import load_space
-from nasdeploy.workflows.comparison import regime_edges, regimes_of, sample_regimes
+from nasdeploy.workflows.evaluate import regime_edges, regimes_of, sample_regimes
 from tests.small_spaces import ToySpace
 
 SPACE = load_space("digits", 10)

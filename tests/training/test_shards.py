@@ -11,7 +11,7 @@ from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.run_data import open_data_of
+from nasdeploy.workflows.resume import open_data_of
 from tests.data.shards import write_shards
 from tests.training.recipes import tiny_recipe
 

@@ -15,7 +15,7 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.openvino import OpenVino
 from nasdeploy.searching.budget import Asked
 from nasdeploy.training.trainer import Trainer
-from nasdeploy.workflows.ahead import export_device
+from nasdeploy.workflows.request import export_device
 from nasdeploy.workflows.run import run_all
 from tests.data.pictures import write_folder
 from tests.exporting.models import DEVICE

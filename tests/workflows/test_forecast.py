@@ -8,9 +8,9 @@ from nasdeploy.cli.searches import forecast_text
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
-from nasdeploy.workflows.forecast import forecast
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
+from nasdeploy.workflows.searches import forecast
 from tests.exporting.models import DEVICE
 from tests.workflows.runs import SEARCH, SPACE, table_of, trained_run
 

@@ -15,9 +15,8 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.supernet import input_side
-from nasdeploy.workflows import int8_accuracy as deployed
-from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
-from nasdeploy.workflows.int8_accuracy import deploy_for
+from nasdeploy.workflows import evaluator as deployed
+from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
 from nasdeploy.workflows.request import SearchRequest, request_search
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.workflows.runs import SPACE, table_of, trained_run

@@ -11,7 +11,7 @@ from nasdeploy.core.errors import CheckFailed
 from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.record import Proof
 from nasdeploy.tasks.file_scores import Accuracy
-from nasdeploy.workflows.pareto_export import export_family
+from nasdeploy.workflows.export import export_family
 from tests.exporting.test_manifest import manifest_of
 
 

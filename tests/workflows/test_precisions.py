@@ -14,12 +14,11 @@ from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.run import Run
-from nasdeploy.workflows import int8_accuracy as deployed
+from nasdeploy.workflows import evaluator as deployed
 from nasdeploy.workflows.export_request import request_export
-from nasdeploy.workflows.history import results
-from nasdeploy.workflows.precisions import parse_precisions, request_searches
-from nasdeploy.workflows.request import SearchRequest
-from nasdeploy.workflows.search_all import search_all
+from nasdeploy.workflows.request import SearchRequest, parse_precisions, request_searches
+from nasdeploy.workflows.search import search_all
+from nasdeploy.workflows.searches import results
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import timing
 from tests.wording import stops

@@ -16,7 +16,7 @@ from nasdeploy.recipe import recipe_of
 from nasdeploy.store.checkpoints import LostWeights, checkpoint_files, trained_weights
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.comparison import request_comparison
+from nasdeploy.workflows.evaluate import request_comparison
 from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.teacher import load_teacher

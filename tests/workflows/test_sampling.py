@@ -12,14 +12,13 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.table import LatencyTable, network_terms
-from nasdeploy.recipe import recipe_of
+from nasdeploy.recipe import recipe_of, train_alone
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.alone import train_alone
 from nasdeploy.workflows.export_request import request_export
 from nasdeploy.workflows.request import request_search
 from tests.latency.tables import CONDITIONS, timing

@@ -1,9 +1,14 @@
-"""What a search would do: what its budget leaves, and how long it would take. Evaluates one network at most."""
+"""The finished searches of a run, and what another one would come to. Torch-free until a network is evaluated.
+
+Each is kept in RUN/searches/ID.json, the latest in search.json too. A forecast evaluates one network at most.
+"""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.latency.protocol import MeasurementProtocol
@@ -11,8 +16,50 @@ from nasdeploy.runtimes.device import Device
 from nasdeploy.searching.feasibility import FeasibleSize, feasible_size, reachable_range
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Proposals
+from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.store.files import write_json
+from nasdeploy.store.run import Run
 from nasdeploy.workflows.request import SearchRequest
+
+
+def keep(run: Run, result: SearchResult) -> None:
+    """Write a result into a run; the run has to be locked."""
+    run.require_there()
+    content = result.model_dump(mode="json")
+    write_json(_folder(run) / f"{result.id}.json", content)
+    write_json(run.search_result, content)
+
+
+def next_id(run: Run) -> str:
+    """Return the number of the next search of a run: they are numbered from 1."""
+    return str(1 + max((int(path.stem) for path in _files(run)), default=0))
+
+
+def results(run: Run) -> list[SearchResult]:
+    """All finished searches, in their order; raises `UserError` if one is damaged."""
+    return [load_result(path) for path in sorted(_files(run), key=lambda path: int(path.stem))]
+
+
+def result(run: Run, id: str | None) -> SearchResult:
+    """One of them, by default the latest; raises `UserError` if there is none."""
+    if id is None:
+        return load_result(run.search_result)
+    path = _folder(run) / f"{id}.json"
+    if path not in _files(run):
+        known = ", ".join(sorted((path.stem for path in _files(run)), key=int)) or "none"
+        raise UserError(
+            f"{run.path}: no search '{id}' in this run; there are: {known} (see `workflows.searches.results()`)"
+        )
+    return load_result(path)
+
+
+def _folder(run: Run) -> Path:
+    return run.path / "searches"
+
+
+def _files(run: Run) -> list[Path]:
+    return [path for path in _folder(run).glob("*.json") if path.stem.isdecimal()]
 
 
 @dataclass(frozen=True)
