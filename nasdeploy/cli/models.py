@@ -33,7 +33,7 @@ def bench(
     """Measure the latency of finished models, in turn and in several processes, on a device here or elsewhere."""
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
-    from nasdeploy.workflows import bench as step
+    from nasdeploy.workflows import models as step
 
     target = load_device(device)
     result = step.as_json(step.bench(models, target, Progress(quiet, typed), gap_ms=gap_ms), target)
@@ -86,7 +86,7 @@ def predict(
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.store.files import require_writable, write_text
-    from nasdeploy.workflows import predict as step
+    from nasdeploy.workflows import models as step
 
     if csv:
         require_writable(csv)

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.budget import Given, asked_of, with_budget
 from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit
-from nasdeploy.cli.search import StrictFlag
+from nasdeploy.cli.search import Given, StrictFlag, asked_of, with_budget
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 from nasdeploy.cli.wording import typed
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
     "workflows.searches.results": "search list",
-    "workflows.predict.predict": "predict",
+    "workflows.models.predict": "predict",
 }
 """The command for each function of the library that messages name."""
 

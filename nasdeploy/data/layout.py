@@ -286,7 +286,7 @@ def _apart(part: PartContents) -> str:
     elsewhere = quote(str(path.with_name(f"unlabelled-{path.name}")))
     return (
         f"keep them elsewhere (mv {quote(str(path))} {elsewhere}) and classify them once there is a model, with: "
-        f"`workflows.predict.predict(BUNDLE, {elsewhere})`"
+        f"`workflows.models.predict(BUNDLE, {elsewhere})`"
     )
 
 

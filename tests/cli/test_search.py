@@ -4,8 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
-from nasdeploy.cli.budget import asked_of
-from nasdeploy.cli.search import strategy_of
+from nasdeploy.cli.search import asked_of, strategy_of
 from nasdeploy.cli.wording import OPTIONS, typed
 from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError

@@ -22,7 +22,7 @@ from tests.layers import modules
         ("measure it with `nd.profile(device=pi)`", "measure it with 'nasdeploy profile --device pi'"),
         ("`nd.train(RECIPE, run='a b', restart=True)`!", "'nasdeploy train RECIPE --run 'a b' --restart'!"),
         ("see `workflows.table.check()`", "see 'nasdeploy table check'"),
-        ("later, with: `workflows.predict.predict(BUNDLE, test)`", "later, with: nasdeploy predict BUNDLE test"),
+        ("later, with: `workflows.models.predict(BUNDLE, test)`", "later, with: nasdeploy predict BUNDLE test"),
     ],
 )
 def test_what_the_library_names_is_what_a_user_types(said: str, shown: str) -> None:

@@ -19,7 +19,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import check_program
 from nasdeploy.runtimes.runtime import TorchModel
-from nasdeploy.workflows.bench import bench
+from nasdeploy.workflows.models import bench
 from tests.conformance.test_formats import DIGITS, contents, network_of
 from tests.exporting.models import interface
 from tests.wording import stops

@@ -16,8 +16,8 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.runtimes.device import Device
-from nasdeploy.workflows import bench as step
-from nasdeploy.workflows.bench import bench, contender
+from nasdeploy.workflows import models as step
+from nasdeploy.workflows.models import bench, contender
 from tests.latency.tables import timing
 
 CPU = Device(name="cpu", runtime="onnxruntime", batch=2)

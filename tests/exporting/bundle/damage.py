@@ -13,7 +13,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.bundle import predict as program
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.runtimes.device import Device
-from nasdeploy.workflows.bench import bench
+from nasdeploy.workflows.models import bench
 from nasdeploy.workflows.verify import verify
 
 QUIET = Progress(quiet=True)

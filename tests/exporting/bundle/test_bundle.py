@@ -29,8 +29,7 @@ from nasdeploy.exporting.bundle.verify import Sample
 from nasdeploy.exporting.bundle.write import load_bundle, write_sums
 from nasdeploy.runtimes.device import Device
 from nasdeploy.supernet.supernet import extract
-from nasdeploy.workflows.bench import bench
-from nasdeploy.workflows.predict import predict
+from nasdeploy.workflows.models import bench, predict
 from nasdeploy.workflows.verify import verify
 from tests.data.pictures import noise
 from tests.exporting.models import QUICK, exporter, folder_data, jobs

@@ -17,7 +17,7 @@ from nasdeploy.exporting.bundle import rebuild
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.manifest import load_export
 from nasdeploy.runtimes.runtime import LARGEST_BATCH
-from nasdeploy.workflows.bench import contender
+from nasdeploy.workflows.models import contender
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import DEVICE, QUICK, exporter, jobs
 from tests.small_spaces import one_stage

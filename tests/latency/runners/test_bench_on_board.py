@@ -1,7 +1,7 @@
 """`nasdeploy bench` on a board over SSH."""
 
 from nasdeploy.core.progress import Progress
-from nasdeploy.workflows.bench import bench
+from nasdeploy.workflows.models import bench
 from tests.latency.runners.boards import HASTY, device, model
 
 
