@@ -75,7 +75,7 @@ _FORWARD_PASSES_A_STEP = 4 * 3
 # AlphaNet's search: 20 rounds, the first of 512 architectures and the others of 256.
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
 _SEARCH_SHARE = 0.5
-# The standard error of top-1 on as many images is below half a per cent.
+# The standard error of the accuracy on as many images is below half a per cent.
 _MOST_HELD_OUT = 10_000
 _MANY_IMAGES = 100_000
 

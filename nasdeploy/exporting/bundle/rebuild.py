@@ -18,7 +18,7 @@ MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 LARGEST_BATCH = 32
 
 
-class Refused(Exception):
+class NotBuilt(Exception):
     """What keeps an engine from being built, in one line."""
 
 
@@ -27,14 +27,14 @@ def rebuild(onnx: Path, engine: Path, module: str, capabilities: Sequence[str], 
     try:
         trt: Any = import_module(module)
     except ImportError as error:
-        raise Refused(f"{onnx.name}: needs the module {module} ({error})") from None
+        raise NotBuilt(f"{onnx.name}: needs the module {module} ({error})") from None
     log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx.read_bytes()) or not network.num_outputs:
-        raise Refused(f"{onnx.name}: {module} cannot load it; use another version")
+        raise NotBuilt(f"{onnx.name}: {module} cannot load it; use another version")
     config = builder.create_builder_config()
     if hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -45,7 +45,7 @@ def rebuild(onnx: Path, engine: Path, module: str, capabilities: Sequence[str], 
     config.add_optimization_profile(profile)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise Refused(f"{onnx.name}: {module} cannot build an engine of it; see its messages above")
+        raise NotBuilt(f"{onnx.name}: {module} cannot build an engine of it; see its messages above")
     engine.write_bytes(bytes(built))
 
 
@@ -54,23 +54,23 @@ def choose(trt: Any, config: Any, capabilities: Sequence[str], onnx: Path) -> No
     if not capabilities:
         return
     if not hasattr(config, "num_compute_capabilities"):
-        raise Refused(f"{onnx.name}: {trt.__name__} builds for the GPU that is here; leave out --compute-capability")
+        raise NotBuilt(f"{onnx.name}: {trt.__name__} builds for the GPU that is here; leave out --compute-capability")
     known = trt.ComputeCapability.__members__
     config.num_compute_capabilities = len(capabilities)
     for number, name in enumerate(capabilities):
         if name not in known:
-            raise Refused(f"--compute-capability {name}: unknown to {trt.__name__} {trt.__version__}")
+            raise NotBuilt(f"--compute-capability {name}: unknown to {trt.__name__} {trt.__version__}")
         config.set_compute_capability(known[name], number)
 
 
 def check(file: Path) -> None:
-    """Raise `Refused` if the file is not as SHA256SUMS says, or `OSError` if it cannot be read."""
+    """Raise `NotBuilt` if the file is not as SHA256SUMS says, or `OSError` if it cannot be read."""
     sums = (HERE / "SHA256SUMS").read_bytes().splitlines()
     content = file.read_bytes()
     if content.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise Refused(f"{file.name}: a pointer of Git LFS in place of the file; run 'git lfs pull' in its repository")
+        raise NotBuilt(f"{file.name}: a pointer of Git LFS in place of the file; run 'git lfs pull' in its repository")
     if f"{hashlib.sha256(content).hexdigest()}  {file.name}".encode() not in sums:
-        raise Refused(f"{file.name}: not as it was exported (SHA256SUMS); get the folder again")
+        raise NotBuilt(f"{file.name}: not as it was exported (SHA256SUMS); get the folder again")
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def main() -> None:
                 engine = arguments.out / f"{onnx.stem}.engine"
                 rebuild(onnx, engine, module, capabilities, max(1, arguments.batch))
                 print(engine)
-    except (OSError, Refused) as refusal:
+    except (OSError, NotBuilt) as refusal:
         print(f"rebuild.py: {refusal}", file=sys.stderr)
         sys.exit(2)
 

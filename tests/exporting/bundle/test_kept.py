@@ -137,10 +137,10 @@ def test_rebuilding_names_pointers_and_damage(bundle: Path, monkeypatch: pytest.
     monkeypatch.setattr(rebuild, "HERE", bundle)
     rebuild.check(bundle / "model.onnx")
     (bundle / "SHA256SUMS").write_bytes(b"\xff\xfe\n\n")
-    with pytest.raises(rebuild.Refused, match=r"model\.onnx: not as it was exported"):
+    with pytest.raises(rebuild.NotBuilt, match=r"model\.onnx: not as it was exported"):
         rebuild.check(bundle / "model.onnx")
     (bundle / "model.onnx").write_bytes(POINTER)
-    with pytest.raises(rebuild.Refused, match=r"model\.onnx: a pointer of Git LFS"):
+    with pytest.raises(rebuild.NotBuilt, match=r"model\.onnx: a pointer of Git LFS"):
         rebuild.check(bundle / "model.onnx")
 
 
