@@ -184,7 +184,7 @@ def export(
     `arch` is an architecture, its digest or name, or its JSON. `max_drop` is what int8 may lose of the score, in
     points. Raises `CheckFailed` where a model does not agree with PyTorch.
     """
-    from nasdeploy.exporting.jobs import plan_jobs
+    from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.workflows.export import export as write
     from nasdeploy.workflows.export_request import request_export
 

@@ -12,7 +12,7 @@ from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.jobs import Extras
+    from nasdeploy.exporting.formats import Extras
     from nasdeploy.exporting.manifest import Artefact, Manifest, Quantisation
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
     from nasdeploy.store.run import Run
@@ -79,7 +79,7 @@ def export(
 ) -> None:
     """Export a network as static models, each proved against PyTorch on the test images."""
     from nasdeploy.core.progress import Progress
-    from nasdeploy.exporting.jobs import plan_jobs
+    from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.recipe import recipe_of
     from nasdeploy.workflows.export_request import request_export, request_family
 
@@ -119,7 +119,7 @@ def export(
 
 
 def _extras(layout: str | None, embed: bool) -> "Extras":
-    from nasdeploy.exporting.jobs import Extras
+    from nasdeploy.exporting.formats import Extras
 
     if layout not in (None, "triton"):
         raise UserError(f"--layout {layout}: the only other layout is triton")

@@ -16,8 +16,8 @@ from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.exporting.bundle.write import BundleSample, install, reject, staging
 from nasdeploy.exporting.compare import Disagreement, Reference, Sessions
 from nasdeploy.exporting.conversions import Conversions, Examples
+from nasdeploy.exporting.formats import ExportJob, Extras
 from nasdeploy.exporting.formats.format import STEM, Source, file_name, files_of
-from nasdeploy.exporting.jobs import ExportJob, Extras
 from nasdeploy.exporting.manifest import (
     OWN_STATISTICS,
     Artefact,

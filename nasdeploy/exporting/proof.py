@@ -23,8 +23,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.exporting.compare import Disagreement, Reference, Sessions, compare_batches, is_single, yardstick_of
 from nasdeploy.exporting.conversions import MAX_DROP, Conversions, scoring_device
 from nasdeploy.exporting.footprint import measure_footprint
-from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.jobs import ExportJob
+from nasdeploy.exporting.formats import FORMATS, ExportJob
 from nasdeploy.exporting.manifest import part_facts
 from nasdeploy.exporting.record import HalfPrecision, ModelLatency, Proof, RunsAfterGaps, Throughput, milliseconds
 from nasdeploy.latency.measure import Opener, measure

@@ -14,7 +14,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Metric
 from nasdeploy.exporting.conversions import MAX_DROP
 from nasdeploy.exporting.export import Exporter
-from nasdeploy.exporting.jobs import ExportJob, Extras
+from nasdeploy.exporting.formats import ExportJob, Extras
 from nasdeploy.exporting.manifest import ExportOrigin, Manifest
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.profile import reference_model

@@ -17,7 +17,7 @@ from nasdeploy.core.registry import listed
 from nasdeploy.core.score import Metric
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed import processes
-from nasdeploy.exporting.jobs import parse_precision, plan_jobs
+from nasdeploy.exporting.formats import parse_precision, plan_jobs
 from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.table import TABLES, LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of

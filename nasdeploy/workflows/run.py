@@ -9,7 +9,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.formats import plan_jobs
 from nasdeploy.exporting.manifest import MANIFEST, Manifest, Recalibration
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.searching.budget import Asked

@@ -23,9 +23,8 @@ import torch
 
 from nasdeploy.convert.versions import OPSET
 from nasdeploy.exporting.conversions import Conversions
-from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats import FORMATS, device_for
 from nasdeploy.exporting.formats.format import Format, Source, file_name
-from nasdeploy.exporting.jobs import device_for
 from nasdeploy.latency.measure import measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.nn.network import Network

@@ -17,7 +17,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.exporting.export import Exporter
-from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.formats import plan_jobs
 from nasdeploy.exporting.manifest import ExportOrigin
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.runtimes.device import load_device

@@ -11,7 +11,7 @@ import pytest
 
 from nasdeploy.convert.precision import to_fp16
 from nasdeploy.convert.quantise import RECIPES, Quantiser
-from nasdeploy.exporting.jobs import Extras
+from nasdeploy.exporting.formats import Extras
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED, OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, LocalTarget
 from tests.exporting.models import exporter, jobs

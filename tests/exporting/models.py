@@ -13,9 +13,9 @@ from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.exporting.export import Exporter
+from nasdeploy.exporting.formats import ExportJob, plan_jobs
 from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.onnx import OnnxFormat
-from nasdeploy.exporting.jobs import ExportJob, plan_jobs
 from nasdeploy.exporting.manifest import ExportOrigin, TensorFacts, part_facts
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing

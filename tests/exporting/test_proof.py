@@ -18,8 +18,7 @@ from nasdeploy.data.images import readable
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.compare import Disagreement, difference
 from nasdeploy.exporting.footprint import measure_footprint
-from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.jobs import ExportJob, plan_jobs
+from nasdeploy.exporting.formats import FORMATS, ExportJob, plan_jobs
 from nasdeploy.exporting.pictures import ImageReference
 from nasdeploy.exporting.proof import ExportTarget, Gate
 from nasdeploy.exporting.record import TOLERANCE, ModelLatency, Proof

@@ -23,9 +23,9 @@ from nasdeploy.core.settings import Settings
 from nasdeploy.exporting.bundle.verify import TensorSample
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.export import Exporter
+from nasdeploy.exporting.formats import ExportJob, plan_jobs
 from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.onnx import OnnxFormat
-from nasdeploy.exporting.jobs import ExportJob, plan_jobs
 from nasdeploy.exporting.manifest import OWN_STATISTICS, ExportOrigin, TaskManifest
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.nn import FAMILIES

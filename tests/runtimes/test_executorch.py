@@ -135,7 +135,7 @@ def test_what_ends_the_process_that_runs_it_is_found_by_another(tmp_path, monkey
     file = tmp_path / "model.pte"
     file.write_bytes(program())
     ends = subprocess.CompletedProcess([], -11, stdout="", stderr="")
-    monkeypatch.setattr("nasdeploy.exporting.formats.executorch.subprocess.run", lambda *a, **k: ends)
+    monkeypatch.setattr("nasdeploy.exporting.formats.torch.subprocess.run", lambda *a, **k: ends)
     found = FORM.inspect(file, *interface(network().plan))
     assert found == ["ExecuTorch: the process that ran it ended by signal 11"]
 

@@ -22,9 +22,8 @@ from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.predict import SAMPLE
 from nasdeploy.exporting.compare import Disagreement, Sessions, difference, logits_of, outputs_of
-from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats import FORMATS, device_for
 from nasdeploy.exporting.formats.format import Format
-from nasdeploy.exporting.jobs import device_for
 from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, Manifest
 from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Tolerance
 from nasdeploy.runtimes import runtime_of

@@ -13,7 +13,7 @@ from nasdeploy.data.decode import read_rgb
 from nasdeploy.exporting.bundle import preprocessing_graph
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.exporting.jobs import Extras
+from nasdeploy.exporting.formats import Extras
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import QUICK, exporter, jobs
 from tests.small_spaces import one_stage

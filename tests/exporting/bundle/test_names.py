@@ -16,8 +16,7 @@ import pytest
 
 from nasdeploy.cli.main import main
 from nasdeploy.exporting.bundle import predict as program
-from nasdeploy.exporting.bundle.triton import write_repository
-from nasdeploy.exporting.bundle.write import load_bundle, write_sums
+from nasdeploy.exporting.bundle.write import load_bundle, write_repository, write_sums
 from tests.exporting.models import exporter, jobs
 from tests.small_spaces import one_stage
 

@@ -8,8 +8,7 @@ from shutil import copytree
 import pytest
 
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.formats import FORMATS, plan_jobs
 from nasdeploy.runtimes.engine import read_header
 from tests.exporting.models import DEVICE, exporter
 from tests.small_spaces import one_stage

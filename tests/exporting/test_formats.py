@@ -6,8 +6,7 @@ import pytest
 
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
-from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.jobs import plan_jobs
+from nasdeploy.exporting.formats import FORMATS, plan_jobs
 from nasdeploy.runtimes.device import Device, load_device
 
 CPU = load_device("cpu")
