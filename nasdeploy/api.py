@@ -25,7 +25,7 @@ from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space
 from nasdeploy.store.run import Run
 
 if TYPE_CHECKING:
-    from nasdeploy.exporting.manifest import Manifest
+    from nasdeploy.exporting.manifest import BundleManifest
     from nasdeploy.latency.table import LatencyTable
     from nasdeploy.searching.budget import Asked
     from nasdeploy.searching.result import SearchResult
@@ -156,7 +156,7 @@ class Export:
     """A directory of exported models, and what its manifest says of them."""
 
     directory: Path
-    manifest: "Manifest"
+    manifest: "BundleManifest"
 
     @property
     def models(self) -> tuple[Path, ...]:

@@ -13,7 +13,7 @@ from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
     from nasdeploy.exporting.formats import Extras
-    from nasdeploy.exporting.manifest import Artefact, Manifest, Quantisation
+    from nasdeploy.exporting.manifest import Artefact, BundleManifest, Quantisation
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
     from nasdeploy.store.run import Run
     from nasdeploy.tasks.file_scores import Accuracy, ProvenScore
@@ -100,7 +100,7 @@ def export(
 
     from nasdeploy.workflows import export as step
 
-    def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, Manifest]":
+    def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, BundleManifest]":
         return step.export(
             request,
             jobs,
@@ -126,7 +126,7 @@ def _extras(layout: str | None, embed: bool) -> "Extras":
     return Extras(triton=layout == "triton", embedded=embed)
 
 
-def _result(run: "Run", directory: Path, manifest: "Manifest") -> dict[str, Any]:
+def _result(run: "Run", directory: Path, manifest: "BundleManifest") -> dict[str, Any]:
     return {
         "run": str(run.path),
         "model": str(directory / manifest.artefacts[0].file.name),
@@ -135,7 +135,7 @@ def _result(run: "Run", directory: Path, manifest: "Manifest") -> dict[str, Any]
     }
 
 
-def describe(directory: Path, manifest: "Manifest") -> str:
+def describe(directory: Path, manifest: "BundleManifest") -> str:
     """An export and its proofs, for people."""
     network = (
         f"{manifest.digest}, {manifest.macs / 1e6:.2f} M MACs, {manifest.params / 1e6:.3f} M parameters, "
@@ -186,7 +186,7 @@ def _figure(value: float | None, factor: float = 1.0) -> str:
     return "-" if value is None else f"{factor * value:.4g}"
 
 
-def figures(artefact: "Artefact", manifest: "Manifest") -> Iterator[tuple[str, str]]:
+def figures(artefact: "Artefact", manifest: "BundleManifest") -> Iterator[tuple[str, str]]:
     """Names and texts; the name is empty where a row goes on."""
     proof = artefact.proof
     if artefact.quantisation:
@@ -233,7 +233,7 @@ def _agreement(found: "Agreement") -> str:
     return f"logits within {found.difference:.1e}{unit} of PyTorch's ({limit}) in batches of {batches}"
 
 
-def _score(found: "ProvenScore", manifest: "Manifest") -> Iterator[tuple[str, str]]:
+def _score(found: "ProvenScore", manifest: "BundleManifest") -> Iterator[tuple[str, str]]:
     from nasdeploy.exporting.manifest import ExportManifest
     from nasdeploy.exporting.record import counted
     from nasdeploy.tasks.file_scores import Accuracy

@@ -21,10 +21,10 @@ from nasdeploy.exporting.formats.format import STEM, Source, file_name, files_of
 from nasdeploy.exporting.manifest import (
     OWN_STATISTICS,
     Artefact,
+    BundleManifest,
     Embedded,
     ExportOrigin,
     FileFacts,
-    Manifest,
     OwnStatistics,
     Recalibration,
     SpaceFacts,
@@ -57,7 +57,7 @@ class Deliverable(Protocol):
     def examples(self) -> Examples | None:
         """Return training samples for fp16 and int8; None where the task has fp32 only."""
 
-    def manifest(self, facts: Mapping[str, Any]) -> Manifest:
+    def manifest(self, facts: Mapping[str, Any]) -> BundleManifest:
         """Return the manifest of some models: these facts, and those of the kind."""
 
     def sample(self, models: Mapping[str, Callable[[], Sessions]]) -> BundleSample:
@@ -78,7 +78,7 @@ class ExportContext:
     facts: Mapping[str, Any]
     """What the manifest says of all models."""
 
-    def about(self, artefacts: tuple[Artefact, ...]) -> Manifest:
+    def about(self, artefacts: tuple[Artefact, ...]) -> BundleManifest:
         """Return the manifest of some models."""
         return self.deliverable.manifest({"artefacts": artefacts, **self.facts})
 
@@ -103,7 +103,7 @@ class Exporter:
     origin: ExportOrigin
     progress: Progress
 
-    def export(self, arch: Arch, out: Path, jobs: Sequence[ExportJob], extras: Extras = _NONE) -> Manifest:
+    def export(self, arch: Arch, out: Path, jobs: Sequence[ExportJob], extras: Extras = _NONE) -> BundleManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
 
         Raises `CheckFailed` if a model cannot be made within its limits, or does not pass its proof; then it is kept as
@@ -185,7 +185,7 @@ class Exporter:
 
     def _install(
         self, out: Path, passed: tuple[Artefact, ...], jobs: Sequence[ExportJob], extras: Extras, context: ExportContext
-    ) -> Manifest:
+    ) -> BundleManifest:
         """The bundle of the models that passed, with what else was asked for."""
         names = {artefact.file.name for artefact in passed}
         models = {}

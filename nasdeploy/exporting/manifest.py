@@ -168,7 +168,7 @@ class Embedded(Settings):
     """Images that get another class."""
 
 
-class Manifest(Settings):
+class BundleManifest(Settings):
     """Everything that whoever deploys the models of any network has to know. All are of the same network."""
 
     schema_version: Literal[2] = 2
@@ -206,7 +206,7 @@ class Manifest(Settings):
         )
 
     @model_validator(mode="after")
-    def _distinct(self) -> "Manifest":
+    def _distinct(self) -> "BundleManifest":
         names = [file.name for artefact in self.artefacts for file in artefact.files]
         names += [each.file.name for each in self.embedded]
         if len(set(names)) < len(names):
@@ -214,7 +214,7 @@ class Manifest(Settings):
         return self
 
 
-class TaskManifest(Manifest):
+class TaskManifest(BundleManifest):
     """The manifest of a network of any task, whose parts are files of their own."""
 
     task: str
@@ -232,7 +232,7 @@ class TaskManifest(Manifest):
         return self.task
 
 
-class ExportManifest(Manifest):
+class ExportManifest(BundleManifest):
     """The manifest of a classifier of images, which is one file."""
 
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
@@ -268,7 +268,7 @@ class ExportManifest(Manifest):
         return self
 
 
-def load_export(directory: Path) -> Manifest:
+def load_export(directory: Path) -> BundleManifest:
     """Return the manifest of an export, after making sure that the files of its models are those that it describes.
 
     Raises `UserError` if any of them is missing, damaged or edited, or if a model was rejected.
@@ -277,7 +277,7 @@ def load_export(directory: Path) -> Manifest:
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with `nd.export()`")
     content = read_object(path, "export again")
-    kind: type[Manifest] = TaskManifest if "task" in content else ExportManifest
+    kind: type[BundleManifest] = TaskManifest if "task" in content else ExportManifest
     manifest = parse_record(kind, content, path, "export again")
     for artefact in manifest.artefacts:
         if artefact.proof.problems:

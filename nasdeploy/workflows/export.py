@@ -15,7 +15,7 @@ from nasdeploy.core.score import Metric
 from nasdeploy.exporting.conversions import MAX_DROP
 from nasdeploy.exporting.export import Exporter
 from nasdeploy.exporting.formats import ExportJob, Extras
-from nasdeploy.exporting.manifest import ExportOrigin, Manifest
+from nasdeploy.exporting.manifest import BundleManifest, ExportOrigin
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.nn.device import compute_device
@@ -35,7 +35,7 @@ def export(
     out: Path | None = None,
     max_drop: float = MAX_DROP,
     extras: Extras = _NONE,
-) -> tuple[Path, Manifest]:
+) -> tuple[Path, BundleManifest]:
     """Export, by default into RUN/export/DIGEST; return the directory and what its manifest says.
 
     `max_drop` is how many points of its score int8 may lose. Raises `CheckFailed` if a file does not agree with
@@ -72,7 +72,7 @@ def _target(request: ExportRequest, max_drop: float) -> ExportTarget:
     return ExportTarget(request.device, request.table, reference_graph=graph, max_drop=max_drop)
 
 
-def _facts(directory: Path, manifest: Manifest, metric: Metric) -> dict[str, object]:
+def _facts(directory: Path, manifest: BundleManifest, metric: Metric) -> dict[str, object]:
     """The figures of the first model, for scripts; the manifest has all."""
     first = manifest.artefacts[0]
     accuracy, latency = first.proof.tested, first.proof.latency
@@ -87,7 +87,7 @@ def _facts(directory: Path, manifest: Manifest, metric: Metric) -> dict[str, obj
     }
 
 
-Export = Callable[[ExportRequest, Path], tuple[Path, Manifest]]
+Export = Callable[[ExportRequest, Path], tuple[Path, BundleManifest]]
 """Exports what is asked for into a directory."""
 
 
@@ -95,7 +95,7 @@ Export = Callable[[ExportRequest, Path], tuple[Path, Manifest]]
 class ExportedFront:
     """What was exported, and what was not, one line each."""
 
-    members: tuple[tuple[Path, Manifest], ...]
+    members: tuple[tuple[Path, BundleManifest], ...]
     problems: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def export_family(requests: Sequence[ExportRequest], out: Path, export: Export, 
     return ExportedFront(tuple(members), tuple(problems))
 
 
-def _row(directory: Path, manifest: Manifest) -> dict[str, Any]:
+def _row(directory: Path, manifest: BundleManifest) -> dict[str, Any]:
     first, key = manifest.artefacts[0], task_of(manifest.task_name).metric.key
     accuracy, latency = first.proof.tested, first.proof.latency
     return {

@@ -10,7 +10,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.formats import plan_jobs
-from nasdeploy.exporting.manifest import MANIFEST, Manifest, Recalibration
+from nasdeploy.exporting.manifest import MANIFEST, BundleManifest, Recalibration
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.searching.budget import Asked
 from nasdeploy.searching.result import SearchResult, load_result
@@ -38,7 +38,7 @@ class Product:
     run: Run
     result: SearchResult
     directory: Path
-    manifest: Manifest
+    manifest: BundleManifest
 
 
 def run_all(
@@ -86,7 +86,7 @@ def _bounded(facts: dict[str, Any]) -> dict[str, Any]:
     return {**facts, "budget": {key: bound for key, bound in facts["budget"].items() if bound is not None}}
 
 
-def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, Manifest]:
+def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, BundleManifest]:
     """The export that is there, if it is whole, recalibrated, and for the same device and budget, else a new one."""
     directory = request.run.exports / request.arch.digest
     if (directory / MANIFEST).exists():

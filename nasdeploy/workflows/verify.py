@@ -34,7 +34,7 @@ from nasdeploy.exporting.bundle.verify import (
 )
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.compare import Disagreement
-from nasdeploy.exporting.manifest import MANIFEST, Embedded, ExportManifest, Manifest
+from nasdeploy.exporting.manifest import MANIFEST, BundleManifest, Embedded, ExportManifest
 from nasdeploy.exporting.record import ModelLatency
 from nasdeploy.exporting.tensors import SessionNetwork
 from nasdeploy.latency.measure import Opener, measure
@@ -109,7 +109,7 @@ def verify(
 
 
 def _verify_parts(
-    bundle: Path, manifest: Manifest, progress: Progress, device: Device | None, protocol: MeasurementProtocol
+    bundle: Path, manifest: BundleManifest, progress: Progress, device: Device | None, protocol: MeasurementProtocol
 ) -> Verification:
     """Try a bundle of any task: outputs on the sample, the score on the test set of its recipe, and latency."""
     try:
@@ -147,7 +147,7 @@ def _verify_parts(
     )
 
 
-def _inspected(model: Runnable, manifest: Manifest) -> tuple[str, ...]:
+def _inspected(model: Runnable, manifest: BundleManifest) -> tuple[str, ...]:
     """What is wrong with the form of a model's files, one line each."""
     facts = {part.name: part for part in manifest.interfaces}
     return tuple(
@@ -166,7 +166,7 @@ def _scored(
 
 
 def _timed_parts(
-    found: VerifiedModel, model: Runnable, manifest: Manifest, protocol: MeasurementProtocol
+    found: VerifiedModel, model: Runnable, manifest: BundleManifest, protocol: MeasurementProtocol
 ) -> VerifiedModel:
     """The model's outcome with the latency of a sample: over parts, runs x the part's median."""
     runs = {part.name: part.runs for part in manifest.interfaces}
@@ -184,7 +184,7 @@ def _opener_of(model: Runnable, path: Path) -> Opener:
     return lambda: model.form.open(path, model.device)
 
 
-def _runnable(bundle: Path, manifest: Manifest, device: Device | None) -> list[Runnable | VerifiedModel]:
+def _runnable(bundle: Path, manifest: BundleManifest, device: Device | None) -> list[Runnable | VerifiedModel]:
     """Return each model, or why it cannot run here; raises `UserError` if none can."""
     models: list[Runnable | VerifiedModel] = []
     for artefact in manifest.artefacts:

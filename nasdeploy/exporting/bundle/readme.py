@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.manifest import Artefact, ExportManifest, Manifest, TensorFacts
+from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest, TensorFacts
 from nasdeploy.exporting.record import HalfPrecision, counted
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
 
 _LABELS_SHOWN = 8
 
 
-def readme(manifest: Manifest) -> str:
+def readme(manifest: BundleManifest) -> str:
     """Return what the model is, how to run it, what was measured, and where that holds."""
     if isinstance(manifest, ExportManifest):
         parts = [_title(manifest), _running(manifest), _interface(manifest), _figures(manifest), _limits(manifest)]
@@ -20,7 +20,7 @@ def readme(manifest: Manifest) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _title_of_task(manifest: Manifest) -> str:
+def _title_of_task(manifest: BundleManifest) -> str:
     return "\n".join(
         [
             f"# Network {manifest.digest}\n",
@@ -39,7 +39,7 @@ def _title_of_task(manifest: Manifest) -> str:
     )
 
 
-def _interface_of_parts(manifest: Manifest) -> str:
+def _interface_of_parts(manifest: BundleManifest) -> str:
     lines = [
         f"- {part.name}, {part.runs} run(s) for a sample: {', '.join(map(_tensor, part.inputs))} -> "
         f"{', '.join(map(_tensor, part.outputs))}"
@@ -59,7 +59,7 @@ def _tensor(tensor: TensorFacts) -> str:
     return f"`{tensor.name}` {tensor.dtype} {list(tensor.shape)}".replace("'", "")
 
 
-def _limits_of_task(manifest: Manifest) -> str:
+def _limits_of_task(manifest: BundleManifest) -> str:
     return "\n".join(
         [
             "## Limits\n",
@@ -92,7 +92,7 @@ def _title(manifest: ExportManifest) -> str:
     )
 
 
-def _weights(manifest: Manifest) -> list[str]:
+def _weights(manifest: BundleManifest) -> list[str]:
     weights = manifest.origin.weights
     if weights is None:
         return []
@@ -174,14 +174,14 @@ def _triple(values: tuple[float, float, float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _figures(manifest: Manifest) -> str:
+def _figures(manifest: BundleManifest) -> str:
     rows = ["| file | what | figure |", "|---|---|---|"]
     for made in manifest.artefacts:
         rows += [f"| `{made.file.name}` | {what} | {figure} |" for what, figure in _found(made)]
     return "\n\n".join(["## Figures", "\n".join(rows), *_copies(manifest)])
 
 
-def _copies(manifest: Manifest) -> Iterator[str]:
+def _copies(manifest: BundleManifest) -> Iterator[str]:
     """What figures on images that were learned from are worth."""
     data = manifest.data if isinstance(manifest, ExportManifest) else None
     if data is None or data.copies is None:
@@ -261,7 +261,7 @@ def _rebuilt(made: Artefact) -> str:
     return f" `python rebuild.py`\n  builds it again, from `{made.files[1].name}`."
 
 
-def _machines(manifest: Manifest) -> list[str]:
+def _machines(manifest: BundleManifest) -> list[str]:
     return sorted(
         {
             f"- Latency was measured on this machine only: {made.fingerprint.cpu}, {made.fingerprint.runtime}, "

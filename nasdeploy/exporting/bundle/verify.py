@@ -24,7 +24,7 @@ from nasdeploy.exporting.bundle.predict import SAMPLE
 from nasdeploy.exporting.compare import Disagreement, Sessions, difference, logits_of, outputs_of
 from nasdeploy.exporting.formats import FORMATS, device_for
 from nasdeploy.exporting.formats.format import Format
-from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, Manifest
+from nasdeploy.exporting.manifest import Artefact, BundleManifest, Embedded, ExportManifest
 from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Tolerance
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -76,7 +76,7 @@ def runnable(folder: Path, artefact: Artefact, device: Device | None = None) -> 
     return Runnable(folder / artefact.file.name, artefact, form, target)
 
 
-def first_runnable(folder: Path, manifest: Manifest, device: Device | None = None) -> Runnable:
+def first_runnable(folder: Path, manifest: BundleManifest, device: Device | None = None) -> Runnable:
     """Return the bundle's first model that runs here, of those for `device` if that is given.
 
     Raises `UserError` with what keeps the first from running if none does.

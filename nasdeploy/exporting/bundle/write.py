@@ -23,7 +23,7 @@ from nasdeploy.exporting.bundle.predict import MANIFEST, SAMPLE, SUMS, check_sum
 from nasdeploy.exporting.bundle.readme import readme
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import ServerBackend
-from nasdeploy.exporting.manifest import Artefact, ExportManifest, FileFacts, Manifest, TensorFacts, load_export
+from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest, FileFacts, TensorFacts, load_export
 from nasdeploy.runtimes.runtime import LARGEST_BATCH
 from nasdeploy.store.directories import replacing_directory
 from nasdeploy.store.files import (
@@ -39,7 +39,7 @@ from nasdeploy.store.files import (
 
 REJECTED_MANIFEST = "manifest.rejected.json"
 
-About = Callable[[tuple[Artefact, ...]], Manifest]
+About = Callable[[tuple[Artefact, ...]], BundleManifest]
 """Makes the manifest of models that lie together."""
 
 
@@ -66,7 +66,7 @@ def staging(out: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def install(stage: Path, out: Path, manifest: Manifest, sample: BundleSample, *, triton: bool = False) -> None:
+def install(stage: Path, out: Path, manifest: BundleManifest, sample: BundleSample, *, triton: bool = False) -> None:
     """Make of the models in `stage` that the manifest names a bundle in `out`: whole or not at all.
 
     It takes the place of an earlier one. `triton` adds a model repository of the server.
@@ -110,7 +110,7 @@ _KEPT_BY_GIT = "# SHA256SUMS is of bytes: git is not to change line ends here.\n
 """Not covered by the sums, as nothing hidden is: copies and archives that leave it out are whole bundles too."""
 
 
-def complete(folder: Path, manifest: Manifest, sample: BundleSample) -> None:
+def complete(folder: Path, manifest: BundleManifest, sample: BundleSample) -> None:
     """Add to the model in `folder` all else that a bundle holds; SHA256SUMS last, over every other file."""
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     sample.save(folder)
@@ -124,7 +124,7 @@ def complete(folder: Path, manifest: Manifest, sample: BundleSample) -> None:
     write_sums(folder)
 
 
-def load_bundle(folder: Path) -> Manifest:
+def load_bundle(folder: Path) -> BundleManifest:
     """Return the manifest of a bundle whose files are all there and as they were written.
 
     Raises `UserError` if one is missing, damaged, swapped or added, or if a model was rejected.
