@@ -112,7 +112,7 @@ class ModelLatency(TimedRuns):
     throughput: Throughput | None = None
     """None where it was not measured, as in bundles of earlier versions."""
     after_gaps: RunsAfterGaps | None = None
-    """After the device's gaps, or after some that are usual; None in bundles of earlier versions."""
+    """The latency after the device's gaps, or after some that are usual; None in bundles of earlier versions."""
     idle_ms: Annotated[float, Field(ge=0.0)] = 0.0
     """The device's gaps."""
 

@@ -91,7 +91,7 @@ class _Recording:
         return self._network.run(part, *inputs)
 
     def rows(self) -> dict[str, tuple[Array, ...]]:
-        """For each part some rows of each input, from all of its calls."""
+        """Return for each part some rows of each input, from all of its calls."""
         found = {}
         for part, calls in self._given.items():
             joined = [torch.cat(column).numpy() for column in zip(*calls, strict=True)]

@@ -250,7 +250,7 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
 def _timed(
     found: VerifiedModel, model: Runnable, exported: ModelLatency | None, protocol: MeasurementProtocol
 ) -> VerifiedModel:
-    """With latency back to back, throughput, and latency after gaps as long as when it was exported."""
+    """Return the outcome with latency back to back and after gaps as at the export, and with throughput."""
     timing = _timing(model, protocol.networks, protocol)
     found = replace(
         found,

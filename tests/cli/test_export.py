@@ -137,7 +137,7 @@ def edit_manifest(run: Run, **changes: object) -> None:
     ],
 )
 def test_mistakes_are_named(run: Run, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with stops(UserError, match=message):
         export(**options)
     assert not run.exports.exists()
 
@@ -255,6 +255,6 @@ def test_the_whole_front_with_one_table(run: Run, capsys: pytest.CaptureFixture[
     ],
 )
 def test_options_that_exclude_each_other(run: Run, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with stops(UserError, match=message):
         export(**options)
     assert not run.exports.exists()

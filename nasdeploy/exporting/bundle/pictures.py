@@ -118,12 +118,13 @@ def _kind(parent: str, name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or a tool's own: no data, whatever it holds and however deep it lies."""
+    """Return whether a file or folder is hidden or a tool's own: no data, whatever it holds and however deep it
+    lies."""
     return name.startswith(".") or name.casefold() in OF_TOOLS
 
 
 def suffix_of(name: str) -> str:
-    """What a file's name ends in, from its last point on, in lower case; empty if it has none."""
+    """Return what a file's name ends in, from its last point on, in lower case; empty if it has none."""
     stem, point, suffix = name.rpartition(".")
     return point + suffix.lower() if stem else ""
 
