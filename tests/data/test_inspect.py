@@ -21,8 +21,8 @@ def test_counts_and_sides(tmp_path: Path) -> None:
     assert found.sides == (12, 20, 33)
     assert [note.partition(",")[0] for note in found.notes] == [
         f"{root / 'test'}: no images of b",
-        f"{root / 'train/b/bad.png'}: cannot be read as an image (no known format); leave it out with --set "
-        "data.on_unreadable=skip",
+        f"{root / 'train/b/bad.png'}: cannot be read as an image (no known format); leave it out with "
+        "`data.on_unreadable=skip`",
     ]
 
 

@@ -221,7 +221,7 @@ def test_a_fast_export_computes_the_same(gate: str, padding: str, shortcut: str)
     made = StaticBlock(block).eval()
     randomise(made)
     x = torch.randn(2, *block.inputs[0].shape)
-    session = runtime_of(CPU).open(quick_onnx(made, [block.inputs[0].shape], 2), CPU)
+    session = runtime_of(CPU).open(quick_onnx(made, block.inputs, 2), CPU)
     (found,) = session.run({next(iter(session.inputs)): x.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, made(x).numpy(), rtol=1e-4, atol=1e-5)

@@ -97,7 +97,7 @@ def test_nothing_is_measured_twice(tmp_path):
 def test_a_device_that_never_meets_the_budget_ends_in_exit_code_3(tmp_path):
     with pytest.raises(
         InfeasibleBudget,
-        match=r"cpu took 50\.00 to 50\.00 times as long as its table says for all \d of them.*table_check",
+        match=r"cpu took 50\.00 to 50\.00 times as long as its table says for all \d of them.*workflows\.table\.check",
     ):
         search(tmp_path, Device(50.0))
 

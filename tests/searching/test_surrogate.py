@@ -7,6 +7,7 @@ import numpy as np
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.front import candidates_of
 from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.evolution import Evolution
 from nasdeploy.searching.surrogate import most_promising
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
@@ -71,7 +72,7 @@ def test_a_screened_evolution_beats_one_that_is_not_and_keeps_to_the_rules() -> 
         settings = SearchSettings(
             rounds=5, parents=60, mutations=20, crossovers=20, buckets=0, elite=20, screening=screening
         )
-        Evolution().run(problem, landscape.evaluate, settings, generator(seed, "test"))
+        Evolution().run(problem, landscape.evaluate, settings, generator(seed, "test"), StrategyContext())
         assert len(set(landscape.evaluated)) == len(landscape.evaluated) == settings.evaluations
         assert problem.feasible(problem.costs(SPACE.encode(landscape.evaluated))).all()
         return float(landscape.all[within].max() - landscape.found().max())

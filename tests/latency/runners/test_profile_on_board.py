@@ -69,13 +69,13 @@ def watched(monkeypatch, at, act):
 def test_a_loss_in_the_middle_loses_no_entry_and_doubles_none(server, path, monkeypatch, victims):
     found = {"program": server.programs, "connection": lambda: sessions(server)}[victims]
     journaled = []
-    original = module.Measuring._measure
+    original = module.Campaign._measure
 
     def measure(self, kind, *rest):
         original(self, kind, *rest)
         journaled.extend(keys_in(journal_of(path), kind))
 
-    monkeypatch.setattr(module.Measuring, "_measure", measure)
+    monkeypatch.setattr(module.Campaign, "_measure", measure)
     watched(monkeypatch, 7, lambda: kill(found()))
     table = profile(SPACE, device(server), path, QUIET, protocol=HASTY)
     assert table.entries.keys() == SPACE.distinct_blocks().keys()

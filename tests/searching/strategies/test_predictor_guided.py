@@ -69,7 +69,7 @@ def test_too_few_networks_for_a_predictor_are_made_more(parents: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_optimum_of_a_linear_predictor_is_proposed_first(seed: int) -> None:
-    """Though evolution on the predictor does not lead there, in a space of 10^11 networks."""
+    """Whether evolution on the predictor leads there or not, in a space of 10^11 networks."""
     space, rng = load_space("alphanet"), np.random.default_rng(seed)
     width = sum(len(choice.values) for choice in space.choices)
     predictor = AccuracyPredictor(space, "linear", LinearModel(rng.normal(size=width), np.array(0.0)))
@@ -82,5 +82,5 @@ def test_the_optimum_of_a_linear_predictor_is_proposed_first(seed: int) -> None:
     optimum = best_by_choices(space, macs, bound, predictor.terms)
     assert optimum is not None
     assert predictor(codes)[0] == pytest.approx(optimum.value)
-    assert predictor(codes)[0] > predictor(codes)[1:].max()
+    assert predictor(codes)[0] >= predictor(codes)[1:].max()
     assert problem.feasible(problem.costs(codes)).all()
