@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor
 
 import nasdeploy as nd
 from nasdeploy.core.progress import Progress
+from nasdeploy.exporting.proof import ExportTarget
+from nasdeploy.latency.profile import profile
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks import TASKS
@@ -35,7 +39,18 @@ WRITING: dict[str, Any] = {
     },
 }
 RECIPES = {"classification": CONTENT, "writing": WRITING}
-QUICK = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
+CHANGES = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
+
+HASTY = MeasurementProtocol(
+    blocks=Rounds(group=16, visits=1),
+    networks=Rounds(group=4, visits=1),
+    warmup=1,
+    kept=2,
+    shortest_group_s=0,
+    retries=0,
+    calibration_networks=4,
+    held_out_networks=4,
+)
 
 
 @pytest.fixture(autouse=True, scope="module", params=RECIPES)
@@ -142,12 +157,15 @@ def test_a_student_that_equals_its_teacher_has_no_gradient_but_rounding(
 @pytest.mark.latency
 def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = nd.train(recipe, changes=QUICK)
+    monkeypatch.setattr("nasdeploy.latency.profile.profile", partial(profile, protocol=HASTY))
+    monkeypatch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
+    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=HASTY))
+    run = nd.train(recipe, changes=CHANGES)
     validation = run.facts("train")["validation"]
     assert all(task.metric.key in score for score in validation.values())
-    table = nd.profile(run, "cpu", budget_min=0.25)
+    table = nd.profile(run, "cpu")
     assert set(table.entries) == set(recipe.load_space(len(run.manifest.classes)).distinct_blocks())
-    result = nd.search(run, latency_ms="90%", changes=QUICK)
+    result = nd.search(run, latency_ms="90%", changes=CHANGES)
     assert result.winner.latency["cpu"].measured_ms is not None
     export = nd.export(run)
     space = recipe.load_space(len(run.manifest.classes))
@@ -155,4 +173,9 @@ def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatc
     expected = {"model.onnx"} if len(parts) == 1 else {f"{part.name}.onnx" for part in parts}
     assert {file.name for artefact in export.manifest.artefacts for file in artefact.files} == expected
     assert all(not artefact.proof.problems for artefact in export.manifest.artefacts)
-    assert not verify(export.directory, Progress(quiet=True)).problems
+    verified = verify(export.directory, Progress(quiet=True), protocol=HASTY)
+    assert not verified.problems
+    (model,), tested = verified.found, export.manifest.artefacts[0].proof.tested
+    assert tested is not None
+    assert model.samples == tested.samples
+    assert model.score == pytest.approx(tested.value, rel=0.01)
