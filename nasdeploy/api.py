@@ -186,7 +186,7 @@ def export(
     """
     from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.workflows.export import export as write
-    from nasdeploy.workflows.export_request import request_export
+    from nasdeploy.workflows.export import request_export
 
     found, told = _run(run), _told(progress)
     text = json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch

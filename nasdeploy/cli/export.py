@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
     from nasdeploy.store.run import Run
     from nasdeploy.tasks.file_scores import Accuracy, ProvenScore
-    from nasdeploy.workflows.export import ExportedFront
-    from nasdeploy.workflows.export_request import ExportRequest
+    from nasdeploy.workflows.export import ExportedFront, ExportRequest
 
 
 ArchOption = Annotated[
@@ -81,7 +80,7 @@ def export(
     from nasdeploy.core.progress import Progress
     from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.recipe import recipe_of
-    from nasdeploy.workflows.export_request import request_export, request_family
+    from nasdeploy.workflows import export as step
 
     progress = Progress(quiet, typed)
     run = chosen_run(run_directory)
@@ -90,15 +89,13 @@ def export(
         raise UserError("--all-pareto and --arch exclude each other: the front is the search's")
     recipe = recipe_of(run, assignments or (), data)
     requests = (
-        request_family(run, recipe, device, progress)
+        step.request_family(run, recipe, device, progress)
         if all_pareto
-        else (request_export(run, recipe, arch, device, progress),)
+        else (step.request_export(run, recipe, arch, device, progress),)
     )
     jobs = plan_jobs(formats or ["onnx"], requests[0].device, precision, capabilities or ())
     extras = _extras(layout, embed)
     extras.require(job.name for job in jobs)
-
-    from nasdeploy.workflows import export as step
 
     def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, BundleManifest]":
         return step.export(

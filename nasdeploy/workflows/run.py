@@ -18,7 +18,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.workflows import export as export_step
 from nasdeploy.workflows import search as search_step
 from nasdeploy.workflows import train as train_step
-from nasdeploy.workflows.export_request import ExportRequest, request_export
+from nasdeploy.workflows.export import ExportRequest, request_export
 from nasdeploy.workflows.request import (
     SearchRequest,
     export_device,

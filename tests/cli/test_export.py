@@ -26,7 +26,7 @@ from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import extract
 from nasdeploy.tasks.metrics import TOP1
-from nasdeploy.workflows.export_request import request_export
+from nasdeploy.workflows.export import request_export
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of
 from tests.searching import results
@@ -41,7 +41,7 @@ WINNER = SPACE.arch({**SPACE.named["t0"], "resolution": 8})
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
     return trained_run(tmp_path)
 
 

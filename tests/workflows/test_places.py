@@ -42,7 +42,7 @@ QUIET = Progress(quiet=True)
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
     return trained_run(tmp_path)
 
 

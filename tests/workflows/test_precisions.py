@@ -15,7 +15,7 @@ from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import evaluator as deployed
-from nasdeploy.workflows.export_request import request_export
+from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import SearchRequest, parse_precisions, request_searches
 from nasdeploy.workflows.search import search_all
 from nasdeploy.workflows.searches import results

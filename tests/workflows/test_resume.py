@@ -17,7 +17,7 @@ from nasdeploy.store.checkpoints import LostWeights, checkpoint_files, trained_w
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.evaluate import request_comparison
-from nasdeploy.workflows.export_request import request_export
+from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.teacher import load_teacher
 from tests.training.recipes import tiny_recipe

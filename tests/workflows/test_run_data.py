@@ -19,8 +19,7 @@ from nasdeploy.data.recorded_split import split_content
 from nasdeploy.recipe import Recipe, parse_recipe, recipe_of
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.evaluator import open_evaluator
-from nasdeploy.workflows.export import export
-from nasdeploy.workflows.export_request import request_export
+from nasdeploy.workflows.export import export, request_export
 from nasdeploy.workflows.resume import open_data_of
 from tests.data.pictures import noise, write_folder
 from tests.data.shards import png, write_shards, write_tar

@@ -19,7 +19,7 @@ from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.workflows import train as step
-from nasdeploy.workflows.export_request import request_export
+from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import request_search
 from tests.latency.tables import CONDITIONS, timing
 from tests.training.recipes import tiny_recipe

@@ -29,7 +29,7 @@ RECIPE = {
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
     parts = {"train": {"ant": 12, "bee": 12, "cat": 12}, "test": {"ant": 4, "bee": 4, "cat": 4}}
     write_folder(Path("images"), parts, side=8)
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE))
