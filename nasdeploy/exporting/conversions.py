@@ -21,8 +21,8 @@ from nasdeploy.convert.vnni import saturates
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
-from nasdeploy.exporting.compare import logits_of
 from nasdeploy.exporting.manifest import Quantisation
+from nasdeploy.exporting.record import logits_of
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device

@@ -14,8 +14,8 @@ from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress, Work
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.exporting.bundle.write import BundleSample, install, reject, staging
-from nasdeploy.exporting.compare import Disagreement, Reference, Sessions
 from nasdeploy.exporting.conversions import Conversions, Examples
+from nasdeploy.exporting.deliverables import PictureDeliverable, TensorDeliverable
 from nasdeploy.exporting.formats import ExportJob, Extras
 from nasdeploy.exporting.formats.format import STEM, Source, file_name, files_of
 from nasdeploy.exporting.manifest import (
@@ -29,10 +29,8 @@ from nasdeploy.exporting.manifest import (
     Recalibration,
     SpaceFacts,
 )
-from nasdeploy.exporting.pictures import PictureDeliverable
 from nasdeploy.exporting.proof import ExportTarget, Files, Gate, require_half
-from nasdeploy.exporting.record import Proof
-from nasdeploy.exporting.tensors import TensorDeliverable
+from nasdeploy.exporting.record import Disagreement, Proof, Reference, Sessions
 from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.network import Network

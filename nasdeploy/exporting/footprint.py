@@ -10,9 +10,8 @@ from pathlib import Path
 from time import perf_counter
 
 from nasdeploy.core.errors import one_line
-from nasdeploy.exporting.compare import Disagreement
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.record import Footprint
+from nasdeploy.exporting.record import Disagreement, Footprint
 from nasdeploy.runtimes.device import Device
 
 _LONGEST_S = 600

@@ -20,12 +20,24 @@ from nasdeploy.convert.quantise import RECIPES, layers_of
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.compare import Disagreement, Reference, Sessions, compare_batches, is_single, yardstick_of
 from nasdeploy.exporting.conversions import MAX_DROP, Conversions, scoring_device
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS, ExportJob
 from nasdeploy.exporting.manifest import part_facts
-from nasdeploy.exporting.record import HalfPrecision, ModelLatency, Proof, RunsAfterGaps, Throughput, milliseconds
+from nasdeploy.exporting.record import (
+    Disagreement,
+    HalfPrecision,
+    ModelLatency,
+    Proof,
+    Reference,
+    RunsAfterGaps,
+    Sessions,
+    Throughput,
+    compare_batches,
+    is_single,
+    milliseconds,
+    yardstick_of,
+)
 from nasdeploy.latency.measure import Opener, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.open_runner import check_device

@@ -24,9 +24,9 @@ from nasdeploy.data.batches import Memory
 from nasdeploy.data.images import ImageSets
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.distributed.jobs import InTurn
-from nasdeploy.exporting.compare import Disagreement, logits_of
 from nasdeploy.exporting.conversions import Conversions, scoring_device
-from nasdeploy.exporting.pictures import examples_of
+from nasdeploy.exporting.deliverables import examples_of
+from nasdeploy.exporting.record import Disagreement, logits_of
 from nasdeploy.nn.device import compute_device, set_threads
 from nasdeploy.nn.network import fit_images
 from nasdeploy.recipe import Recipe, recipe_of

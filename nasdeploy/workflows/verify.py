@@ -33,10 +33,9 @@ from nasdeploy.exporting.bundle.verify import (
     runnable,
 )
 from nasdeploy.exporting.bundle.write import load_bundle
-from nasdeploy.exporting.compare import Disagreement
+from nasdeploy.exporting.deliverables import SessionNetwork
 from nasdeploy.exporting.manifest import MANIFEST, BundleManifest, Embedded, ExportManifest
-from nasdeploy.exporting.record import ModelLatency
-from nasdeploy.exporting.tensors import SessionNetwork
+from nasdeploy.exporting.record import Disagreement, ModelLatency
 from nasdeploy.latency.measure import Opener, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.recipe import parse_recipe

@@ -12,10 +12,10 @@ from _pytest.mark import ParameterSet
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.exporting.compare import Yardstick
 from nasdeploy.exporting.conversions import Conversions
 from nasdeploy.exporting.formats import FORMATS, device_for
 from nasdeploy.exporting.formats.format import Format, Source, file_name, files_of
+from nasdeploy.exporting.record import Yardstick
 from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.runtimes.engine import read_header

@@ -16,12 +16,11 @@ from nasdeploy.convert import to_onnx
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.images import readable
 from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.exporting.compare import Disagreement, difference
+from nasdeploy.exporting.deliverables import ImageReference
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS, ExportJob, plan_jobs
-from nasdeploy.exporting.pictures import ImageReference
 from nasdeploy.exporting.proof import ExportTarget, Gate
-from nasdeploy.exporting.record import TOLERANCE, ModelLatency, Proof
+from nasdeploy.exporting.record import TOLERANCE, Disagreement, ModelLatency, Proof, difference
 from nasdeploy.latency.profile import reference_model
 from nasdeploy.runtimes.onnxruntime import _OnnxSession
 from nasdeploy.supernet.evaluate import calibrate

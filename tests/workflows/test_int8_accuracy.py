@@ -7,7 +7,7 @@ import pytest
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
 from nasdeploy.exporting.conversions import Conversions, Judge, scoring_device
-from nasdeploy.exporting.pictures import examples_of
+from nasdeploy.exporting.deliverables import examples_of
 from nasdeploy.latency.table import table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes import runtime_of

@@ -21,9 +21,9 @@ from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle.pictures import cubic_taps, prepare
-from nasdeploy.exporting.compare import Disagreement, logits_of
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import Artefact, Embedded, FileFacts
+from nasdeploy.exporting.record import Disagreement, logits_of
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Array, Session
 

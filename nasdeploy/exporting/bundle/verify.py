@@ -21,11 +21,19 @@ from nasdeploy.core.space import NETWORK
 from nasdeploy.data.preprocessing import Preprocessing
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.predict import SAMPLE
-from nasdeploy.exporting.compare import Disagreement, Sessions, difference, logits_of, outputs_of
 from nasdeploy.exporting.formats import FORMATS, device_for
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.manifest import Artefact, BundleManifest, Embedded, ExportManifest
-from nasdeploy.exporting.record import TOLERANCE, TOLERANCES, Tolerance
+from nasdeploy.exporting.record import (
+    TOLERANCE,
+    TOLERANCES,
+    Disagreement,
+    Sessions,
+    Tolerance,
+    difference,
+    logits_of,
+    outputs_of,
+)
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Array, Precision, Session
