@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import COSTS
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.registry import suggestion
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import LabelledDataset
 from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of
@@ -259,6 +258,6 @@ def _with_objects(recipe: Recipe, data: Data | None, space: SearchSpace | None) 
         return found
     if isinstance(data, str | PathLike):
         return found.changed([f"data.path={json.dumps(str(Path(data).expanduser().absolute()))}"])
-    from nasdeploy.data.own_datasets import open_datasets
+    from nasdeploy.data.datasets import open_datasets
 
     return found.with_data(open_datasets(data if isinstance(data, Mapping) else {"train": data}))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import BySibling, Settings, load_yaml, override, parse
 from nasdeploy.core.space import SearchSpace

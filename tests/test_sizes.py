@@ -24,7 +24,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "blocks.inverted_residual:__init__",
         "convert.fast_export:_batch_norm",
         "convert.fast_export:_conv",
-        "searching.reporting:result_of",
         "store.run:create",
     }
 )

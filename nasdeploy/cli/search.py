@@ -20,8 +20,7 @@ from nasdeploy.cli.output import (
 from nasdeploy.cli.searches import compare, describe, forecast_text, list_searches, show
 from nasdeploy.cli.wording import OPTIONS, typed
 from nasdeploy.core.cost_registry import COSTS
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress

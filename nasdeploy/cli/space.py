@@ -81,8 +81,7 @@ def find_space(name: str, classes: int | None = None) -> "SearchSpace":
 
     Raises `UserError` with the nearest name, or for a recipe or folder of images that cannot be read.
     """
-    from nasdeploy.core.errors import UserError
-    from nasdeploy.core.registry import suggestion
+    from nasdeploy.core.errors import UserError, suggestion
     from nasdeploy.core.resources import resource_names
     from nasdeploy.spaces import SPACES, load_space
 

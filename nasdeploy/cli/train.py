@@ -89,7 +89,7 @@ def _loaded(
 
 
 def _text(path: Path, facts: dict[str, Any]) -> str:
-    from nasdeploy.training.skips import skipped_text
+    from nasdeploy.training.sandwich import skipped_text
 
     lines = [f"trained {path}"]
     validation = facts.get("validation")

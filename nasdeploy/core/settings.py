@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, one_line, suggestion
 from nasdeploy.core.yaml import read_document, read_value
 
 

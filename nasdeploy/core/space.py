@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch, Choice, Json, flatten
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
-from nasdeploy.core.registry import suggestion
 
 Codes = npt.NDArray[np.int16]
 Mask = npt.NDArray[np.bool_]

@@ -16,8 +16,8 @@ from nasdeploy.data.images import Images, Indices
 from nasdeploy.data.loader import fetched, load
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
-from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.functional import rescale
+from nasdeploy.nn.network import layout_for
 
 Weights = npt.NDArray[np.float64]
 

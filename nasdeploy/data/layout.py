@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, nearest, suggestion
 from nasdeploy.core.escaping import escaped
-from nasdeploy.core.registry import nearest, suggestion
 from nasdeploy.data.classes import composed, likest, quoted
 from nasdeploy.data.walk import SUFFIXES, PartContents, grouped, held, hidden_line, is_hidden, some, suffix_of
 

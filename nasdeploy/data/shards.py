@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.data.classes import NoLabel, class_names, composed, is_number, likest, lines_of, quoted
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.facts import MOST_READ_BYTES, unfit

@@ -16,8 +16,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.randomness import generator
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images, Indices
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import AugmentSettings, DataSettings
+from nasdeploy.data.settings import AugmentSettings, DataSettings, Preprocessing
 from nasdeploy.nn.functional import rescale
 
 Triple = tuple[float, float, float]

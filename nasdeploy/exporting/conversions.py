@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 
 from nasdeploy.convert import to_onnx
-from nasdeploy.convert.half import Unfit, unfit
-from nasdeploy.convert.precision import to_fp16
-from nasdeploy.convert.quantise import RANGES, RECIPES, QuantisationRecipe, Quantiser, layers_of
-from nasdeploy.convert.vnni import saturates
+from nasdeploy.convert.precision import Unfit, to_fp16, unfit
+from nasdeploy.convert.quantise import RANGES, RECIPES, QuantisationRecipe, Quantiser, layers_of, saturates
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score

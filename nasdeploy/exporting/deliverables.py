@@ -24,8 +24,7 @@ from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.batches import evaluation_batches
 from nasdeploy.data.images import Images, ImageSets, readable
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.settings import DataSettings, Preprocessing
 from nasdeploy.data.transforms import prepare
 from nasdeploy.exporting.bundle.preprocessing_graph import embed_models
 from nasdeploy.exporting.bundle.verify import Sample, TensorSample, make_sample

@@ -10,8 +10,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import DType, Part, TensorType
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import NETWORK
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import AugmentSettings
+from nasdeploy.data.settings import AugmentSettings, Preprocessing
 from nasdeploy.exporting.record import Proof, without
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.runtimes.device import Device

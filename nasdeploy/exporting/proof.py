@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded
+from nasdeploy.convert.precision import LARGEST, Watched, furthest, rounded
 from nasdeploy.convert.quantise import RECIPES, layers_of
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.plan import Plan

@@ -16,13 +16,13 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.nn.device import compute_device, set_threads
+from nasdeploy.nn.network import compute_device, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
-from nasdeploy.training.precision import layout_of
+from nasdeploy.training.optimizer import layout_of
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.training.settings import TrainSettings

@@ -17,7 +17,7 @@ import numpy as np
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import SlotCost
 from nasdeploy.core.costs import Costs, Floats
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import SearchSpace
 

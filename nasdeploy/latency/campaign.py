@@ -19,8 +19,17 @@ from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.settings import Settings, parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import relative_errors
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.quality import corrected, disturbances, disturbed_by, flagged, quality, usual_reference
+from nasdeploy.latency.protocol import (
+    MeasurementProtocol,
+    Rounds,
+    Timing,
+    corrected,
+    disturbances,
+    disturbed_by,
+    flagged,
+    quality,
+    usual_reference,
+)
 from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Runner
 from nasdeploy.latency.table import Conditions, LatencyTable, Role, network_terms, predicted
 from nasdeploy.latency.time_budget import Pace

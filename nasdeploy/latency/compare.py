@@ -10,8 +10,7 @@ from nasdeploy.core.costs import Floats
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.latency.protocol import Timing
-from nasdeploy.latency.quality import quality
+from nasdeploy.latency.protocol import Timing, quality
 from nasdeploy.latency.table import LatencyTable, MeasuredNetwork, network_terms
 
 RANKED = 1000
@@ -100,7 +99,7 @@ def _kendall(first: Floats, second: Floats) -> float:
 def merge(first: LatencyTable, second: LatencyTable, space: SearchSpace) -> LatencyTable:
     """Return a table of the entries and networks of both, calibrated anew.
 
-    Of what both have the better measurement is kept (`nasdeploy.latency.quality`): percentiles of two measurements
+    Of what both have the better measurement is kept (`nasdeploy.latency.protocol`): percentiles of two measurements
     cannot be pooled. Raises `UserError` naming what differs if their conditions do, or blocks of a network
     that neither has.
     """

@@ -19,15 +19,14 @@ from pydantic import BeforeValidator, Field
 from nasdeploy.core.arch import Arch, Json
 from nasdeploy.core.cost_registry import SlotCost
 from nasdeploy.core.costs import Costs, Floats
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import Codes, SearchSpace, Slot
 from nasdeploy.latency.calibration import HeldOutError, LatencyCalibration, fit, held_out_error, relative_deviation
 from nasdeploy.latency.machine import Fingerprint, differences
-from nasdeploy.latency.protocol import MeasurementProtocol, Timing
-from nasdeploy.latency.quality import corrected, usual_reference
+from nasdeploy.latency.protocol import MeasurementProtocol, Timing, corrected, usual_reference
 from nasdeploy.runtimes.device import Device
 from nasdeploy.store.files import write_text
 from nasdeploy.store.records import parse_record, read_object

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.runtimes.executorch import ExecuTorch
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from nasdeploy.runtimes.openvino import OpenVino

@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import Settings, load_yaml, parse
 from nasdeploy.runtimes.runtime import Precision

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.plan import Shape, TensorType
-from nasdeploy.core.registry import suggestion
 
 if TYPE_CHECKING:
     from torch import nn

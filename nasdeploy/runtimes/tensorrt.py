@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.errors import UserError, one_line, suggestion
 from nasdeploy.core.plan import Shape
-from nasdeploy.core.registry import suggestion
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
 from nasdeploy.runtimes.runtime import (
     LARGEST_BATCH,

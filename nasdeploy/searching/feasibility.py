@@ -11,7 +11,7 @@ import numpy as np
 
 from nasdeploy.core.cost_registry import SlotCost
 from nasdeploy.core.costs import Floats
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator

@@ -1,21 +1,26 @@
-"""Measuring finalists: whole networks as they would be exported, all in turn; and the journal of what was measured.
+"""Finalists: measured as whole networks, all in turn, and written down with what else a search came to.
 
-The journal is kept while a search goes on, so that one that was killed measures nothing twice.
+The journal of what was measured is kept while a search goes on, so that one that was killed measures nothing twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
+
+import numpy as np
 
 from nasdeploy.convert import model_for
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.cost_registry import on_device
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Part
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.latency.calibration import held_out_error
 from nasdeploy.latency.profile import named_parts, reference_model, whole_network
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.processes import open_processes
@@ -24,7 +29,13 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.nn.network import Network, NetworkPart
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
-from nasdeploy.searching.search import Measure
+from nasdeploy.searching.predictors.predictor import FittedPredictor
+from nasdeploy.searching.problem import Candidate, Problem, pareto_front
+from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
+from nasdeploy.searching.search import Measure, Outcome, Timings
+from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import append_json_line, read_json_lines
 from nasdeploy.store.records import parse_record
 
@@ -109,3 +120,127 @@ class FinalistJournal:
 
 def _digest(table: LatencyTable) -> str:
     return sha256(table.model_dump_json().encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """What a search worked on, what it was asked for, and when: its result states it."""
+
+    id: str
+    finished: str
+    """The time in ISO 8601, in UTC."""
+    supernet: str
+    """The digest of the weights and of how networks were evaluated."""
+    weights: WeightsFacts
+    settings: SearchSettings
+    unreadable: int
+    """Held-out samples that could not be read."""
+
+
+def result_of(
+    outcome: Outcome,
+    problem: Problem,
+    known: Sequence[Candidate],
+    before: Sequence[LatencyTable],
+    facts: SearchFacts,
+) -> SearchResult:
+    """Return the result of a search for `problem`, whose tables were `before` when it began.
+
+    `known` are the candidates with their costs by the problem's tables.
+    """
+    winner = outcome.winner
+    devices = tuple(table.conditions.device.name for table in problem.tables)
+    costs, deployed = {candidate.arch: candidate for candidate in known}, outcome.deployed
+
+    def found(candidate: Candidate) -> NetworkRecord:
+        made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
+        there = deployed.get(candidate.arch)
+        return made if there is None else made.model_copy(update={"deployed_value": there.score.value})
+
+    return SearchResult(
+        id=facts.id,
+        finished=facts.finished,
+        strategy=facts.settings.strategy,
+        supernet=facts.supernet,
+        weights=facts.weights,
+        space=problem.space.digest,
+        devices=devices,
+        precision=problem.precision,
+        budget=BudgetRecord.of(problem.budget),
+        probability=facts.settings.probability,
+        rounds=outcome.rounds,
+        evaluated=len(outcome.candidates),
+        metric=winner.evaluation.score.metric,
+        samples=winner.evaluation.score.samples,
+        unreadable=facts.unreadable,
+        winner=found(winner),
+        ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
+        as_fast=_as_fast(winner, outcome, devices),
+        finalists=tuple(found(candidate) for candidate in outcome.finalists),
+        front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis.name)),
+        latency_fidelity={
+            name: _fidelity(problem, table, outcome.timings[name]) for name, table in zip(devices, before, strict=True)
+        },
+        accuracy_fidelity=_of_accuracy(outcome.predictor),
+    )
+
+
+def _ties(winner: Candidate, other: Candidate, deployed: Mapping[Arch, Evaluation]) -> bool:
+    best, next_best = (deployed.get(one.arch, one.evaluation) for one in (winner, other))
+    return best.score.ties(next_best.score)
+
+
+def _as_fast(winner: Candidate, outcome: Outcome, devices: Sequence[str]) -> tuple[str, ...]:
+    timings = outcome.timings.get(devices[0], {}) if devices else {}
+    if winner.arch not in timings:
+        return ()
+    others = [candidate.arch for candidate in outcome.finalists if candidate.arch != winner.arch]
+    return tuple(arch.digest for arch in others if arch in timings and timings[winner.arch].ties(timings[arch]))
+
+
+def _fidelity(problem: Problem, table: LatencyTable, timings: Mapping[Arch, Timing]) -> Fidelity:
+    predicted = [table.predict(problem.space.plan(arch)).seconds for arch in timings]
+    measured = [timing.median for timing in timings.values()]
+    error = held_out_error(predicted, measured)
+    return Fidelity(
+        networks=len(measured),
+        tau=error.kendall if error else None,
+        mean_absolute=float(np.abs(np.array(measured) / np.array(predicted) - 1).mean()),
+    )
+
+
+def _of_accuracy(fitted: FittedPredictor | None) -> Fidelity | None:
+    if fitted is None:
+        return None
+    quality = fitted.quality[fitted.predictor.kind]
+    return Fidelity(networks=quality.n, tau=quality.tau, rmse=quality.rmse)
+
+
+def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> NetworkRecord:
+    """Return what is known of a candidate, whose costs are those of the problem, and what was measured of it."""
+    score, latency = candidate.evaluation.score, {}
+    for table in problem.tables:
+        device = table.conditions.device.name
+        seconds = candidate.costs[on_device("latency", device)]
+        latency[device] = _latency(seconds, table, timings.get(device, {}).get(candidate.arch))
+    return NetworkRecord(
+        digest=candidate.arch.digest,
+        arch=candidate.arch.to_json(),
+        value=score.value,
+        error=score.error,
+        loss=score.loss if isfinite(score.loss) else None,
+        costs=NetworkRecord.costs_of(candidate.costs),
+        latency=latency,
+    )
+
+
+def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> LatencyRecord:
+    return LatencyRecord(
+        predicted_ms=1e3 * seconds,
+        uncertainty_ms=1e3 * seconds * table.uncertainty,
+        measured_ms=1e3 * timing.median if timing else None,
+        measured_p10_ms=1e3 * timing.p10 if timing else None,
+        measured_p90_ms=1e3 * timing.p90 if timing else None,
+        measured_p95_ms=1e3 * timing.p95 if timing else None,
+        measured_spread=timing.process_spread if timing else None,
+    )

@@ -4,8 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.score import Metric
 from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.searching.budget import is_latency

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SerializeAsAny
 
-from nasdeploy.core.registry import lookup, suggestion
+from nasdeploy.core.errors import lookup, suggestion
 from nasdeploy.core.settings import ByKind, load_yaml, parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces.kind import GivenSpace, SpaceSettings

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.settings import read_json
 from nasdeploy.core.space import SearchSpace
 

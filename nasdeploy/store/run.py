@@ -138,7 +138,7 @@ class Run:
 
     @property
     def split(self) -> Path:
-        """File that says what each image is for; see `nasdeploy.data.recorded_split`."""
+        """File that says what each image is for; see `nasdeploy.data.split`."""
         return self.path / _SPLIT
 
     @property

@@ -14,9 +14,8 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Score
 from nasdeploy.nn import needs_calibration
-from nasdeploy.nn.device import layout_for
 from nasdeploy.nn.functional import Context, Statistics
-from nasdeploy.nn.network import Network, PartRunner, fit_images
+from nasdeploy.nn.network import Network, PartRunner, fit_images, layout_for
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.task import Batch, Inputs, Task
 

@@ -1,6 +1,6 @@
 """Tasks: what samples, targets and scores are, for each kind of work that networks are trained for. Torch-free."""
 
-from nasdeploy.core.registry import lookup
+from nasdeploy.core.errors import lookup
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.task import Task
 

@@ -42,8 +42,7 @@ class Classification(Task):
 
     def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
         """Return cross-entropy with the recipe's label smoothing and class weights, and its distillation."""
-        from nasdeploy.tasks.image_data import ImageData
-        from nasdeploy.tasks.losses import distillation_loss, label_loss
+        from nasdeploy.tasks.image_data import ImageData, distillation_loss, label_loss
 
         weights = data.class_weights if isinstance(data, ImageData) else None
 

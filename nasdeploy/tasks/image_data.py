@@ -1,13 +1,20 @@
-"""Labelled images as the data of a task, and the accuracy of a network on them."""
+"""Labelled images as the data of a task, the accuracy of a network on them, and the losses of learning from them.
+
+The images of a run are those that it was begun with, for what they were for then: otherwise labels would mean something
+else, and images that taught would be tested on. Losses are in float32 or float64 also under autocast, and finite for
+extreme logits.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from math import log
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.score import Score, proportion
@@ -23,13 +30,65 @@ from nasdeploy.data.batches import (
 )
 from nasdeploy.data.datasets import read_data
 from nasdeploy.data.images import ImageSets, readable
-from nasdeploy.data.recorded_split import split_content
+from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import split_sets
+from nasdeploy.data.split import changes, load_split, sets_of, split_content, split_sets
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
-from nasdeploy.tasks.same_images import sets_of_run
 from nasdeploy.tasks.task import Batch, CalibrationInputs, HeldOutSamples, Inputs, TaskData
+
+if TYPE_CHECKING:
+    from nasdeploy.training.settings import DistillationSettings
+
+
+def sets_of_run(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:
+    """Opened data, split as it was when the run was begun; raises `UserError` unless it is the same."""
+    learned = run.manifest.classes
+    if data.classes != learned:
+        missing, new = (sorted(set(a) - set(b)) for a, b in ((learned, data.classes), (data.classes, learned)))
+        differing = [f"{word} {_some(names)}" for word, names in (("without", missing), ("with", new)) if names]
+        if not differing:
+            # What is not ASCII sorted otherwise when names were kept as the file system wrote them.
+            raise UserError(
+                f"data: the classes have another order than when {run.path} was begun, so that labels would mean "
+                "something else; train another run, or go on with the version of nasdeploy that began it"
+            )
+        raise UserError(
+            f"data: the classes are not those that {run.path} learned ({', '.join(differing)}); "
+            "restore the data that it was trained on"
+        )
+    return _split_anew(run, settings, seed, data) if run.manifest.data is None else _split_as_then(run, data)
+
+
+def _split_as_then(run: Run, data: OpenedData) -> ImageSets:
+    assert run.manifest.data is not None
+    known = load_split(run.split, len(data.classes), run.manifest.data)
+    sets = sets_of(data, known)
+    if sets is None:
+        raise UserError(
+            f"data: these are not the images that {run.path} was begun with, {changes(known, data.inventory)}; restore "
+            "them, give the folder that holds them with `data`, or train another run"
+        )
+    return sets
+
+
+def _split_anew(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:
+    """Return the sets of a run of an earlier version, which knows the names and labels of its training images at
+    most."""
+    sets, images = split_sets(data, settings, seed), run.manifest.images
+    if images is not None and images != sets.fingerprint:
+        raise UserError(
+            f"data: the training images are not those that {run.path} was begun with ({sets.fingerprint}, not {images} "
+            "as then), so that some of those it learned would be tested on; restore them, or train another run"
+        )
+    return sets
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    first, *more = names
+    return f"{first} and {len(more)} more" if more else first
+
 
 _CPU = torch.device("cpu")
 
@@ -170,3 +229,82 @@ def score_of(logits_of: Callable[[Inputs], Tensor], batches: Iterable[Batch]) ->
     if not count:
         raise ValueError("no images to score on")
     return proportion(TOP1, correct, count, loss / count)
+
+
+Distillation = Callable[[Tensor, Tensor], Tensor]
+"""The function from student and teacher logits `[N, classes]` to a scalar loss."""
+
+
+def label_loss(logits: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with label smoothing, mean over the batch of logits `[N, classes]` and labels `[N]`.
+
+    With `class_weights` `[classes]` each image's loss is weighted as by `torch.nn.functional.cross_entropy`; the sum is
+    divided by N and not, as there, by the weights in the batch: parts of a batch on several processes then average to
+    the whole, and a batch of one class is not weighted up.
+    """
+    exact = _exact(logits)
+    if class_weights is None:
+        return F.cross_entropy(exact, labels, label_smoothing=smoothing)
+    weights = class_weights.to(exact.dtype)
+    return F.cross_entropy(exact, labels, weights, reduction="sum", label_smoothing=smoothing) / len(labels)
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(p(T) || q(T)) of teacher p and student q, mean over the batch of logits `[N, classes]`.
+
+    AlphaNet, appendix C, Eq. 8; with temperature T = 1 it is Eq. 7.
+    """
+    log_p = F.log_softmax(_exact(teacher.detach()) / temperature, dim=1)
+    log_q = F.log_softmax(_exact(student) / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def alpha_divergence(log_p: Tensor, log_q: Tensor, alpha: float, clip: float) -> tuple[Tensor, Tensor]:
+    """The divergence D `[N]` and its surrogate loss `[N]` for log-probabilities `[N, classes]` (AlphaNet, section 3).
+
+    The importance weights (p / q)^alpha are clipped at `clip`, except for alpha = 1, which is the KL divergence. Only
+    the surrogate has a gradient. Products q * (p / q) are taken as p, so nothing overflows where q underflows.
+    """
+    p, q, log_ratio = log_p.exp(), log_q.exp().detach(), (log_p - log_q).detach()
+    if alpha == 1.0:
+        divergence, weight = p * log_ratio, p
+    elif alpha == 0.0:
+        log_ratio = log_ratio.clamp(max=log(clip))
+        divergence, weight = -q * log_ratio, q * (log_ratio - 1.0)
+    else:
+        clipped, constant = (alpha * log_ratio).clamp(max=log(clip)).exp(), 1.0 / (alpha * (alpha - 1.0))
+        divergence, weight = q * constant * (clipped - 1.0), q * (clipped / alpha + constant)
+    return divergence.sum(1), -(weight * log_q).sum(1)
+
+
+def adaptive_alpha_divergence(
+    student: Tensor, teacher: Tensor, alpha_min: float, alpha_max: float, clip: float
+) -> Tensor:
+    """Per sample the surrogate of whichever alpha has the larger divergence, mean over the batch (AlphaNet, Eq. 6).
+
+    A tie takes `alpha_max`. Logits are `[N, classes]`.
+    """
+    log_p = F.log_softmax(_exact(teacher.detach()), dim=1)
+    log_q = F.log_softmax(_exact(student), dim=1)
+    low, low_loss = alpha_divergence(log_p, log_q, alpha_min, clip)
+    high, high_loss = alpha_divergence(log_p, log_q, alpha_max, clip)
+    return torch.where(high >= low, high_loss, low_loss).mean()
+
+
+def distillation_loss(settings: "DistillationSettings") -> Distillation | None:
+    """Return the distillation that the settings name; None if sub-networks learn from the labels."""
+    if settings.kind == "none":
+        return None
+    if settings.kind == "kl":
+        return partial(kl_divergence, temperature=settings.temperature)
+    return partial(
+        adaptive_alpha_divergence,
+        alpha_min=settings.alpha_min,
+        alpha_max=settings.alpha_max,
+        clip=settings.clip,
+    )
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: half precision has too few digits, and autocast would choose it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

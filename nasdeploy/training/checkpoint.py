@@ -15,11 +15,9 @@ from nasdeploy.store.checkpoints import BEST, checkpoint_files, checkpoint_name
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.optimizer import MovingAverage, make_optimizer
-from nasdeploy.training.precision import gradient_scaler
-from nasdeploy.training.sandwich import Totals
+from nasdeploy.training.optimizer import MovingAverage, gradient_scaler, make_optimizer
+from nasdeploy.training.sandwich import Skips, Totals
 from nasdeploy.training.settings import TrainSettings
-from nasdeploy.training.skips import Skips
 
 
 @dataclass

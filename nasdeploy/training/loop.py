@@ -12,12 +12,19 @@ from nasdeploy.core.errors import NasdeployError, Terminated, UserError
 from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.tasks.task import Batch, Inputs
 from nasdeploy.training.checkpoint import TrainingState
-from nasdeploy.training.metrics import Metrics, Validation, ValidationStopped
-from nasdeploy.training.monitor import Monitor, peak_memory
-from nasdeploy.training.optimizer import clip_gradients, learning_rate, set_learning_rate
-from nasdeploy.training.precision import laid_out
-from nasdeploy.training.sandwich import Losses, Sandwich, Totals, from_tensor, to_tensor
-from nasdeploy.training.skips import Cause, StepGuard, broken_rows, cause_of
+from nasdeploy.training.monitor import Metrics, Monitor, Validation, ValidationStopped, peak_memory
+from nasdeploy.training.optimizer import clip_gradients, laid_out, learning_rate, set_learning_rate
+from nasdeploy.training.sandwich import (
+    Cause,
+    Losses,
+    Sandwich,
+    StepGuard,
+    Totals,
+    broken_rows,
+    cause_of,
+    from_tensor,
+    to_tensor,
+)
 from nasdeploy.training.teacher import not_finite
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.core.registry import suggestion
+from nasdeploy.core.errors import UserError, one_line, suggestion
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
-from nasdeploy.supernet.sound import uncomputable
+from nasdeploy.supernet.weights import uncomputable
 from nasdeploy.tasks.task import Outputs
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
 

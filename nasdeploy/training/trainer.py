@@ -19,9 +19,9 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed.ranks import Ranks
 from nasdeploy.nn import eager
 from nasdeploy.nn.compiled import compiled
-from nasdeploy.nn.device import set_threads
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.nn.inverted_residual import zero_last_scales
+from nasdeploy.nn.network import set_threads
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
@@ -30,16 +30,15 @@ from nasdeploy.supernet.weights import initialise
 from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState, change_of_processes
 from nasdeploy.training.loop import TrainingLoop
-from nasdeploy.training.metrics import Metrics, MetricsFile
-from nasdeploy.training.monitor import monitored
-from nasdeploy.training.precision import layout_of, mixed_precision, set_tf32
+from nasdeploy.training.monitor import Metrics, MetricsFile, monitored
+from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
 from nasdeploy.training.sampling import Sampler
 from nasdeploy.training.sandwich import (
     SandwichStep,
     StepComputation,
+    skipped_text,
 )
 from nasdeploy.training.settings import TrainSettings
-from nasdeploy.training.skips import skipped_text
 from nasdeploy.training.teacher import Teacher
 
 

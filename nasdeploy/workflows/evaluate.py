@@ -15,13 +15,13 @@ import numpy.typing as npt
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.costs import Costs, Floats
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.recipe import Recipe, recipe_of, space_of
-from nasdeploy.report.boxplot import Series, box_of, draw_boxes
+from nasdeploy.report.figures import Series, box_of, draw_boxes
 from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations, openable
 from nasdeploy.store.files import require_writable, write_json
@@ -219,7 +219,7 @@ def _beside(out: Path, database: Path, name: str) -> Path:
 
 
 def _evaluated(contender: Contender, evaluator: "Evaluator", kept: Evaluations, progress: Progress) -> Regimes:
-    from nasdeploy.searching.successive_halving import evaluated
+    from nasdeploy.searching.search import evaluated
 
     run, weights = contender.run, contender.weights
     known = sum(kept.get(arch.digest) is not None for regime in contender.regimes for arch in regime)

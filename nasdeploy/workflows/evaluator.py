@@ -27,13 +27,11 @@ from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.conversions import Conversions, scoring_device
 from nasdeploy.exporting.deliverables import examples_of
 from nasdeploy.exporting.record import Disagreement, logits_of
-from nasdeploy.nn.device import compute_device, set_threads
-from nasdeploy.nn.network import fit_images
+from nasdeploy.nn.network import compute_device, fit_images, set_threads
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Session
-from nasdeploy.searching.search import Deploy
-from nasdeploy.searching.successive_halving import Evaluating
+from nasdeploy.searching.search import Deploy, Evaluating
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.store.run import Run

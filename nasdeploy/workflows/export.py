@@ -137,7 +137,7 @@ def export(
     if a file does not agree with PyTorch.
     """
     from nasdeploy.exporting.export import Exporter
-    from nasdeploy.nn.device import compute_device
+    from nasdeploy.nn.network import compute_device
     from nasdeploy.supernet.weights import load_supernet
 
     run, recipe = request.run, request.recipe

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.escaping import cell
 from nasdeploy.core.plan import TensorType
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.registry import suggestion
 from nasdeploy.exporting.bundle.pictures import Refused, image_files, prepare, read_rgb
 from nasdeploy.exporting.bundle.predict import probabilities
 from nasdeploy.exporting.bundle.verify import first_runnable

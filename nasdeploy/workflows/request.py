@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nasdeploy.core.cost_registry import COSTS, on_device, split_name
-from nasdeploy.core.errors import InfeasibleBudget, UserError
+from nasdeploy.core.errors import InfeasibleBudget, UserError, listed
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.registry import listed
 from nasdeploy.core.score import Metric
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed import processes

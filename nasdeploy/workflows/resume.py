@@ -7,14 +7,13 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data, read_data
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.levels import LOOKED_AT, measured_range, note_on_levels, used_range
+from nasdeploy.data.inspect import LOOKED_AT, measured_range, note_on_levels, used_range
 from nasdeploy.data.settings import DataSettings, ValueBounds
 from nasdeploy.recipe import Recipe, learned_differences, recipe_of, with_range
 from nasdeploy.store.checkpoints import BEST, LostWeights, is_as_trained, is_whole, trained_weights, weights_in
 from nasdeploy.store.files import writable
 from nasdeploy.store.run import Facts, Run
-from nasdeploy.tasks.image_data import ImageData
-from nasdeploy.tasks.same_images import sets_of_run
+from nasdeploy.tasks.image_data import ImageData, sets_of_run
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.checkpoint import Checkpoints
 

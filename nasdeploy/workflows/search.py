@@ -24,12 +24,10 @@ from nasdeploy.distributed.jobs import InTurn, Scoring, ScoringJob
 from nasdeploy.distributed.ranks import met
 from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
-from nasdeploy.report.pareto import draw_front
-from nasdeploy.searching.finalists import FinalistJournal, measure_networks
-from nasdeploy.searching.front import candidates_of
-from nasdeploy.searching.predictors.files import load_predictor, save_predictor
-from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.reporting import result_of
+from nasdeploy.report.figures import draw_front
+from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
+from nasdeploy.searching.predictors.predictor import load_predictor, save_predictor
+from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
 from nasdeploy.searching.strategies import StrategyContext
@@ -133,12 +131,14 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable
         problem,
         known,
         request.tables,
-        id=next_id(run),
-        supernet=supernet,
-        weights=request.weights.facts,
-        unreadable=unreadable,
-        settings=request.recipe.search,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        SearchFacts(
+            id=next_id(run),
+            supernet=supernet,
+            weights=request.weights.facts,
+            unreadable=unreadable,
+            settings=request.recipe.search,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
     )
     keep(run, result)
     draw_front(

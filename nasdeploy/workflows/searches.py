@@ -142,7 +142,7 @@ def _evaluated(request: SearchRequest) -> list[float]:
 def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list[float]:
     """Seconds of one evaluation that is made now."""
     from nasdeploy.distributed.jobs import InTurn
-    from nasdeploy.searching.successive_halving import Evaluating
+    from nasdeploy.searching.search import Evaluating
     from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 
     run, recipe, weights = request.run, request.recipe, request.weights

@@ -24,7 +24,7 @@ from nasdeploy.tasks.image_data import ImageData
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.onnx_teacher import onnx_teacher
-from nasdeploy.training.precision import layout_of, mixed_precision
+from nasdeploy.training.optimizer import layout_of, mixed_precision
 from nasdeploy.training.teacher import (
     ReadTeacher,
     Teacher,

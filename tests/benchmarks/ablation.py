@@ -24,8 +24,7 @@ from nasdeploy.latency.calibration import LatencyCalibration, fit, relative_devi
 from nasdeploy.latency.campaign import POWERS, Campaign, Journal, drift_corrected_table
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.profile import block_model, choose_networks, network_model, reference_model
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.quality import quality, usual_reference
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, quality, usual_reference
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Runner
 from nasdeploy.latency.table import Conditions, LatencyTable, MeasuredNetwork, Role

@@ -21,10 +21,9 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.recipe import recipe_of, space_of
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.evolution import evolve
-from nasdeploy.searching.predictors.predictor import fit, quality_of
+from nasdeploy.searching.predictors.predictor import evolve, fit, quality_of
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.successive_halving import evaluated
+from nasdeploy.searching.search import evaluated
 from nasdeploy.spaces import load_space
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation, Evaluations

@@ -25,9 +25,8 @@ from nasdeploy.data.datasets import open_data
 from nasdeploy.data.decode import looks_whole
 from nasdeploy.data.folder import list_folder
 from nasdeploy.data.images import ArrayImages, FileImages
-from nasdeploy.data.recorded_split import split_content
 from nasdeploy.data.settings import DataSettings
-from nasdeploy.data.split import fingerprint_of, stratified
+from nasdeploy.data.split import fingerprint_of, split_content, stratified
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.resume import open_data_of

@@ -29,8 +29,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import parse
 from nasdeploy.latency.campaign import Journal
 from nasdeploy.latency.profile import block_model, profile
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
-from nasdeploy.latency.quality import corrected, usual_reference
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, corrected, usual_reference
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.runtimes.device import Device

@@ -14,8 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from nasdeploy.core.cost_registry import macs
-from nasdeploy.core.counting.cost_range import extremes
-from nasdeploy.core.counting.optimum import best_by_choices
+from nasdeploy.core.counting.chain import best_by_choices, extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.searching.budget import Range

@@ -24,7 +24,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.training.settings import DistillationSettings

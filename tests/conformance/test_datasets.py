@@ -12,9 +12,8 @@ from torchvision.datasets import CIFAR10
 
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.datasets import DATASETS, open_data
+from nasdeploy.data.datasets import DATASETS, open_data, open_datasets
 from nasdeploy.data.images import ImageSets
-from nasdeploy.data.own_datasets import open_datasets
 from nasdeploy.data.settings import DatasetKind, DataSettings
 from tests.data.own import Pictures
 from tests.data.pictures import write_folder

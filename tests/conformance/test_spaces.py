@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nasdeploy.core import cost_registry as costs
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.space import SearchSpace

@@ -13,8 +13,7 @@ from torch import nn
 from nasdeploy.blocks.heads import PoolHead
 from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.convert.fast_export import quick_onnx
-from nasdeploy.convert.half import LARGEST, Watched, furthest, rounded, unfit
-from nasdeploy.convert.precision import to_fp16
+from nasdeploy.convert.precision import LARGEST, Watched, furthest, rounded, to_fp16, unfit
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime
 from nasdeploy.runtimes.runtime import Array, LocalTarget

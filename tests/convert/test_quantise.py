@@ -11,8 +11,7 @@ import torch
 from onnx import ModelProto, numpy_helper
 
 from nasdeploy.convert.fast_export import quick_onnx
-from nasdeploy.convert.quantise import RECIPES, Quantiser
-from nasdeploy.convert.vnni import saturates
+from nasdeploy.convert.quantise import RECIPES, Quantiser, saturates
 from nasdeploy.core.plan import TensorType
 from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import supernet_of

@@ -1,7 +1,6 @@
 import pytest
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import lookup, suggestion
+from nasdeploy.core.errors import UserError, lookup, suggestion
 
 ENTRIES = {"onnx": 1, "openvino": 2, "tensorrt": 3}
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.images import ArrayImages, FileImages
-from nasdeploy.data.levels import MEASURED, measured_range, note_on_levels, used_range
+from nasdeploy.data.inspect import MEASURED, measured_range, note_on_levels, used_range
 from nasdeploy.data.settings import ValueBounds
 from tests.data.pictures import noise, write_png
 
@@ -99,7 +99,7 @@ def test_colours_of_which_eight_bits_are_read_are_told(tmp_path: Path) -> None:
 
 
 def test_a_range_is_measured_on_images_from_all_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nasdeploy.data.levels.MEASURED", 3)
+    monkeypatch.setattr("nasdeploy.data.inspect.MEASURED", 3)
     images = images_of(tmp_path, *(np.full((3, 3), value) for value in (100, 7, 200, 7, 300)))
     assert measured_range(images).bounds == (100.0, 300.0)
     assert MEASURED == 1000

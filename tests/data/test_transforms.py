@@ -12,8 +12,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import AugmentSettings, DataSettings
+from nasdeploy.data.settings import AugmentSettings, DataSettings, Preprocessing
 from nasdeploy.data.transforms import fetch, normalise, prepare, training_transform
 from nasdeploy.nn.functional import rescale
 from tests.data.pictures import noise
@@ -139,7 +138,7 @@ def test_settings_and_preprocessing_do_not_import_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, nasdeploy.data.settings, nasdeploy.data.preprocessing; print('torch' in sys.modules)"
+    code = "import sys, nasdeploy.data.settings, nasdeploy.data.settings; print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout.strip() == "False"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nasdeploy.cli.wording import typed
-from nasdeploy.convert.half import Unfit
+from nasdeploy.convert.precision import Unfit
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.exporting import conversions
 from nasdeploy.exporting.bundle.write import load_bundle

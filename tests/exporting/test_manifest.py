@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import AugmentSettings
+from nasdeploy.data.settings import AugmentSettings, Preprocessing
 from nasdeploy.exporting.manifest import (
     Artefact,
     ExportManifest,

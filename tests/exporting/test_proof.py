@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.images import readable
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.deliverables import ImageReference
 from nasdeploy.exporting.footprint import measure_footprint
 from nasdeploy.exporting.formats import FORMATS, ExportJob, plan_jobs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.latency.campaign import POWERS, drift_corrected_table
-from nasdeploy.latency.quality import corrected
+from nasdeploy.latency.protocol import corrected
 from tests.latency.tables import AT, CONDITIONS, SPACE, archs, entries, timing, true_seconds
 
 USUAL = 1e-3

@@ -10,8 +10,16 @@ from nasdeploy.latency import campaign as module
 from nasdeploy.latency.calibration import reference_block
 from nasdeploy.latency.campaign import Campaign, Journal
 from nasdeploy.latency.measure import Instruments, measure
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
-from nasdeploy.latency.quality import corrected, disturbances, disturbed_by, drifted, flagged, quality
+from nasdeploy.latency.protocol import (
+    MeasurementProtocol,
+    Rounds,
+    corrected,
+    disturbances,
+    disturbed_by,
+    drifted,
+    flagged,
+    quality,
+)
 from nasdeploy.latency.table import Conditions
 from tests.latency.tables import CONDITIONS, SPACE, timing
 from tests.latency.test_protocol import MS, World, runs

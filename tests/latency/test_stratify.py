@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.cost_registry import macs
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.latency.calibration import stratified
 from nasdeploy.spaces import load_space
 from tests.latency.tables import archs

@@ -22,7 +22,7 @@ from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.nn.network import StaticBlock
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation

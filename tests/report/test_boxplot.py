@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nasdeploy.report.boxplot import Box, Series, box_of, draw_boxes
+from nasdeploy.report.figures import Box, Series, box_of, draw_boxes
 
 EDGES = np.array([1e6, 2e6, 4e6, 8e6])
 

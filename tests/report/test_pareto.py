@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from nasdeploy.report.pareto import draw_front
+from nasdeploy.report.figures import draw_front
 from nasdeploy.searching.result import NetworkRecord, SearchResult
 from tests.searching import results
 

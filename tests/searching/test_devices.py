@@ -11,9 +11,8 @@ from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.searching.budget import Budget
-from nasdeploy.searching.front import candidates_of
-from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.reporting import result_of
+from nasdeploy.searching.finalists import SearchFacts, result_of
+from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import Fidelity
 from nasdeploy.searching.search import Search
 from nasdeploy.searching.settings import SearchSettings
@@ -142,12 +141,14 @@ def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
         problem,
         known,
         tuple(devices.tables.values()),
-        id="1",
-        supernet="s",
-        weights=WeightsFacts(epoch=1, sha256="0" * 64),
-        unreadable=0,
-        settings=SETTINGS,
-        finished="2026-11-24T00:00:00+00:00",
+        SearchFacts(
+            id="1",
+            supernet="s",
+            weights=WeightsFacts(epoch=1, sha256="0" * 64),
+            unreadable=0,
+            settings=SETTINGS,
+            finished="2026-11-24T00:00:00+00:00",
+        ),
     )
     quality = kept[-1].quality["linear"]
     assert result.accuracy_fidelity == Fidelity(networks=quality.n, tau=quality.tau, rmse=quality.rmse)

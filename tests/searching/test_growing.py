@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from nasdeploy.searching.front import GrowingFront, candidates_of, pareto_front
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import GrowingFront, Problem, candidates_of, pareto_front
 from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE, archs, table
 from tests.searching.accuracy import evaluation

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.cost_registry import macs
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.budget import Budget, Range
 from nasdeploy.searching.problem import Problem

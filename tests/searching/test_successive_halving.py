@@ -12,7 +12,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.score import Metric, Score, proportion
 from nasdeploy.distributed.jobs import InTurn, Scored, ScoringJob
-from nasdeploy.searching.successive_halving import Evaluating, rungs
+from nasdeploy.searching.search import Evaluating, rungs
 from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE

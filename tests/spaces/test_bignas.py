@@ -7,7 +7,7 @@ import pytest
 from nasdeploy.blocks.heads import PoolHead
 from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.cost_registry import macs
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.spaces import load_space
 
 SPACE = load_space("bignas")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.store import directories
-from nasdeploy.store.directories import replacing_directory
+from nasdeploy.store import files
+from nasdeploy.store.files import replacing_directory
 
 
 def names(folder: Path) -> list[str]:
@@ -17,7 +17,7 @@ def names(folder: Path) -> list[str]:
 @pytest.fixture(params=["in one step", "in two steps"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in two steps":
-        monkeypatch.setattr(directories, "_exchanged", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
 
 
 @pytest.mark.usefixtures("way")
@@ -59,7 +59,7 @@ def test_an_earlier_one_comes_back_where_the_new_one_cannot_take_its_place(
             raise OSError(5, "Input/output error", str(out))
         rename(source, target)
 
-    monkeypatch.setattr(directories, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(UserError, match=r"out: cannot be written \(Input/output error\)"), replacing_directory(out):
         pass
@@ -72,7 +72,7 @@ def test_one_step_is_possible_here(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    assert directories._exchanged(tmp_path / "one", tmp_path / "other")
+    assert files._exchanged(tmp_path / "one", tmp_path / "other")
     assert (names(tmp_path / "one"), names(tmp_path / "other")) == (["other"], ["one"])
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from nasdeploy.supernet.sound import uncomputable, unsound
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.weights import uncomputable, unsound
 from tests.small_spaces import two_stages
 
 

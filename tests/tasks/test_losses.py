@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasdeploy.tasks.losses import (
+from nasdeploy.tasks.image_data import (
     Distillation,
     adaptive_alpha_divergence,
     alpha_divergence,

@@ -16,7 +16,7 @@ from torch import Tensor
 from nasdeploy.core.arch import Arch
 from nasdeploy.distributed.ranks import joined
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import label_loss
+from nasdeploy.tasks.image_data import label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import SamplerContext, sampler_from
 from nasdeploy.training.sandwich import SandwichStep

@@ -21,7 +21,7 @@ from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.image_data import kl_divergence, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Sandwich, SandwichStep, to_tensor

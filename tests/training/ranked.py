@@ -19,7 +19,7 @@ from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.image_data import kl_divergence, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.optimizer import make_optimizer
 from nasdeploy.training.sampling import draw

@@ -11,7 +11,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.space import Codes
 from nasdeploy.spaces import load_space
-from nasdeploy.training.attentive import TRIES, Bins, Prior, equal_bins
+from nasdeploy.training.sampling import TRIES, Bins, Prior, equal_bins
 from tests.small_spaces import two_stages
 
 SPACE = two_stages()

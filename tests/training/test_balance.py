@@ -13,7 +13,7 @@ from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import label_loss
+from nasdeploy.tasks.image_data import label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.workflows import train as step

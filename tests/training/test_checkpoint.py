@@ -12,7 +12,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.training.checkpoint import Checkpoints
-from nasdeploy.training.metrics import Validation
+from nasdeploy.training.monitor import Validation
 from nasdeploy.workflows import train as step
 from tests.training.recipes import tiny_recipe
 from tests.wording import stops

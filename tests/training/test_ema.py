@@ -13,7 +13,7 @@ from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.training.checkpoint import Checkpoints, TrainingState
-from nasdeploy.training.metrics import Validation
+from nasdeploy.training.monitor import Validation
 from nasdeploy.training.optimizer import MovingAverage
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.nn.device import layout_for
+from nasdeploy.nn.network import layout_for
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import distillation_loss, label_loss
+from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState
-from nasdeploy.training.precision import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
+from nasdeploy.training.optimizer import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
 from nasdeploy.training.settings import DistillationSettings, TrainSettings

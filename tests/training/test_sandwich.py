@@ -17,7 +17,7 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.supernet.supernet import SubNetwork, Supernet, extract, input_side
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import distillation_loss, kl_divergence, label_loss
+from nasdeploy.tasks.image_data import distillation_loss, kl_divergence, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep

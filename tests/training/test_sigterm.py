@@ -21,7 +21,7 @@ from nasdeploy.core.progress import Progress, Work
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.image_data import ImageData
-from nasdeploy.training import loop, metrics
+from nasdeploy.training import loop, monitor
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.training.trainer import termination
@@ -100,7 +100,7 @@ def test_asked_to_stop_at_the_last_step_of_an_epoch_does_not_wait_for_validation
         pytest.fail("validated")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.Validation, "__call__", not_now)
+        patch.setattr(monitor.Validation, "__call__", not_now)
         # The step after this one notices.
         with pytest.raises(Terminated, match=r"saved after epoch 0 and 4 steps more"):
             train(tiny_recipe(), After(STEPS_PER_EPOCH - 1, terminate))

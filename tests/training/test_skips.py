@@ -6,10 +6,9 @@ from torch.amp import GradScaler
 
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
-from nasdeploy.training.precision import gradient_scaler
-from nasdeploy.training.sandwich import Losses
+from nasdeploy.training.optimizer import gradient_scaler
+from nasdeploy.training.sandwich import LOSS_SCALE, Cause, Losses, Skips, StepGuard, skipped_text
 from nasdeploy.training.settings import TrainSettings
-from nasdeploy.training.skips import LOSS_SCALE, Cause, Skips, StepGuard, skipped_text
 
 FINE, BROKEN = Losses({"largest": 1.0, "smallest": 2.0}), Losses({"largest": 1.0, "smallest": float("nan")})
 INF = float("inf")

@@ -15,7 +15,7 @@ from nasdeploy.convert import quick_onnx
 from nasdeploy.core.errors import UserError
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.tasks.losses import kl_divergence, label_loss
+from nasdeploy.tasks.image_data import kl_divergence, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.sampling import draw

@@ -21,7 +21,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training.checkpoint import Checkpoints, TrainingState
-from nasdeploy.training.metrics import Validation
+from nasdeploy.training.monitor import Validation
 from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import noise, write_folder
@@ -427,7 +427,7 @@ def test_metrics_of_the_last_epoch_that_are_lost_are_named(monkeypatch: pytest.M
 
 def test_a_network_without_finite_logits_is_validated_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "nasdeploy.training.metrics.Evaluator", lambda *given: lambda arch: Score(TOP1, 0.1, 0.1, 9, float("nan"))
+        "nasdeploy.training.monitor.Evaluator", lambda *given: lambda arch: Score(TOP1, 0.1, 0.1, 9, float("nan"))
     )
     facts = train(tiny_recipe("train.epochs=1"), QUIET).facts("train")
     assert facts["validation"]["smallest"]["cross_entropy"] is None

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nasdeploy.data.recorded_split import split_content
+from nasdeploy.data.split import split_content
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device

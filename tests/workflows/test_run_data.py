@@ -15,7 +15,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.data import facts as file_facts
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images, ImageSets
-from nasdeploy.data.recorded_split import split_content
+from nasdeploy.data.split import split_content
 from nasdeploy.recipe import Recipe, parse_recipe, recipe_of
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.evaluator import open_evaluator

@@ -15,9 +15,8 @@ from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.budget import Budget
-from nasdeploy.searching.front import Candidate
-from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.reporting import found_of
+from nasdeploy.searching.finalists import found_of
+from nasdeploy.searching.problem import Candidate, Problem
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.evaluations import Evaluation

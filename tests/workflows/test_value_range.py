@@ -9,7 +9,7 @@ from PIL import Image
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.data.datasets import open_data
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.bundle import pictures
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.store.run import Run

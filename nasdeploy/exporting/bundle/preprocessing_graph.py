@@ -19,7 +19,7 @@ from nasdeploy.convert.versions import lowest
 from nasdeploy.core.errors import CheckFailed
 from nasdeploy.data.decode import UnreadableImage
 from nasdeploy.data.images import Images
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.bundle.pictures import cubic_taps, prepare
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import Artefact, Embedded, FileFacts

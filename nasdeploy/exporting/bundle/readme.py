@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest, TensorFacts
 from nasdeploy.exporting.record import HalfPrecision, counted

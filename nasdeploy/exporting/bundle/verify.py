@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image, Resampling, fromarray
 
-from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.core.registry import lookup
+from nasdeploy.core.errors import UserError, lookup, one_line
 from nasdeploy.core.score import Metric
 from nasdeploy.core.space import NETWORK
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.predict import SAMPLE
 from nasdeploy.exporting.formats import FORMATS, device_for

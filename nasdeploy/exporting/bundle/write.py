@@ -25,12 +25,12 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import ServerBackend
 from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest, FileFacts, TensorFacts, load_export
 from nasdeploy.runtimes.runtime import LARGEST_BATCH
-from nasdeploy.store.directories import replacing_directory
 from nasdeploy.store.files import (
     PARTIAL,
     disk_full_named,
     locked_while_written,
     remove_partial_of,
+    replacing_directory,
     writable,
     write_bytes,
     write_json,

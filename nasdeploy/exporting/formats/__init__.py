@@ -6,8 +6,7 @@ A new format is a class of this package and a line here.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nasdeploy.core.errors import UserError
-from nasdeploy.core.registry import listed, lookup, suggestion
+from nasdeploy.core.errors import UserError, listed, lookup, suggestion
 from nasdeploy.exporting.formats.format import Format
 from nasdeploy.exporting.formats.onnx import OnnxFormat, OpenVinoFormat
 from nasdeploy.exporting.formats.tensorrt import (

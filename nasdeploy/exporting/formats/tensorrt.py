@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nasdeploy.core.errors import CheckFailed, UserError, one_line
+from nasdeploy.core.errors import CheckFailed, UserError, listed, one_line, suggestion
 from nasdeploy.core.plan import Shape
-from nasdeploy.core.registry import listed, suggestion
 from nasdeploy.exporting.formats.format import ServerBackend, Source, files_of, lacking
 from nasdeploy.exporting.formats.onnx import OnnxFormat
 from nasdeploy.exporting.formats.torch import TorchFormat, save_program

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from nasdeploy.core.costs import cost_tables
 from nasdeploy.core.space import Codes, SearchSpace
-from nasdeploy.searching.predictors.evolution import distinct, repaired
-from nasdeploy.searching.predictors.predictor import AccuracyPredictor
+from nasdeploy.searching.predictors.predictor import AccuracyPredictor, distinct, repaired
 from nasdeploy.searching.problem import Problem, Quantity
 
 _DISTRIBUTIONS = 64

@@ -7,11 +7,10 @@ import numpy as np
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import Codes, SearchSpace
-from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import Candidate, Problem, candidates_of, pareto_front
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
+from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext, most_promising
 
 
 class Random:
@@ -84,9 +83,6 @@ def _screened(
     settings: SearchSettings,
 ) -> list[Arch]:
     """The most promising of children and of as many random architectures, which lead out of a local optimum."""
-    # scikit-learn takes a second to import.
-    from nasdeploy.searching.surrogate import most_promising
-
     children = _children(candidates, parents, settings, settings.screening / 2)
     drawn = [*children, *candidates.random(max(1, settings.screening * settings.offspring // 2))]
     chosen = most_promising(problem, found, drawn, settings.offspring)

@@ -1,18 +1,12 @@
 """NSGA-II (Deb et al. 2002) by pymoo: a whole Pareto front of accuracy over cost in one run."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from nasdeploy.core.space import Codes
-from nasdeploy.searching.front import Candidate, candidates_of
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import Candidate, Problem, candidates_of
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext
-
-if TYPE_CHECKING:
-    from nasdeploy.searching.surrogate import Places
+from nasdeploy.searching.strategies.strategy import Evaluate, Places, StrategyContext, most_promising
 
 _WORST = 1.0
 """Error of what is beyond the budget and never evaluated; it is compared by how far it is beyond."""
@@ -55,14 +49,11 @@ class Nsga2:
             left -= len(archs)
 
 
-def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> "Places":
+def _chosen(problem: Problem, found: list[Candidate], codes: Codes, most: int) -> Places:
     """Choose which of the codes `[n, choices]` are evaluated: at most so many, the first ones if these are not
     screened."""
     if not found or len(codes) <= most:
         return np.arange(min(len(codes), most))
-    # scikit-learn takes a second to import.
-    from nasdeploy.searching.surrogate import most_promising
-
     archs = problem.space.decode(codes)
     feasible = np.flatnonzero(problem.feasible(problem.costs(codes)))
     promising = set(most_promising(problem, found, [archs[place] for place in feasible], most))

@@ -1,6 +1,6 @@
 """pymoo's NSGA-II on the codes of a search space."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -18,9 +18,7 @@ from nasdeploy.core.space import Codes
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import repaired
 from nasdeploy.searching.settings import SearchSettings
-
-if TYPE_CHECKING:
-    from nasdeploy.searching.surrogate import Places
+from nasdeploy.searching.strategies.strategy import Places
 
 _TRIES = 10
 """Matings in a row of which too few children are new, after which a small space counts as used up."""
@@ -52,7 +50,7 @@ class Generations:
         self._asked = self._algorithm.ask()
         return None if self._asked is None or not len(self._asked) else _codes(self._asked)
 
-    def narrow(self, places: "Places") -> Codes:
+    def narrow(self, places: Places) -> Codes:
         """Return the codes of the generation in these places `[m]`, which are all that will be told of."""
         self._asked = self._asked[places]
         codes = _codes(self._asked)

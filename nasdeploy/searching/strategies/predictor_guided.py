@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.counting.optimum import best_by_choices
+from nasdeploy.core.counting.chain import best_by_choices
 from nasdeploy.core.space import Codes
-from nasdeploy.searching.front import Candidate, candidates_of
-from nasdeploy.searching.predictors.evolution import evolve
-from nasdeploy.searching.predictors.predictor import LEAST, AccuracyPredictor, fit_predictor
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.predictors.predictor import LEAST, AccuracyPredictor, evolve, fit_predictor
+from nasdeploy.searching.problem import Candidate, Problem, candidates_of
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext

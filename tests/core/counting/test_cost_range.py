@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy.core.cost_registry import macs, params
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.spaces import load_space
 from tests.small_spaces import ToySpace
 

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from nasdeploy.core.arch import Choice
 from nasdeploy.core.cost_registry import macs, params
 from nasdeploy.core.costs import Costs
-from nasdeploy.core.counting.cost_range import extremes
+from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Slot

@@ -13,8 +13,7 @@ from PIL import Image
 
 from nasdeploy.data import decode
 from nasdeploy.data import walk as files
-from nasdeploy.data.preprocessing import Preprocessing
-from nasdeploy.data.settings import MOST_PIXELS, Decoding
+from nasdeploy.data.settings import MOST_PIXELS, Decoding, Preprocessing
 from nasdeploy.data.transforms import prepare
 from nasdeploy.data.walk import read_part
 from nasdeploy.exporting.bundle import pictures

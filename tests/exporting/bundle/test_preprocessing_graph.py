@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from nasdeploy.data.preprocessing import Preprocessing
+from nasdeploy.data.settings import Preprocessing
 from nasdeploy.exporting.bundle.pictures import prepare
 from nasdeploy.exporting.bundle.preprocessing_graph import embed
 

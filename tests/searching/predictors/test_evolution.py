@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nasdeploy.searching.predictors.evolution import distinct, evolve, repaired
+from nasdeploy.searching.predictors.predictor import distinct, evolve, repaired
 from nasdeploy.searching.problem import Problem
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 

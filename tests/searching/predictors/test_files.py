@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.files import load_predictor, save_predictor
-from nasdeploy.searching.predictors.predictor import fit_predictor
+from nasdeploy.searching.predictors.predictor import fit_predictor, load_predictor, save_predictor
 from nasdeploy.spaces import load_space
 
 SPACE = load_space("digits", 10)

@@ -9,8 +9,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.budget import Budget
-from nasdeploy.searching.front import Candidate, candidates_of, pareto_front
-from nasdeploy.searching.problem import Problem
+from nasdeploy.searching.problem import Candidate, Problem, candidates_of, pareto_front
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import StrategyContext

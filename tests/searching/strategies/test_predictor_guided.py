@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.cost_registry import macs
-from nasdeploy.core.counting.cost_range import extremes
-from nasdeploy.core.counting.optimum import best_by_choices
+from nasdeploy.core.counting.chain import best_by_choices, extremes
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.predictors.models import LinearModel
 from nasdeploy.searching.predictors.predictor import AccuracyPredictor, FittedPredictor, fit_predictor

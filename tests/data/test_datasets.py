@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.own_datasets import open_datasets
+from nasdeploy.data.datasets import open_datasets
 from tests.data.own import FORMS, PIXELS, Pictures
 
 

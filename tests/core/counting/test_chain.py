@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.cost_registry import SlotCost, macs
 from nasdeploy.core.costs import Costs, Floats
-from nasdeploy.core.counting.cost_range import extremes
-from nasdeploy.core.counting.optimum import best_by_choices
+from nasdeploy.core.counting.chain import best_by_choices, extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.spaces import load_space

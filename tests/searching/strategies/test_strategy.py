@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from nasdeploy.core.randomness import generator
-from nasdeploy.searching.front import candidates_of
+from nasdeploy.searching.problem import candidates_of
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.searching.strategies.evolution import Evolution
-from nasdeploy.searching.surrogate import most_promising
+from nasdeploy.searching.strategies.strategy import most_promising
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 
 PROBLEM = problem_at(1.0)
