@@ -11,7 +11,7 @@ from nasdeploy.core.errors import NasdeployError
 
 
 @contextmanager
-def stops(kind: type[NasdeployError], match: str) -> Iterator[pytest.ExceptionInfo[NasdeployError]]:
+def assert_stops(kind: type[NasdeployError], match: str) -> Iterator[pytest.ExceptionInfo[NasdeployError]]:
     """Like `pytest.raises`, of what the command line makes of the message."""
     with pytest.raises(kind) as caught:
         yield caught

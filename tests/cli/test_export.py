@@ -31,7 +31,7 @@ from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of
 from tests.searching import results
 from tests.small_spaces import one_stage
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.runs import trained_run
 
 SPACE = one_stage()
@@ -137,7 +137,7 @@ def edit_manifest(run: Run, **changes: object) -> None:
     ],
 )
 def test_mistakes_are_named(run: Run, options: dict[str, Any], message: str) -> None:
-    with stops(UserError, match=message):
+    with assert_stops(UserError, match=message):
         export(**options)
     assert not run.exports.exists()
 
@@ -151,7 +151,7 @@ def test_a_run_that_cannot_be_exported_is_refused(run: Run, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"epoch-000001\.pt: damaged"):
         export(arch="t0")
     edit_manifest(run, finished={})
-    with stops(UserError, match="'nasdeploy train' has not finished in this run"):
+    with assert_stops(UserError, match="'nasdeploy train' has not finished in this run"):
         export(arch="t0")
 
 
@@ -220,7 +220,7 @@ def test_a_device_in_a_file_that_misses_the_budget(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     searched(run, latency_ms=1e-6, device="board")
-    with stops(UserError, match=r"the search was for device board .* name its file with --device"):
+    with assert_stops(UserError, match=r"the search was for device board .* name its file with --device"):
         export()
     (tmp_path / "board.yaml").write_text("name: board\nruntime: onnxruntime\nthreads: 2\n")
     export(device="board.yaml", no_recalibrate=True)
@@ -255,6 +255,6 @@ def test_the_whole_front_with_one_table(run: Run, capsys: pytest.CaptureFixture[
     ],
 )
 def test_options_that_exclude_each_other(run: Run, options: dict[str, Any], message: str) -> None:
-    with stops(UserError, match=message):
+    with assert_stops(UserError, match=message):
         export(**options)
     assert not run.exports.exists()

@@ -15,7 +15,7 @@ from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.run import RUNS, Run
-from tests.wording import stops
+from tests.wording import assert_stops
 
 RECIPE = {
     "name": "small",
@@ -80,7 +80,7 @@ def test_the_latest_runs_space_and_classes_by_default(run, recipe, capsys):
 
 
 def test_a_budget_that_is_too_small_says_what_is_needed(recipe):
-    with stops(UserError, match=r"--budget-min 1e-05 is too short.*give at least --budget-min 0\.1"):
+    with assert_stops(UserError, match=r"--budget-min 1e-05 is too short.*give at least --budget-min 0\.1"):
         profile(space="small.yaml", budget_min=1e-5, quiet=True)
     profile(space="small.yaml", budget_min=5.0, quiet=True)
 

@@ -13,7 +13,7 @@ from nasdeploy.searching.result import LatencyBounds
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.searches import keep, next_id, result, results
 from tests.searching import results as made
-from tests.wording import stops
+from tests.wording import assert_stops
 
 FIRST = made.result(
     made.found("0" * 12, value=0.5, predicted=4.0, measured=4.25),
@@ -119,5 +119,5 @@ def test_a_run_without_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     Run.create(Path("runs"), "x", recipe={}, space="s", classes=("a",), seed=0)
     assert shown("list") == "runs/x: no search has finished yet\n"
-    with stops(UserError, match="no search result yet; run 'nasdeploy search"):
+    with assert_stops(UserError, match="no search result yet; run 'nasdeploy search"):
         shown("show")

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings, load_yaml, override, parse
-from tests.wording import stops
+from tests.wording import assert_stops
 
 
 class Folder(Settings):
@@ -114,7 +114,7 @@ def test_assignments_add_up() -> None:
 
 @pytest.mark.parametrize("second", ["a.b=3", "a={}", "a=1"])
 def test_no_assignment_takes_back_another(second: str) -> None:
-    with stops(UserError, match=rf"^--set {second}: a\.b was set by an earlier --set; leave one of them out$"):
+    with assert_stops(UserError, match=rf"^--set {second}: a\.b was set by an earlier --set; leave one of them out$"):
         override({"x": 1}, ["a.b=1", second])
 
 

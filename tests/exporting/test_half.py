@@ -18,7 +18,7 @@ from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.runtimes import RUNTIMES
 from tests.exporting.models import exporter, jobs
 from tests.small_spaces import one_stage
-from tests.wording import stops
+from tests.wording import assert_stops
 
 ARCH = one_stage().named["t0"]
 
@@ -93,7 +93,7 @@ def test_what_only_test_images_take_beyond_fp16_is_rejected(tmp_path: Path, monk
 def test_a_network_that_fp16_spoils_as_a_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = Unfit(("a", "b"), "the result of Conv a reaches 7e+04, and fp16 ends at 65504", layers=9)
     monkeypatch.setattr(conversions, "unfit", lambda model, images: every)
-    with stops(CheckFailed, match=r"so it is with 9 of 1\d layers; use --precision fp32$"):
+    with assert_stops(CheckFailed, match=r"so it is with 9 of 1\d layers; use --precision fp32$"):
         overflowing(tmp_path).export(ARCH, tmp_path / "out", jobs(precision="fp16"))
 
 

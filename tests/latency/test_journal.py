@@ -8,7 +8,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.latency.campaign import Journal
 from nasdeploy.latency.protocol import Rounds
 from tests.latency.tables import CONDITIONS, FINGERPRINT, timing
-from tests.wording import stops
+from tests.wording import assert_stops
 
 BLOCKS = {"a": timing(1e-3), "b": timing(1 / 3)}
 
@@ -73,7 +73,7 @@ def test_damage_is_named_with_a_way_out(path, line):
     Journal(path, CONDITIONS)
     with path.open("a") as file:
         file.write(line + "\n")
-    with stops(UserError, match=r"journal\.jsonl: line 2.*--restart"):
+    with assert_stops(UserError, match=r"journal\.jsonl: line 2.*--restart"):
         Journal(path, CONDITIONS)
 
 

@@ -24,7 +24,7 @@ from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.store.files import locked
 from tests.latency.tables import SPACE as TOY
 from tests.latency.tables import entries
-from tests.wording import stops
+from tests.wording import assert_stops
 
 TABLE = {
     "name": "tiny",
@@ -123,7 +123,7 @@ def test_killed_measurement_goes_on_where_it_stopped(path, opened, limit):
 
 def test_measured_space_is_refused_but_can_be_measured_again(path, opened):
     first = profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
-    with stops(UserError, match=r"measured already.*--restart"):
+    with assert_stops(UserError, match=r"measured already.*--restart"):
         profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
     opened.clear()
     assert profile(SPACE, DEVICE, path, QUIET, protocol=HASTY, restart=True) != first
@@ -183,7 +183,7 @@ def test_networks_for_calibration_and_for_the_error_share_the_range():
 
 
 def test_missing_table_says_how_to_get_it(tmp_path):
-    with stops(UserError, match=r"no latency table yet of space tiny with 10 classes.*nasdeploy profile"):
+    with assert_stops(UserError, match=r"no latency table yet of space tiny with 10 classes.*nasdeploy profile"):
         find_table(SPACE, DEVICE, tmp_path)
 
 

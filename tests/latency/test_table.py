@@ -20,7 +20,7 @@ from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.table import LatencyTable, network_terms
 from nasdeploy.spaces import load_space
 from tests.latency.tables import AT, CONDITIONS, DEVICE, FINGERPRINT, SPACE, archs, entries, table, timing, true_seconds
-from tests.wording import stops
+from tests.wording import assert_stops
 
 
 def test_prediction_is_the_true_latency_where_that_is_affine():
@@ -233,7 +233,7 @@ def test_truncated_file_is_refused(saved, size):
 @pytest.mark.parametrize("content", ["[]", "3", '"text"', "{}", "null"])
 def test_other_json_is_refused(saved, content):
     saved.write_text(content)
-    with stops(UserError, match=r"table\.json: damaged.*nasdeploy profile --restart"):
+    with assert_stops(UserError, match=r"table\.json: damaged.*nasdeploy profile --restart"):
         LatencyTable.load(saved)
 
 
@@ -306,7 +306,7 @@ def test_other_device_is_a_warning_or_with_strict_an_error():
     here = replace(FINGERPRINT, cpu="another processor", threads=2)
     expected = ["cpu: measured with a processor, here another processor", "threads: measured with 1, here 2"]
     assert check_device(table(), DEVICE, strict=False, here=here) == expected
-    with stops(UserError, match=r"another processor.*nasdeploy profile --device cpu"):
+    with assert_stops(UserError, match=r"another processor.*nasdeploy profile --device cpu"):
         check_device(table(), DEVICE, strict=True, here=here)
 
 

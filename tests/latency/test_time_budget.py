@@ -21,7 +21,7 @@ from nasdeploy.latency.time_budget import (
 )
 from nasdeploy.spaces import load_space
 from tests.latency.tables import CONDITIONS, timing
-from tests.wording import stops
+from tests.wording import assert_stops
 
 SPACE = load_space("digits", 10)
 BLOCKS = SPACE.distinct_blocks()
@@ -122,7 +122,7 @@ def test_gaps_take_their_time():
 
 
 def test_too_small_a_budget_tells_how_much_is_needed():
-    with stops(UserError, match=r"--budget-min 0\.01 is too short: the \d+ blocks of space digits and 16") as e:
+    with assert_stops(UserError, match=r"--budget-min 0\.01 is too short: the \d+ blocks of space digits and 16") as e:
         within(0.6, PACE, SPACE, PROTOCOL)
     enough = 60 * float(typed(e.value).rsplit(" ", 1)[1])
     assert within(enough, PACE, SPACE, PROTOCOL).blocks.visits == 1

@@ -41,7 +41,7 @@ def with_weights_of(block: InvertedResidual, other: nn.Module) -> StaticBlock:
     return made
 
 
-def agree(block: InvertedResidual, other: nn.Module) -> None:
+def assert_agree(block: InvertedResidual, other: nn.Module) -> None:
     randomise(other)
     made = with_weights_of(block, other).double()
     other = other.double()
@@ -74,7 +74,7 @@ def test_mobilenets_block_is_torchvisions(row: tuple[int, int, int, int, bool, s
     block = InvertedResidual(
         side, inside, out, kernel, expanded, stride, squeezed, ACTIVATIONS[activation], bn_eps=1e-3
     )  # type: ignore[arg-type]
-    agree(block, other)
+    assert_agree(block, other)
 
 
 EFFICIENTNET = timm.create_model("tf_efficientnet_b0", num_classes=3)
@@ -104,7 +104,7 @@ def of_efficientnet(found: nn.Module, side: int) -> InvertedResidual:
 @pytest.mark.parametrize("name", ["0.0", "1.0", "1.1", "2.0", "3.0", "4.0", "5.0", "6.0"])
 def test_efficientnets_block_of_tensorflow_is_timms(name: str, side: int) -> None:
     torch.manual_seed(0)
-    agree(of_efficientnet(BLOCKS[name], side), deepcopy(BLOCKS[name]))
+    assert_agree(of_efficientnet(BLOCKS[name], side), deepcopy(BLOCKS[name]))
 
 
 def test_padding_of_tensorflow_by_hand() -> None:

@@ -22,7 +22,7 @@ from nasdeploy.runtimes.runtime import TorchModel
 from nasdeploy.workflows.models import bench
 from tests.conformance.test_formats import DIGITS, contents, network_of
 from tests.exporting.models import interface
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.test_bench import HASTY
 
 FORM = FORMATS["executorch"]
@@ -158,7 +158,7 @@ def test_header_of_a_program():
 
 
 def test_modules_are_refused_with_the_way_out():
-    with stops(
+    with assert_stops(
         UserError, match=r"ExecuTorch opens \.pte files, not modules; write one with 'nasdeploy export --format"
     ):
         runtime_of(DEVICE).open(TorchModel(network(), {"input": TensorType((3, 8, 8))}), DEVICE)

@@ -80,6 +80,7 @@ COMPILED = """
 import numpy as np
 import torch
 from torch import nn
+from nasdeploy.core.plan import TensorType
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import TorchModel

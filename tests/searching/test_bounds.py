@@ -7,7 +7,7 @@ import pytest
 from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.budget import Range, is_latency, parse_amount, parse_latency, split_device
-from tests.wording import stops
+from tests.wording import assert_stops
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_amounts():
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "many", "1e999", "40%"])
 def test_amounts_that_bound_nothing_are_refused(text):
-    with stops(UserError, match=rf"--size-mb {text}: give a finite number that is not negative, such as 5"):
+    with assert_stops(UserError, match=rf"--size-mb {text}: give a finite number that is not negative, such as 5"):
         parse_amount(COSTS["size"], text)
 
 

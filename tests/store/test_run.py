@@ -12,7 +12,7 @@ from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.store.records import DataFacts
 from nasdeploy.store.run import Run
-from tests.wording import stops
+from tests.wording import assert_stops
 
 RECIPE = {"name": "cats", "train": {"epochs": 3, "rate": 0.1}, "widths": [1, 2]}
 
@@ -45,7 +45,7 @@ def test_places_of_files(tmp_path: Path) -> None:
 
 def test_a_name_is_given_once(tmp_path: Path) -> None:
     create(tmp_path, "cats", seed=1)
-    with stops(UserError, match="there is a run already; give another directory with --run"):
+    with assert_stops(UserError, match="there is a run already; give another directory with --run"):
         create(tmp_path, "cats", seed=2)
     assert Run.open(tmp_path / "cats").manifest.seed == 1
 
@@ -82,7 +82,7 @@ def test_finished_steps_and_their_facts_are_kept(tmp_path: Path) -> None:
     assert (read.facts("train"), read.facts("search")) == ({"top1": 0.5}, {"digest": "abc"})
     assert read.is_finished("train")
     assert not read.is_finished("export")
-    with stops(UserError, match="'nasdeploy export' has not finished"):
+    with assert_stops(UserError, match="'nasdeploy export' has not finished"):
         read.facts("export")
     read.finish("train", {"top1": 0.6})
     assert Run.open(run.path).facts("train") == {"top1": 0.6}
@@ -112,7 +112,7 @@ def test_what_is_no_run_is_never_the_latest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("root", ["", "missing"])
 def test_says_how_to_start_a_run_where_there_is_none(root: str, tmp_path: Path) -> None:
-    with stops(UserError, match="start one with 'nasdeploy train RECIPE'"):
+    with assert_stops(UserError, match="start one with 'nasdeploy train RECIPE'"):
         Run.latest(tmp_path / root)
 
 

@@ -15,7 +15,7 @@ from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import Validation
 from nasdeploy.workflows import train as step
 from tests.training.recipes import tiny_recipe
-from tests.wording import stops
+from tests.wording import assert_stops
 
 QUIET = Progress(quiet=True)
 
@@ -129,7 +129,7 @@ def test_without_another_checkpoint_the_best_one_serves(
 def test_without_any_other_checkpoint_training_starts_anew() -> None:
     only = Checkpoints(interrupted_after_two_epochs("train.kept_checkpoints=1").checkpoints).latest()
     only.write_bytes(b"")
-    with stops(
+    with assert_stops(
         UserError, match=r"epoch-000002\.pt: damaged, and no whole checkpoint is left; .*, or start anew with --restart"
     ):
         train(tiny_recipe("train.kept_checkpoints=1"))

@@ -26,7 +26,7 @@ from nasdeploy.training.sandwich import Losses, SandwichStep
 from nasdeploy.workflows import train as step
 from tests.data.pictures import noise, write_folder
 from tests.training.recipes import tiny_recipe
-from tests.wording import stops
+from tests.wording import assert_stops
 
 STEPS_PER_EPOCH = 4
 QUIET = Progress(quiet=True)
@@ -320,7 +320,7 @@ def test_a_run_goes_on_with_its_images_wherever_they_lie_and_with_no_others() ->
 
 def test_init_from_another_space_is_refused() -> None:
     old = train(tiny_recipe("train.epochs=1"), QUIET)
-    with stops(UserError, match=r"--init .*: weights of another search space"):
+    with assert_stops(UserError, match=r"--init .*: weights of another search space"):
         train(folder_recipe("space.stem.width=[16]"), QUIET, init=old.path)
     assert not Path("runs/new").exists()
 
@@ -330,7 +330,7 @@ def test_init_from_what_is_no_run_or_has_no_checkpoint(steps: int | None) -> Non
     if steps is not None:
         interrupted(steps)
     said = "no run there" if steps is None else "no checkpoint; train first"
-    with stops(UserError, match=said):
+    with assert_stops(UserError, match=said):
         train(folder_recipe(), QUIET, init=Path("runs/tiny"))
     assert not Path("runs/new").exists()
 

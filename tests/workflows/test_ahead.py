@@ -20,7 +20,7 @@ from nasdeploy.workflows.run import run_all
 from tests.data.pictures import write_folder
 from tests.exporting.models import DEVICE
 from tests.small_spaces import ONE_STAGE
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.runs import table_of
 
 RECIPE = f"""
@@ -68,7 +68,7 @@ def run(bounds: Asked, *assignments: str, strict: bool = False) -> None:
 def test_what_would_fail_after_training_is_said_before(
     assignments: list[str], bounds: dict[str, Any], message: str
 ) -> None:
-    with stops(UserError, match=message):
+    with assert_stops(UserError, match=message):
         run(bounds, *assignments)
     assert not Path("runs").exists()
 
@@ -107,7 +107,7 @@ def test_a_place_for_the_table_that_cannot_be_written_is_said_before() -> None:
 
 def test_several_processes_are_refused_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with stops(UserError, match="torchrun: only 'nasdeploy train' and"):
+    with assert_stops(UserError, match="torchrun: only 'nasdeploy train' and"):
         run({"macs": ("1",)})
 
 

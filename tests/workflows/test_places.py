@@ -33,7 +33,7 @@ from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import QUICK
 from tests.training.recipes import tiny_recipe
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.runs import SPACE, trained_run
 
 QUIET = Progress(quiet=True)
@@ -100,7 +100,7 @@ def test_a_run_that_cannot_be_written_is_evaluated_and_exported_elsewhere(
         digest = json.loads(Path("compared/evaluate.json").read_text())["runs"][0]["networks"][0]["digest"]
         export(arch=digest, no_recalibrate=True, out=Path("out"))
         assert "runs/x is read-only, and does not know of it" in capsys.readouterr().err
-        with stops(UserError, match=r"runs/x: is read-only; say with --out DIR"):
+        with assert_stops(UserError, match=r"runs/x: is read-only; say with --out DIR"):
             export(arch="t0", no_recalibrate=True, quiet=True)
         assert content_of(run.path) == before
     assert Path("out/model.onnx").exists()

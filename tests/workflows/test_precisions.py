@@ -21,7 +21,7 @@ from nasdeploy.workflows.search import search_all
 from nasdeploy.workflows.searches import results
 from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import timing
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 QUIET = Progress(quiet=True)
@@ -59,7 +59,7 @@ def asked(run: Run, *latency: str, precisions=BOTH, **bounds) -> list[SearchRequ
 def test_precisions_are_read_once_each() -> None:
     assert parse_precisions("fp32, int8,fp32") == ["fp32", "int8"]
     for text in ("", ","):
-        with stops(UserError, match=r"^--precision: none given; write e\.g\. fp32,int8$"):
+        with assert_stops(UserError, match=r"^--precision: none given; write e\.g\. fp32,int8$"):
             parse_precisions(text)
     with pytest.raises(UserError, match=r"^unknown precision 'int9'; did you mean 'int8'\?$"):
         parse_precisions("fp32,int9")

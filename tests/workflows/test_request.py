@@ -20,7 +20,7 @@ from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, supernet_of
 from tests.searching.budgets import at_most
 from tests.small_spaces import one_stage
-from tests.wording import stops
+from tests.wording import assert_stops
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 BOARD = "name: board\nruntime: onnxruntime\nthreads: 2\n"
@@ -161,7 +161,7 @@ def test_a_run_that_was_not_trained(run: Run) -> None:
         classes=run.manifest.classes,
         seed=0,
     )
-    with stops(UserError, match=r"^runs/y: 'nasdeploy train' has not finished in this run; run it first$"):
+    with assert_stops(UserError, match=r"^runs/y: 'nasdeploy train' has not finished in this run; run it first$"):
         asked(made, macs="1")
 
 

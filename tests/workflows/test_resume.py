@@ -21,7 +21,7 @@ from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.teacher import load_teacher
 from tests.training.recipes import tiny_recipe
-from tests.wording import stops
+from tests.wording import assert_stops
 
 QUIET = Progress(quiet=True)
 COMMAND = "nasdeploy train --run runs/tiny"
@@ -89,7 +89,7 @@ def test_the_last_epoch_is_trained_again_bit_for_bit(
     assert weights.facts.model_dump() == facts["weights"]
     before = newest.read_bytes()
     lose(run)
-    with stops(LostWeights, match=f"epoch-000003.pt: .*; '{COMMAND}' trains that epoch again"):
+    with assert_stops(LostWeights, match=f"epoch-000003.pt: .*; '{COMMAND}' trains that epoch again"):
         trained_weights(run)
     assert command(monkeypatch, *COMMAND.split()[1:], "--quiet") == 0
     assert newest.read_bytes() == before
@@ -106,7 +106,7 @@ def test_without_any_whole_checkpoint_nothing_is_trained_unasked(
 ) -> None:
     for path in run.checkpoints.iterdir():
         path.write_bytes(b"")
-    with stops(LostWeights, match=f"restore it, or train anew with '{COMMAND} --restart'"):
+    with assert_stops(LostWeights, match=f"restore it, or train anew with '{COMMAND} --restart'"):
         trained_weights(run)
     assert command(monkeypatch, *COMMAND.split()[1:], "--quiet") == 2
     assert "no whole checkpoint is left; restore one, or start anew with --restart" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def _teach(run: Run) -> Any:
 )
 def test_whatever_needs_the_weights_refuses_those_of_the_epoch_before(use: Callable[[Run], Any], run: Run) -> None:
     newest_gone(run)
-    with stops(UserError, match=f"the checkpoint that training ended with is gone; '{COMMAND}' trains"):
+    with assert_stops(UserError, match=f"the checkpoint that training ended with is gone; '{COMMAND}' trains"):
         use(run)
     assert not Path("runs/new").exists()
 

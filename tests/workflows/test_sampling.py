@@ -23,7 +23,7 @@ from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import request_search
 from tests.latency.tables import CONDITIONS, timing
 from tests.training.recipes import tiny_recipe
-from tests.wording import stops
+from tests.wording import assert_stops
 
 QUIET = Progress(quiet=True)
 SPACE = tiny_recipe().load_space(10)
@@ -191,7 +191,7 @@ def fitted_table(space: SearchSpace) -> LatencyTable:
 
 
 def test_a_latency_prior_without_a_table_says_how_to_measure_one() -> None:
-    with stops(UserError, match=r"no latency table yet of space tiny .*; measure it with 'nasdeploy profile"):
+    with assert_stops(UserError, match=r"no latency table yet of space tiny .*; measure it with 'nasdeploy profile"):
         train("train.sampling={kind: best-up, prior: latency}")
     assert not Path("runs/tiny").exists()
 

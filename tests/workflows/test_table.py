@@ -11,7 +11,7 @@ from nasdeploy.spaces import load_space
 from nasdeploy.workflows import table as module
 from nasdeploy.workflows.table import RecheckSize, check, spread
 from tests.latency.tables import AT, CONDITIONS, FINGERPRINT, timing
-from tests.wording import stops
+from tests.wording import assert_stops
 
 SPACE = load_space("digits", 10)
 KNOWN = {key: timing(1e-5 + 1e-10 * block.macs) for key, block in SPACE.distinct_blocks().items()}
@@ -82,7 +82,7 @@ def test_another_device_is_said_or_with_strict_refused(capsys):
     runner.fingerprint = replace(FINGERPRINT, governor="powersave")
     assert checked(runner).differences == ["governor: measured with performance, here powersave"]
     assert "the device differs from the table's: governor" in capsys.readouterr().err
-    with stops(UserError, match=r"measured on another device \(governor: .*nasdeploy profile --device cpu"):
+    with assert_stops(UserError, match=r"measured on another device \(governor: .*nasdeploy profile --device cpu"):
         checked(runner, strict=True)
 
 

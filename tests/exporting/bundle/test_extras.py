@@ -17,7 +17,7 @@ from nasdeploy.exporting.formats import Extras
 from nasdeploy.workflows.verify import verify
 from tests.exporting.models import QUICK, exporter, jobs
 from tests.small_spaces import one_stage
-from tests.wording import stops
+from tests.wording import assert_stops
 
 BOTH = Extras(triton=True, embedded=True)
 
@@ -105,6 +105,6 @@ def test_an_embedded_model_that_differs_is_refused(
     ],
 )
 def test_formats_that_cannot_have_them_are_named(extras: Extras, formats: list[str], message: str) -> None:
-    with stops(UserError, match=message):
+    with assert_stops(UserError, match=message):
         extras.require(formats)
     extras.require(["onnx", *formats])

@@ -118,7 +118,7 @@ def test_line_ends_that_something_else_changed_are_named(name: str, bundle: Path
 def test_sums_with_other_line_ends_are_read(bundle: Path) -> None:
     path = bundle / "SHA256SUMS"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    load_bundle(bundle)
+    assert load_bundle(bundle).artefacts
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "sample.npz"])
@@ -190,7 +190,7 @@ def test_names_in_another_case_are_those_of_the_bundle(bundle: Path) -> None:
     """As some file systems list them, where either opens the file."""
     (bundle / "MODEL.ONNX").symlink_to("model.onnx")
     (bundle / "sha256sums").symlink_to("SHA256SUMS")
-    load_bundle(bundle)
+    assert load_bundle(bundle).artefacts
 
 
 def test_a_copy_that_was_cut_short_is_to_be_copied_again(bundle: Path) -> None:
