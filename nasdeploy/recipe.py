@@ -231,7 +231,7 @@ def space_of(run: Run, recipe: Recipe | None = None) -> SearchSpace:
 
     Raises `UserError` if the space is not what it was when the run began.
     """
-    space = (recipe or recipe_of(run)).load_space(len(run.manifest.classes))
+    space = (recipe or recipe_of(run)).load_space(run.manifest.output_size)
     if space.digest != run.manifest.space:
         raise UserError(
             f"{run.path}: begun with another version of space {space.name} ({run.manifest.space}, now {space.digest}); "

@@ -38,6 +38,9 @@ class Manifest(Settings):
     recipe: dict[str, Any]
     space: str
     classes: tuple[ClassName, ...]
+    """The names of a network's outputs, where they have any."""
+    outputs: int | None = None
+    """How many outputs a network has; None where they are the classes."""
     images: str | None = None
     """Fingerprint of the training images; None in runs of earlier versions."""
     data: DataFacts | None = None
@@ -48,6 +51,11 @@ class Manifest(Settings):
     versions: dict[str, str]
     created: str
     finished: dict[StepName, Facts] = Field(default_factory=dict)
+
+    @property
+    def output_size(self) -> int:
+        """How many outputs a network of the run has."""
+        return len(self.classes) if self.outputs is None else self.outputs
 
 
 class Run:
@@ -68,7 +76,8 @@ class Run:
         *,
         recipe: Mapping[str, Any],
         space: str,
-        classes: Sequence[str],
+        classes: Sequence[str] = (),
+        outputs: int | None = None,
         images: str | None = None,
         data: tuple[DataFacts, bytes] | None = None,
         range: tuple[float, float] | None = None,
@@ -89,6 +98,7 @@ class Run:
             recipe=dict(recipe),
             space=space,
             classes=tuple(classes),
+            outputs=outputs,
             images=images,
             data=data[0] if data else None,
             range=range,

@@ -213,6 +213,7 @@ def _create(request: _Request, data: TaskData, space: SearchSpace) -> Run:
         space=space.digest,
         range=request.measured,
         seed=recipe.seed,
+        outputs=None if data.labels else data.outputs,
         **data.record(),
     )
 

@@ -164,11 +164,11 @@ def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatc
     validation = run.facts("train")["validation"]
     assert all(task.metric.key in score for score in validation.values())
     table = nd.profile(run, "cpu")
-    assert set(table.entries) == set(recipe.load_space(len(run.manifest.classes)).distinct_blocks())
+    assert set(table.entries) == set(recipe.load_space(run.manifest.output_size).distinct_blocks())
     result = nd.search(run, latency_ms="90%", changes=CHANGES)
     assert result.winner.latency["cpu"].measured_ms is not None
     export = nd.export(run)
-    space = recipe.load_space(len(run.manifest.classes))
+    space = recipe.load_space(run.manifest.output_size)
     parts = space.plan(space.arch(result.winner.arch)).parts
     expected = {"model.onnx"} if len(parts) == 1 else {f"{part.name}.onnx" for part in parts}
     assert {file.name for artefact in export.manifest.artefacts for file in artefact.files} == expected
