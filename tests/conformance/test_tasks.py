@@ -159,13 +159,13 @@ def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nasdeploy.latency.profile.profile", partial(profile, protocol=HASTY))
     monkeypatch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
-    monkeypatch.setattr("nasdeploy.workflows.export.ExportTarget", partial(ExportTarget, protocol=HASTY))
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=HASTY))
     run = nd.train(recipe, changes=CHANGES)
     validation = run.facts("train")["validation"]
     assert all(task.metric.key in score for score in validation.values())
     table = nd.profile(run, "cpu")
     assert set(table.entries) == set(recipe.load_space(run.manifest.output_size).distinct_blocks())
-    result = nd.search(run, latency_ms="90%", changes=CHANGES)
+    result = nd.search(run, latency_ms=1000.0, changes=CHANGES)
     assert result.winner.latency["cpu"].measured_ms is not None
     export = nd.export(run)
     space = recipe.load_space(run.manifest.output_size)
