@@ -94,7 +94,6 @@ def test_what_is_made_quicker_is_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.latency
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(
