@@ -42,13 +42,13 @@ RECIPES = {"classification": CONTENT, "writing": WRITING}
 CHANGES = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
 
 HASTY = MeasurementProtocol(
-    blocks=Rounds(group=16, visits=1),
-    networks=Rounds(group=4, visits=1),
+    blocks=Rounds(group=16, visits=3),
+    networks=Rounds(group=4, visits=3),
     warmup=1,
-    kept=2,
+    kept=4,
     shortest_group_s=0,
     retries=0,
-    calibration_networks=4,
+    calibration_networks=10,
     held_out_networks=4,
 )
 
