@@ -140,10 +140,8 @@ def search(
     from nasdeploy.workflows.search import search_all
 
     found, told = _run(run), _told(progress)
-    recipe, among = (
-        _recipe_of(found, changes, data, space),
-        parse_precisions(",".join(precisions)) if precisions else [],
-    )
+    recipe = _recipe_of(found, changes, data, space)
+    among = parse_precisions(",".join(precisions)) if precisions else []
     result = search_all(request_searches(found, recipe, asked_for(budget), among, strict, told), told)
     if result is None:
         raise UserError(f"{found.path}: this process helped with the search; the first process has its result")
@@ -240,8 +238,9 @@ def _loaded(recipe: Recipe | AnyPath | Mapping[str, object], changes: Changes | 
 def _recipe_of(
     run: Run, changes: Changes | None = None, data: Data | None = None, space: SearchSpace | None = None
 ) -> Recipe:
-    folder = fspath(data) if isinstance(data, str | PathLike) else None
-    return _with_objects(recipe_of(run, _assignments(changes), folder), data, space)
+    if isinstance(data, str | PathLike):
+        return _with_objects(recipe_of(run, _assignments(changes), fspath(data)), None, space)
+    return _with_objects(recipe_of(run, _assignments(changes)), data, space)
 
 
 def _assignments(changes: Changes | None) -> list[str]:
