@@ -163,20 +163,27 @@ def test_two_threads_are_two_threads(device):
         pytest.skip("threads are the processor's")
     session = opened(device.model_copy(update={"threads": 2}), lambda form: matmul_chain(form, 384, 4))
     session.call()
-    before = _thread_ticks()
-    for _ in range(20):
-        session.call()
-    ticks = sorted(after - before.get(thread, 0) for thread, after in _thread_ticks().items())
-    assert ticks[-2] > 0.1 * ticks[-1] > 0
+    before = _thread_seconds()
+    # A core that others use may leave the second thread without work for some calls: it has a hundred rounds to appear.
+    assert any(_shared_by_two(session, before) for _ in range(100))
     session.close()
 
 
-def _thread_ticks():
-    """Processor time of each thread of this process so far."""
+def _shared_by_two(session, before):
+    """Whether the second busiest thread did a tenth of what the busiest did since `before`, after five more calls."""
+    for _ in range(5):
+        session.call()
+    seconds = sorted(after - before.get(thread, 0.0) for thread, after in _thread_seconds().items())
+    return seconds[-2] > 0.1 * seconds[-1] > 0
+
+
+def _thread_seconds():
+    """Return the processor time of each thread of this process so far, by its number."""
+    clock = os.sysconf("SC_CLK_TCK")
     found = {}
     for stat in Path("/proc/self/task").glob("*/stat"):
         fields = stat.read_text().rpartition(")")[2].split()
-        found[stat.parent.name] = int(fields[11]) + int(fields[12])
+        found[stat.parent.name] = (int(fields[11]) + int(fields[12])) / clock
     return found
 
 
