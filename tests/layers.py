@@ -20,6 +20,7 @@ LAYERS = (
     "convert",
     "tasks",
     "supernet.evaluate",
+    "importers",
     "latency.profile",
     "distributed",
     "training searching exporting",

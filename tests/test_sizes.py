@@ -15,7 +15,7 @@ LINES = 400
 FUNCTION_LINES = 60
 PARAMETERS = 7
 """Without `self`; functions of the command line have one for each option."""
-FILES, MEDIAN = 200, 110
+FILES, MEDIAN = 240, 110
 
 MANY_PARAMETERS: frozenset[str] = frozenset(
     {
@@ -88,7 +88,6 @@ def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-@pytest.mark.skipif(len(modules()) > FILES, reason=f"{len(modules())} files: still being merged")
 def test_the_package_is_few_files_of_an_idea_each() -> None:
     assert len(list(PACKAGE.rglob("*.py"))) <= FILES
     assert median(map(lines, modules().values())) >= MEDIAN

@@ -1,8 +1,8 @@
-"""The first and the last block of MobileNet-like networks: stem convolution and pooling head (AlphaNet, Table 7)."""
+"""The first and the last blocks of networks: stem convolution; pooling heads of AlphaNet (Table 7) and of others."""
 
 from dataclasses import dataclass
 
-from nasdeploy.blocks.inverted_residual import Activation, make_divisible, strided
+from nasdeploy.blocks.inverted_residual import Activation, Padding, make_divisible, strided
 from nasdeploy.core.plan import Block, TensorType
 
 
@@ -16,6 +16,9 @@ class Stem(Block):
     stride: int
     activation: Activation
     in_channels: int
+    bn_eps: float = 1e-5
+    """What batch normalisation adds to the variance."""
+    padding: Padding = "symmetric"
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:
@@ -84,3 +87,60 @@ class PoolHead(Block):
     def live(self) -> int:
         """The elements of the first convolution's input and output."""
         return (self.in_channels + self.mid_channels) * self.side**2
+
+
+@dataclass(frozen=True)
+class ClassifierHead(Block):
+    """Convolution 1x1 with normalisation and activation, pooling, hidden layer with activation, classifier.
+
+    `[in_channels, side, side] -> [classes]`, logits. EfficientNets have the convolution, MobileNet v3 the hidden layer,
+    ResNets neither.
+    """
+
+    side: int
+    in_channels: int
+    classes: int
+    activation: Activation
+    conv_channels: int = 0
+    """The outputs of the convolution before pooling; 0 without it."""
+    hidden_channels: int = 0
+    """The outputs of the layer with bias after pooling; 0 without it."""
+    bn_eps: float = 1e-5
+    """What batch normalisation adds to the variance."""
+
+    @property
+    def inputs(self) -> tuple[TensorType, ...]:
+        """The type of the feature map."""
+        return (TensorType((self.in_channels, self.side, self.side)),)
+
+    @property
+    def output(self) -> TensorType:
+        """The type of the logits."""
+        return TensorType((self.classes,))
+
+    @property
+    def pooled(self) -> int:
+        """The channels that are pooled."""
+        return self.conv_channels or self.in_channels
+
+    @property
+    def features(self) -> int:
+        """The inputs of the classifier."""
+        return self.hidden_channels or self.pooled
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates of convolution, hidden layer and classifier."""
+        conv = self.side**2 * self.in_channels * self.conv_channels
+        return conv + self.pooled * self.hidden_channels + self.features * self.classes
+
+    @property
+    def params(self) -> int:
+        """The parameters of all layers and of the normalisation."""
+        conv = self.conv_channels * (self.in_channels + 2)
+        return conv + (self.pooled + 1) * self.hidden_channels + (self.features + 1) * self.classes
+
+    @property
+    def live(self) -> int:
+        """The elements of the convolution's input and output, or of the feature map and what is pooled."""
+        return (self.in_channels + self.conv_channels) * self.side**2 + (0 if self.conv_channels else self.in_channels)

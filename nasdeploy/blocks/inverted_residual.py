@@ -1,18 +1,20 @@
 """Inverted residual blocks, which MobileNets, EfficientNets, once-for-all and AlphaNet are made of."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 from nasdeploy.core.plan import Block, TensorType, key_of
 from nasdeploy.core.space import Sharing
 
-Activation = Literal["swish", "relu", "hswish"]
+Activation = Literal["swish", "relu", "relu6", "hswish"]
 Gate = Literal["hardsigmoid", "sigmoid"]
 Shortcut = Literal["none", "identity", "average"]
 """A sum with the input where shapes allow it (`identity`), or with its means over the stride, projected (`average`).
 
 `average` is there for every shape: average pooling for the stride, then a 1x1 convolution if widths differ (AlphaNet).
 """
+Expansion = Literal["unless-equal", "always"]
+"""An expansion is there if it widens (or narrows) what it takes, or in any case."""
 Padding = Literal["symmetric", "same"]
 """Half the kernel on every side, or as little as TensorFlow's SAME does: below and on the right maybe one more."""
 
@@ -23,9 +25,22 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
+def percent_of(channels: int, percent: int) -> int:
+    """Return a percentage of channels, rounded to a multiple of 8 where the channels are one: all of them at 100."""
+    return channels if percent == 100 else min(channels, make_divisible(channels * percent / 100))
+
+
 def strided(side: int, stride: int) -> int:
     """Return the side of a convolution's output with padding that makes it `side / stride`, rounded up."""
     return (side - 1) // stride + 1
+
+
+def margins(side: int, kernel_size: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Return the rows (and columns) of zeros before and after a convolution's input of that side."""
+    if padding == "symmetric":
+        return kernel_size // 2, kernel_size // 2
+    missing = max((strided(side, stride) - 1) * stride + kernel_size - side, 0)
+    return missing // 2, missing - missing // 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class InvertedResidual(Block):
     out_channels: int
     kernel_size: int
     mid_channels: int
-    """The channels between expansion and projection; there is no expansion where they are as many as the input's."""
+    """The channels between expansion and projection."""
     stride: int
     se_channels: int
     """The channels in the middle of squeeze-and-excitation; 0 without it."""
@@ -60,6 +75,8 @@ class InvertedResidual(Block):
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
     """The padding of the depthwise convolution."""
+    expansion: Expansion = "unless-equal"
+    """Whether there is an expansion where the middle has as many channels as the input."""
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:
@@ -75,7 +92,7 @@ class InvertedResidual(Block):
     @property
     def expands(self) -> bool:
         """Whether there is an expansion."""
-        return self.mid_channels != self.in_channels
+        return self.expansion == "always" or self.mid_channels != self.in_channels
 
     @property
     def identity(self) -> bool:
@@ -95,10 +112,7 @@ class InvertedResidual(Block):
     @property
     def margins(self) -> tuple[int, int]:
         """The rows (and columns) of zeros before and after the input of the depthwise convolution."""
-        if self.padding == "symmetric":
-            return self.kernel_size // 2, self.kernel_size // 2
-        missing = (strided(self.side, self.stride) - 1) * self.stride + self.kernel_size - self.side
-        return max(missing, 0) // 2, max(missing, 0) - max(missing, 0) // 2
+        return margins(self.side, self.kernel_size, self.stride, self.padding)
 
     @property
     def macs(self) -> int:
@@ -128,6 +142,16 @@ class InvertedResidual(Block):
             return given + max(wide + narrow if self.expands else narrow, scaled, narrow + output, 2 * output)
         depthwise = max(given + wide, wide + narrow) if self.expands else given + narrow
         return max(depthwise, scaled, narrow + output)
+
+    def cut(self, kernel_size: int, middle: int) -> Self:
+        """Return the block with `middle` per cent of its middle channels, and a kernel of at most `kernel_size`.
+
+        A block without an expansion keeps its channels, which are those of its input.
+        """
+        if not self.expands:
+            return replace(self, kernel_size=min(self.kernel_size, kernel_size))
+        mid = percent_of(self.mid_channels, middle)
+        return replace(self, kernel_size=min(self.kernel_size, kernel_size), mid_channels=mid, expansion="always")
 
 
 @dataclass(frozen=True, init=False)

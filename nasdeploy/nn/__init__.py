@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
-from nasdeploy.nn.heads import PoolHeadFamily, StemFamily
+from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
 
 TensorsOf = Any
@@ -50,6 +50,7 @@ FAMILIES: dict[type[Block], Family] = {
     InvertedResidual: InvertedResidualFamily(),
     MBConv: InvertedResidualFamily(),
     PoolHead: PoolHeadFamily(),
+    ClassifierHead: ClassifierHeadFamily(),
 }
 """The family of each class of blocks."""
 

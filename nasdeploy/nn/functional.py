@@ -42,7 +42,12 @@ class Context:
     """The probability with which the block drops what it can: its branch beside a shortcut, or its features."""
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "relu": F.relu, "hswish": F.hardswish}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": F.silu,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hswish": F.hardswish,
+}
 BN_EPS = 1e-5
 
 
@@ -78,6 +83,14 @@ def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float 
     if statistics.batch and not statistics.momentum:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, eps)
     return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, eps)
+
+
+def pad_and_convolve(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int], groups: int = 1) -> Tensor:
+    """Return the convolution of `[N, C, H, W]` without bias, with zeros before and after the rows and columns."""
+    before, after = margins
+    if before != after:
+        x, before = F.pad(x, (before, after, before, after)), 0
+    return F.conv2d(x, weight, None, stride, before, 1, groups)
 
 
 class _Sum(torch.autograd.Function):

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
+from nasdeploy.blocks.inverted_residual import margins
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import (
     ACTIVATIONS,
@@ -15,13 +16,14 @@ from nasdeploy.nn.functional import (
     Context,
     ConvTensors,
     batch_norm,
+    pad_and_convolve,
     slice_matrix,
     slice_norm,
 )
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=BN_EPS)
+def _norm(channels: int, eps: float = BN_EPS) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=eps)
 
 
 class StemWeights(nn.Module):
@@ -31,7 +33,7 @@ class StemWeights(nn.Module):
         super().__init__()
         first, out = blocks[0], max(block.out_channels for block in blocks)
         self.conv = nn.Conv2d(first.in_channels, out, first.kernel_size, bias=False)
-        self.norm = _norm(out)
+        self.norm = _norm(out, first.bn_eps)
 
 
 class StemFamily(BatchNormFamily):
@@ -48,8 +50,10 @@ class StemFamily(BatchNormFamily):
     @staticmethod
     def forward(block: Stem, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, 3, side, side] -> [N, out_channels, ...]`."""
-        x = F.conv2d(x, tensors.weight, None, block.stride, block.kernel_size // 2)
-        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics))
+        x = pad_and_convolve(
+            x, tensors.weight, block.stride, margins(block.side, block.kernel_size, block.stride, block.padding)
+        )
+        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics, block.bn_eps))
 
 
 class PoolHeadWeights(nn.Module):
@@ -100,3 +104,54 @@ class PoolHeadFamily(BatchNormFamily):
         if context.drop:
             x = F.dropout(x, context.drop)
         return F.linear(x, tensors.classifier, tensors.classifier_bias)
+
+
+class ClassifierHeadWeights(nn.Module):
+    """Weights of heads that differ in the side of their feature map alone; layers that they lack are None."""
+
+    def __init__(self, blocks: Sequence[ClassifierHead], sharing: Sharing) -> None:
+        super().__init__()
+        first = blocks[0]
+        conv, hidden = first.conv_channels, first.hidden_channels
+        self.conv = nn.Conv2d(first.in_channels, conv, 1, bias=False) if conv else None
+        self.conv_norm = _norm(conv, first.bn_eps) if conv else None
+        self.hidden = nn.Linear(first.pooled, hidden) if hidden else None
+        self.classifier = nn.Linear(first.features, first.classes)
+
+
+class ClassifierHeadTensors(NamedTuple):
+    """Everything that one head computes with: matrices and their biases."""
+
+    conv: ConvTensors | None
+    hidden: tuple[Tensor, Tensor] | None
+    classifier: tuple[Tensor, Tensor]
+
+
+class ClassifierHeadFamily(BatchNormFamily):
+    """Optional 1x1 convolution, global average pooling, optional hidden layer, classifier."""
+
+    cover = ClassifierHeadWeights
+
+    @staticmethod
+    def slice(weights: ClassifierHeadWeights, block: ClassifierHead) -> ClassifierHeadTensors:
+        """Return the weights as they are."""
+        conv = hidden = None
+        if weights.conv is not None and weights.conv_norm is not None:
+            conv = ConvTensors(weights.conv.weight, slice_norm(weights.conv_norm, block.conv_channels))
+        if weights.hidden is not None:
+            hidden = weights.hidden.weight, weights.hidden.bias
+        return ClassifierHeadTensors(conv, hidden, (weights.classifier.weight, weights.classifier.bias))
+
+    @staticmethod
+    def forward(block: ClassifierHead, tensors: ClassifierHeadTensors, x: Tensor, *, context: Context) -> Tensor:
+        """`[N, in_channels, side, side] -> [N, classes]`; what is dropped are features before the classifier."""
+        activation = ACTIVATIONS[block.activation]
+        if tensors.conv is not None:
+            x = F.conv2d(x, tensors.conv.weight)
+            x = activation(batch_norm(x, tensors.conv.norm, context.statistics, block.bn_eps))
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        if tensors.hidden is not None:
+            x = activation(F.linear(x, *tensors.hidden))
+        if context.drop:
+            x = F.dropout(x, context.drop)
+        return F.linear(x, *tensors.classifier)

@@ -23,6 +23,7 @@ from nasdeploy.nn.functional import (
     batch_norm,
     centre_crop,
     drop_connect,
+    pad_and_convolve,
     slice_matrix,
     slice_norm,
 )
@@ -136,9 +137,8 @@ class InvertedResidualFamily(BatchNormFamily):
         y = x
         if tensors.expand is not None:
             y = activation(batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics, eps))
-        y = activation(
-            batch_norm(_depthwise(block, tensors.depthwise.weight, y), tensors.depthwise.norm, statistics, eps)
-        )
+        y = pad_and_convolve(y, tensors.depthwise.weight, block.stride, block.margins, block.mid_channels)
+        y = activation(batch_norm(y, tensors.depthwise.norm, statistics, eps))
         if tensors.squeeze is not None:
             y = _squeeze_and_excite(block, y, tensors.squeeze)
         y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics, eps)
@@ -171,13 +171,6 @@ def _slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: in
         slice_matrix(restore.weight, mid, squeezed),
         restore.bias if restore.out_channels == mid else restore.bias[:mid],
     )
-
-
-def _depthwise(block: InvertedResidual, weight: Tensor, x: Tensor) -> Tensor:
-    before, after = block.margins
-    if before != after:
-        x, before = F.pad(x, (before, after, before, after)), 0
-    return F.conv2d(x, weight, None, block.stride, before, 1, block.mid_channels)
 
 
 def _squeeze_and_excite(block: InvertedResidual, x: Tensor, tensors: SqueezeTensors) -> Tensor:

@@ -14,10 +14,11 @@ from pydantic import AfterValidator, SerializeAsAny
 from nasdeploy.core.errors import lookup, suggestion
 from nasdeploy.core.settings import ByKind, load_yaml, parse
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.kind import GivenSpace, SpaceSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
 
-KINDS: dict[str, type[SpaceSettings]] = {"table": MobileNetTable, "python": GivenSpace}
+KINDS: dict[str, type[SpaceSettings]] = {"table": MobileNetTable, "grown": GrownSettings, "python": GivenSpace}
 """The settings class of each kind."""
 
 SPACES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
@@ -27,6 +27,7 @@ BLOCKS = {
     "efficientnet": InvertedResidual(9, 16, 16, 5, 48, 2, 8, "swish", "none", "sigmoid", "swish", 1e-3, "same"),
     "mobilenet": InvertedResidual(8, 16, 16, 3, 40, 1, 16, "hswish", bn_eps=1e-3),
     "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),
+    "classifier": ClassifierHead(4, 24, 10, "relu6", conv_channels=32, hidden_channels=40, bn_eps=1e-3),
     "linear": Lift(6, 4, 16),
     "perceptron": Mix(6, 16, 4),
     "mean": Summary(6, 16),

@@ -1,0 +1,7 @@
+"""Importers: networks of other libraries as the tables of their blocks, with their weights."""
+
+from nasdeploy.importers.importer import Importer
+from nasdeploy.importers.timm import Timm
+
+IMPORTERS: dict[str, Importer] = {"timm": Timm()}
+"""The importer of each library, by what stands before the colon in `--from`."""

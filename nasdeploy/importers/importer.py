@@ -1,0 +1,96 @@
+"""The result of importing a network: the table of its blocks, and its weights by the slots of its grown space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ExpectedImages:
+    """The images that a network expects."""
+
+    size: int
+    """The side of the crop in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Mean and deviation of the channels, of values from 0 to 1."""
+    crop_pct: float = 0.875
+    """The crop's side over the shorter side that images are resized to before it, in evaluation."""
+    interpolation: str = "bicubic"
+    """The way in which images are resized: `bilinear`, `bicubic`, ..."""
+
+
+@dataclass
+class Imported:
+    """A network as rows of blocks (`nasdeploy.spaces.grown`), and its weights by slot."""
+
+    name: str
+    """The model's name in its library."""
+    preprocessing: ExpectedImages
+    stem: dict[str, Any] = field(default_factory=dict)
+    stages: list[list[dict[str, Any]]] = field(default_factory=list)
+    """The rows of the blocks of each stage, one for each block, as plain values."""
+    head: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    """The tensors of the supernet's state dict, `weights.SLOT.NAME`: those of the largest network."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of its classifier."""
+        return int(self.head["classes"])
+
+    def add_stem(self, row: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Set the stem, with its weights by their names in the family's module."""
+        self.stem = dict(row)
+        self._keep("stem", weights)
+
+    def add_stage(self) -> None:
+        """Begin a stage."""
+        self.stages.append([])
+
+    def add_block(self, row: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Add a block to the last stage."""
+        self.stages[-1].append(dict(row))
+        self._keep(f"stage{len(self.stages)}_block{len(self.stages[-1])}", weights)
+
+    def add_head(self, row: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Set the head."""
+        self.head = dict(row)
+        self._keep("head", weights)
+
+    def _keep(self, slot: str, weights: Mapping[str, Tensor]) -> None:
+        for name, tensor in weights.items():
+            self.weights[f"weights.{slot}.{name}"] = tensor.detach()
+
+
+class Importer(Protocol):
+    """A library of models. A new one is one file and a line in `nasdeploy.importers.IMPORTERS`."""
+
+    def names(self) -> list[str]:
+        """Return the names of the models whose class can be read; some of them may hold what no block expresses."""
+
+    def model(self, name: str, *, pretrained: bool = False, classes: int | None = None) -> nn.Module:
+        """Return the library's own model, in evaluation mode.
+
+        Raises `UserError` for an unknown name, naming the nearest, and for weights that cannot be fetched.
+        """
+
+    def read(self, model: nn.Module, name: str) -> Imported:
+        """Return a model as rows and weights; raises `UserError` that names what no block can express."""
+
+
+def norm_weights(prefix: str, norm: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a batch normalisation by their names in a family's module, e.g. `project_norm.weight`."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    found: dict[str, Tensor] = {
+        "weight": norm.weight,
+        "bias": norm.bias,
+        "running_mean": norm.running_mean,
+        "running_var": norm.running_var,
+        "num_batches_tracked": torch.tensor(0),
+    }
+    return {f"{prefix}.{name}": tensor for name, tensor in found.items()}
