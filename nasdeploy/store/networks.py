@@ -1,0 +1,160 @@
+"""The networks of a run that have weights of their own, beside the supernet's: where they lie, and what they are.
+
+Each is a directory with the weights, in safetensors, and a record in JSON, which appear and are replaced together. An
+architecture may have both kinds: what the pretrained original became on the run's data, and the same trained further.
+Torch-free; `nasdeploy.supernet.networks` reads and writes the weights.
+"""
+
+from dataclasses import dataclass
+from hashlib import file_digest
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Metric, Score
+from nasdeploy.core.settings import Settings
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.records import Count, read_record
+from nasdeploy.store.run import Run
+
+NetworkKind = Literal["original", "finetuned"]
+"""What a network with weights of its own is: the pretrained one as it was trained on the run's data before there were
+sub-networks, or one that was trained alone from the weights that it inherited."""
+
+RECORD, WEIGHTS = "network.json", "weights.safetensors"
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class HeldOutScore(Settings):
+    """The score of a network on the training samples that are held out for the search, as JSON."""
+
+    value: float
+    error: float
+    """The standard error of `value`."""
+    loss: float | None
+    """The mean label loss; None if the network's outputs were no numbers."""
+    samples: Count
+
+    @classmethod
+    def of(cls, score: Score) -> "HeldOutScore":
+        """Return a score as JSON holds it."""
+        loss = score.loss if isfinite(score.loss) else None
+        return cls(value=score.value, error=score.error, loss=loss, samples=score.samples)
+
+    def score(self, metric: Metric) -> Score:
+        """Return the score by the metric that it is of."""
+        return Score(metric, self.value, self.error, self.samples, nan if self.loss is None else self.loss)
+
+
+class NetworkFacts(Settings):
+    """What is known of a network with weights of its own when it is kept."""
+
+    kind: NetworkKind
+    epochs: Count
+    """The epochs that it was trained for: all of them of an original, those alone of a fine-tuned one."""
+    checkpoint: WeightsFacts
+    """The checkpoint of the supernet that its weights, or those that it began with, were taken from."""
+    inherited: Literal["supernet", "original"] = "supernet"
+    """The weights that it began with: the supernet's, or those of the run's original of the same architecture."""
+    before: HeldOutScore | None = None
+    """The score with the weights that it began with; None where that was not measured."""
+    after: HeldOutScore | None = None
+    """The score with its own weights; None where that was not measured."""
+
+
+class KeptNetworkRecord(NetworkFacts):
+    """What stands beside the weights of a kept network."""
+
+    schema_version: Literal[1] = 1
+    digest: str
+    """The architecture's."""
+    arch: dict[str, Any]
+    sha256: str = Field(pattern=_SHA256)
+    """The sum of the file of its weights."""
+
+    @property
+    def text(self) -> str:
+        """What its weights are, for people."""
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        return f"original, {epochs}" if self.kind == "original" else f"fine-tuned for {epochs}"
+
+
+@dataclass(frozen=True)
+class KeptNetwork:
+    """A network that a run keeps, whose weights were not read yet."""
+
+    path: Path
+    """The directory."""
+    record: KeptNetworkRecord
+
+    @property
+    def weights(self) -> Path:
+        """The file of its weights."""
+        return self.path / WEIGHTS
+
+    def arch(self, space: SearchSpace) -> Arch:
+        """Return its architecture; raises `UserError` if it is none of `space`, or not the one that it says."""
+        try:
+            arch = space.arch(self.record.arch)
+        except UserError as error:
+            raise UserError(f"{self.path / RECORD}: damaged ({error}); {REMEDY}") from None
+        if arch.digest != self.record.digest:
+            raise UserError(f"{self.path / RECORD}: damaged, architecture {arch.digest} has another digest; {REMEDY}")
+        return arch
+
+    def require_whole(self) -> None:
+        """Raise `UserError` if the weights are gone, or not those that were written."""
+        try:
+            with self.weights.open("rb") as file:
+                found = file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.weights}: cannot be read ({error.strerror}); {REMEDY}") from None
+        if found != self.record.sha256:
+            raise UserError(f"{self.weights}: damaged, or not the weights that {RECORD} tells of; {REMEDY}")
+
+
+REMEDY = "restore it, or delete that directory to do without"
+
+
+def networks_directory(run: Run) -> Path:
+    """Return the directory of a run with its networks that have weights of their own, which may not be there."""
+    return run.path / "networks"
+
+
+def network_directory(run: Run, kind: NetworkKind, digest: str) -> Path:
+    """Return where the run keeps the network of this kind of the architecture with this digest."""
+    return networks_directory(run) / f"{kind}-{digest}"
+
+
+def kept_network(run: Run, kind: NetworkKind, digest: str) -> KeptNetwork | None:
+    """Return the network of this kind of the architecture with this digest; None if the run keeps none.
+
+    Raises `UserError` if its record is damaged. The weights are not looked at.
+    """
+    directory = network_directory(run, kind, digest)
+    return _read(directory) if directory.is_dir() else None
+
+
+def kept_networks(run: Run, kind: NetworkKind) -> list[KeptNetwork]:
+    """Return all networks of a kind that a run keeps, by digest; raises `UserError` if a record is damaged."""
+    return [_read(directory) for directory in sorted(networks_directory(run).glob(f"{kind}-*")) if directory.is_dir()]
+
+
+def kept_original(run: Run) -> KeptNetwork | None:
+    """Return the original of a run; None if it has none. Raises `UserError` if there are several, or a damaged one."""
+    found = kept_networks(run, "original")
+    if len(found) > 1:
+        raise UserError(f"{networks_directory(run)}: holds {len(found)} originals; delete all but the run's own")
+    return found[0] if found else None
+
+
+def _read(directory: Path) -> KeptNetwork:
+    record = read_record(KeptNetworkRecord, directory / RECORD, REMEDY)
+    if directory.name != f"{record.kind}-{record.digest}":
+        raise UserError(f"{directory / RECORD}: tells of {record.kind}-{record.digest}; give the directory that name")
+    return KeptNetwork(directory, record)

@@ -1,0 +1,90 @@
+"""Networks with weights of their own in a run: written as safetensors, and read back into the same architecture."""
+
+from hashlib import file_digest
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.nn.network import Network
+from nasdeploy.store.files import replacing_directory, write_json
+from nasdeploy.store.networks import (
+    RECORD,
+    REMEDY,
+    WEIGHTS,
+    KeptNetwork,
+    KeptNetworkRecord,
+    NetworkFacts,
+    network_directory,
+)
+from nasdeploy.store.run import Run
+from nasdeploy.supernet.weights import uncomputable
+
+
+def keep_network(run: Run, arch: Arch, network: Network, facts: NetworkFacts) -> KeptNetwork:
+    """Write a network with its running statistics into a run, in place of an earlier one of its kind.
+
+    Weights and record appear together, or not at all. Raises `UserError` for weights that nothing can be computed with,
+    and where the run is used by another process or cannot be written.
+    """
+    state = _plain(network)
+    directory = network_directory(run, facts.kind, arch.digest)
+    if (defect := uncomputable(state)) is not None:
+        raise UserError(f"{directory}: network {arch.digest} is not kept, its weights are broken: {defect}")
+    with run.lock():
+        run.require_there()
+        with replacing_directory(directory) as partial:
+            save_file(state, partial / WEIGHTS)
+            with (partial / WEIGHTS).open("rb") as file:
+                sha256 = file_digest(file, "sha256").hexdigest()
+            stated = facts.model_dump(mode="json")
+            record = KeptNetworkRecord(**stated, digest=arch.digest, arch=arch.to_json(), sha256=sha256)
+            write_json(partial / RECORD, record.model_dump(mode="json"))
+    return KeptNetwork(directory, record)
+
+
+def _plain(network: Network) -> dict[str, Tensor]:
+    """Return the tensors of a network as a file holds them, those of shared weights under each of their names."""
+    # Copies: safetensors takes neither channels-last tensors nor two names of one memory.
+    state = network.state_dict()
+    return {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+
+
+def load_network(kept: KeptNetwork, space: SearchSpace) -> Network:
+    """Return a kept network with its weights and running statistics, in evaluation mode on the CPU.
+
+    Raises `UserError` if its files are damaged, not those that were written, or of another space.
+    """
+    kept.require_whole()
+    plan = space.plan(kept.arch(space))
+    try:
+        state = load_file(kept.weights)
+    except (SafetensorError, OSError, ValueError, LookupError):
+        raise UserError(f"{kept.weights}: damaged, or no safetensors; {REMEDY}") from None
+    with torch.device("meta"):
+        network = Network(plan)
+    if (difference := _difference(network, state)) is not None:
+        raise UserError(f"{kept.weights}: does not fit its architecture, {difference}; {REMEDY}")
+    if (defect := uncomputable(state)) is not None:
+        raise UserError(f"{kept.weights}: no weights to compute with: {defect}; {REMEDY}")
+    network.to_empty(device="cpu")
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _difference(network: Network, state: dict[str, Tensor]) -> str | None:
+    """Return the first way in which a state dict differs from that of a network; None if it fits."""
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state:
+            return f"{name} is missing"
+        if name not in wanted:
+            return f"{name} is none of its tensors"
+        own, given = wanted[name], state[name]
+        if (own.shape, own.dtype) != (given.shape, given.dtype):
+            return f"{name} is {given.dtype} {list(given.shape)}, not {own.dtype} {list(own.shape)}"
+    return None
