@@ -19,7 +19,7 @@ LAYERS = (
     "data",
     "convert",
     "tasks",
-    "supernet.evaluate",
+    "supernet.evaluate supernet.importance",
     "importers",
     "latency.profile",
     "distributed",

@@ -10,6 +10,7 @@ from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
+from nasdeploy.nn.functional import Middle
 from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
 
@@ -39,6 +40,13 @@ class Family(Protocol):
         """The computation `forward(block, tensors, *inputs, context=...)`, giving `[N, *block.output.shape]`.
 
         The inputs are in the order of `block.inputs`; the context is a `nasdeploy.nn.functional.Context`.
+        """
+
+    def middles(self, weights: Any, /) -> Sequence[Middle]:
+        """Return the sets of channels inside the blocks that may stand in any order, each sorted by itself; often none.
+
+        Narrower blocks take the leading ones (`nasdeploy.supernet.importance` sorts them). Channels that any of the
+        blocks takes from its input or hands on belong to no set.
         """
 
     def randomise(self, weights: Any, draw: Generator, /) -> None:

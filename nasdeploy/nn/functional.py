@@ -67,6 +67,24 @@ class ConvTensors(NamedTuple):
     norm: NormTensors
 
 
+class Middle(NamedTuple):
+    """Channels that a block makes and uses up itself: in any order it computes the same, up to the order of sums."""
+
+    tensors: tuple[tuple[Tensor, int], ...]
+    """Every tensor that has an entry for each of the channels, and the dimension where."""
+    projection: Tensor
+    """The weight `[out, channels, ...]` that sums over them; what it is applied to is what they hold."""
+    scale: Tensor | None = None
+    """The scale of the last normalisation before it, if there is one."""
+
+
+def norm_entries(norm: nn.BatchNorm2d) -> tuple[tuple[Tensor, int], ...]:
+    """Return what a normalisation holds for each channel, as `Middle.tensors`."""
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    return ((norm.weight, 0), (norm.bias, 0), (mean, 0), (var, 0))
+
+
 def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
     """Return the leading `channels` of a normalisation."""
     weight, bias, mean, var = norm.weight, norm.bias, norm.running_mean, norm.running_var
@@ -132,6 +150,11 @@ class BatchNormFamily:
 
     calibrated = True
     rules: tuple[type[Sharing], ...] = (Sharing,)
+
+    @staticmethod
+    def middles(weights: Any) -> tuple[Middle, ...]:
+        """Return nothing: no channels of these blocks can be sorted."""
+        return ()
 
     @staticmethod
     def randomise(weights: nn.Module, draw: torch.Generator) -> None:

@@ -20,9 +20,11 @@ from nasdeploy.nn.functional import (
     BatchNormFamily,
     Context,
     ConvTensors,
+    Middle,
     batch_norm,
     centre_crop,
     drop_connect,
+    norm_entries,
     pad_and_convolve,
     slice_matrix,
     slice_norm,
@@ -35,7 +37,8 @@ class InvertedResidualWeights(nn.Module):
     """Weights that serve several inverted residual blocks; parts that none of them has are None.
 
     `transforms` holds a square matrix for each step from a kernel to the next smaller one, by its size in taps; it is
-    None where smaller kernels are centres. `residual` says whether all of the blocks have a shortcut.
+    None where smaller kernels are centres. `residual` says whether all of the blocks have a shortcut, `expanding`
+    whether all of them have an expansion.
     """
 
     def __init__(self, blocks: Sequence[InvertedResidual], sharing: Sharing) -> None:
@@ -59,6 +62,7 @@ class InvertedResidualWeights(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False) if projecting else None
         self.transforms = _identities(kernels) if isinstance(sharing, KernelTransform) else None
         self.residual = all(block.residual for block in blocks)
+        self.expanding = all(block.expands for block in blocks)
 
 
 def _identities(kernels: Sequence[int]) -> nn.ParameterDict:
@@ -126,6 +130,23 @@ class InvertedResidualFamily(BatchNormFamily):
             ConvTensors(slice_matrix(weights.project.weight, out, mid), slice_norm(weights.project_norm, out)),
             shortcut,
         )
+
+    @staticmethod
+    def middles(weights: InvertedResidualWeights) -> tuple[Middle, ...]:
+        """Return the channels between expansion and projection; none if a block takes them from its input."""
+        if weights.expand is None or weights.expand_norm is None or not weights.expanding:
+            return ()
+        tensors = [
+            (weights.expand.weight, 0),
+            *norm_entries(weights.expand_norm),
+            (weights.depthwise.weight, 0),
+            *norm_entries(weights.depthwise_norm),
+            (weights.project.weight, 1),
+        ]
+        if weights.reduce is not None and weights.restore is not None:
+            assert weights.restore.bias is not None
+            tensors += [(weights.reduce.weight, 1), (weights.restore.weight, 0), (weights.restore.bias, 0)]
+        return (Middle(tuple(tensors), weights.project.weight, weights.depthwise_norm.weight),)
 
     @staticmethod
     def forward(block: InvertedResidual, tensors: InvertedResidualTensors, x: Tensor, *, context: Context) -> Tensor:

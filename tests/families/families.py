@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn import FAMILIES, Family
-from nasdeploy.nn.functional import Context, slice_matrix
+from nasdeploy.nn.functional import Context, Middle, slice_matrix
 from tests.families.blocks import Attend, Embed, Join, Lift, Mix, Summary, Unembed
 
 
@@ -50,6 +50,10 @@ class LayerNormFamily:
 
     calibrated = False
     rules: tuple[type[Sharing], ...] = (Sharing,)
+
+    @staticmethod
+    def middles(weights: Any) -> tuple[Middle, ...]:
+        return ()
 
     @staticmethod
     def randomise(weights: nn.Module, draw: Generator) -> None:
@@ -98,6 +102,11 @@ class MixFamily(LayerNormFamily):
         width, hidden = block.width, block.hidden
         up, down = affine_of(weights.up, hidden, width), affine_of(weights.down, width, hidden)
         return MixTensors(scale_of(weights.norm, width), up, down)
+
+    @staticmethod
+    def middles(weights: MixWeights) -> tuple[Middle, ...]:
+        tensors = ((weights.up.weight, 0), (weights.up.bias, 0), (weights.down.weight, 1))
+        return (Middle(tensors, weights.down.weight),)
 
     @staticmethod
     def forward(block: Mix, tensors: MixTensors, x: Tensor, *, context: Context) -> Tensor:
