@@ -1,0 +1,203 @@
+"""Weights that a user gives for a network of another library: read without running anything, and fitted into it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.importers.archives import UnreadableArchive, open_archive, stored_tensor
+from nasdeploy.supernet.weights import uncomputable
+
+PREFIXES = ("module.", "model.", "_orig_mod.")
+"""What wrappers put before the name of every tensor: of several GPUs, of a training module, of a compiled network."""
+KEYS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),
+    *("state_dict", "model_state_dict", "model_state", "model", "weights", "net", "network", "params"),
+)
+"""The keys under which training scripts keep a network, best first: averaged weights are those that such a training is
+judged by."""
+_AVERAGED = "n_averaged"
+"""What torch's own averaging counts beside the weights."""
+_DEEPEST = 3
+_MOST_NAMED = 5
+_OTHER = "name a file with the network's state dict"
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """A state dict from a file, and how it was found there."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    """The tensors by the network's own names, without the prefixes of wrappers."""
+    taken: str = ""
+    """The keys under which it was found, with dots between them; empty where the file holds nothing else."""
+    passed_over: tuple[str, ...] = ()
+    """The other keys under which there were weights."""
+
+    @property
+    def told(self) -> str | None:
+        """A line on which of several weights were taken, None if there was one."""
+        if not self.passed_over:
+            return None
+        return f"{self.path}: took the weights under '{self.taken}', not {', '.join(map(repr, self.passed_over))}"
+
+
+def read_state_dict(path: Path) -> GivenWeights:
+    """Return the weights in a file of `torch.save` or safetensors; nothing in it is run.
+
+    It is a state dict, or a training script's dictionary that holds one under one of `KEYS`. Raises `UserError` for
+    anything else, in one line.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {_OTHER}")
+    try:
+        if _is_safetensors(path):
+            return GivenWeights(path, _stripped(_read_safetensors(path)))
+        archive = open_archive(path)
+        found = list(_state_dicts(archive.content))
+        if not found:
+            raise UnreadableArchive("it holds no state dict, by itself or under one of the usual keys")
+        keys, state = min(found, key=lambda each: _rank(each[0]))
+        others = tuple(".".join(other) for other, _ in found if other != keys)
+        tensors = archive.tensors({name: value for name, value in state.items() if isinstance(name, str)})
+        return GivenWeights(path, _stripped(tensors), ".".join(keys), others)
+    except UnreadableArchive as error:
+        raise UserError(f"{path}: no weights, {error}; {_OTHER}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except MemoryError:
+        raise UserError(f"{path}: too large for the memory of this machine; {_OTHER} alone") from None
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        begins = file.read(9)
+    return path.suffix == ".safetensors" or begins[8:] == b"{"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, whose sizes the library compares with the file's own before it reads any."""
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError, LookupError) as error:
+        raise UnreadableArchive(f"damaged, or no safetensors ({one_line(error)})") from None
+
+
+def _state_dicts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield the state dicts in a training script's dictionary, and the keys that lead there."""
+    if not isinstance(content, Mapping):
+        return
+    inner = [
+        found
+        for key in KEYS
+        if len(keys) < _DEEPEST and key in content
+        for found in _state_dicts(content[key], (*keys, key))
+    ]
+    if inner:
+        yield from inner
+    elif any(stored_tensor(value) is not None for value in content.values()):
+        yield keys, content
+
+
+def _rank(keys: Sequence[str]) -> tuple[int, ...]:
+    return tuple(KEYS.index(key) for key in keys)
+
+
+def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without what wrappers put before all of its names."""
+    found = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
+    while found and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)):
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+# -- into a network
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How weights were fitted into a network."""
+
+    classes: int
+    """The number of classes that the weights are for."""
+    wanted: int
+    """The number of classes of the network."""
+
+    @property
+    def head_replaced(self) -> bool:
+        """Whether the network keeps its own classifier, because that of the weights is for other classes."""
+        return self.classes != self.wanted
+
+    @property
+    def told(self) -> str | None:
+        """A line on what became of the classifier, None if it was taken like the rest."""
+        if not self.head_replaced:
+            return None
+        return f"a new classifier of {self.wanted} classes takes the place of that of {self.classes}"
+
+
+def load_into(model: nn.Module, given: GivenWeights, name: str) -> Fitted:
+    """Load weights into a network of another library, called `name`; its classifier stays if theirs has other classes.
+
+    Raises `UserError`, and leaves the network as it is, for names that are missing or surplus, for other shapes, and
+    for weights that nothing can be computed with.
+    """
+    own, weights = (_without_counters(tensors) for tensors in (model.state_dict(), given.tensors))
+    head, wanted = _classifier(model)
+    classes = _classes(weights.get(f"{head}.weight"), own[f"{head}.weight"])
+    expected = {
+        key: (classes, *tensor.shape[1:]) if key.startswith(f"{head}.") else tuple(tensor.shape)
+        for key, tensor in own.items()
+    }
+    differences = _differences(expected, weights)
+    if differences:
+        raise UserError(f"{given.path}: no weights of {name}: {', '.join(differences)}; name the file of that network")
+    if (defect := uncomputable(weights)) is not None:
+        raise UserError(f"{given.path}: no weights to start from: {one_line(defect)}; {_OTHER}")
+    kept = {key: t for key, t in weights.items() if classes == wanted or not key.startswith(f"{head}.")}
+    model.load_state_dict(kept, strict=False)
+    return Fitted(classes, wanted)
+
+
+def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a network computes with: old files lack the counters of batch normalisation."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def _classifier(model: nn.Module) -> tuple[str, int]:
+    """Return the name of the classifier, the last matrix of a network, and the number of its classes."""
+    name, last = [(n, module) for n, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    return name, last.out_features
+
+
+def _classes(given: Tensor | None, own: Tensor) -> int:
+    """Return the number of classes of a given classifier; the network's, if it differs in more than that."""
+    if given is None or not given.numel() or given.shape[1:] != own.shape[1:]:
+        return len(own)
+    return len(given)
+
+
+def _differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> list[str]:
+    """Say what is missing, what is surplus and what has another shape or kind of numbers, counted."""
+    shared = [name for name in expected if name in given]
+    kinds = {
+        "missing": [name for name in expected if name not in given],
+        "surplus": [name for name in given if name not in expected],
+        "of another shape": [
+            f"{name} is {list(given[name].shape)}, not {list(expected[name])}"
+            for name in shared
+            if tuple(given[name].shape) != expected[name]
+        ],
+        "of whole numbers": [name for name in shared if not given[name].is_floating_point()],
+    }
+    return [f"{len(names)} {kind} ({_named(names)})" for kind, names in kinds.items() if names]
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(map(one_line, names[:_MOST_NAMED])) + (", ..." if len(names) > _MOST_NAMED else "")
