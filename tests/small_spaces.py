@@ -1,14 +1,17 @@
-"""The small spaces of the tests: two to add up by hand, two to train and export, one of 10^20 architectures."""
+"""The small spaces of the tests: two to add up by hand, three to train and export, one of 10^20 architectures."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.space import Codes, PartSpec, SearchSpace, Slot
+from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
 
 
@@ -101,6 +104,35 @@ ONE_STAGE = MobileNetTable.model_validate_json(
 
 def one_stage(classes: int = 3) -> SearchSpace:
     return ONE_STAGE.build(classes)
+
+
+_BLOCK = {"kind": "inverted-residual", "out_channels": 8, "kernel_size": 3, "stride": 1, "activation": "relu6"}
+GROWN_CONTENT: dict[str, Any] = {
+    "kind": "grown",
+    "name": "small-grown",
+    "resolution": [9, 12],
+    "stem": {"kind": "stem", "out_channels": 8, "kernel_size": 3, "stride": 2, "activation": "relu6"},
+    "stages": [
+        {"blocks": [_BLOCK | {"mid_channels": 8, "se_channels": 0, "padding": "same"}]},
+        {
+            "blocks": [
+                _BLOCK | {"mid_channels": 32, "se_channels": 0, "stride": 2, "kernel_size": 5, "padding": "same"},
+                _BLOCK | {"mid_channels": 48, "se_channels": 4, "kernel_size": 5, "repeat": 2},
+            ],
+            "depth": [1, 2, 3],
+            "kernel_size": [3, 5],
+            "middle": [50, 100],
+        },
+        {"blocks": [_BLOCK | {"mid_channels": 24, "se_channels": 0, "repeat": 2}], "depth": [1, 2]},
+    ],
+    "head": {"kind": "classifier", "classes": 1000, "activation": "relu6", "conv_channels": 16},
+}
+"""A network with a stage that cannot be cut, one that can in every way, and one in depth alone."""
+GROWN = GrownSettings.model_validate_json(json.dumps(GROWN_CONTENT))
+
+
+def grown(classes: int = 3) -> SearchSpace:
+    return GROWN.build(classes)
 
 
 def every_code(space: SearchSpace) -> Codes:

@@ -234,6 +234,7 @@ def _where(data: Any, location: tuple[int | str, ...], names_key: bool) -> str:
 def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set[str]:
     """Return keys that the settings at `path` inside `model` may have, where `data` is what was given for it."""
     models: list[type[BaseModel]] = [model]
+    items: list[ByKind] = []
     for part in path:
         outer = data
         # The name of a union's member is no part of the data.
@@ -242,6 +243,9 @@ def _keys(model: type[BaseModel], data: Any, path: tuple[int | str, ...]) -> set
         fields = [m.model_fields[part] for m in models if part in m.model_fields]
         if fields:
             models = [found for field in fields for found in _models_of(field, data, outer)]
+            items = [found for field in fields for found in _kinds_of_items(field.annotation)]
+        elif isinstance(part, int) and items:
+            models = [each.settings(data) for each in items]
     return {name for found in models for name in found.model_fields}
 
 
@@ -253,6 +257,13 @@ def _models_of(field: FieldInfo, data: Any, outer: Any) -> list[type[BaseModel]]
         if isinstance(each, BySibling):
             return [each.settings(outer.get(each.sibling))]
     return _models_in(field.annotation)
+
+
+def _kinds_of_items(annotation: Any) -> list[ByKind]:
+    """Return how the items of a tuple are told apart by their kinds, if they are."""
+    return [
+        each for item in get_args(annotation) for each in getattr(item, "__metadata__", ()) if isinstance(each, ByKind)
+    ]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

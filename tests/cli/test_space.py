@@ -18,6 +18,7 @@ from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings
 from nasdeploy.spaces import SPACES, load_space
 from tests.data.pictures import write_folder
+from tests.small_spaces import GROWN_CONTENT
 from tests.training.recipes import CONTENT
 
 A0 = {
@@ -143,6 +144,19 @@ def test_a_recipe_shows_its_own_table_with_the_classes_of_its_data() -> None:
     assert (result["space"], result["classes"], result["size"]) == ("tiny", 10, 32)
     assert shown(write_recipe("mine.yaml", space="cifar10"))["space"] == "cifar10"
     assert shown("mine.yaml", "--classes", "4")["classes"] == 4
+
+
+def test_a_grown_space_shows_what_may_be_cut_stage_by_stage() -> None:
+    lines = show(write_recipe("mine.yaml", space=GROWN_CONTENT)).splitlines()
+    assert lines[0].startswith("space small-grown (")
+    assert "for 10 classes: 48 architectures of " in lines[0]
+    assert [line.split() for line in lines[1:5]] == [
+        ["resolution", "9,12"],
+        ["depth", "1", "1,2,3", "1,2"],
+        ["kernel_size", "3", "3,5", "3"],
+        ["middle", "100", "50,100", "100"],
+    ]
+    assert [line.split()[0] for line in lines[5:]] == ["network", "smallest", "original", "largest"]
 
 
 def test_a_folders_classes_are_counted() -> None:

@@ -18,16 +18,19 @@ from nasdeploy.core.plan import Plan
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
 from tests.families.space import Writer
+from tests.small_spaces import GROWN
 
 CLASSES = 7
 
 
 def made(name: str, classes: int = CLASSES) -> SearchSpace:
-    """A shipped space, or the one that is nothing like them."""
+    """A shipped space, a small one of another kind, or the one that is nothing like them."""
+    if name == GROWN.name:
+        return GROWN.build(classes)
     return Writer(classes) if name == Writer.name else load_space(name, classes)
 
 
-LOADED = {name: made(name) for name in (*SPACES, Writer.name)}
+LOADED = {name: made(name) for name in (*SPACES, GROWN.name, Writer.name)}
 SEEDS = st.integers(0, 2**32)
 
 

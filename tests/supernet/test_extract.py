@@ -14,16 +14,19 @@ from nasdeploy.nn.network import Network
 from nasdeploy.spaces import SPACES, load_settings, load_space
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise
+from tests.small_spaces import GROWN
 
 ARCHS = 10
 """In each of the two layouts, which have different ones, beside the smallest and the largest network."""
-IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12}
+IMAGE_SIDE = {"alphanet": 64, "bignas": 64, "cifar10": 32, "digits": 12, GROWN.name: 12}
 RESOLUTIONS = {"alphanet": (48, 56, 64, 72), "bignas": (48, 56, 72, 80)}
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def at_resolutions(name: str) -> SearchSpace:
     """The space; for photographs with resolutions that a test can afford."""
+    if name == GROWN.name:
+        return GROWN.build(10)
     if name not in RESOLUTIONS:
         return load_space(name, 10)
     table = load_settings(name).model_copy(update={"resolution": RESOLUTIONS[name], "named": {}})
@@ -40,7 +43,7 @@ def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [*SPACES, GROWN.name])
 def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     space = at_resolutions(name)
     torch.manual_seed(0)

@@ -8,42 +8,17 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.importance import CRITERIA, sort_channels
 from nasdeploy.supernet.supernet import Supernet, extract
 from tests.families.families import registered
 from tests.families.space import Writer
 from tests.nn.reference import randomise
-from tests.small_spaces import two_stages
+from tests.small_spaces import grown, two_stages
 
-ROW = {"kind": "inverted-residual", "out_channels": 8, "kernel_size": 3, "stride": 1, "activation": "relu6"}
-GROWN = parse(
-    GrownSettings,
-    {
-        "kind": "grown",
-        "name": "sorted",
-        "resolution": [12],
-        "stem": {"kind": "stem", "out_channels": 8, "kernel_size": 3, "stride": 2, "activation": "relu6"},
-        "stages": [
-            {"blocks": [ROW | {"mid_channels": 8, "se_channels": 0}]},
-            {
-                "blocks": [
-                    ROW | {"mid_channels": 32, "se_channels": 0, "stride": 2},
-                    ROW | {"mid_channels": 48, "se_channels": 4, "repeat": 2},
-                ],
-                "depth": [1, 3],
-                "middle": [50, 100],
-            },
-        ],
-        "head": {"kind": "classifier", "classes": 3, "activation": "relu6", "conv_channels": 16},
-    },
-    "space",
-)
-SPACES = {"grown": lambda: GROWN.build(3), "table": two_stages}
-IN_ORDER = tuple(f"stage2_block{number}" for number in (1, 2, 3))
+SPACES = {"grown": grown, "table": two_stages}
+IN_ORDER = (*(f"stage2_block{number}" for number in (1, 2, 3)), "stage3_block1", "stage3_block2")
 """The slots with channels of their own."""
 
 
@@ -120,7 +95,7 @@ def known_importance(supernet: Supernet, criterion: str) -> Mapping[str, Tensor]
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_an_order_that_is_known_is_found(criterion: str) -> None:
-    supernet = supernet_of(GROWN.build(3))
+    supernet = supernet_of(grown())
     orders = known_importance(supernet, criterion)
     before = state(supernet)
     sort_channels(supernet, criterion, [images(64)])
@@ -137,7 +112,7 @@ def test_an_order_that_is_known_is_found(criterion: str) -> None:
 
 @pytest.mark.parametrize("criterion", ["projection", "activation", "variation"])
 def test_half_of_a_network_whose_other_half_is_dead_equals_the_largest(criterion: str) -> None:
-    supernet = supernet_of(GROWN.build(3))
+    supernet = supernet_of(grown())
     space = supernet.space
     with torch.no_grad():
         for name in IN_ORDER:
@@ -155,7 +130,7 @@ def test_half_of_a_network_whose_other_half_is_dead_equals_the_largest(criterion
 
 
 def test_channels_that_come_from_the_input_stay_where_they_are() -> None:
-    supernet = supernet_of(GROWN.build(3))
+    supernet = supernet_of(grown())
     before = state(supernet)
     sort_channels(supernet, "projection")
     after = supernet.state_dict()
@@ -193,7 +168,7 @@ def test_blocks_without_a_normalisation_are_not_sorted_by_its_scale() -> None:
 
 
 def test_what_cannot_be_sorted_by_is_refused() -> None:
-    supernet = supernet_of(GROWN.build(3))
+    supernet = supernet_of(grown())
     with pytest.raises(UserError, match="'activations'; did you mean 'activation'"):
         sort_channels(supernet, "activations")
     with pytest.raises(ValueError, match="at least one batch"):
