@@ -1,5 +1,6 @@
 """Blocks with concrete shapes, and the names that recipes have for those that existing networks are made of."""
 
+from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual
 from nasdeploy.core.plan import Block
@@ -7,6 +8,8 @@ from nasdeploy.core.plan import Block
 BLOCKS: dict[str, type[Block]] = {
     "stem": Stem,
     "inverted-residual": InvertedResidual,
+    "fused-inverted-residual": FusedInvertedResidual,
+    "convolution": ConvBlock,
     "classifier": ClassifierHead,
 }
 """The class of each kind of block in the table of an existing network; a new one also needs a family."""

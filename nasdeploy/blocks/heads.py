@@ -104,9 +104,13 @@ class ClassifierHead(Block):
     conv_channels: int = 0
     """The outputs of the convolution before pooling; 0 without it."""
     hidden_channels: int = 0
-    """The outputs of the layer with bias after pooling; 0 without it."""
+    """The outputs of the layer after pooling; 0 without it."""
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
+    hidden_bias: bool = True
+    """Whether the layer after pooling has a bias."""
+    hidden_norm: bool = False
+    """Whether the layer after pooling is followed by batch normalisation, before its activation (MobileNet v4)."""
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:
@@ -138,7 +142,8 @@ class ClassifierHead(Block):
     def params(self) -> int:
         """The parameters of all layers and of the normalisation."""
         conv = self.conv_channels * (self.in_channels + 2)
-        return conv + (self.pooled + 1) * self.hidden_channels + (self.features + 1) * self.classes
+        hidden = self.hidden_channels * (self.pooled + int(self.hidden_bias) + 2 * int(self.hidden_norm))
+        return conv + hidden + (self.features + 1) * self.classes
 
     @property
     def live(self) -> int:

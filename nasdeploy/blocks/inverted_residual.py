@@ -77,6 +77,8 @@ class InvertedResidual(Block):
     """The padding of the depthwise convolution."""
     expansion: Expansion = "unless-equal"
     """Whether there is an expansion where the middle has as many channels as the input."""
+    out_activation: Activation | Literal["none"] = "none"
+    """The activation after the projection, before a sum with the input: MobileNet v1's and LCNet's blocks have one."""
 
     @property
     def inputs(self) -> tuple[TensorType, ...]:

@@ -268,6 +268,7 @@ _WRITERS: Mapping[Any, Callable[..., str]] = {
     F.batch_norm: _batch_norm,
     F.silu: _silu,
     F.relu: lambda recorder, x, inplace=False: recorder.node("Relu", x),
+    F.relu6: lambda recorder, x, inplace=False: recorder.node("Clip", x, torch.tensor(0.0), torch.tensor(6.0)),
     F.hardswish: lambda recorder, x, inplace=False: recorder.node("HardSwish", x),
     F.hardsigmoid: lambda recorder, x, inplace=False: recorder.node("HardSigmoid", x, alpha=1 / 6, beta=0.5),
     torch.sigmoid: lambda recorder, x: recorder.node("Sigmoid", x),

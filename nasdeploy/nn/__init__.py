@@ -6,10 +6,12 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
+from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
+from nasdeploy.nn.convolutions import ConvBlockFamily, FusedInvertedResidualFamily
 from nasdeploy.nn.functional import Middle
 from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
@@ -57,6 +59,8 @@ FAMILIES: dict[type[Block], Family] = {
     Stem: StemFamily(),
     InvertedResidual: InvertedResidualFamily(),
     MBConv: InvertedResidualFamily(),
+    FusedInvertedResidual: FusedInvertedResidualFamily(),
+    ConvBlock: ConvBlockFamily(),
     PoolHead: PoolHeadFamily(),
     ClassifierHead: ClassifierHeadFamily(),
 }

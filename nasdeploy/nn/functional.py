@@ -211,6 +211,14 @@ def centre_crop(weight: Tensor, channels: int, kernel_size: int) -> Tensor:
     return weight
 
 
+def centre_taps(weight: Tensor, kernel_size: int) -> Tensor:
+    """Return the central taps of a weight `[out, in, k, k]`, contiguous, the weight itself if these are all."""
+    margin = (weight.shape[-1] - kernel_size) // 2
+    if not margin:
+        return weight
+    return weight[:, :, margin : margin + kernel_size, margin : margin + kernel_size].contiguous()
+
+
 def drop_connect(x: Tensor, rate: float) -> Tensor:
     """Zero whole samples of `[N, ...]` with probability `rate`; the others are scaled by 1 / (1 - rate)."""
     if rate == 0.0:

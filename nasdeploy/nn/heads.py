@@ -15,6 +15,7 @@ from nasdeploy.nn.functional import (
     BatchNormFamily,
     Context,
     ConvTensors,
+    NormTensors,
     batch_norm,
     pad_and_convolve,
     slice_matrix,
@@ -115,15 +116,24 @@ class ClassifierHeadWeights(nn.Module):
         conv, hidden = first.conv_channels, first.hidden_channels
         self.conv = nn.Conv2d(first.in_channels, conv, 1, bias=False) if conv else None
         self.conv_norm = _norm(conv, first.bn_eps) if conv else None
-        self.hidden = nn.Linear(first.pooled, hidden) if hidden else None
+        self.hidden = nn.Conv2d(first.pooled, hidden, 1, bias=first.hidden_bias) if hidden else None
+        self.hidden_norm = _norm(hidden, first.bn_eps) if hidden and first.hidden_norm else None
         self.classifier = nn.Linear(first.features, first.classes)
 
 
+class HiddenTensors(NamedTuple):
+    """The layer between pooling and classifier, a 1x1 convolution."""
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: NormTensors | None
+
+
 class ClassifierHeadTensors(NamedTuple):
-    """Everything that one head computes with: matrices and their biases."""
+    """Everything that one head computes with."""
 
     conv: ConvTensors | None
-    hidden: tuple[Tensor, Tensor] | None
+    hidden: HiddenTensors | None
     classifier: tuple[Tensor, Tensor]
 
 
@@ -139,7 +149,8 @@ class ClassifierHeadFamily(BatchNormFamily):
         if weights.conv is not None and weights.conv_norm is not None:
             conv = ConvTensors(weights.conv.weight, slice_norm(weights.conv_norm, block.conv_channels))
         if weights.hidden is not None:
-            hidden = weights.hidden.weight, weights.hidden.bias
+            norm = slice_norm(weights.hidden_norm, block.hidden_channels) if weights.hidden_norm is not None else None
+            hidden = HiddenTensors(weights.hidden.weight, weights.hidden.bias, norm)
         return ClassifierHeadTensors(conv, hidden, (weights.classifier.weight, weights.classifier.bias))
 
     @staticmethod
@@ -149,9 +160,13 @@ class ClassifierHeadFamily(BatchNormFamily):
         if tensors.conv is not None:
             x = F.conv2d(x, tensors.conv.weight)
             x = activation(batch_norm(x, tensors.conv.norm, context.statistics, block.bn_eps))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        x = F.adaptive_avg_pool2d(x, 1)
         if tensors.hidden is not None:
-            x = activation(F.linear(x, *tensors.hidden))
+            x = F.conv2d(x, tensors.hidden.weight, tensors.hidden.bias)
+            if tensors.hidden.norm is not None:
+                x = batch_norm(x, tensors.hidden.norm, context.statistics, block.bn_eps)
+            x = activation(x)
+        x = x.flatten(1)
         if context.drop:
             x = F.dropout(x, context.drop)
         return F.linear(x, *tensors.classifier)

@@ -7,7 +7,7 @@ Widths are leading channels. Smaller kernels are what the slot's sharing rule sa
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,18 @@ def zero_last_scales(module: nn.Module) -> None:
             nn.init.zeros_(weights.project_norm.weight)
 
 
+class Squeezing(Protocol):
+    """What a block with squeeze-and-excitation says of it."""
+
+    @property
+    def gate(self) -> str:
+        """The name of what makes the factors."""
+
+    @property
+    def se_activation(self) -> str:
+        """The name of the activation between the two convolutions."""
+
+
 class SqueezeTensors(NamedTuple):
     """The two convolutions of squeeze-and-excitation."""
 
@@ -119,7 +131,7 @@ class InvertedResidualFamily(BatchNormFamily):
             expand = ConvTensors(slice_matrix(weights.expand.weight, mid, inside), slice_norm(weights.expand_norm, mid))
         if block.se_channels:
             assert weights.reduce is not None and weights.restore is not None
-            squeeze = _slice_squeeze(weights.reduce, weights.restore, mid, block.se_channels)
+            squeeze = slice_squeeze(weights.reduce, weights.restore, mid, block.se_channels)
         if block.projects_shortcut:
             assert weights.shortcut is not None
             shortcut = slice_matrix(weights.shortcut.weight, out, inside)
@@ -161,8 +173,10 @@ class InvertedResidualFamily(BatchNormFamily):
         y = pad_and_convolve(y, tensors.depthwise.weight, block.stride, block.margins, block.mid_channels)
         y = activation(batch_norm(y, tensors.depthwise.norm, statistics, eps))
         if tensors.squeeze is not None:
-            y = _squeeze_and_excite(block, y, tensors.squeeze)
+            y = squeeze_and_excite(block, y, tensors.squeeze)
         y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics, eps)
+        if block.out_activation != "none":
+            y = ACTIVATIONS[block.out_activation](y)
         if context.drop and block.identity:
             y = drop_connect(y, context.drop)
         return y + _shortcut(block, tensors.shortcut, x) if block.residual else y
@@ -184,7 +198,8 @@ def _kernel(weights: InvertedResidualWeights, channels: int, kernel_size: int) -
     return weight
 
 
-def _slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: int) -> SqueezeTensors:
+def slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: int) -> SqueezeTensors:
+    """Return leading channels of both convolutions, `mid` outside and `squeezed` between them."""
     assert reduce.bias is not None and restore.bias is not None
     return SqueezeTensors(
         slice_matrix(reduce.weight, squeezed, mid),
@@ -194,7 +209,7 @@ def _slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: in
     )
 
 
-def _squeeze_and_excite(block: InvertedResidual, x: Tensor, tensors: SqueezeTensors) -> Tensor:
+def squeeze_and_excite(block: Squeezing, x: Tensor, tensors: SqueezeTensors) -> Tensor:
     """Scale the channels of `[N, channels, H, W]` by a gate computed from their means."""
     gate = F.adaptive_avg_pool2d(x, 1)
     gate = ACTIVATIONS[block.se_activation](F.conv2d(gate, tensors.reduce, tensors.reduce_bias))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.convert import model_for
@@ -26,8 +27,14 @@ BLOCKS = {
     "se-hswish": MBConv(8, 16, 16, kernel_size=5, expand_ratio=6, stride=1, se=True, activation="hswish"),
     "efficientnet": InvertedResidual(9, 16, 16, 5, 48, 2, 8, "swish", "none", "sigmoid", "swish", 1e-3, "same"),
     "mobilenet": InvertedResidual(8, 16, 16, 3, 40, 1, 16, "hswish", bn_eps=1e-3),
+    "mobilenet-v1": InvertedResidual(9, 16, 24, 3, 16, 2, 0, "relu6", "none", out_activation="relu6"),
+    "fused": FusedInvertedResidual(9, 16, 24, 3, 48, 2, 0, "relu", bn_eps=1e-3, padding="same"),
+    "fused-se": FusedInvertedResidual(8, 16, 16, 3, 40, 1, 8, "swish", se_activation="swish"),
+    "convolution": ConvBlock(9, 16, 24, 3, 2, "swish", bn_eps=1e-3, padding="same"),
+    "convolution-residual": ConvBlock(8, 16, 16, 3, 1, "hswish", "identity"),
     "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),
     "classifier": ClassifierHead(4, 24, 10, "relu6", conv_channels=32, hidden_channels=40, bn_eps=1e-3),
+    "classifier-norm": ClassifierHead(4, 24, 10, "hswish", hidden_channels=40, hidden_bias=False, hidden_norm=True),
     "linear": Lift(6, 4, 16),
     "perceptron": Mix(6, 16, 4),
     "mean": Summary(6, 16),

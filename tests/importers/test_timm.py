@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasdeploy.core.settings import parse
 from nasdeploy.importers import IMPORTERS
-from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.supernet.supernet import Supernet, extract
+from tests.nn.reference import randomise
 
 
 def grown(found, resolution):
@@ -18,11 +18,23 @@ def grown(found, resolution):
     return parse(GrownSettings, content, "imported").build(found.classes)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf_efficientnet_lite0",
+        "efficientnet_b0",
+        "mobilenetv1_100",
+        "mobilenetv2_035",
+        "tf_mobilenetv3_small_075",
+        "lcnet_035",
+        "test_efficientnet",
+        "fbnetv3_b",
+    ],
+)
 def test_the_largest_network_is_the_original(name):
     torch.manual_seed(0)
     model = IMPORTERS["timm"].model(name)
-    randomise_norms(model)
+    randomise(model)
     found = IMPORTERS["timm"].read(model.eval(), name)
     space = grown(found, 96)
     supernet = Supernet(space)

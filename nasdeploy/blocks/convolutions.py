@@ -1,0 +1,143 @@
+"""Blocks whose spatial convolution mixes channels: one by itself, and one in place of expansion and depthwise."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from nasdeploy.blocks.inverted_residual import Activation, Gate, Padding, margins, percent_of, strided
+from nasdeploy.core.plan import Block, TensorType
+
+PlainShortcut = Literal["none", "identity"]
+"""A sum with the input where shapes allow it (`identity`), or no sum."""
+
+
+@dataclass(frozen=True)
+class ConvBlock(Block):
+    """Convolution, batch normalisation, activation, and maybe a shortcut.
+
+    `[in_channels, side, side] -> [out_channels, side / stride, ...]`. MobileNet v3 ends with one of kernel size 1,
+    EfficientNet v2 begins with some of 3.
+    """
+
+    side: int
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    activation: Activation
+    shortcut: PlainShortcut = "none"
+    """The sum is that of the activation and the input."""
+    bn_eps: float = 1e-5
+    """What batch normalisation adds to the variance."""
+    padding: Padding = "symmetric"
+
+    @property
+    def inputs(self) -> tuple[TensorType, ...]:
+        """The type of the feature map."""
+        return (TensorType((self.in_channels, self.side, self.side)),)
+
+    @property
+    def output(self) -> TensorType:
+        """The type of the feature map."""
+        side = strided(self.side, self.stride)
+        return TensorType((self.out_channels, side, side))
+
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.shortcut == "identity" and self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """The rows (and columns) of zeros before and after the input of the convolution."""
+        return margins(self.side, self.kernel_size, self.stride, self.padding)
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates of the convolution."""
+        return self.output.elements * self.in_channels * self.kernel_size**2
+
+    @property
+    def params(self) -> int:
+        """The parameters of the convolution, which has no bias, and of its normalisation."""
+        return self.out_channels * (self.in_channels * self.kernel_size**2 + 2)
+
+    def cut(self, kernel_size: int, middle: int) -> Self:
+        """Return the block with a kernel of at most `kernel_size`; it has no middle."""
+        return replace(self, kernel_size=min(self.kernel_size, kernel_size))
+
+
+@dataclass(frozen=True)
+class FusedInvertedResidual(Block):
+    """Convolution that expands, squeeze-and-excitation, projection 1x1, and a shortcut.
+
+    `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
+    the first one also by the activation. EfficientNet-EdgeTPU (Gupta and Akin 2020) and EfficientNet v2 (Tan and Le
+    2021, figure 2) have it in early stages, where it is faster than an expansion and a depthwise convolution.
+    """
+
+    side: int
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    mid_channels: int
+    """The channels between expansion and projection."""
+    stride: int
+    se_channels: int
+    """The channels in the middle of squeeze-and-excitation; 0 without it."""
+    activation: Activation
+    shortcut: PlainShortcut = "identity"
+    gate: Gate = "sigmoid"
+    """What squeeze-and-excitation makes its factors with."""
+    se_activation: Activation = "relu"
+    """The activation in the middle of squeeze-and-excitation."""
+    bn_eps: float = 1e-5
+    """What batch normalisation adds to the variance."""
+    padding: Padding = "symmetric"
+    """The padding of the expanding convolution."""
+
+    @property
+    def inputs(self) -> tuple[TensorType, ...]:
+        """The type of the feature map."""
+        return (TensorType((self.in_channels, self.side, self.side)),)
+
+    @property
+    def output(self) -> TensorType:
+        """The type of the feature map."""
+        side = strided(self.side, self.stride)
+        return TensorType((self.out_channels, side, side))
+
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.shortcut == "identity" and self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """The rows (and columns) of zeros before and after the input of the expanding convolution."""
+        return margins(self.side, self.kernel_size, self.stride, self.padding)
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates of both convolutions and of squeeze-and-excitation."""
+        spatial = self.in_channels * self.kernel_size**2 + self.out_channels
+        return self.mid_channels * (self.output.shape[1] ** 2 * spatial + 2 * self.se_channels)
+
+    @property
+    def params(self) -> int:
+        """The parameters of convolutions, their normalisations, and the biases of squeeze-and-excitation."""
+        mid, se = self.mid_channels, self.se_channels
+        squeeze = 2 * mid * se + se + mid if se else 0
+        return mid * (self.in_channels * self.kernel_size**2 + 2) + squeeze + self.out_channels * (mid + 2)
+
+    @property
+    def live(self) -> int:
+        """The most elements at once: where there is a shortcut, the input stays beside all that is computed from it."""
+        given, output = self.inputs[0].elements, self.output.elements
+        middle = self.mid_channels * self.output.shape[1] ** 2
+        after = max(2 * middle if self.se_channels else 0, middle + output, 2 * output if self.residual else 0)
+        return max(given + middle, after + given if self.residual else after)
+
+    def cut(self, kernel_size: int, middle: int) -> Self:
+        """Return the block with `middle` per cent of its middle channels, and a kernel of at most `kernel_size`."""
+        mid = percent_of(self.mid_channels, middle)
+        return replace(self, kernel_size=min(self.kernel_size, kernel_size), mid_channels=mid)
