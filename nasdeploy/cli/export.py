@@ -142,7 +142,7 @@ def describe(directory: Path, manifest: "BundleManifest") -> str:
     for artefact in manifest.artefacts:
         size = f"{artefact.bytes / 1e6:.2f} MB"
         lines.append(f"exported {directory / artefact.file.name} ({size})")
-        rows = [("network", network), *figures(artefact, manifest)]
+        rows = [("network", network), *_own_weights(manifest), *figures(artefact, manifest)]
         lines += [f"  {name:<10} {text}".rstrip() for name, text in rows]
     for each in manifest.embedded:
         lines.append(f"exported {directory / each.file.name} ({each.file.bytes / 1e6:.2f} MB), from uint8 images")
@@ -151,6 +151,13 @@ def describe(directory: Path, manifest: "BundleManifest") -> str:
             f"{each.images} test images (allowed {each.allowed:g}); other class for {each.changed}"
         )
     return "\n".join([*lines, f"manifest {directory / 'manifest.json'}"])
+
+
+def _own_weights(manifest: "BundleManifest") -> Iterator[tuple[str, str]]:
+    from nasdeploy.tasks import task_of
+
+    if manifest.origin.own is not None:
+        yield "weights", manifest.origin.own.text(task_of(manifest.task_name).metric)
 
 
 def emit_family(family: "ExportedFront", run: "Run", as_json: bool) -> None:

@@ -138,8 +138,11 @@ def verify(
         "passed": not found.problems,
         "images": typed(found.images),
         "models": found.to_json(),
+        "own_weights": found.own.model_dump(mode="json") if found.own else None,
     }
-    emit(result, as_json, lambda: "\n".join([f"{bundle}: sums are right", *map(typed, map(_verified, found.found))]))
+    own = [f"  weights: {found.own.text(found.metric)}"] if found.own else []
+    lines = [f"{bundle}: sums are right", *own, *map(typed, map(_verified, found.found))]
+    emit(result, as_json, lambda: "\n".join(lines))
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise CheckFailed(f"{bundle / found.problems[0]}{more}; copy the bundle again, or export again")

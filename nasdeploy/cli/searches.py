@@ -134,7 +134,8 @@ def _is_deployed(result: "SearchResult") -> bool:
 def _row(found: "NetworkRecord", result: "SearchResult") -> list[str]:
     costs = ["-" if (cost := found.in_unit(name)) is None else f"{cost:.4g}" for name in NETWORK_COSTS]
     latencies = [text for name in result.devices for text in _latency(found.latency[name])]
-    cells = [found.digest, result.metric.with_error(found.value, found.error), *costs, *latencies]
+    name = f"{found.digest} (original)" if found.original else found.digest
+    cells = [name, result.metric.with_error(found.value, found.error), *costs, *latencies]
     if _is_deployed(result):
         cells.append("-" if found.deployed_value is None else result.metric.number(found.deployed_value))
     return cells

@@ -35,7 +35,8 @@ from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.network import Network
 from nasdeploy.store.records import installed_versions
-from nasdeploy.supernet.evaluate import recalibrated
+from nasdeploy.supernet.evaluate import calibrate, laid_out_for_device
+from nasdeploy.supernet.networks import copied
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.image_data import ImageData
@@ -89,7 +90,7 @@ class ExportContext:
 
 @dataclass
 class Exporter:
-    """Exports sub-networks of a supernet, each proved on the test set."""
+    """Exports sub-networks of a supernet, each proved on the test set, or the network `own` of that architecture."""
 
     supernet: Supernet
     task: Task
@@ -100,6 +101,8 @@ class Exporter:
     target: ExportTarget
     origin: ExportOrigin
     progress: Progress
+    own: Network | None = None
+    """The network with weights of its own that is exported in place of the supernet's; None if there is none."""
 
     def export(self, arch: Arch, out: Path, jobs: Sequence[ExportJob], extras: Extras = _NONE) -> BundleManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
@@ -253,12 +256,12 @@ class Exporter:
         """The sub-network in evaluation mode on the CPU, and where its batch-norm statistics are from."""
         plan = self.supernet.space.plan(arch)
         if self.recalibration is None or not needs_calibration(plan):
-            return extract(self.supernet, arch).eval().cpu(), OWN_STATISTICS
+            return self._extracted(arch).eval().cpu(), OWN_STATISTICS
         size, count = self.recalibration.batch_size, self.recalibration.batches
         batches = self.data.calibration(size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
             images = (inputs[0] for inputs in _counted(batches(plan), task))
-            network = recalibrated(self.supernet, arch, images)
+            network = calibrate(laid_out_for_device(self._extracted(arch)), images)
         asked = min(size, self.data.train_samples)
         facts = Recalibration(
             batch_size=asked,
@@ -268,6 +271,12 @@ class Exporter:
             unreadable=asked * count - batches.samples,
         )
         return network.to(device="cpu").to(memory_format=torch.contiguous_format), facts
+
+    def _extracted(self, arch: Arch) -> Network:
+        """Return a copy of the network with its weights, where the supernet is."""
+        if self.own is None:
+            return extract(self.supernet, arch)
+        return copied(self.own).to(next(self.supernet.parameters()).device)
 
 
 def _source(job: ExportJob, part: str, context: ExportContext) -> Source:

@@ -16,6 +16,7 @@ from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.networks import OwnWeights
 from nasdeploy.store.records import DataFacts, parse_record, read_object
 from nasdeploy.store.run import ClassName
 from nasdeploy.tasks.classification import Classification
@@ -90,6 +91,13 @@ class ExportOrigin(Settings):
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
     weights: WeightsFacts | None = None
     """The weights of the supernet; None in exports of earlier versions."""
+    own: OwnWeights | None = None
+    """The weights that the network has of its own, in place of the supernet's; None if it has none."""
+
+    @model_serializer(mode="wrap")
+    def _of_supernet(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of JSON what networks with the supernet's weights do not have."""
+        return without(serialise(self), "own")
 
 
 class Quantisation(Settings):

@@ -135,6 +135,8 @@ class SearchFacts:
     settings: SearchSettings
     unreadable: int
     """Held-out samples that could not be read."""
+    original: Arch | None = None
+    """The architecture of the run's original, which was scored with weights of its own; None if it has none."""
 
 
 def result_of(
@@ -154,6 +156,7 @@ def result_of(
 
     def found(candidate: Candidate) -> NetworkRecord:
         made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
+        made = made.model_copy(update={"original": candidate.arch == facts.original})
         there = deployed.get(candidate.arch)
         return made if there is None else made.model_copy(update={"deployed_value": there.score.value})
 

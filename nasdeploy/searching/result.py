@@ -53,6 +53,8 @@ class NetworkRecord(Settings):
     deployed_value: float | None = None
     """The score of the network in the first device's precision, as its runtime computes it; None where that was not
     measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
+    original: bool = False
+    """Whether it is the run's original, with weights of its own; left out of JSON if it is not."""
     costs: dict[str, int | float]
     """The network's costs by the names of `COSTS`: counts, and everything else in the cost's unit."""
     latency: dict[str, LatencyRecord] = Field(default_factory=dict)
@@ -73,7 +75,10 @@ class NetworkRecord(Settings):
 
     @model_serializer(mode="wrap")
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return spread(handler(self), "costs", {name: key for name, key in _NETWORK_KEYS.items() if name in self.costs})
+        fields = handler(self)
+        if not self.original:
+            fields.pop("original", None)
+        return spread(fields, "costs", {name: key for name, key in _NETWORK_KEYS.items() if name in self.costs})
 
     def in_unit(self, name: str) -> float | None:
         """Return a cost in its unit; None in results of versions that did not know it."""

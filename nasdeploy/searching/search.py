@@ -196,6 +196,9 @@ class Search:
     """What the strategy may use beside the problem."""
     deploy: Deploy = lambda archs: {}
     """Asked for finalists that meet the budget, which are ranked by its answers."""
+    candidates: tuple[Arch, ...] = ()
+    """The architectures that are evaluated in any case, whatever the strategy proposes, if they are within the
+    budget."""
     _predictor: FittedPredictor | None = None
     _timings: dict[str, dict[Arch, Timing]] = field(default_factory=dict)
 
@@ -284,6 +287,8 @@ class Search:
                 task.advance(note=f"{metric.name} {score.text}{stopped}")
 
             evaluate = Evaluating(self.scoring, self.evaluations, self.settings.halving, done, self._say)
+            if given := self._given(problem):
+                evaluate(given)
             strategy = STRATEGIES[self.settings.strategy]
             strategy.run(problem, evaluate, self.settings, generator(self.seed, "search", number), context)
         known = self._known(problem)
@@ -291,6 +296,13 @@ class Search:
             evaluate.completed(stopped)
             known = self._known(problem)
         return [candidate for candidate in known if candidate.evaluation.whole]
+
+    def _given(self, problem: Problem) -> list[Arch]:
+        """Return those of the given candidates that are within the budget."""
+        if not self.candidates:
+            return []
+        costs = problem.named(problem.costs(self.space.encode(self.candidates)))
+        return [arch for arch, each in zip(self.candidates, costs, strict=True) if problem.allows(each)]
 
     def _keep_predictor(self, fitted: FittedPredictor) -> None:
         self._predictor = fitted

@@ -67,21 +67,38 @@ class NetworkFacts(Settings):
     """The score with its own weights; None where that was not measured."""
 
 
-class KeptNetworkRecord(NetworkFacts):
+class OwnWeights(NetworkFacts):
+    """What weights of its own a network has."""
+
+    sha256: str = Field(pattern=_SHA256)
+    """The sum of the file that the run keeps them in."""
+
+    def text(self, metric: Metric) -> str:
+        """Return what they are, and what they are worth, for people."""
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        if self.kind == "original":
+            return f"its own, those of the pretrained original after {epochs} on the run's data"
+        return f"its own, fine-tuned for {epochs}{self._gained(metric)}"
+
+    def _gained(self, metric: Metric) -> str:
+        if self.before is None or self.after is None:
+            return ""
+        before, after = (metric.text(score.value) for score in (self.before, self.after))
+        return f": {metric.name} on {self.after.samples} held-out {metric.samples} {after}, before {before}"
+
+
+class KeptNetworkRecord(OwnWeights):
     """What stands beside the weights of a kept network."""
 
     schema_version: Literal[1] = 1
     digest: str
     """The architecture's."""
     arch: dict[str, Any]
-    sha256: str = Field(pattern=_SHA256)
-    """The sum of the file of its weights."""
 
     @property
-    def text(self) -> str:
-        """What its weights are, for people."""
-        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
-        return f"original, {epochs}" if self.kind == "original" else f"fine-tuned for {epochs}"
+    def own_weights(self) -> OwnWeights:
+        """What weights it has, without the network."""
+        return OwnWeights(**self.model_dump(include=set(OwnWeights.model_fields)))
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,14 @@ def kept_network(run: Run, kind: NetworkKind, digest: str) -> KeptNetwork | None
 def kept_networks(run: Run, kind: NetworkKind) -> list[KeptNetwork]:
     """Return all networks of a kind that a run keeps, by digest; raises `UserError` if a record is damaged."""
     return [_read(directory) for directory in sorted(networks_directory(run).glob(f"{kind}-*")) if directory.is_dir()]
+
+
+def own_network(run: Run, arch: Arch) -> KeptNetwork | None:
+    """Return the network that is delivered of an architecture if it has weights of its own, the fine-tuned ones first.
+
+    Raises `UserError` if its record is damaged.
+    """
+    return kept_network(run, "finetuned", arch.digest) or kept_network(run, "original", arch.digest)
 
 
 def kept_original(run: Run) -> KeptNetwork | None:

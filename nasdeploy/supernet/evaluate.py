@@ -4,7 +4,8 @@ Training, search and export recalibrate in the same way; the score that an expor
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from nasdeploy.core.score import Score
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.functional import Context, Statistics
 from nasdeploy.nn.network import Network, PartRunner, fit_images, layout_for
+from nasdeploy.supernet.networks import copied
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.task import Batch, Inputs, Task
 
@@ -100,11 +102,11 @@ def recalibrated(
 
     It is in the layout that is fastest there. See `calibrate` for `drive`.
     """
-    return calibrate(_extracted(supernet, arch), batches, drive)
+    return calibrate(laid_out_for_device(extract(supernet, arch)), batches, drive)
 
 
-def _extracted(supernet: Supernet, arch: Arch) -> Network:
-    network = extract(supernet, arch)
+def laid_out_for_device(network: Network) -> Network:
+    """Return the network in the layout that is fastest where it is."""
     return network.to(memory_format=layout_for(_device(network)))
 
 
@@ -122,7 +124,8 @@ class Evaluator:
     """Scores architectures of a supernet, all with the same calibration batches and the same samples.
 
     Both passes are started once for each architecture. Where a batch does not fit into the memory of a GPU it is
-    halved; calibration's batches are never divided, because their statistics depend on it.
+    halved; calibration's batches are never divided, because their statistics depend on it. Networks that have weights
+    of their own are scored with these, recalibrated like all others.
     """
 
     def __init__(
@@ -133,22 +136,24 @@ class Evaluator:
         batches: Scored,
         samples: int = 0,
         unreadable: int = 0,
+        own: Mapping[Arch, Network] = MappingProxyType({}),
     ) -> None:
         """Keep what architectures are scored with.
 
         `samples` is how many there are; 0 if it is not known, or they cannot be divided. `unreadable` is how many were
-        left out beside them, because they cannot be read.
+        left out beside them, because they cannot be read. `own` are networks that have weights of their own.
         """
         self.task, self.samples, self.unreadable = task, samples, unreadable
         self._supernet, self._calibration, self._batches = supernet, calibration, batches
+        self.own = own
         self._at_once: dict[Hashable, int] = {}
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
 
     def network(self, arch: Arch) -> Network:
         """Return the recalibrated sub-network, in evaluation mode; one without running statistics needs no pass."""
-        plan = self._supernet.space.plan(arch)
-        batches = self._calibration(plan) if needs_calibration(plan) else ()
-        return recalibrated(self._supernet, arch, batches, self.task.outputs)
+        network = self._extracted(arch)
+        batches = self._calibration(network.plan) if needs_calibration(network.plan) else ()
+        return calibrate(network, batches, self.task.outputs)
 
     def __call__(self, arch: Arch, first: int = 0, end: int | None = None) -> Score:
         """Return the score of one architecture on the samples from `first` up to `end`, by default on all.
@@ -169,9 +174,14 @@ class Evaluator:
 
     def _again(self, arch: Arch) -> Network:
         """Return the sub-network with the statistics that were remembered."""
-        network = _extracted(self._supernet, arch)
+        network = self._extracted(arch)
         network.load_state_dict(self._statistics.pop(arch), strict=False)
         return network.eval()
+
+    def _extracted(self, arch: Arch) -> Network:
+        """Return a copy of the network of its own, or of the supernet's, where that is computed fastest."""
+        own = self.own.get(arch)
+        return laid_out_for_device(extract(self._supernet, arch) if own is None else copied(own))
 
 
 _MOST_REMEMBERED = 1024

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Plan
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import Network
 from nasdeploy.store.files import replacing_directory, write_json
@@ -22,6 +23,7 @@ from nasdeploy.store.networks import (
     network_directory,
 )
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.weights import uncomputable
 
 
@@ -65,8 +67,7 @@ def load_network(kept: KeptNetwork, space: SearchSpace) -> Network:
         state = load_file(kept.weights)
     except (SafetensorError, OSError, ValueError, LookupError):
         raise UserError(f"{kept.weights}: damaged, or no safetensors; {REMEDY}") from None
-    with torch.device("meta"):
-        network = Network(plan)
+    network = _empty(plan)
     if (difference := _difference(network, state)) is not None:
         raise UserError(f"{kept.weights}: does not fit its architecture, {difference}; {REMEDY}")
     if (defect := uncomputable(state)) is not None:
@@ -74,6 +75,20 @@ def load_network(kept: KeptNetwork, space: SearchSpace) -> Network:
     network.to_empty(device="cpu")
     network.load_state_dict(state)
     return network.eval()
+
+
+def copied(network: Network) -> Network:
+    """Return a network of the same plan with copies of the weights, where they are and in the same mode."""
+    first = next(network.parameters())
+    copy = _empty(network.plan).to(first.dtype).to_empty(device=first.device)
+    copy.load_state_dict(network.state_dict())
+    return copy.train(network.training)
+
+
+def _empty(plan: Plan) -> Network:
+    """Return a network without memory for its tensors."""
+    with torch.device("meta"):
+        return Network(plan)
 
 
 def _difference(network: Network, state: dict[str, Tensor]) -> str | None:
@@ -88,3 +103,9 @@ def _difference(network: Network, state: dict[str, Tensor]) -> str | None:
         if (own.shape, own.dtype) != (given.shape, given.dtype):
             return f"{name} is {given.dtype} {list(given.shape)}, not {own.dtype} {list(own.shape)}"
     return None
+
+
+def inherit(supernet: Supernet, network: Network) -> None:
+    """Give a supernet whose only architecture is that of `network` (`FixedSpace`) all of the network's weights."""
+    for slot, weights in supernet.weights.items():
+        weights.load_state_dict(network.block(slot).weights.state_dict())

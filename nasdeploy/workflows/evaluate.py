@@ -164,6 +164,8 @@ class _Found:
 
     regimes: Regimes
     unreadable: int
+    original: str | None
+    """The digest of the network that was scored with weights of its own; None where there is none."""
 
 
 def evaluate(comparison: Comparison, out: Path | None, progress: Progress) -> dict[str, Any]:
@@ -207,7 +209,8 @@ def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
         else:
             database = _beside(out, run.search_database, f"{run.path.name}-{supernet}")
         with Evaluations(database, supernet, task_of(recipe.task).metric) as evaluations:
-            return _Found(_evaluated(contender, evaluator, evaluations, progress), evaluator.unreadable)
+            regimes = _evaluated(contender, evaluator, evaluations, progress)
+            return _Found(regimes, evaluator.unreadable, next((arch.digest for arch in evaluator.own), None))
 
 
 def _beside(out: Path, database: Path, name: str) -> Path:
@@ -242,6 +245,7 @@ def _entry(contender: Contender, found: _Found) -> dict[str, Any]:
         "space": contender.space.digest,
         "weights": contender.weights.facts.model_dump(),
         "unreadable": found.unreadable,
+        "original": found.original,
         "regimes": [asdict(box) if box else None for box in boxes],
         "networks": [
             _network(contender.space, arch, evaluation)

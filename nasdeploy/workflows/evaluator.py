@@ -6,7 +6,7 @@ latency is measured; an export may keep some in fp32.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,15 +27,17 @@ from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.conversions import Conversions, scoring_device
 from nasdeploy.exporting.deliverables import examples_of
 from nasdeploy.exporting.record import Disagreement, logits_of
-from nasdeploy.nn.network import compute_device, fit_images, set_threads
+from nasdeploy.nn.network import Network, compute_device, fit_images, set_threads
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Session
 from nasdeploy.searching.search import Deploy, Evaluating
 from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.evaluations import Evaluation, Evaluations
+from nasdeploy.store.networks import KeptNetwork, kept_original
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.supernet.networks import load_network
 from nasdeploy.supernet.supernet import input_side
 from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.tasks import task_of
@@ -46,7 +48,8 @@ from nasdeploy.workflows.resume import open_data_of
 def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) -> Evaluator:
     """Return what scores architectures of a run's supernet on the training samples that are held out for the search.
 
-    Raises `UserError` for damaged weights, and for data that is missing or not that of the run.
+    The run's original, if it has one, is scored with its own weights. Raises `UserError` for damaged weights, and for
+    data that is missing or not that of the run.
     """
     set_threads(recipe.train.threads)
     task, settings, device = task_of(recipe.task), recipe.recalibration, compute_device()
@@ -58,7 +61,14 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     held_out = data.held_out(recipe.search.batch_size, seed, device, memory)
     samples = len(held_out) if task.metric.is_mean else 0
     supernet = load_supernet(weights, space).to(device)
-    return Evaluator(supernet, task, calibration, held_out, samples, held_out.unreadable)
+    own = {arch: network.to(device) for arch, network in _original(run, space)}
+    return Evaluator(supernet, task, calibration, held_out, samples, held_out.unreadable, own)
+
+
+def _original(run: Run, space: SearchSpace) -> Iterator[tuple[Arch, Network]]:
+    """Yield the run's original by its architecture, if it has one; raises `UserError` if that is damaged."""
+    if (kept := kept_original(run)) is not None:
+        yield kept.arch(space), load_network(kept, space)
 
 
 def supernet_of(run: Run, recipe: Recipe, weights: WeightsFacts) -> str:
@@ -69,11 +79,14 @@ def supernet_of(run: Run, recipe: Recipe, weights: WeightsFacts) -> str:
     begun_with, data = recipe_of(run).data, recipe.data
     if isinstance(data, DataSettings) and isinstance(begun_with, DataSettings):
         data = data.model_copy(update={"on_unreadable": begun_with.on_unreadable})
-    return supernet_id(recipe.model_copy(update={"data": data}), weights)
+    return supernet_id(recipe.model_copy(update={"data": data}), weights, kept_original(run))
 
 
-def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:
-    """Return a digest that changes with the weights and with everything else that a score depends on."""
+def supernet_id(recipe: Recipe, weights: WeightsFacts, original: KeptNetwork | None = None) -> str:
+    """Return a digest that changes with the weights and with everything else that a score depends on.
+
+    `original` is the run's network that is scored with its own weights, if there is one.
+    """
     conditions = [
         weights.sha256,
         recipe.seed,
@@ -82,6 +95,8 @@ def supernet_id(recipe: Recipe, weights: WeightsFacts) -> str:
         # earlier evaluations those of another supernet.
         recipe.data.model_dump(mode="json", exclude={"path", "workers", "max_pixels"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
+        # None where there is no such network, as in all runs of earlier versions.
+        *([] if original is None else [original.record.sha256]),
     ]
     return sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -23,6 +23,7 @@ from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.spaces.resolve import resolve_arch
 from nasdeploy.store.checkpoints import Weights, trained_weights
 from nasdeploy.store.evaluations import known_architectures
+from nasdeploy.store.networks import KeptNetwork, own_network
 from nasdeploy.store.run import Run
 from nasdeploy.tasks import task_of
 
@@ -45,6 +46,14 @@ class ExportRequest:
     table: LatencyTable | None
     budget: dict[str, float]
     weights: Weights
+
+    @property
+    def own(self) -> KeptNetwork | None:
+        """The network of the architecture that the run keeps with weights of its own; None if it has the supernet's.
+
+        Raises `UserError` if that is damaged.
+        """
+        return own_network(self.run, self.arch)
 
 
 def request_export(run: Run, recipe: Recipe, text: str | None, device: str | None, progress: Progress) -> ExportRequest:
@@ -138,14 +147,18 @@ def export(
     """
     from nasdeploy.exporting.export import Exporter
     from nasdeploy.nn.network import compute_device
+    from nasdeploy.supernet.networks import load_network
     from nasdeploy.supernet.weights import load_supernet
 
     run, recipe = request.run, request.recipe
     task = task_of(recipe.task)
+    own = request.own
     directory = out or run.exports / request.arch.digest
     with run.reading() as kept:
         if not kept and out is None:
             raise UserError(f"{run.path}: is read-only; say with `out=DIR` where the models go")
+        if own is not None:
+            progress.say(f"export: the weights of {request.arch.digest} are {own.record.text(task.metric)}")
         exporter = Exporter(
             supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
             task=task,
@@ -154,9 +167,14 @@ def export(
             seed=recipe.seed,
             target=_target(request, max_drop),
             origin=ExportOrigin(
-                run=str(run.path), recipe=recipe.to_json(), budget=request.budget, weights=request.weights.facts
+                run=str(run.path),
+                recipe=recipe.to_json(),
+                budget=request.budget,
+                weights=request.weights.facts,
+                own=None if own is None else own.record.own_weights,
             ),
             progress=progress,
+            own=None if own is None else load_network(own, request.space),
         )
         manifest = exporter.export(request.arch, directory, jobs, extras)
         if kept:

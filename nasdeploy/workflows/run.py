@@ -98,6 +98,7 @@ def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, BundleM
             origin = manifest.origin
             same = manifest.device == request.device and origin.budget == request.budget
             same = same and origin.weights in (None, request.weights.facts)
+            same = same and origin.own == (request.own.record.own_weights if request.own else None)
             if same and isinstance(manifest.recalibration, Recalibration):
                 progress.say(f"export: {directory} is there")
                 return directory, manifest

@@ -81,8 +81,9 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 progress=progress,
                 context=strategy_context(request, supernet),
                 deploy=deploy_for(request, evaluator, supernet, progress),
+                candidates=tuple(evaluator.own),
             ).run()
-            return _written(request, supernet, outcome, evaluator.unreadable)
+            return _written(request, supernet, outcome, evaluator)
 
 
 def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:
@@ -121,7 +122,7 @@ def _until_it_ends(kept: FinalistJournal) -> Iterator[None]:
     kept.remove()
 
 
-def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable: int) -> SearchResult:
+def _written(request: SearchRequest, supernet: str, outcome: Outcome, evaluator: Evaluator) -> SearchResult:
     run = request.run
     problem = Problem(request.space, request.budget, *outcome.tables)
     # The tables know more now than when the candidates were found.
@@ -135,7 +136,8 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, unreadable
             id=next_id(run),
             supernet=supernet,
             weights=request.weights.facts,
-            unreadable=unreadable,
+            unreadable=evaluator.unreadable,
+            original=next(iter(evaluator.own), None),
             settings=request.recipe.search,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         ),

@@ -40,6 +40,7 @@ from nasdeploy.latency.measure import Opener, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.runtimes.device import Device
+from nasdeploy.store.networks import OwnWeights
 from nasdeploy.store.records import ComparedBy
 from nasdeploy.tasks import task_of
 from nasdeploy.tasks.classification import Classification
@@ -58,6 +59,8 @@ class Verification:
     """Where the test images are from, or why there are none."""
     metric: Metric
     """What models are scored by."""
+    own: OwnWeights | None = None
+    """The weights that the network has of its own, as its export says; None if it has the supernet's."""
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the figures of each model as plain values."""
@@ -104,7 +107,8 @@ def verify(
     ]
     plain = {model.path.name: model for model in models if isinstance(model, Runnable)}
     embedded = [_embedded(plain[each.model], each, sample) for each in manifest.embedded if each.model in plain]
-    return Verification((*outcomes, *embedded), source, task_of(manifest.task_name).metric)
+    metric = task_of(manifest.task_name).metric
+    return Verification((*outcomes, *embedded), source, metric, manifest.origin.own)
 
 
 def _verify_parts(
@@ -141,9 +145,8 @@ def _verify_parts(
             return replace(found, problems=(str(error),))
         return _timed_parts(found, model, manifest, protocol)
 
-    return Verification(
-        tuple(tried(model) if isinstance(model, Runnable) else model for model in models), source, task.metric
-    )
+    outcomes = tuple(tried(model) if isinstance(model, Runnable) else model for model in models)
+    return Verification(outcomes, source, task.metric, manifest.origin.own)
 
 
 def _inspected(model: Runnable, manifest: BundleManifest) -> tuple[str, ...]:

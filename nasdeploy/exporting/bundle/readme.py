@@ -7,6 +7,7 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest, TensorFacts
 from nasdeploy.exporting.record import HalfPrecision, counted
 from nasdeploy.runtimes.onnxruntime import OLDEST_TRIED
+from nasdeploy.tasks import task_of
 
 _LABELS_SHOWN = 8
 
@@ -93,10 +94,18 @@ def _title(manifest: ExportManifest) -> str:
 
 
 def _weights(manifest: BundleManifest) -> list[str]:
-    weights = manifest.origin.weights
+    weights, own = manifest.origin.weights, manifest.origin.own
+    if own is not None:
+        said = own.text(task_of(manifest.task_name).metric)
+        begun = f"; they began as those of {_INHERITED[own.inherited]}" if own.kind == "finetuned" else ""
+        at = f"checkpoint of epoch {own.checkpoint.epoch}, sha256 {own.checkpoint.sha256}"
+        return [f"Its weights (sha256 {own.sha256}) are {said}{begun} ({at})."]
     if weights is None:
         return []
     return [f"Its weights are those of a supernet after epoch {weights.epoch} (checkpoint, sha256 {weights.sha256})."]
+
+
+_INHERITED = {"supernet": "a supernet", "original": "the original"}
 
 
 def _embedded(manifest: ExportManifest) -> list[str]:
