@@ -8,13 +8,14 @@ Extremes of a cost that is a sum over slots are exact, by variable elimination: 
 sum of the tables that read it; what remains is a table of the choices that it met there. Slots read few choices and
 share them with neighbours only, so the tables stay small where enumeration would take 10^11 of them.
 
-The best within a bound, where what makes an architecture good is a sum over choices, is exact too: for each state what
-no other way to it beats in both cost and value is kept (Nemhauser and Ullmann, Discrete Dynamic Programming and Capital
-Allocation, 1969). What cannot be completed within the bound goes as well.
+The best within a bound, where what makes an architecture good is a sum of functions of few choices each, are exact too:
+for each state what no other way to it beats in both cost and value is kept, or fewer others than are wanted (Nemhauser
+and Ullmann, Discrete Dynamic Programming and Capital Allocation, 1969). What cannot be completed within the bound goes
+as well.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from math import prod
 from typing import Any
@@ -52,19 +53,24 @@ class Stage:
         return len(self.source)
 
 
-def chain(space: SearchSpace, functions: Sequence[SlotCost]) -> list[Stage]:
+def chain(space: SearchSpace, functions: Sequence[SlotCost], more: Sequence[CostTable] = ()) -> list[Stage]:
     """Return the stages from the one state before all slots to the one after them.
 
-    Choices that no slot reads are in none.
+    `more` are tables of the same functions to be added, of whatever choices. Choices that nothing reads are in no
+    stage.
     """
     stages: list[Stage] = []
     state: tuple[str, ...] = ()
-    tables = cost_tables(space, space.slots, functions)
-    for number, table in enumerate(tables):
-        later = {name for other in tables[number + 1 :] for name in other.reads}
+    tables, waiting = cost_tables(space, space.slots, functions), list(more)
+    while tables or waiting:
+        table = tables.pop(0) if tables else waiting.pop(0)
         joint = tuple(dict.fromkeys([*state, *table.reads]))
+        added = [other for other in waiting if set(other.reads) <= set(joint)]
+        waiting = [other for other in waiting if not set(other.reads) <= set(joint)]
+        later = {name for other in (*tables, *waiting) for name in other.reads}
         kept = tuple(name for name in joint if name in later)
-        stages.append(_step(space, state, table, kept, tuple(name for name in joint if name not in later)))
+        decided = tuple(name for name in joint if name not in later)
+        stages.append(_step(space, state, [table, *added], kept, decided))
         state = kept
     return stages
 
@@ -90,15 +96,21 @@ def combinations(sizes: Sequence[int]) -> Codes:
 
 
 def _step(
-    space: SearchSpace, state: tuple[str, ...], table: CostTable, kept: tuple[str, ...], decided: tuple[str, ...]
+    space: SearchSpace,
+    state: tuple[str, ...],
+    tables: Sequence[CostTable],
+    kept: tuple[str, ...],
+    decided: tuple[str, ...],
 ) -> Stage:
     sizes = {choice.name: len(choice.values) for choice in space.choices}
     places = {choice.name: place for place, choice in enumerate(space.choices)}
     names, shape = (*kept, *decided), [sizes[name] for name in (*kept, *decided)]
     before = np.arange(prod(sizes[name] for name in state), dtype=np.int64).reshape([sizes[name] for name in state])
-    states, functions = prod(sizes[name] for name in kept), table.values.shape[-1]
+    states, functions = prod(sizes[name] for name in kept), tables[0].values.shape[-1]
     source = np.broadcast_to(aligned(before, state, names), shape)
-    costs = np.broadcast_to(aligned(table.values, table.reads, names), [*shape, functions])
+    costs = np.zeros([*shape, functions])
+    for table in tables:
+        costs += aligned(table.values, table.reads, names)
     return Stage(
         tuple(places[name] for name in decided),
         combinations([sizes[name] for name in decided]),
@@ -181,36 +193,55 @@ def best_by_choices(space: SearchSpace, cost: SlotCost, bound: float, terms: Seq
     None if there is none. Takes time and memory in proportion to the number of unbeaten pairs of cost and sum, which is
     below 10^5 in a space of 10^20 architectures.
     """
-    stages = chain(space, [cost, lambda slot, block: 0.0])
-    return _best(space, [_with_terms(stage, terms) for stage in stages], bound)
+    named = zip(space.choices, terms, strict=True)
+    return next(
+        iter(best_by_tables(space, cost, bound, [ValueTable((choice.name,), term) for choice, term in named])), None
+    )
 
 
-def _with_terms(stage: Stage, terms: Sequence[Floats]) -> Stage:
-    """Return the stage with the terms of the choices that it decides as what it adds to the value."""
-    added = sum((terms[place][stage.codes[:, n]] for n, place in enumerate(stage.decided)), np.zeros(len(stage.codes)))
-    costs = stage.costs.copy()
-    costs[..., 1] += added
-    return replace(stage, costs=costs)
+@dataclass(frozen=True)
+class ValueTable:
+    """What is added to the value of an architecture, `[values of each choice that is read ...]`."""
+
+    reads: tuple[str, ...]
+    values: Floats
 
 
-def _best(space: SearchSpace, stages: Sequence[Stage], bound: float) -> Optimum | None:
-    fronts = list(_fronts(stages, bound + _ROUNDING * abs(bound)))
+def best_by_tables(
+    space: SearchSpace, cost: SlotCost, bound: float, tables: Sequence[ValueTable], count: int = 1
+) -> list[Optimum]:
+    """Return the `count` architectures of the largest sums of tables within a cost's bound, the best first.
+
+    Of equal ones the cheaper come first. Fewer where there are no more, or where several combinations of values are one
+    architecture. See `best_by_choices` for what is exact, and for time and memory, which grow with `count`.
+    """
+    values = [
+        CostTable(table.reads, np.stack([np.zeros_like(table.values), table.values], axis=-1)) for table in tables
+    ]
+    stages = chain(space, [cost, lambda slot, block: 0.0], values)
+    return _best(space, stages, bound, count)
+
+
+def _best(space: SearchSpace, stages: Sequence[Stage], bound: float, count: int) -> list[Optimum]:
+    fronts = list(_fronts(stages, bound + _ROUNDING * abs(bound), count))
     (last,) = fronts[-1]
-    if not len(last.costs):
-        return None
-    codes = np.zeros((1, len(space.choices)), dtype=np.int16)
-    place, state = len(last.costs) - 1, 0
-    for stage, states in zip(reversed(stages), reversed(fronts), strict=True):
-        member, place = int(states[state].members[place]), int(states[state].places[place])
-        codes[0, stage.decided] = stage.codes[member]
-        state = int(stage.source[state, member])
-    (arch,) = space.decode(codes)
-    return Optimum(arch, float(last.costs[-1]), float(last.values[-1]))
+    chosen = np.argsort(-last.values, kind="stable")[:count]
+    codes = np.zeros((len(chosen), len(space.choices)), dtype=np.int16)
+    for row, place in zip(codes, chosen.tolist(), strict=True):
+        state = 0
+        for stage, states in zip(reversed(stages), reversed(fronts), strict=True):
+            member, place = int(states[state].members[place]), int(states[state].places[place])
+            row[list(stage.decided)] = stage.codes[member]
+            state = int(stage.source[state, member])
+    found: dict[Arch, Optimum] = {}
+    for arch, place in zip(space.decode(codes), chosen.tolist(), strict=True):
+        found.setdefault(arch, Optimum(arch, float(last.costs[place]), float(last.values[place])))
+    return list(found.values())
 
 
 @dataclass(frozen=True)
 class _Front:
-    """Unbeaten ways `[n]` to a state, ascending in cost and in value."""
+    """Ways `[n]` to a state that fewer others beat than are wanted, ascending in cost (of one, in value too)."""
 
     costs: Floats
     values: Floats
@@ -220,12 +251,12 @@ class _Front:
     """The place in the front of the state before."""
 
 
-def _fronts(stages: Sequence[Stage], bound: float) -> Iterator[list[_Front]]:
+def _fronts(stages: Sequence[Stage], bound: float, count: int) -> Iterator[list[_Front]]:
     """Yield, after each stage, the fronts of its states."""
     start = np.zeros(1, dtype=np.int32)
     fronts = [_Front(np.zeros(1), np.zeros(1), start, start)]
     for stage, least in zip(stages, _least_to_come(stages), strict=True):
-        fronts = [_front(stage, state, fronts, bound - least[state]) for state in range(stage.states)]
+        fronts = [_front(stage, state, fronts, bound - least[state], count) for state in range(stage.states)]
         yield fronts
 
 
@@ -239,8 +270,8 @@ def _least_to_come(stages: Sequence[Stage]) -> list[Floats]:
     return least[::-1]
 
 
-def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float) -> _Front:
-    """Return what of all ways to a state costs no more than the bound and is not beaten."""
+def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float, count: int) -> _Front:
+    """Return what of all ways to a state costs no more than the bound and may be among the `count` best."""
     sources = [before[source] for source in stage.source[state].tolist()]
     lengths = [len(source.costs) for source in sources]
     members = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
@@ -249,7 +280,7 @@ def _front(stage: Stage, state: int, before: Sequence[_Front], bound: float) -> 
     values = values + np.concatenate([source.values for source in sources])
     within = np.flatnonzero(costs <= bound)
     order = within[np.lexsort((-values[within], costs[within]))]
-    kept = order[_records(values[order])]
+    kept = order[_records(values[order]) if count == 1 else _among_best(values[order], count)]
     places = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
     return _Front(costs[kept], values[kept], members[kept], places[kept])
 
@@ -258,3 +289,18 @@ def _records(values: Floats) -> Integers:
     """Return places of those of `values` `[n]` that are larger than all before."""
     before = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])[: len(values)]
     return np.flatnonzero(values > before)
+
+
+def _among_best(values: Floats, count: int) -> Integers:
+    """Return places of all of `values` `[n]` that fewer than `count` of those before reach, and of some others."""
+    best, kept = np.full(count, -np.inf), [np.zeros(0, dtype=np.int64)]
+    size = max(count, _AT_ONCE)
+    for start in range(0, len(values), size):
+        part = values[start : start + size]
+        kept.append(start + np.flatnonzero(part > best.min()))
+        best = np.partition(np.concatenate([best, part]), -count)[-count:]
+    return np.concatenate(kept)
+
+
+_AT_ONCE = 256
+"""Ways that are compared with those before them, and not with each other."""

@@ -1,5 +1,7 @@
 """The best architecture within a bound, against enumeration."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from nasdeploy.core.cost_registry import SlotCost, macs
 from nasdeploy.core.costs import Costs, Floats
-from nasdeploy.core.counting.chain import best_by_choices, extremes
+from nasdeploy.core.counting.chain import ValueTable, best_by_choices, best_by_tables, extremes
 from nasdeploy.core.counting.rounded import Rounded
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.spaces import load_space
@@ -59,8 +61,51 @@ def test_equals_enumeration_of_a_hundred_thousand(space: SearchSpace, part: floa
     check(space, drawn(space, 0), terms_of(space, 1), part)
 
 
+def tables_of(space: SearchSpace, seed: int) -> list[ValueTable]:
+    """A value of each combination of two choices, for overlapping pairs that slots do not read together."""
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(len(space.choices))
+    pairs = [(space.choices[a], space.choices[b]) for a, b in pairwise(places)]
+    return [
+        ValueTable((one.name, other.name), rng.normal(size=(len(one.values), len(other.values))))
+        for one, other in pairs
+    ]
+
+
+def looked_up(space: SearchSpace, tables: list[ValueTable], codes: Codes) -> Floats:
+    """The sum of tables `[n]` of codes `[n, choices]`."""
+    place = {choice.name: number for number, choice in enumerate(space.choices)}
+    return np.sum([t.values[tuple(codes[:, place[name]] for name in t.reads)] for t in tables], axis=0)
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1), st.integers(1, 400))
+def test_the_best_few_by_tables_of_several_choices_equal_enumeration(seed: int, part: float, count: int) -> None:
+    cost, tables, codes = drawn(TOY, seed), tables_of(TOY, seed), every_code(TOY)
+    costs, values = Costs(TOY, [cost])(codes)[:, 0], looked_up(TOY, tables, codes)
+    bound = float(np.quantile(costs, part, method="nearest"))
+    found = best_by_tables(TOY, cost, bound, tables, count)
+    within = np.flatnonzero(costs <= bound * (1 + 1e-12))
+    best = within[np.argsort(-values[within], kind="stable")][:count]
+    # Several combinations may be one architecture, of which the best stands for all.
+    expected = dict(zip(reversed(TOY.decode(codes[best])), reversed(values[best]), strict=True))
+    assert [one.value for one in found] == pytest.approx(sorted(expected.values(), reverse=True), rel=1e-9, abs=1e-9)
+    assert {one.arch for one in found} == set(expected)
+    assert all(one.cost <= bound * (1 + 1e-12) for one in found)
+
+
+def test_the_best_of_many_are_kept_where_there_are_more_than_are_compared_at_once() -> None:
+    space = load_space("digits", 10)
+    tables = [ValueTable((choice.name,), term) for choice, term in zip(space.choices, terms_of(space, 3), strict=True)]
+    codes = every_code(space)
+    costs, values = Costs(space, [macs])(codes)[:, 0], looked_up(space, tables, codes)
+    bound = float(np.quantile(costs, 0.3))
+    found = best_by_tables(space, macs, bound, tables, 300)
+    assert [one.value for one in found] == pytest.approx(np.sort(values[costs <= bound])[::-1][:300], rel=1e-9)
+
+
 def test_nothing_within_the_bound() -> None:
     assert best_by_choices(TOY, macs, 1.0, terms_of(TOY, 0)) is None
+    assert best_by_tables(TOY, macs, 1.0, tables_of(TOY, 0), 5) == []
 
 
 def test_the_cheapest_of_equal_values() -> None:
