@@ -3,12 +3,14 @@
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual
+from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.plan import Block
 
 BLOCKS: dict[str, type[Block]] = {
     "stem": Stem,
     "inverted-residual": InvertedResidual,
     "fused-inverted-residual": FusedInvertedResidual,
+    "universal-inverted-residual": UniversalInvertedResidual,
     "convolution": ConvBlock,
     "classifier": ClassifierHead,
 }

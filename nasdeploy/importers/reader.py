@@ -30,7 +30,7 @@ class ModelReader:
 
     def refusal(self, module: nn.Module, what: str = "") -> UserError:
         """Return the error that says where a module stands and what it is, which no block expresses."""
-        found = what or f"is a {type(module).__name__}"
+        found = what or f"is of class {type(module).__name__}"
         return UserError(f"{self.name}: {self._paths[id(module)]} {found}, which no block expresses")
 
     def take(self, *modules: nn.Module) -> None:

@@ -13,6 +13,7 @@ from timm.models._efficientnet_blocks import (
     EdgeResidual,
     InvertedResidual,
     SqueezeExcite,
+    UniversalInvertedResidual,
 )
 from torch import Tensor, nn
 
@@ -224,6 +225,30 @@ def _fused(reader: EfficientNetReader, block: EdgeResidual) -> Read:
     return row, weights
 
 
+def _universal(reader: EfficientNetReader, block: UniversalInvertedResidual) -> Read:
+    expand, project = reader.pointwise(block.pw_exp.conv), reader.pointwise(block.pw_proj.conv)
+    activation, (expand_norm,) = reader.activated(block.pw_exp.bn)
+    project_norm = reader.plain(block.pw_proj.bn)
+    weights = {**convolution("expand", expand, expand_norm), **convolution("project", project, project_norm)}
+    norms: list[nn.BatchNorm2d] = [expand_norm, project_norm]
+    row = _residual(block) | {
+        "kind": "universal-inverted-residual",
+        "out_channels": project.out_channels,
+        "mid_channels": expand.out_channels,
+        "stride": 1,
+        "activation": activation,
+    }
+    for name, part, field in (("start", block.dw_start, "start_kernel"), ("depthwise", block.dw_mid, "middle_kernel")):
+        if not isinstance(part, nn.Identity):
+            depthwise = reader.convolve(part.conv, depthwise=True)
+            if row["stride"] > 1:
+                raise reader.refusal(part, "follows a depthwise convolution with a stride")
+            row |= {field: depthwise.kernel_size[0], "stride": depthwise.stride[0], "padding": padding(depthwise)}
+            norms.append(reader.plain(part.bn) if name == "start" else reader.activated(block.pw_exp.bn, part.bn)[1][1])
+            weights |= convolution(name, depthwise, norms[-1])
+    return row | {"bn_eps": reader.eps(*norms)}, weights
+
+
 def _convolution(reader: EfficientNetReader, block: ConvBnAct) -> Read:
     conv, (activation, (norm,)) = reader.convolve(block.conv), reader.activated(block.bn1)
     row = _spatial("convolution", conv) | _residual(block) | {"activation": activation, "bn_eps": norm.eps}
@@ -234,6 +259,7 @@ _BLOCKS: Mapping[type[nn.Module], Callable[[EfficientNetReader, Any], Read]] = {
     InvertedResidual: _inverted_residual,
     DepthwiseSeparableConv: _separable,
     EdgeResidual: _fused,
+    UniversalInvertedResidual: _universal,
     ConvBnAct: _convolution,
 }
 """The reading of each class of timm's blocks."""

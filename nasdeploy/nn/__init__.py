@@ -9,12 +9,14 @@ from torch import Generator, Tensor, nn
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
+from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.convolutions import ConvBlockFamily, FusedInvertedResidualFamily
 from nasdeploy.nn.functional import Middle
 from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
+from nasdeploy.nn.universal_residual import UniversalInvertedResidualFamily
 
 TensorsOf = Any
 """The tensors of one block: what its family's `slice` gives."""
@@ -60,6 +62,7 @@ FAMILIES: dict[type[Block], Family] = {
     InvertedResidual: InvertedResidualFamily(),
     MBConv: InvertedResidualFamily(),
     FusedInvertedResidual: FusedInvertedResidualFamily(),
+    UniversalInvertedResidual: UniversalInvertedResidualFamily(),
     ConvBlock: ConvBlockFamily(),
     PoolHead: PoolHeadFamily(),
     ClassifierHead: ClassifierHeadFamily(),

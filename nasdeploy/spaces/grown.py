@@ -39,6 +39,11 @@ class BlockRow(Settings):
     repeat: int = Field(default=1, ge=1, le=256)
     """The number of such blocks that stand there in a row."""
 
+    @model_validator(mode="after")
+    def _is_a_block(self) -> "BlockRow":
+        self.block(_LARGE, in_channels=8)
+        return self
+
     def block(self, side: int, in_channels: int) -> Block:
         """Return the block for a feature map `[in_channels, side, side]`."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "repeat")}
@@ -64,11 +69,11 @@ def _checked(field: BlockField[Any], hint: Any) -> Any:
         return hint
     least = 0 if field.default == 0 or field.name == "se_channels" else 1
     count = Annotated[int, Field(ge=least, le=65536)]
-    return Annotated[count, AfterValidator(_odd)] if field.name == "kernel_size" else count
+    return Annotated[count, AfterValidator(_odd)] if "kernel" in field.name else count
 
 
 def _odd(kernel_size: int) -> int:
-    if kernel_size % 2 == 0:
+    if kernel_size > 0 and kernel_size % 2 == 0:
         raise ValueError("kernel sizes are odd")
     return kernel_size
 

@@ -9,6 +9,7 @@ import torch
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
+from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import FAMILIES
@@ -30,6 +31,9 @@ BLOCKS = {
     "mobilenet-v1": InvertedResidual(9, 16, 24, 3, 16, 2, 0, "relu6", "none", out_activation="relu6"),
     "fused": FusedInvertedResidual(9, 16, 24, 3, 48, 2, 0, "relu", bn_eps=1e-3, padding="same"),
     "fused-se": FusedInvertedResidual(8, 16, 16, 3, 40, 1, 8, "swish", se_activation="swish"),
+    "universal": UniversalInvertedResidual(9, 16, 24, 40, 2, "relu", 5, 3, bn_eps=1e-3, padding="same"),
+    "universal-start": UniversalInvertedResidual(9, 16, 24, 40, 2, "relu", 3),
+    "universal-plain": UniversalInvertedResidual(8, 16, 16, 40, 1, "swish"),
     "convolution": ConvBlock(9, 16, 24, 3, 2, "swish", bn_eps=1e-3, padding="same"),
     "convolution-residual": ConvBlock(8, 16, 16, 3, 1, "hswish", "identity"),
     "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),

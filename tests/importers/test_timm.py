@@ -29,6 +29,8 @@ def grown(found, resolution):
         "lcnet_035",
         "test_efficientnet",
         "fbnetv3_b",
+        "mobilenetv4_conv_small_035",
+        "mobilenetv4_conv_medium",
     ],
 )
 def test_the_largest_network_is_the_original(name):

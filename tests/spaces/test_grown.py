@@ -28,6 +28,15 @@ def changed(*path: Any, **values: Any) -> dict[str, Any]:
     return content
 
 
+UNIVERSAL = {
+    "kind": "universal-inverted-residual",
+    "out_channels": 8,
+    "mid_channels": 16,
+    "stride": 2,
+    "activation": "relu",
+}
+
+
 def refusal(content: dict[str, Any]) -> str:
     with pytest.raises(UserError) as caught:
         parse_recipe({**CONTENT, "space": content}, "mine.yaml").load_space(3)
@@ -57,6 +66,8 @@ def refusal(content: dict[str, Any]) -> str:
         (changed("head", kind="stem"), "space.head.kind is \"stem\": unknown kind of head"),
         (changed("stages", 0, "blocks", 0, stride=0), "space.stages.0.blocks.0.stride is 0"),
         (changed("stages", 0, "blocks", 0, kernel_size=4), "stages.0.blocks.0.kernel_size is 4: kernel sizes are odd"),
+        (changed("stages", 0, blocks=[UNIVERSAL]), ": a stride of 2 needs a depthwise convolution; the block has none"),
+        (changed("stages", 0, blocks=[{**UNIVERSAL, "start_kernel": 4}]), "start_kernel is 4: kernel sizes are odd"),
         (changed("stages", 0, "blocks", 0, bn_eps=-1.0), "space.stages.0.blocks.0.bn_eps is -1.0"),
         (changed("stages", 0, "blocks", 0, repeat=0), "space.stages.0.blocks.0.repeat is 0"),
         (changed("stages", 2, "blocks", 0, repeat=257), "space.stages.2.blocks.0.repeat is 257"),
