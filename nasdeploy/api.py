@@ -20,7 +20,7 @@ from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import LabelledDataset
-from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of
+from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of, start_of
 from nasdeploy.store.run import Run
 
 if TYPE_CHECKING:
@@ -40,16 +40,27 @@ Changes = Mapping[str, object] | Sequence[str]
 """Values by dotted key of a recipe, such as `{"train.epochs": 5}`, or as texts, such as `train.epochs=5`."""
 
 
-def init(data: AnyPath, *, hours: float = 1.0, out: AnyPath | None = None, progress: bool | Progress = False) -> Recipe:
+def init(
+    data: AnyPath,
+    *,
+    start: str | None = None,
+    weights: AnyPath | None = None,
+    hours: float = 1.0,
+    out: AnyPath | None = None,
+    progress: bool | Progress = False,
+) -> Recipe:
     """Return a recipe for a folder of images that trains for about `hours` on this machine.
 
-    With `out` it is also written there, with comments; an earlier file is replaced. Raises `UserError` for a folder
-    that holds no images that can be learned from.
+    `start` is the pretrained network to start from, `timm:NAME` or `torchvision:NAME`, and `weights` a file with its
+    weights where the library is not to fetch its own; then `hours` are those of the whole way, up to the exported file.
+    With `out` the recipe is also written there, with comments; an earlier file is replaced. Raises `UserError` for a
+    folder that holds no images that can be learned from, and for a network that cannot be had, or read.
     """
     from nasdeploy.initial_recipe.text import first_recipe
     from nasdeploy.store.files import write_text
 
-    found = first_recipe(Path(data), hours, "recipe.yaml" if out is None else fspath(out), _told(progress))
+    begin = start_of(start, weights)
+    found = first_recipe(Path(data), hours, "recipe.yaml" if out is None else fspath(out), _told(progress), begin)
     if out is not None:
         write_text(Path(out), found.text)
     return found.recipe

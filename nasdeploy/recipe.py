@@ -1,6 +1,7 @@
 """Recipes: everything of a run in one YAML file. Torch-free."""
 
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from nasdeploy.spaces import NamedOrSettings, load_space
 from nasdeploy.spaces.kind import GivenSpace
 from nasdeploy.spaces.resolve import resolve_arch
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.settings import RecalibrationSettings
+from nasdeploy.supernet.settings import RecalibrationSettings, StartSettings
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.training.settings import TrainSettings
@@ -42,6 +43,8 @@ class Recipe(Settings):
     """What the network is trained for: a key of `nasdeploy.tasks.TASKS`."""
     data: Annotated[SerializeAsAny[Settings], BySibling("task", _data_settings)]
     """The settings that the task has for its data."""
+    start: StartSettings | None = None
+    """The pretrained network that the supernet begins with; random weights if left out."""
     train: TrainSettings = TrainSettings()
     recalibration: RecalibrationSettings = RecalibrationSettings()
     device: str = "cpu"
@@ -115,14 +118,16 @@ def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | No
 
 
 def _make_paths_absolute(content: dict[str, Any]) -> None:
-    """Make the paths of data and teacher absolute, in plain values that were not checked yet."""
-    data, distillation = _section(content, "data"), _section(_section(content, "train"), "distillation")
-    for section, key in ((data, "path"), (distillation, "teacher_weights")):
+    """Make the paths of data, teacher and start absolute, in plain values that were not checked yet."""
+    data, start = _section(content, "data"), _section(content, "start")
+    distillation = _section(_section(content, "train"), "distillation")
+    for section, key in ((data, "path"), (distillation, "teacher_weights"), (start, "weights")):
         if isinstance(section.get(key), str):
             section[key] = _absolute(section[key])
-    kind, _, place = str(distillation.get("teacher")).partition(":")
-    if kind in ("run", "onnx") and place:
-        distillation["teacher"] = f"{kind}:{_absolute(place)}"
+    for section, key in ((distillation, "teacher"), (start, "model")):
+        kind, _, place = str(section.get(key)).partition(":")
+        if kind in ("run", "onnx") and place:
+            section[key] = f"{kind}:{_absolute(place)}"
 
 
 def _section(content: dict[str, Any], name: str) -> dict[str, Any]:
@@ -167,6 +172,19 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
     return changed
 
 
+def start_of(model: str | None, weights: str | PathLike[str] | None) -> StartSettings | None:
+    """Return what a recipe starts from: `timm:NAME`, `torchvision:NAME` or `run:DIR`, and a file of weights for it.
+
+    Raises `UserError` for another model, and for weights without one.
+    """
+    if model is None:
+        if weights is not None:
+            raise UserError(f"`weights={fspath(weights)}`: weights of which network? name it with `start=timm:NAME`")
+        return None
+    content = {"model": model, "weights": None if weights is None else _absolute(fspath(weights))}
+    return parse(StartSettings, content, f"`start={model}`")
+
+
 def train_alone(recipe: Recipe, text: str) -> Recipe:
     """Return the recipe with nothing but the architecture that `text` means trained.
 
@@ -197,7 +215,7 @@ def learned_differences(before: Recipe, now: Recipe) -> list[str]:
     return [name for name in found if name not in _TEACHES_NOTHING]
 
 
-_LEARNED_FROM = ("seed", "task", "space", "data", "train")
+_LEARNED_FROM = ("seed", "task", "space", "data", "start", "train")
 _TEACHES_NOTHING = (
     "data.path",
     "data.workers",

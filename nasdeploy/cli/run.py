@@ -13,6 +13,7 @@ from nasdeploy.cli.wording import typed
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
     from nasdeploy.initial_recipe.text import FirstRecipe
+    from nasdeploy.supernet.settings import StartSettings
     from nasdeploy.workflows.run import Product
 
 
@@ -21,6 +22,14 @@ def init(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the recipe.")] = Path(
         "recipe.yaml"
     ),
+    model: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODEL", help="Pretrained network to start from: timm:NAME or torchvision:NAME."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Weights of that network, instead of those that are published."),
+    ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=10_000, help="Time that training may take here.")] = 1.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
     as_json: JsonFlag = False,
@@ -28,15 +37,17 @@ def init(
 ) -> None:
     """Write a commented recipe that fits a folder of images, or of tar shards, and this machine."""
     from nasdeploy.core.progress import Progress, duration
+    from nasdeploy.recipe import start_of
+    from nasdeploy.spaces import name_of
     from nasdeploy.store.files import locked_while_written
 
     with locked_while_written(out):
-        found = _written(data, out, hours, force, Progress(quiet, typed))
+        found = _written(data, out, hours, force, Progress(quiet, typed), start_of(model, weights))
     folder, draft, recipe = found.folder, found.draft, found.recipe
     facts = {
         "recipe": str(out),
         "name": recipe.name,
-        "space": recipe.space,
+        "space": name_of(recipe.space),
         "classes": list(folder.classes),
         "images": dict(folder.images),
         "size": recipe.images.size,
@@ -49,13 +60,15 @@ def init(
         facts,
         as_json,
         lambda: (
-            f"wrote {out}: space {recipe.space}, {recipe.train.epochs} epochs, about {duration(draft.training_s)} of "
+            f"wrote {out}: space {name_of(recipe.space)}, {recipe.train.epochs} epochs, about {duration(draft.training_s)} of "
             f"training and {duration(draft.search_s)} of search\ncontinue with: nasdeploy run {out}"
         ),
     )
 
 
-def _written(data: Path, out: Path, hours: float, force: bool, progress: "Progress") -> "FirstRecipe":
+def _written(
+    data: Path, out: Path, hours: float, force: bool, progress: "Progress", start: "StartSettings | None"
+) -> "FirstRecipe":
     """Write the recipe."""
     from nasdeploy.core.errors import UserError
     from nasdeploy.store.files import require_writable, write_text
@@ -66,7 +79,7 @@ def _written(data: Path, out: Path, hours: float, force: bool, progress: "Progre
 
     from nasdeploy.initial_recipe.text import first_recipe
 
-    found = first_recipe(data, hours, str(out), progress)
+    found = first_recipe(data, hours, str(out), progress, start)
     write_text(out, found.text)
     return found
 

@@ -14,9 +14,9 @@ OPTIONS = {
     for name in (
         *("set", "run", "restart", "data", "init", "alone", "out", "device", "arch", "precision", "format", "max_drop"),
         *("compute_capability", "embed_preprocessing", "layout", "budget_min", "sample", "strategy", "all_pareto"),
-        *("latency", *(cost.key for cost in COSTS.values())),
+        *("latency", "weights", *(cost.key for cost in COSTS.values())),
     )
-}
+} | {"start": "--from"}
 """The option for each argument of the library that messages name."""
 
 COMMANDS = {

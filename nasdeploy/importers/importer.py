@@ -29,7 +29,7 @@ class Imported:
 
     name: str
     """The model's name in its library."""
-    preprocessing: ExpectedImages
+    expected: ExpectedImages
     stem: dict[str, Any] = field(default_factory=dict)
     stages: list[list[dict[str, Any]]] = field(default_factory=list)
     """The rows of the blocks of each stage, one for each block, as plain values."""

@@ -31,7 +31,7 @@ class Timm:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
         if type(model) not in _CLASSES:
             raise UserError(f"timm:{name}: models of class {type(model).__name__} cannot be read")
-        found = Imported(name, preprocessing(model))
+        found = Imported(name, expected_images(model))
         _CLASSES[type(model)](f"timm:{name}", model, found)
         return found
 
@@ -45,7 +45,7 @@ _MODULES = ("timm.models.efficientnet", "timm.models.hardcorenas", "timm.models.
 """The modules of timm that make models of these classes."""
 
 
-def preprocessing(model: nn.Module) -> ExpectedImages:
+def expected_images(model: nn.Module) -> ExpectedImages:
     """Return what timm's configuration of a model says of its images."""
     config: Any = model.pretrained_cfg
     return ExpectedImages(

@@ -1,6 +1,6 @@
 """Weights that a user gives for a network of another library: read without running anything, and fitted into it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def load_into(model: nn.Module, given: GivenWeights, name: str) -> Fitted:
     Raises `UserError`, and leaves the network as it is, for names that are missing or surplus, for other shapes, and
     for weights that nothing can be computed with.
     """
-    own, weights = (_without_counters(tensors) for tensors in (model.state_dict(), given.tensors))
+    own, weights = (_without_counters(tensors) for tensors in (model.state_dict(), _renamed(model, given.tensors)))
     head, wanted = _classifier(model)
     classes = _classes(weights.get(f"{head}.weight"), own[f"{head}.weight"])
     expected = {
@@ -163,6 +163,35 @@ def load_into(model: nn.Module, given: GivenWeights, name: str) -> Fitted:
     kept = {key: t for key, t in weights.items() if classes == wanted or not key.startswith(f"{head}.")}
     model.load_state_dict(kept, strict=False)
     return Fitted(classes, wanted)
+
+
+def classes_of(model: nn.Module, given: GivenWeights) -> int:
+    """Return the number of classes that weights for a network, whose own may be others, have a classifier for."""
+    head, _ = _classifier(model)
+    weight = f"{head}.weight"
+    return _classes(_renamed(model, given.tensors).get(weight), model.state_dict()[weight])
+
+
+def _renamed(model: nn.Module, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights by the network's names where another library has other names for all of them.
+
+    That is so if no name is the same, and the tensors have, in their order, the same last part of the name (`weight`,
+    `running_mean`) and the same shape, but for the classifier's number of classes.
+    """
+    own = model.state_dict()
+    head, _ = _classifier(model)
+    if own.keys() & given.keys() or len(own) != len(given):
+        return given
+
+    def described(names: Iterable[str], tensors: Iterable[Tensor], classifier: Collection[str]) -> list[object]:
+        return [
+            (name.rpartition(".")[2], tensor.shape[1:] if at in classifier else tensor.shape)
+            for at, name, tensor in zip(own, names, tensors, strict=True)
+        ]
+
+    last = (f"{head}.weight", f"{head}.bias")
+    alike = described(own, own.values(), last) == described(given, given.values(), last)
+    return dict(zip(own, given.values(), strict=True)) if alike else given
 
 
 def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
 _TINY, _SMALL = 16, 48
 _FEWEST_EPOCHS, _MOST_EPOCHS = 5, 360
 # A step runs four networks forward and, which takes twice as long, backward.
-_FORWARD_PASSES_A_STEP = 4 * 3
+FORWARD_PASSES_A_STEP = 4 * 3
 # AlphaNet's search: 20 rounds, the first of 512 architectures and the others of 256.
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
 _SEARCH_SHARE = 0.5
@@ -170,14 +170,19 @@ def _time_an_image(shape: Shape, classes: int) -> float:
 
 def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: float) -> Training:
     """Return epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many."""
-    given = folder.images["train"] * (1.0 if folder.has_test else 1.0 - _default("test"))
-    holdout = round(min(_default("holdout"), _MOST_HELD_OUT / given), 4)
-    images = round(given * (1 - holdout))
+    images, holdout = images_for(folder)
     largest = 256 if has_gpu() else 32 if shape.space == "alphanet" else 64
     batch_size = max(8, min(largest, 1 << max(0, images // 16).bit_length()))
     epoch_s = images * image_s
     epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, int(3600 * hours / epoch_s)))
     return Training(images, batch_size, epochs, epoch_s, holdout)
+
+
+def images_for(folder: FolderSummary) -> tuple[int, float]:
+    """Return how many images are learned from, and the part that is held out before for the search's accuracy."""
+    given = folder.images["train"] * (1.0 if folder.has_test else 1.0 - _default("test"))
+    holdout = round(min(_default("holdout"), _MOST_HELD_OUT / given), 4)
+    return round(given * (1 - holdout)), holdout
 
 
 def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> SearchShape:
@@ -189,7 +194,7 @@ def search_for(training: Training, shape: Shape, image_s: float, hours: float) -
         batch_size = 128
         batches = max(2, min(8 if shape.space == "alphanet" else 16, ceil(2 * training.images / batch_size)))
     scored = training.images * training.holdout / (1 - training.holdout)
-    evaluation_s = (batch_size * batches + scored) * image_s / _FORWARD_PASSES_A_STEP
+    evaluation_s = (batch_size * batches + scored) * image_s / FORWARD_PASSES_A_STEP
     wanted = int(_SEARCH_SHARE * 3600 * hours / evaluation_s)
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))
     rounds = 20 if evaluations >= 2000 else 10

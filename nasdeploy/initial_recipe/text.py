@@ -9,7 +9,14 @@ from nasdeploy.core.settings import settings_in
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.inspect import FolderSummary, inspect_folder
 from nasdeploy.initial_recipe.choices import Draft, draft_for
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
+from nasdeploy.initial_recipe.pretrained_text import finetune_text, noted, phases_text, preprocessing_lines, start_text
 from nasdeploy.recipe import Recipe, parse_recipe
+from nasdeploy.supernet.settings import StartSettings
+
+
+USUAL_START = "timm:efficientnet_b0"
+"""The network that is recommended for photographs."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +30,21 @@ class FirstRecipe:
     recipe: Recipe
 
 
-def first_recipe(data: Path, hours: float, file: str, progress: Progress) -> FirstRecipe:
-    """Return a recipe for the images in `data` that trains for about `hours` here.
+def first_recipe(
+    data: Path, hours: float, file: str, progress: Progress, start: StartSettings | None = None
+) -> FirstRecipe:
+    """Return a recipe for the images in `data` that trains for about `hours` here, maybe from a pretrained network.
 
-    `file` is the name that it will have. Raises `UserError` for a folder that holds no images that can be learned from.
+    `file` is the name that it will have. Raises `UserError` for a folder that holds no images that can be learned from,
+    and for a network that cannot be had.
     """
     folder = inspect_folder(data.expanduser())
     for note in folder.notes:
         progress.say(note)
     progress.say("timing some steps of training")
-    draft = draft_for(folder, hours)
+    draft = draft_for(folder, hours) if start is None else pretrained_draft(folder, start, hours)
+    for note in advice(draft, hours):
+        progress.say(note)
     text = recipe_text(draft, file)
     return FirstRecipe(folder, draft, text, check(text, file))
 
@@ -40,6 +52,21 @@ def first_recipe(data: Path, hours: float, file: str, progress: Progress) -> Fir
 def recipe_text(draft: Draft, file: str) -> str:
     """Return the recipe; `file` is the name that it will have, for the commands in its comments."""
     return "\n".join([_head(draft, file), _data(draft), _train(draft), _search(draft)])
+
+
+def advice(draft: Draft, hours: float) -> list[str]:
+    """Return what a user should know of the way that was chosen: that there is a better one, or that time is short."""
+    if isinstance(draft, PretrainedDraft):
+        needed = draft.training_s + draft.search_s + draft.phases.finetuning_s
+        if needed <= 1.1 * 3600 * hours:
+            return []
+        return [f"{duration(3600 * hours)} is short: with the fewest epochs it takes about {duration(needed)} here"]
+    if draft.shape.space != "alphanet":
+        return []
+    return [
+        f"photographs are best started from a pretrained network, `start={USUAL_START}`: from random weights these "
+        f"{draft.training.images} images for {draft.training.epochs} epochs reach a fraction of its accuracy"
+    ]
 
 
 def check(text: str, file: str) -> Recipe:
@@ -58,11 +85,18 @@ shorter side {smallest} to {largest} pixels, median {median}.
 #     nasdeploy run {shlex.quote(_plain(file))}
 #     nasdeploy train {shlex.quote(_plain(file))}; nasdeploy profile; nasdeploy search --latency 40%; nasdeploy export
 name: {quoted(draft.name)}
-{_noted("seed: 0", "of the split, weights, order and augmentation of images, and search")}
+{noted("seed: 0", "of the split, weights, order and augmentation of images, and search")}
 
-{_noted(f"space: {draft.shape.space}", f"the networks to choose from; see nasdeploy space show {draft.shape.space}")}
-{_noted("device: cpu", "where latency counts: the name of a device file")}
+{_space(draft)}
+{noted("device: cpu", "where latency counts: the name of a device file")}
 """
+
+
+def _space(draft: Draft) -> str:
+    if isinstance(draft, PretrainedDraft):
+        return start_text(draft)
+    name = draft.shape.space
+    return noted(f"space: {name}", f"the networks to choose from; see nasdeploy space show {name}")
 
 
 def _data(draft: Draft) -> str:
@@ -71,26 +105,27 @@ def _data(draft: Draft) -> str:
         "data:",
         f"  kind: {folder.kind}",
         f"  path: {quoted(str(folder.path.absolute()))}",
-        *([_noted("  range: measured", _RANGE)] if folder.needs_range else []),
-        _noted(f"  size: {shape.size}", "side of the images in pixels; a network rescales them to its resolution"),
-        _noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),
+        *([noted("  range: measured", _RANGE)] if folder.needs_range else []),
+        noted(f"  size: {shape.size}", "side of the images in pixels; a network rescales them to its resolution"),
+        noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),
+        *(preprocessing_lines(draft) if isinstance(draft, PretrainedDraft) else []),
         "  augment:",
         f"    crop: {shape.crop}",
         *([f"    pad: {max(1, shape.size // 8)}"] if shape.crop == "pad" else []),
-        _noted("    flip: true", "false if left and right matter, as in text"),
-        _noted(f"    policy: {shape.policy}", "none, trivial, imagenet, v0-mstd0.5, rand-m9-mstd0.5"),
-        _noted(
+        noted("    flip: true", "false if left and right matter, as in text"),
+        noted(f"    policy: {shape.policy}", "none, trivial, imagenet, v0-mstd0.5, rand-m9-mstd0.5"),
+        noted(
             f"  holdout: {draft.training.holdout}",
             "of the training images, for the search's accuracy; never trained on",
         ),
         *(
             []
             if folder.has_test
-            else [_noted("  test: 0.2", "of the images, for the final figures: no test images are given")]
+            else [noted("  test: 0.2", "of the images, for the final figures: no test images are given")]
         ),
         *_balance(folder),
-        _noted("  duplicates: leave-out", "pictures that are there several times are used once; or keep"),
-        _noted("  on_unreadable: stop", "or skip"),
+        noted("  duplicates: leave-out", "pictures that are there several times are used once; or keep"),
+        noted("  on_unreadable: stop", "or skip"),
     ]
     return "\n".join(lines) + "\n"
 
@@ -103,11 +138,13 @@ def _balance(folder: FolderSummary) -> list[str]:
     smallest, largest = min(folder.per_class.values()), max(folder.per_class.values())
     if largest < 2 * smallest:
         return []
-    return [_noted("  balance: none", "sampling or loss: classes count equally, although they differ in size")]
+    return [noted("  balance: none", "sampling or loss: classes count equally, although they differ in size")]
 
 
 def _train(draft: Draft) -> str:
     training = draft.training
+    if isinstance(draft, PretrainedDraft):
+        return phases_text(draft)
     warmup = min(5.0, round(training.epochs / 10, 1))
     # In a few epochs nothing is learned by heart.
     dropped = 0.2 if training.epochs >= 100 else 0.0
@@ -118,9 +155,9 @@ train:
   epochs: {training.epochs}
   batch_size: {training.batch_size}
   warmup_epochs: {warmup}
-{_noted(f"  dropout: {dropped}", "of the largest network; 0.2 for 100 epochs and more")}
+{noted(f"  dropout: {dropped}", "of the largest network; 0.2 for 100 epochs and more")}
   drop_connect: {dropped}
-{_noted(f"  validate_every: {max(1, training.epochs // 20)}", "epochs")}
+{noted(f"  validate_every: {max(1, training.epochs // 20)}", "epochs")}
 """
 
 
@@ -131,22 +168,18 @@ def _search(draft: Draft) -> str:
 # Training images that batch normalisation is recalibrated with, before accuracy is measured.
 recalibration:
   batch_size: {search.batch_size}
-{_noted(f"  batches: {2 * search.batches}", "for the exported network")}
-{_noted(f"  search_batches: {search.batches}", "for each network during the search")}
+{noted(f"  batches: {2 * search.batches}", "for the exported network")}
+{noted(f"  search_batches: {search.batches}", "for each network during the search")}
 
 # Accuracy of {search.evaluations} networks, each in {duration(search.evaluation_s)}: {duration(draft.search_s)}; \
 with some minutes of measuring on the device.
 search:
-{_noted("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")}
+{noted("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")}
   rounds: {search.rounds}
-{_noted(f"  parents: {search.parents}", "random networks at first")}
-{_noted(f"  mutations: {half}", "in each round")}
+{noted(f"  parents: {search.parents}", "random networks at first")}
+{noted(f"  mutations: {half}", "in each round")}
   crossovers: {half}
-"""
-
-
-def _noted(setting: str, note: str) -> str:
-    return f"{setting:<24}  # {note}"
+{finetune_text(draft) if isinstance(draft, PretrainedDraft) else ""}"""
 
 
 def _plain(name: str) -> str:

@@ -57,6 +57,11 @@ def load_space(space: str | SpaceSettings, output_size: int = IMAGENET_CLASSES) 
     return (load_settings(space) if isinstance(space, str) else space).build(output_size)
 
 
+def name_of(space: str | SpaceSettings) -> str:
+    """Return the name of a space that a recipe names, or writes out."""
+    return space if isinstance(space, str) else space.name
+
+
 def load_settings(name: str) -> SpaceSettings:
     """Return the settings of the registered space called `name`; raises `UserError` with the nearest name."""
     content = load_yaml(Path(str(files("nasdeploy.spaces"))) / lookup("search space", SPACES, name))

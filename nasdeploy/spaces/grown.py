@@ -109,6 +109,11 @@ class GrownStage(Settings):
         """The number of blocks of the original."""
         return sum(row.repeat for row in self.blocks)
 
+    @property
+    def rows(self) -> tuple[BlockRow, ...]:
+        """The blocks of the original, each in a row of its own."""
+        return tuple(row.model_copy(update={"repeat": 1}) for row in self.blocks for _ in range(row.repeat))
+
 
 class GrownSettings(SpaceSettings):
     """The settings of a space that is grown from a network, as `nasdeploy init --from` writes them."""
@@ -158,8 +163,7 @@ class GrownSpace(SearchSpace):
         found = {"stem": _Position(-1, 1, settings.stem.block(resolution, 3))}
         shape = found["stem"].block.output.shape
         for index, stage in enumerate(settings.stages):
-            rows = [row for row in stage.blocks for _ in range(row.repeat)]
-            for number, row in enumerate(rows, start=1):
+            for number, row in enumerate(stage.rows, start=1):
                 block = row.block(shape[1], shape[0])
                 found[f"stage{index + 1}_block{number}"] = _Position(index, number, block)
                 shape = block.output.shape

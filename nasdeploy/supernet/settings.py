@@ -1,6 +1,8 @@
-"""How extracted networks are recalibrated. Torch-free."""
+"""What a supernet begins with, and how networks extracted from it are recalibrated. Torch-free."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.core.settings import Settings
 
@@ -11,3 +13,46 @@ class RecalibrationSettings(Settings):
     batch_size: int = Field(default=256, ge=2, le=65536)
     batches: int = Field(default=64, ge=1, le=10000)
     search_batches: int = Field(default=32, ge=1, le=10000)
+
+
+FROM_LIBRARIES = ("timm", "torchvision")
+"""The libraries whose models a supernet can be grown from, by what stands before the colon."""
+
+
+class StartSettings(Settings):
+    """The pretrained network whose weights a supernet begins with.
+
+    `model`: `timm:NAME` or `torchvision:NAME`, a model of that library, which the recipe's space was grown from; or
+    `run:DIR`, an earlier run with the same space. `weights`: a file with the model's own state dict, of PyTorch or
+    safetensors; if left out, the library fetches those that it has published. `classifier`: `keep` a classifier of as
+    many classes as the data have, which are then the same in the same order, or begin with a `new` one, as with any
+    other number of classes.
+    """
+
+    model: str
+    weights: str | None = None
+    classifier: Literal["keep", "new"] = "keep"
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, model: str) -> str:
+        kind, _, name = model.partition(":")
+        if kind not in (*FROM_LIBRARIES, "run") or not name:
+            raise ValueError("write timm:NAME, torchvision:NAME or run:DIR")
+        return model
+
+    @model_validator(mode="after")
+    def _used(self) -> "StartSettings":
+        if self.kind == "run" and self.weights is not None:
+            raise ValueError("weights belong to a model of a library; a run brings its own")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The library, or `run`."""
+        return self.model.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """The name of the model in its library, or the directory of the run."""
+        return self.model.partition(":")[2]

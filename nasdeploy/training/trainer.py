@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
 
@@ -26,7 +25,6 @@ from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.supernet.weights import initialise
 from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState, change_of_processes
 from nasdeploy.training.loop import TrainingLoop
@@ -83,17 +81,17 @@ class Trainer:
     ranks: Ranks
     teacher: Teacher | None = None
 
-    def run(self, init: Path | None = None) -> Metrics:
+    def run(self, begin: Callable[[Supernet], None] = zero_last_scales) -> Metrics:
         """Train to the last epoch, from the newest checkpoint if there is one.
 
         The result is the last epoch's metrics, with the number of all `steps` and those of them that were `skipped`.
 
-        `init` is a weights file to start from, with a new classifier. Raises `Terminated` after a SIGTERM, when a
+        `begin` gives a new supernet the weights that it begins with. Raises `Terminated` after a SIGTERM, when a
         checkpoint is written.
         """
         set_threads(self.settings.threads)
         set_tf32(self.settings)
-        state = self._prepare(init)
+        state = self._prepare(begin)
         with self._loop(state) as loop:
             while state.position.epoch < self.settings.epochs:
                 loop.epoch()
@@ -153,12 +151,10 @@ class Trainer:
         objective = self.task.objective(settings, self.data)
         return SandwichStep(state.supernet, self.task, objective, rates, self.teacher, execution)
 
-    def _prepare(self, init: Path | None) -> TrainingState:
+    def _prepare(self, begin: Callable[[Supernet], None]) -> TrainingState:
         torch.manual_seed(seed_for(self.seed, "weights"))
         supernet = Supernet(self.space)
-        zero_last_scales(supernet)
-        if init is not None:
-            initialise(supernet, init)
+        begin(supernet)
         supernet.to(device=self.ranks.device).to(memory_format=self.layout)
         state = TrainingState.fresh(supernet, self.settings)
         self.checkpoints.resume(state)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,17 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.runtimes.device import load_device
-from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.run import RUNS, Run
-from nasdeploy.supernet.weights import FORMATS, require_initialises
+from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks import task_of
 from nasdeploy.tasks.task import Task, TaskData
-from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import require_tensorboard
 from nasdeploy.training.sampling import Sampler, SamplerContext, networks_to_validate, sampler_from
 from nasdeploy.training.teacher import Teacher
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import leave_out_damaged, lines_on_range, measured_for, trained_facts, unfinished
+from nasdeploy.workflows.start import beginning, weights_of
 from nasdeploy.workflows.teacher import described, open_teacher
 
 
@@ -115,7 +113,7 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
             ranks=ranks,
             teacher=prepared.teacher,
         )
-        metrics = trainer.run(prepared.weights)
+        metrics = trainer.run(prepared.begin)
         if ranks.first:
             facts = {**metrics, **_teacher_facts(request, prepared.trial)}
             run.finish("train", trained_facts(run, facts, progress))
@@ -132,7 +130,8 @@ class _Prepared:
     teacher: Teacher | None
     trial: Trial | None
     """The trial of the teacher; only the first process tries it."""
-    weights: Path | None
+    begin: Callable[[Supernet], None]
+    """The function that gives a new supernet the weights that it begins with."""
     begun: Run | None
     """The run to go on with; only the first process looks for it."""
 
@@ -142,18 +141,17 @@ def _prepare(request: _Request, ranks: Ranks) -> _Prepared:
     recipe, directory, restart = request.trained, request.directory, request.restart
     _require_share(recipe, ranks)
     require_tensorboard(recipe.train)
-    weights = None if request.init is None else _weights_of(request.init, replaced=directory if restart else None)
+    init = None if request.init is None else weights_of(request.init, replaced=directory if restart else None)
     begun_before = None if restart or not ranks.first else unfinished(recipe, directory)
     data = request.task.open(recipe.data, recipe.seed, begun_before)
     space = recipe.load_space(data.outputs)
     request.require(space)
-    if weights is not None:
-        require_initialises(space, weights)
+    begin = beginning(recipe, space, init)
     context = _context(recipe, space)
     sampler = sampler_from(context)
     batch = max(1, min(recipe.train.batch_size, data.train_samples) // ranks.world)
     teacher, trial = open_teacher(recipe, data, batch, ranks)
-    return _Prepared(data, context, sampler, teacher, trial, weights, begun_before)
+    return _Prepared(data, context, sampler, teacher, trial, begin, begun_before)
 
 
 def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
@@ -225,15 +223,3 @@ def _require_share(recipe: Recipe, ranks: Ranks) -> None:
         raise UserError(
             f"train.batch_size is {size} and {ranks.world} processes share it; choose a multiple of {ranks.world}"
         )
-
-
-def _weights_of(init: Path, replaced: Path | None) -> Path:
-    """Return the file to start from: `init` itself, or the newest checkpoint of that run."""
-    if replaced is not None and Path(realpath(init)).is_relative_to(replaced.resolve()):
-        raise UserError(
-            f"`init` {init}: `restart=True` would discard that run; give the new one another directory with `run`"
-        )
-    if init.is_file() or (init.suffix in FORMATS and not init.is_dir()):
-        return init
-    run = Run.open(init)
-    return trained_weights(run).path if run.is_finished("train") else Checkpoints(run.checkpoints).latest()

@@ -1,0 +1,101 @@
+"""The parts of a first recipe that starts from a pretrained network, as commented YAML."""
+
+from typing import Any
+
+from nasdeploy.core.progress import duration
+from nasdeploy.core.yaml import quoted
+from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft
+from nasdeploy.spaces.grown import GrownStage
+
+_DEVIATION_OF = "of channels, of values 0..1, as the network was trained with"
+
+
+def noted(setting: str, note: str) -> str:
+    """Return a line of YAML with a comment."""
+    return f"{setting:<24}  # {note}"
+
+
+def start_text(draft: PretrainedDraft) -> str:
+    """Return the sections `start` and `space`: a line for each kind of block."""
+    settings, start = draft.space, draft.start
+    lines = ["start:", f"  model: {quoted(start.model)}"]
+    if start.weights is not None:
+        lines.append(f"  weights: {quoted(start.weights)}")
+    lines += [
+        "# Every network to choose from is cut out of it: images, depth, largest kernels, per cent of middle channels.",
+        "space:",
+        "  kind: grown",
+        f"  name: {quoted(settings.name)}",
+        f"  resolution: {list(settings.resolution)}",
+        f"  stem: {_flow(settings.stem)}",
+        "  stages:",
+    ]
+    for stage in settings.stages:
+        lines += _stage(stage)
+    return "\n".join([*lines, f"  head: {_flow(settings.head)}"])
+
+
+def _stage(stage: GrownStage) -> list[str]:
+    choices = {name: getattr(stage, name) for name in ("depth", "kernel_size", "middle")}
+    given = [f"{name}: {list(values)}" for name, values in choices.items() if values not in (None, (100,))]
+    rows = [f"        - {_flow(row)}" for row in stage.blocks]
+    first, *others = [*given, "blocks:"]
+    return [f"    - {first}", *(f"      {line}" for line in others), *rows]
+
+
+def _flow(row: Any) -> str:
+    """Return a block as a mapping on one line, without what is the default."""
+    values = {"kind": row.kind, **row.model_dump(exclude_defaults=True)}
+    return "{" + ", ".join(f"{name}: {value}" for name, value in values.items()) + "}"
+
+
+def preprocessing_lines(draft: PretrainedDraft) -> list[str]:
+    """Return the lines of section `data` that differ from the usual ones, because the network expects its own."""
+    expected, lines = draft.imported.expected, []
+    if expected.mean != IMAGENET_MEAN:
+        lines.append(noted(f"  mean: {list(expected.mean)}", _DEVIATION_OF))
+    if expected.std != IMAGENET_STD:
+        lines.append(noted(f"  std: {list(expected.std)}", _DEVIATION_OF))
+    return lines
+
+
+def phases_text(draft: PretrainedDraft) -> str:
+    """Return the section `train`: the original first, then the networks that are cut out of it."""
+    training, phases = draft.training, draft.phases
+    warmups = {name: round(0.08 * epochs, 2) for name, epochs in (("o", phases.original), ("e", phases.elastic))}
+    return f"""\
+# Timed on {draft.machine} (too long if it was busy): an epoch of {training.images} images takes \
+{duration(phases.original_s)} for the original, {duration(phases.elastic_s)} for
+# the networks cut out of it; all of training {duration(draft.training_s)}.
+train:
+  batch_size: {training.batch_size}
+  reference_batch: {training.batch_size}
+  optimizer: adamw
+  weight_decay: 0.01
+  dropout: 0.0
+  drop_connect: 0.0
+  phases:
+    - name: original        # the pretrained network on these images
+      epochs: {phases.original}
+      sampling: {{kind: largest}}
+      learning_rate: 0.0006
+      classifier_rate: 3.0  # the classifier is new
+      warmup_epochs: {warmups["o"]}
+    - name: elastic         # the networks cut out of it learn from it
+      epochs: {phases.elastic}
+      sort_channels: activation
+      distillation: {{kind: kl, temperature: 2.0, beta: 0.5, teacher: original}}
+      learning_rate: 0.001
+      warmup_epochs: {warmups["e"]}
+"""
+
+
+def finetune_text(draft: PretrainedDraft) -> str:
+    """Return the section `finetune`: the chosen network, trained further alone."""
+    phases = draft.phases
+    return f"""
+# The network that was chosen is trained further alone: {duration(phases.finetuning_s)}; 0 epochs for none.
+finetune:
+  epochs: {phases.finetune}
+"""
