@@ -24,7 +24,9 @@ def init(
     ),
     model: Annotated[
         str | None,
-        typer.Option("--from", metavar="MODEL", help="Pretrained network to start from: timm:NAME or torchvision:NAME."),
+        typer.Option(
+            "--from", metavar="MODEL", help="Pretrained network to start from, timm:NAME or torchvision:NAME."
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
@@ -60,8 +62,9 @@ def init(
         facts,
         as_json,
         lambda: (
-            f"wrote {out}: space {name_of(recipe.space)}, {recipe.train.epochs} epochs, about {duration(draft.training_s)} of "
-            f"training and {duration(draft.search_s)} of search\ncontinue with: nasdeploy run {out}"
+            f"wrote {out}: space {name_of(recipe.space)}, {recipe.train.epochs} epochs, about "
+            f"{duration(draft.training_s)} of training and {duration(draft.search_s)} of search\n"
+            f"continue with: nasdeploy run {out}"
         ),
     )
 

@@ -124,12 +124,13 @@ def _sides(side: int) -> tuple[int, ...]:
 
 
 def _phases(epoch_s: float, seconds: float) -> Phases:
-    each = {"original": _ALONE, "elastic": 1 + _TEACHING, "finetune": _ALONE / 2 + _TEACHING}
-    taken = {name: part * epoch_s for name, part in each.items()}
-    epochs = {
-        name: min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(SHARES[name] * seconds / taken[name]))) for name in each
-    }
-    return Phases(**epochs, **{f"{name}_s": value for name, value in taken.items()})
+    def epochs(name: str, each_s: float) -> int:
+        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(SHARES[name] * seconds / each_s)))
+
+    original_s, elastic_s = _ALONE * epoch_s, (1 + _TEACHING) * epoch_s
+    finetune_s = (_ALONE / 2 + _TEACHING) * epoch_s
+    counts = epochs("original", original_s), epochs("elastic", elastic_s), epochs("finetune", finetune_s)
+    return Phases(*counts, original_s, elastic_s, finetune_s)
 
 
 def _batch_size(images: int) -> int:

@@ -14,7 +14,6 @@ from nasdeploy.initial_recipe.pretrained_text import finetune_text, noted, phase
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.supernet.settings import StartSettings
 
-
 USUAL_START = "timm:efficientnet_b0"
 """The network that is recommended for photographs."""
 
