@@ -9,7 +9,16 @@ from nasdeploy.core.score import Metric
 from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.searching.budget import is_latency
 
-STRATEGY_NAMES = ("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable")
+STRATEGY_NAMES = (
+    "evolution",
+    "random",
+    "nsga2",
+    "coarse-to-fine",
+    "predictor-guided",
+    "reinforce",
+    "differentiable",
+    "additive",
+)
 """The name of one of `nasdeploy.searching.strategies.STRATEGIES`, which is not imported here because strategies read
 these settings."""
 

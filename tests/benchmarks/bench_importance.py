@@ -88,7 +88,7 @@ def networks(found: Imported, side: int) -> tuple[GrownSpace, dict[str, Arch]]:
     """A space, and its networks whose MACs are nearest to each share, by what was cut."""
     wanted: dict[str, tuple[int, int]] = {}
     shares: dict[int, list[float]] = {}
-    for percent in range(10, 100):
+    for percent in range(10, 96):
         space = space_of(found, side, (percent, 100))
         whole = space.plan(space.largest()).macs
         shares[percent] = [100 * space.plan(cut(space, percent, less)).macs / whole for less in (0, 1)]

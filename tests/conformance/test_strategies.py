@@ -15,12 +15,15 @@ from tests.latency.tables import archs, table
 from tests.searching.accuracy import evaluation
 from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
+from tests.searching.losses import loss_table_of
 
 SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15, gradient_steps=50)
 SHORT = SETTINGS.model_copy(update={"rounds": 3})
 NEAR = 0.02
 """Of top-1: what 250 evaluations of 19,683 architectures have to come within of the best."""
 HALF = problem_at(0.5)
+LOSSES = loss_table_of(SPACE, lambda arch: float(Landscape(0).accuracy(SPACE.encode([arch]))[0]))
+TOY_LOSSES = loss_table_of(TOY, lambda arch: evaluation(arch).score.value)
 
 
 @pytest.fixture(params=sorted(STRATEGIES))
@@ -38,7 +41,7 @@ def searched(
         batches.append(len(drawn))
         return landscape.evaluate(drawn)
 
-    STRATEGIES[name].run(problem, evaluate, settings, generator(seed, "conformance"), StrategyContext())
+    STRATEGIES[name].run(problem, evaluate, settings, generator(seed, "conformance"), StrategyContext(losses=LOSSES))
     return landscape, batches
 
 
@@ -80,7 +83,7 @@ def test_bounds_that_exclude_each_other_are_infeasible(name: str) -> None:
             lambda drawn: [evaluation(arch) for arch in drawn],
             SETTINGS,
             generator(0, "test"),
-            StrategyContext(),
+            StrategyContext(losses=TOY_LOSSES),
         )
 
 
@@ -96,7 +99,7 @@ def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
         return [evaluation(arch) for arch in drawn]
 
     settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50, gradient_steps=50)
-    STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"), StrategyContext())
+    STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"), StrategyContext(losses=TOY_LOSSES))
     allowed = [
         arch for arch, fits in zip(archs(), problem.feasible(problem.costs(TOY.encode(archs()))), strict=True) if fits
     ]
@@ -128,6 +131,6 @@ def test_a_score_of_which_less_is_better(name: str) -> None:
             for arch, error in zip(drawn, errors, strict=True)
         ]
 
-    STRATEGIES[name].run(HALF, evaluate, SETTINGS, generator(0, "conformance"), StrategyContext())
+    STRATEGIES[name].run(HALF, evaluate, SETTINGS, generator(0, "conformance"), StrategyContext(losses=LOSSES))
     best = landscape.all[HALF.feasible(HALF.costs(CODES))].max()
     assert best - NEAR <= landscape.found().max() <= best

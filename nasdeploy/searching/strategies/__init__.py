@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from nasdeploy.searching.strategies.additive import Additive
 from nasdeploy.searching.strategies.evolution import CoarseToFine, Evolution, Random
 from nasdeploy.searching.strategies.nsga2 import Nsga2
 from nasdeploy.searching.strategies.predictor_guided import PredictorGuided, descended, evolved
@@ -16,6 +17,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "predictor-guided": PredictorGuided(evolved),
     "reinforce": Reinforce(),
     "differentiable": PredictorGuided(descended),
+    "additive": Additive(),
 }
 
 __all__ = ["STRATEGIES", "Evaluate", "Strategy", "StrategyContext"]

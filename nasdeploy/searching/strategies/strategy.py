@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Floats
+from nasdeploy.searching.loss_table import LossTable
 from nasdeploy.searching.predictors.models import OneHot
 from nasdeploy.searching.predictors.predictor import FittedPredictor
 from nasdeploy.searching.problem import Candidate, Problem
@@ -30,6 +31,8 @@ class StrategyContext:
 
     predictor: FittedPredictor | None = None
     """The predictor that an earlier search of the same supernet kept."""
+    losses: LossTable | None = None
+    """The table of loss of the same supernet."""
     say: Callable[[str], None] = lambda text: None
     """Where a line for the user goes."""
     keep: Callable[[FittedPredictor], None] = lambda fitted: None
