@@ -20,7 +20,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings, StartSettings
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
-from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.settings import ORIGINAL, TrainSettings
 
 if TYPE_CHECKING:
     from nasdeploy.data.inventory import OpenedData
@@ -118,13 +118,15 @@ def _changed(content: dict[str, Any], assignments: Sequence[str], data: str | No
 
 
 def _make_paths_absolute(content: dict[str, Any]) -> None:
-    """Make the paths of data, teacher and start absolute, in plain values that were not checked yet."""
-    data, start = _section(content, "data"), _section(content, "start")
-    distillation = _section(_section(content, "train"), "distillation")
-    for section, key in ((data, "path"), (distillation, "teacher_weights"), (start, "weights")):
+    """Make the paths of data, teachers and start absolute, in plain values that were not checked yet."""
+    data, start, train = _section(content, "data"), _section(content, "start"), _section(content, "train")
+    phases = train.get("phases")
+    parts = [train, *(part for part in (phases if isinstance(phases, list) else ()) if isinstance(part, dict))]
+    teachers = [_section(part, "distillation") for part in parts]
+    for section, key in ((data, "path"), (start, "weights"), *((teacher, "teacher_weights") for teacher in teachers)):
         if isinstance(section.get(key), str):
             section[key] = _absolute(section[key])
-    for section, key in ((distillation, "teacher"), (start, "model")):
+    for section, key in ((start, "model"), *((teacher, "teacher") for teacher in teachers)):
         kind, _, place = str(section.get(key)).partition(":")
         if kind in ("run", "onnx") and place:
             section[key] = f"{kind}:{_absolute(place)}"
@@ -186,15 +188,22 @@ def start_of(model: str | None, weights: str | PathLike[str] | None) -> StartSet
 
 
 def train_alone(recipe: Recipe, text: str) -> Recipe:
-    """Return the recipe with nothing but the architecture that `text` means trained.
+    """Return the recipe with nothing but the architecture that `text` means trained, in each of its phases.
 
-    It is the baseline that inherited weights are compared with. Raises `UserError` if there is no such architecture.
+    It is the baseline that inherited weights are compared with; where others would learn from the original, which is
+    another network, it learns from the labels. Raises `UserError` if there is no such architecture.
     """
     # Architectures are the same for any size of output; a space that is an object has the one that it was made with.
     size = recipe.space.output_size if isinstance(recipe.space, GivenSpace) else 1
     arch = resolve_arch(text, recipe.load_space(size), (), option="`alone`")
     content = recipe.to_json()
-    content["train"]["sampling"] = {"kind": "alone", "arch": arch.to_json()}
+    train = content["train"]
+    train["sampling"] = {"kind": "alone", "arch": arch.to_json()}
+    for phase in train["phases"]:
+        phase.pop("sampling", None)
+    for part in (train, *train["phases"]):
+        if _section(part, "distillation").get("teacher") == ORIGINAL:
+            part["distillation"] = {"kind": "none"}
     return parse_recipe(content, "`alone`").model_copy(update={"space": recipe.space})
 
 

@@ -17,6 +17,7 @@ from nasdeploy.cli.app import app
 from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.mobilenet import MobileNetTable
+from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
 from tests.noise import despite_noise
 
@@ -123,11 +124,17 @@ def test_mentioned_commands_have_these_options(command: str) -> None:
 
 
 def test_the_table_of_ones_own_is_a_space() -> None:
-    text, _ = blocks("yaml")
+    text, *_ = blocks("yaml")
     table = parse(MobileNetTable, yaml.safe_load(text)["space"], "README.md")
     assert table.build(3).size > 100
 
 
+def test_the_phases_are_those_of_a_training() -> None:
+    _, text, _ = blocks("yaml")
+    train = parse(TrainSettings, yaml.safe_load(text)["train"], "README.md")
+    assert (train.epochs, train.original_phase) == (12, 1)
+
+
 def test_the_device_of_ones_own_is_a_device() -> None:
-    _, text = blocks("yaml")
+    *_, text = blocks("yaml")
     assert not parse(Device, yaml.safe_load(text), "README.md").is_local

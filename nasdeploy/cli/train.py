@@ -92,6 +92,9 @@ def _text(path: Path, facts: dict[str, Any]) -> str:
     from nasdeploy.training.sandwich import skipped_text
 
     lines = [f"trained {path}"]
+    for phase in facts.get("phases", ()):
+        early = ", ended early" if phase["early"] else ""
+        lines.append(f"  phase {phase['name']}: {phase['epochs']} epoch{'s' if phase['epochs'] > 1 else ''}{early}")
     validation = facts.get("validation")
     if isinstance(validation, dict):
         for name, score in validation.items():

@@ -61,6 +61,23 @@ class Ranks:
         if self.world > 1:
             dist.barrier()
 
+    def told(self, number: int) -> int:
+        """Return the number that the first process gives; they go on when all are here."""
+        if self.world == 1:
+            return number
+        given = torch.tensor([number], device=self.device)
+        dist.broadcast(given, 0)
+        return int(given)
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Let tensors be, in place, those of the first process."""
+        if self.world > 1:
+            for tensor in tensors:
+                # What is sent has to lie in order, which a channels-last tensor does not.
+                sent = tensor.contiguous()
+                dist.broadcast(sent, 0)
+                tensor.copy_(sent)
+
     def same(self, number: int) -> bool:
         """Return whether all processes have the same number; they go on when all are here."""
         if self.world == 1:

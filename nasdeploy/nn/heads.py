@@ -1,7 +1,7 @@
 """Weights and computation of stem and pooling head. Widths are leading channels."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +25,13 @@ from nasdeploy.nn.functional import (
 
 def _norm(channels: int, eps: float = BN_EPS) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=eps)
+
+
+@runtime_checkable
+class ClassifyingWeights(Protocol):
+    """The weights of a block that ends in a classifier, which may learn alone or at a rate of its own."""
+
+    classifier: nn.Linear
 
 
 class StemWeights(nn.Module):

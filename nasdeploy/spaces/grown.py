@@ -237,6 +237,11 @@ class GrownSpace(SearchSpace):
             return None
         return _cut(place.block, values.get(f"kernel_size.{stage}", _ANY), values.get(f"middle.{stage}", 100))
 
+    def stage_of(self, slot: Slot) -> int | None:
+        """Return the stage (from 0) that a slot belongs to; None for stem and head."""
+        stage = self._blocks_at[self.settings.resolution[-1]][slot.name].stage
+        return None if stage < 0 else stage
+
     def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
         """One RGB image at the architecture's resolution."""
         return (("input", TensorType((3, arch["resolution"], arch["resolution"]))),)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -116,6 +116,10 @@ class MobileNetSpace(SearchSpace):
             slots.append(Slot(f"stage{stage + 1}_block{number}", ("resolution", *own, *depth)))
         return slots
 
+    def stage_of(self, slot: Slot) -> int | None:
+        """Return the stage (from 0) that a slot belongs to; None for stem and head."""
+        return None if slot.name in ("stem", "head") else _place(slot)[0]
+
     @cached_property
     def _sides(self) -> dict[int, tuple[int, ...]]:
         """Return for each resolution the side of the feature map that enters each stage, and the head."""
@@ -163,19 +167,26 @@ class MobileNetSpace(SearchSpace):
         return {name: self.arch(values) for name, values in self.table.named.items()}
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """A space of stages of blocks, and a slot `head` behind them."""
+
+    def stage_of(self, slot: Slot) -> int | None:
+        """Return the stage (from 0) that a slot belongs to; None for a slot outside of stages."""
+
+
 def drop_rates(space: SearchSpace, dropout: float, drop_connect: float) -> dict[str, float]:
-    """Return the drop probability by slot that regularises the largest network of a table (AlphaNet's recipe).
+    """Return the drop probability by slot that regularises the largest network of a staged space (AlphaNet's recipe).
 
     That is dropout in the head, and drop-connect in the last two stages, which grows with the block's index over all
     blocks of the network. A space of another kind has no such rates.
     """
-    if not isinstance(space, MobileNetSpace):
+    if not isinstance(space, Staged):
         return {}
-    blocks = [slot for slot in space.slots if slot.name not in ("stem", "head")]
-    late = len(space.table.stages) - 2
-    rates = {
-        slot.name: drop_connect * index / len(blocks) for index, slot in enumerate(blocks) if _place(slot)[0] >= late
-    }
+    found = ((slot.name, space.stage_of(slot)) for slot in space.slots)
+    blocks = [(name, stage) for name, stage in found if stage is not None]
+    late = max(stage for _, stage in blocks) - 1
+    rates = {name: drop_connect * index / len(blocks) for index, (name, stage) in enumerate(blocks) if stage >= late}
     return rates | {"head": dropout}
 
 

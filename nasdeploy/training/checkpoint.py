@@ -15,7 +15,7 @@ from nasdeploy.store.checkpoints import BEST, checkpoint_files, checkpoint_name
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.optimizer import MovingAverage, gradient_scaler, make_optimizer
+from nasdeploy.training.optimizer import MovingAverage, gradient_scaler, make_optimizer, require_gradients
 from nasdeploy.training.sandwich import Skips, Totals
 from nasdeploy.training.settings import TrainSettings
 
@@ -31,6 +31,23 @@ class Position:
     """The number of processes that train it, or wrote the checkpoint; None in those of earlier versions."""
     skips: Skips = field(default_factory=Skips)
     """The skipped steps of all epochs so far; none in checkpoints of earlier versions."""
+    ended: tuple[int, ...] = ()
+    """The numbers of finished epochs at which the finished phases ended; none in checkpoints of earlier versions."""
+
+    @property
+    def phase(self) -> int:
+        """The number (from 0) of the phase that goes on or begins here; that of phases where all are finished."""
+        return len(self.ended)
+
+    @property
+    def began(self) -> int:
+        """The finished epochs at which that phase begins."""
+        return self.ended[-1] if self.ended else 0
+
+    @property
+    def between(self) -> bool:
+        """Whether no step of that phase was made."""
+        return self.epoch == self.began and self.step == 0
 
 
 @dataclass
@@ -45,11 +62,12 @@ class TrainingState:
     position: Position = field(default_factory=Position)
 
     @classmethod
-    def fresh(cls, supernet: Supernet, settings: TrainSettings) -> "TrainingState":
-        """Return the state before the first step, where the supernet is."""
+    def fresh(cls, supernet: Supernet, settings: TrainSettings, position: Position | None = None) -> "TrainingState":
+        """Return the state before the first step of a phase, where the supernet is."""
         average = None if settings.ema is None else MovingAverage(supernet, settings.ema)
-        device = next(supernet.parameters()).device
-        return cls(supernet, make_optimizer(supernet, settings), average, gradient_scaler(settings, device))
+        require_gradients(supernet, settings.trains)
+        scaler = gradient_scaler(settings, next(supernet.parameters()).device)
+        return cls(supernet, make_optimizer(supernet, settings), average, scaler, position or Position())
 
     @property
     def averaged(self) -> Supernet:
@@ -86,6 +104,7 @@ class Checkpoints:
             totals=position.totals.to_plain(),
             processes=position.processes,
             skips=position.skips.to_plain(),
+            phases_ended=list(position.ended),
             optimizer=state.optimizer.state_dict(),
             scaler=state.scaler.state_dict(),
             **({} if state.average is None else state.average.to_plain(state.supernet)),
@@ -107,27 +126,31 @@ class Checkpoints:
         _same_file(best, self._path(position))
         return self._path(position)
 
-    def resume(self, state: TrainingState) -> None:
-        """Put the newest file, if there is any, into a fresh state; raises `UserError` if it is damaged."""
+    def newest(self) -> "SavedState | None":
+        """Return what is in the newest file; None if there is none. Raises `UserError` if it is damaged."""
         if not self.all():
-            return
-        path = self.latest()
-        content = weights.read(path, self._remedy())
-        weights.restore(state.averaged, content, path, self._remedy())
+            return None
+        path, remedy = self.latest(), self._remedy()
+        content = weights.read(path, remedy)
         try:
-            if state.average is not None:
-                state.average.from_plain(content, state.supernet)
-                _require_finite(state.supernet.state_dict().values())
-            state.optimizer.load_state_dict(content["optimizer"])
-            _require_fit(state.optimizer)
-            # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
-            state.scaler.load_state_dict(content.get("scaler", {}))
             position = _position(content)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            raise UserError(f"{path}: damaged; {self._remedy()}") from None
+        except (KeyError, ValueError, TypeError, AttributeError):
+            raise UserError(f"{path}: damaged; {remedy}") from None
         if self._path(position) != path:
             raise UserError(f"{path}: holds the state of {self._path(position).name}; give it that name, or delete it")
-        state.position = position
+        return SavedState(path, content, position, remedy)
+
+    def best(self, epoch: int) -> "SavedState":
+        """Return what is in `best.pt`; raises `UserError` unless it is the checkpoint of an epoch."""
+        path = self.directory / BEST
+        content = weights.read(path, "start anew with `restart=True`")
+        try:
+            position = _position(content)
+        except (KeyError, ValueError, TypeError, AttributeError):
+            position = Position(-1)
+        if position.epoch != epoch:
+            raise UserError(f"{path}: not the checkpoint of epoch {epoch}; start anew with `restart=True`")
+        return SavedState(path, content, position, "start anew with `restart=True`")
 
     def _remedy(self) -> str:
         """Return what to do if the newest file is damaged."""
@@ -137,6 +160,37 @@ class Checkpoints:
 
     def _path(self, position: Position) -> Path:
         return self.directory / checkpoint_name(position.epoch, position.step)
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The content of a checkpoint."""
+
+    path: Path
+    content: dict[str, Any]
+    position: Position
+    remedy: str
+    """What to do if it is damaged."""
+
+    def restore(self, state: TrainingState) -> None:
+        """Put everything into a fresh state of the same phase; raises `UserError` if it is damaged."""
+        content = self.content
+        self.restore_weights(state.averaged)
+        try:
+            if state.average is not None:
+                state.average.from_plain(content, state.supernet)
+                _require_finite(state.supernet.state_dict().values())
+            state.optimizer.load_state_dict(content["optimizer"])
+            _require_fit(state.optimizer)
+            # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
+            state.scaler.load_state_dict(content.get("scaler", {}))
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+            raise UserError(f"{self.path}: damaged; {self.remedy}") from None
+        state.position = self.position
+
+    def restore_weights(self, supernet: Supernet) -> None:
+        """Put the weights that are handed on into a supernet; raises `UserError` if they are damaged."""
+        weights.restore(supernet, self.content, self.path, self.remedy)
 
 
 def change_of_processes(before: int | None, now: int, settings: TrainSettings, checkpoint: Path) -> str | None:
@@ -193,11 +247,14 @@ def _position(content: Mapping[str, Any]) -> Position:
     epoch, step = int(content["epoch"]), int(content["step"])
     if min(epoch, step) < 0:
         raise ValueError(f"a position at epoch {epoch} and step {step}")
-    processes = content.get("processes")
+    processes, ended = content.get("processes"), tuple(int(end) for end in content.get("phases_ended", ()))
+    if list(ended) != sorted(set(ended)) or any(end > epoch for end in ended):
+        raise ValueError(f"phases that ended after epochs {ended}, of {epoch}")
     return Position(
         epoch,
         step,
         Totals.from_plain(content["totals"]),
         None if processes is None else max(1, int(processes)),
         Skips.from_plain(content.get("skips", ())),
+        ended,
     )

@@ -12,8 +12,9 @@ from nasdeploy.core.errors import NasdeployError, Terminated, UserError
 from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.tasks.task import Batch, Inputs
 from nasdeploy.training.checkpoint import TrainingState
-from nasdeploy.training.monitor import Metrics, Monitor, Validation, ValidationStopped, peak_memory
+from nasdeploy.training.monitor import ENDED_EARLY, Metrics, Monitor, Validation, ValidationStopped, peak_memory
 from nasdeploy.training.optimizer import clip_gradients, laid_out, learning_rate, set_learning_rate
+from nasdeploy.training.phase import Phase
 from nasdeploy.training.sandwich import (
     Cause,
     Losses,
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrainingLoop:
-    """The steps of a trainer that are left from a state on; the state moves along."""
+    """The steps of a phase that are left from a state on; the state moves along."""
 
     trainer: "Trainer"
+    phase: Phase
     state: TrainingState
     monitor: Monitor
     asked_to_stop: Callable[[], bool]
@@ -43,12 +45,20 @@ class TrainingLoop:
 
     def __post_init__(self) -> None:
         trainer = self.trainer
-        self._gradients_of = trainer.sandwich_step(self.state)
-        self._guard = StepGuard(trainer.steps, trainer.settings.most_skipped, self.state.scaler)
+        self._gradients_of = trainer.sandwich_step(self.phase, self.state)
+        steps = trainer.epochs(self.state.position) * trainer.steps_per_epoch
+        self._guard = StepGuard(steps, trainer.settings.most_skipped, self.state.scaler)
         self._validation = Validation(
-            trainer.to_validate, trainer.task, trainer.data, trainer.recalibration, trainer.seed
+            self.phase.to_validate, trainer.task, trainer.data, trainer.recalibration, trainer.seed
         )
         self._share = (trainer.ranks.rank, trainer.ranks.world)
+
+    def finish(self) -> None:
+        """Do the rest of the phase at the state's position."""
+        position = self.state.position
+        number = position.phase
+        while position.phase == number:
+            self.epoch()
 
     def epoch(self) -> None:
         """Do the rest of the epoch at the state's position; write its metrics, and a checkpoint at its end."""
@@ -63,6 +73,7 @@ class TrainingLoop:
         learned = (position.step - first) * trainer.settings.batch_size
         metrics = {
             "epoch": position.epoch + 1,
+            **({} if self.phase.name is None else {"phase": self.phase.name}),
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             **position.totals.metrics(),
             "skipped": position.skips.of_epoch(position.epoch + 1),
@@ -72,6 +83,7 @@ class TrainingLoop:
         if trainer.ranks.first and self._validates(position.epoch + 1):
             metrics["validation"] = self._scores()
         position.epoch, position.step, position.totals = position.epoch + 1, 0, Totals()
+        self._end_phase(metrics)
         self._finish_epoch(metrics)
         self.monitor.epoch(metrics)
 
@@ -85,16 +97,17 @@ class TrainingLoop:
     def step(self, batch: Batch) -> bool:
         """Do one step on all processes; return whether any of them was asked to stop."""
         trainer, state, position = self.trainer, self.state, self.state.position
-        settings, ranks, seed = trainer.settings, trainer.ranks, trainer.seed
+        settings, ranks, seed = self.phase.settings, trainer.ranks, trainer.seed
         step, stop = position.epoch * trainer.steps_per_epoch + position.step, self.asked_to_stop()
         torch.manual_seed(seed_for(seed, "step", step, ranks.rank))
-        rate = learning_rate(settings, step, trainer.steps_per_epoch)
+        within = step - position.began * trainer.steps_per_epoch
+        rate = learning_rate(settings, within, trainer.steps_per_epoch)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
         inputs, targets = laid_out(batch[0], trainer.layout), batch[1]
-        sandwich = trainer.sampler.draw(
+        sandwich = self.phase.sampler.draw(
             generator(seed, "sandwich", step),
-            position.epoch,
+            position.epoch - position.began,
             lambda archs: self._gradients_of.losses_of(archs, inputs, targets),
         )
         own = self._gradients_of(sandwich, inputs, targets)
@@ -118,7 +131,7 @@ class TrainingLoop:
         position = self.state.position
         loss = position.totals.leading_loss
         told = "" if loss is None else f", loss {loss:.3f}"
-        return f"epoch {position.epoch + 1}/{self.trainer.settings.epochs}{told}"
+        return f"epoch {position.epoch + 1}/{self.trainer.epochs(position)}{told}"
 
     def _cause(self, sandwich: Sandwich, inputs: Inputs, losses: Losses) -> Cause:
         """Return why a step is not finite; raises `UserError` if the teacher is not, on any of the processes."""
@@ -134,7 +147,7 @@ class TrainingLoop:
     def _broken_teacher(self, rows: Sequence[int], samples: int) -> UserError:
         """Return the refusal of a teacher that gives no numbers for some rows of this process's part of the batch."""
         trainer, position = self.trainer, self.state.position
-        settings, at = trainer.settings, (position.epoch, position.step)
+        settings, at = self.phase.settings, (position.epoch, position.step)
         names = trainer.data.names(settings.batch_size, trainer.seed, at, self._share)
         named = [names[row] if names else f"sample {row}" for row in rows]
         among = f"the {samples} of step {position.step + 1} of epoch {position.epoch + 1}"
@@ -172,8 +185,9 @@ class TrainingLoop:
         )
 
     def _validates(self, epoch: int) -> bool:
-        settings = self.trainer.settings
-        return epoch % settings.validate_every == 0 or epoch == settings.epochs
+        settings = self.phase.settings
+        last = self.state.position.began + settings.epochs
+        return epoch % settings.validate_every == 0 or epoch == last
 
     def _scores(self) -> dict[str, dict[str, Any]]:
         """Validate after an epoch's last step; who is asked to stop meanwhile does so without its end."""
@@ -183,8 +197,37 @@ class TrainingLoop:
             self._stop()
         metric = replace(self.trainer.task.metric, decimals=1)
         text = ", ".join(f"{name.split('_')[0]} {metric.text(score[metric.key])}" for name, score in scores.items())
-        self.trainer.progress.say(f"epoch {self.state.position.epoch + 1}: {metric.name} {text}")
+        phase = "" if self.phase.name is None else f" ({self.phase.name})"
+        self.trainer.progress.say(f"epoch {self.state.position.epoch + 1}{phase}: {metric.name} {text}")
         return scores
+
+    def _end_phase(self, metrics: Metrics) -> None:
+        """Let the phase have ended if the finished epoch is its last, or the last that its patience allows."""
+        position = self.state.position
+        best = self._best_before(metrics)
+        if best:
+            # All processes; the first one then writes a checkpoint with these weights.
+            self.trainer.checkpoints.best(best).restore_weights(self.state.averaged)
+            metrics[ENDED_EARLY] = {"best_epoch": best}
+            named = "training" if self.phase.name is None else f"phase {self.phase.name}"
+            self.trainer.progress.say(
+                f"train: {named} ends after epoch {position.epoch}, no better since epoch {best}, whose weights it "
+                "ends with"
+            )
+        if best or position.epoch - position.began == self.phase.settings.epochs:
+            position.ended = (*position.ended, position.epoch)
+
+    def _best_before(self, metrics: Metrics) -> int:
+        """Return the best epoch if it lies as far back as patience allows, else 0; the same on all processes."""
+        trainer, position, patience = self.trainer, self.state.position, self.phase.settings.patience
+        if patience is None:
+            return 0
+        found = 0
+        if trainer.ranks.first and metrics.get("validation"):
+            best = trainer.metrics.best_epoch(position.began, metrics)
+            assert best is not None
+            found = best if position.epoch - best >= patience else 0
+        return trainer.ranks.told(found)
 
     def _finish_epoch(self, metrics: Metrics) -> None:
         if self.trainer.ranks.first:

@@ -42,6 +42,10 @@ Metrics = dict[str, Any]
 """The metrics of one epoch, as they stand in a line of the file."""
 
 
+ENDED_EARLY = "ended_early"
+"""The key of a phase's last metrics that tells the `best_epoch` whose weights were taken instead."""
+
+
 class ValidationStopped(Exception):
     """The process was asked to stop before all networks were scored."""
 
@@ -141,9 +145,20 @@ class MetricsFile:
             "is run again"
         )
 
-    def best_epoch(self) -> int | None:
-        """Return the epoch with the best mean score of the validated networks, the first of equals; None before any."""
-        validated = [line for line in self.lines() if line.get("validation")]
+    def handed_on(self, epoch: int) -> Metrics:
+        """Return the metrics of the last epoch, with the scores of the earlier one whose weights were taken, if any."""
+        line = self.of(epoch)
+        early = line.get(ENDED_EARLY)
+        return line if early is None else {**line, "validation": self.of(early["best_epoch"])["validation"]}
+
+    def best_epoch(self, after: int = 0, latest: Metrics | None = None) -> int | None:
+        """Return the epoch with the best mean score of the validated networks, the first of equals; None before any.
+
+        Epochs up to `after` do not count: they belong to earlier phases, which validate other networks. `latest` are
+        metrics that are not in the file yet.
+        """
+        lines = [*self.lines(), *([] if latest is None else [latest])]
+        validated = [line for line in lines if line["epoch"] > after and line.get("validation")]
         return max(validated, key=lambda line: self._gain(line["validation"]))["epoch"] if validated else None
 
     def _gain(self, scores: dict[str, dict[str, Any]]) -> float:
@@ -172,8 +187,8 @@ class TrainingForecast:
     The very first step is left out: it also allocates, chooses algorithms and starts the processes that read images.
     """
 
-    def __init__(self, left: int, device: torch.device, progress: Progress) -> None:
-        self._left, self._device, self._progress = left, device, progress
+    def __init__(self, left: int, device: torch.device, progress: Progress, name: str = "train") -> None:
+        self._left, self._device, self._progress, self._name = left, device, progress, name
         self._done, self._began = 0, 0.0
 
     def step(self) -> None:
@@ -189,7 +204,7 @@ class TrainingForecast:
         each, left = took / (self._done - 1), self._left - self._done
         memory = peak_memory(self._device) / 2**30
         self._progress.say(
-            f"train: {duration(each)} a step, about {duration(each * left)} for the {left} steps that are left; "
+            f"{self._name}: {duration(each)} a step, about {duration(each * left)} for the {left} steps that are left; "
             f"{memory:.2g} GiB of memory"
         )
 
@@ -215,6 +230,12 @@ class Scalars:
         """Write the figures of one step, by tag; only one step in ten is written."""
         if self.writer is not None and steps % _EVERY == 0:
             self._write(steps, figures)
+
+    def phase(self, steps: int, name: str) -> None:
+        """Write which phase goes on after so many steps."""
+        if self.writer is not None:
+            with self._disk_full_named():
+                self.writer.add_text("phase", name, steps)
 
     def epoch(self, steps: int, metrics: Mapping[str, Any]) -> None:
         """Write what an epoch's metrics say of speed, memory, and the scores of the validated networks."""
@@ -305,10 +326,34 @@ class Monitor:
         self.scalars.epoch(self.steps, metrics)
 
 
+@dataclass(frozen=True)
+class PhaseSteps:
+    """The steps of a phase, or of a training without phases."""
+
+    done: int
+    """The number of those that are finished."""
+    total: int
+    before: int = 0
+    """The number of steps of earlier phases."""
+    phase: str | None = None
+    """The name of the phase; None without phases."""
+
+    @property
+    def name(self) -> str:
+        """What a user sees beside the bar."""
+        return "train" if self.phase is None else f"train {self.phase}"
+
+
 @contextmanager
 def monitored(
-    done: int, total: int, device: torch.device, progress: Progress, directory: Path | None, metric: Metric
+    steps: PhaseSteps, device: torch.device, progress: Progress, directory: Path | None, metric: Metric
 ) -> Iterator[Monitor]:
-    """Open a monitor of a run of `total` steps of which `done` are finished; scalars go into `directory`, if any."""
-    with progress.task("train", total, done=done) as task, scalars_in(directory, done, metric) as scalars:
-        yield Monitor(done, task, TrainingForecast(total - done, device, progress), scalars)
+    """Open a monitor of the steps of a phase that are left; scalars go into `directory`, if any."""
+    finished, left = steps.before + steps.done, steps.total - steps.done
+    with (
+        progress.task(steps.name, steps.total, done=steps.done) as task,
+        scalars_in(directory, finished, metric) as scalars,
+    ):
+        if steps.phase is not None:
+            scalars.phase(finished, steps.phase)
+        yield Monitor(finished, task, TrainingForecast(left, device, progress, steps.name), scalars)

@@ -3,32 +3,48 @@
 Sources: AlphaNet, appendix B; BigNAS, section 3.3. Autocast, loss scaling and TF32 leave weights and losses in float32.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from math import cos, floor, isfinite, pi
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler, autocast
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from nasdeploy.nn.heads import ClassifyingWeights
 from nasdeploy.nn.network import layout_for
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import Inputs
 from nasdeploy.training.settings import TrainSettings
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the optimizer that the settings name.
+def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the layers of a supernet that give the outputs of a classifier."""
+    heads = (module for module in model.modules() if isinstance(module, ClassifyingWeights))
+    return [parameter for head in heads for parameter in head.classifier.parameters()]
 
-    Weight decay applies to weights only: normalisation parameters and biases, which are vectors, have none.
+
+def require_gradients(model: nn.Module, trains: Literal["all", "classifier"]) -> None:
+    """Let all parameters have gradients, or the classifier's alone; the others then cost no backward pass."""
+    model.requires_grad_(trains == "all")
+    for parameter in classifier_parameters(model):
+        parameter.requires_grad_(True)
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings name, of the parameters that have gradients.
+
+    Weight decay applies to weights only: normalisation parameters and biases, which are vectors, have none. The
+    classifier's parameters are groups of their own where they learn at a rate of their own.
     """
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    own = set() if settings.classifier_rate == 1.0 else {id(p) for p in classifier_parameters(model)}
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = _groups([p for p in parameters if id(p) not in own], settings.weight_decay)
+    if own:
+        classifier = _groups([p for p in parameters if id(p) in own], settings.weight_decay)
+        groups += [{**group, _RATE: settings.classifier_rate} for group in classifier]
     rate = settings.learning_rate
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, eps=settings.epsilon or 1e-8)
@@ -47,14 +63,25 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
+_RATE = "rate"
+"""The key of a group of parameters that holds what the learning rate is multiplied by for them."""
+
+
+def _groups(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` in the next step."""
+    """Use `rate` in the next step, times what parameters with a rate of their own have instead."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_RATE, 1.0)
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate at iteration `step` (from 0), scaled to the recipe's batch size.
+    """Return the learning rate at iteration `step` of a phase (from 0), scaled to the recipe's batch size.
 
     It is a linear warm-up times a decay. Both count from the first iteration; the decay ends at `lowest`, and warm-up
     may begin below that.

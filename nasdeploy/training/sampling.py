@@ -168,7 +168,7 @@ class Sampler(Protocol):
     """Draws the networks of a step; everything random comes from the generator, and nothing is remembered."""
 
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
-        """Draw the networks of a step in `epoch` (from 0); `losses` serves those that choose by it."""
+        """Draw the networks of a step in `epoch` of a phase (from 0); `losses` serves those that choose by it."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,7 @@ SAMPLERS: Mapping[str, Callable[[SamplerContext], Sampler]] = {
     "best-up": lambda context: context.attentive(lambda losses: int(np.argmin(losses))),
     "worst-up": lambda context: context.attentive(lambda losses: int(np.argmax(losses))),
     "single": lambda context: SingleNetwork(context.stages),
+    "largest": lambda context: FixedNetwork(context.space.largest()),
     "alone": lambda context: FixedNetwork(context.arch),
 }
 """The ways of drawing networks, by the name that a recipe gives (`settings.SAMPLING_KEYS` says what each reads)."""
@@ -259,10 +260,12 @@ def sampler_from(context: SamplerContext) -> Sampler:
 
 
 def networks_to_validate(context: SamplerContext) -> dict[str, Arch]:
-    """Return networks that show how training goes, by name: both ends and random ones, or the one trained alone."""
+    """Return networks that show how training goes, by name: both ends and random ones, or the one that is trained."""
     space, settings = context.space, context.settings
     if settings.sampling.kind == "alone":
         return {"alone": context.arch}
+    if settings.sampling.kind == "largest":
+        return {LARGEST: space.largest()}
     rng = generator(context.seed, "validation")
     random = [space.sample(rng) for _ in range(settings.validate_random)]
     ends = {SMALLEST: space.smallest(), LARGEST: space.largest()}

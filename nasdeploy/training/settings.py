@@ -1,21 +1,25 @@
 """How a supernet is trained. Torch-free; defaults are AlphaNet's (appendix B)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.data.settings import Deviation, Mean
 
-_OPTIMIZERS = {
+_OPTIMIZERS: Mapping[str, tuple[str, ...]] = {
     "momentum": ("sgd", "rmsprop"),
     "rmsprop_decay": ("rmsprop",),
     "betas": ("adamw",),
     "epsilon": ("rmsprop", "adamw"),
 }
 """The optimizers that use a key."""
+_DECAYS: Mapping[str, tuple[str, ...]] = {"step_epochs": ("step",), "step_factor": ("step",)}
+"""The decays of the learning rate that use a key."""
+ORIGINAL = "original"
+"""The teacher that earlier phases of the same training left."""
 _OF_OTHER_TEACHERS = ("teacher_classes", "teacher_outputs", "teacher_mean", "teacher_std")
 
 
@@ -30,7 +34,8 @@ class DistillationSettings(Settings):
     `teacher`: `largest`, the largest network of the same step, which learns from the labels; or a model of its own,
     which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a finished
     run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights` (.safetensors, or PyTorch's);
-    `onnx:FILE`. How such a model is to be read, where it differs from the data: `teacher_classes`, the order of its
+    `onnx:FILE`; or `original`, the largest network as earlier phases of the same training left it, by its own
+    statistics. How such a model is to be read, where it differs from the data: `teacher_classes`, the order of its
     classes, by name (`natural`: 1, 2, 10; `ignore-case`; `reversed`) or as the list of their names; `teacher_outputs`,
     `probabilities` if it ends in a softmax or sigmoid, of which the logarithm is taken; `teacher_mean` and
     `teacher_std`, what it expects images to be normalised by (0 and 1 for 0..1, 0 and 1/255 for 0..255).
@@ -49,12 +54,17 @@ class DistillationSettings(Settings):
     teacher_mean: tuple[Mean, Mean, Mean] | None = None
     teacher_std: tuple[Deviation, Deviation, Deviation] | None = None
 
+    @property
+    def teacher_as_read(self) -> tuple[Any, ...]:
+        """The teacher and how it is to be read: what makes it another one."""
+        return tuple(getattr(self, name) for name in ("teacher", "teacher_weights", *_OF_OTHER_TEACHERS))
+
     @field_validator("teacher")
     @classmethod
     def _named(cls, teacher: str) -> str:
         kind, _, name = teacher.partition(":")
-        if teacher != "largest" and (kind not in ("run", "torchvision", "onnx") or not name):
-            raise ValueError("write largest, run:DIR, torchvision:NAME or onnx:FILE")
+        if teacher not in ("largest", ORIGINAL) and (kind not in ("run", "torchvision", "onnx") or not name):
+            raise ValueError("write largest, original, run:DIR, torchvision:NAME or onnx:FILE")
         return teacher
 
     @model_validator(mode="after")
@@ -65,8 +75,8 @@ class DistillationSettings(Settings):
         if (self.teacher_mean is None) != (self.teacher_std is None):
             raise ValueError("teacher_mean and teacher_std go together; write both")
         own = [name for name in _OF_OTHER_TEACHERS if getattr(self, name) != type(self).model_fields[name].default]
-        if self.teacher == "largest" and own:
-            raise ValueError(f"{own[0]} has an effect only with a teacher of its own, and teacher is largest")
+        if self.teacher in ("largest", ORIGINAL) and own:
+            raise ValueError(f"{own[0]} has an effect only with a teacher of its own, and teacher is {self.teacher}")
         return self
 
 
@@ -76,13 +86,14 @@ SAMPLING_KEYS: Mapping[str, tuple[str, ...]] = {
     "best-up": _ATTENTIVE,
     "worst-up": _ATTENTIVE,
     "single": ("stages",),
+    "largest": (),
     "alone": ("arch",),
 }
 """The ways of drawing a step's networks (`sampling.SAMPLERS` has one for each), and the settings that each reads."""
 
 
 class StageSettings(Settings):
-    """Choices from an epoch (counted from 0) on: `largest` values of those named, all values of the others.
+    """Choices from an epoch of a phase (counted from 0) on: `largest` values of those named, all of the others.
 
     `{depth: 2}` allows the two largest depths of every stage, `{depth.3: 2}` those of one; progressive shrinking (OFA)
     is a list of such stages.
@@ -97,8 +108,8 @@ class SamplingSettings(Settings):
 
     `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`, `worst-up`: the same, but each
     random one is that of `candidates` with the lowest or highest label loss on the batch; they are drawn from one
-    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `alone`: always the
-    network `arch`, by labels.
+    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `largest`: always
+    the largest network, and `alone`: always the network `arch`, by labels.
     """
 
     kind: str = "sandwich"
@@ -142,20 +153,28 @@ class SamplingSettings(Settings):
         return self
 
 
-class TrainSettings(Settings):
-    """The networks of a step come from `sampling`: by default the largest, `random_networks` others and the smallest.
+class LearningSettings(Settings):
+    """What may be different in each phase of a training.
 
+    The networks of a step come from `sampling`: by default the largest, `random_networks` others and the smallest.
     `optimizer`: `sgd` with `momentum` and `nesterov` (AlphaNet); `rmsprop` as in TensorFlow, `epsilon` inside the root,
     with `momentum` and `rmsprop_decay` (BigNAS); `adamw` with `betas` and `epsilon`. `decay` of the learning rate:
-    `cosine` over the whole run, or by `step_factor` every `step_epochs` epochs.
+    `cosine` over the whole phase, or by `step_factor` every `step_epochs` epochs.
     """
 
-    epochs: int = Field(default=360, ge=1, le=100_000)
-    batch_size: int = Field(default=256, ge=2, le=65536)
+    trains: Literal["all", "classifier"] = "all"
+    """The weights that learn: all of them, or those of the last layer alone."""
+    sort_channels: str | None = None
+    """The criterion by which channels are sorted before the first step, so that narrower networks keep the most
+    important ones (a key of `nasdeploy.supernet.importance.CRITERIA`); null leaves them where they are."""
+    patience: int | None = Field(default=None, ge=1)
+    """The epochs without a better validation score after which training ends early, with the weights of the best
+    epoch; null for no such end."""
     optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0.0, le=100.0)
     """The learning rate for `reference_batch` images a step; it is scaled linearly with the batch size."""
-    reference_batch: int = Field(default=256, ge=1, le=1_000_000)
+    classifier_rate: float = Field(default=1.0, gt=0.0, le=1000.0)
+    """What the learning rate is multiplied by for the classifier's weights, which may be new in a trained network."""
     warmup_epochs: float = Field(default=5.0, ge=0.0)
     warmup_start: float = Field(default=0.001, ge=0.0, le=1.0)
     """The part of the learning rate that warm-up begins at."""
@@ -187,6 +206,43 @@ class TrainSettings(Settings):
     distillation: DistillationSettings = DistillationSettings()
     sampling: SamplingSettings = SamplingSettings()
     random_networks: int = Field(default=2, ge=0, le=64)
+
+
+class PhaseSettings(LearningSettings):
+    """A phase of a training: for how long, and what of `LearningSettings` is different from the training's own.
+
+    A section that is given, such as `distillation`, replaces the whole section.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    epochs: int = Field(ge=1, le=100_000)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The names of the settings that are other ones than the training's, its epochs among them."""
+        return frozenset(self.model_fields_set - {"name"})
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not given: it is the training's, not the default."""
+        return {name: value for name, value in plain(self).items() if name in self.model_fields_set}
+
+
+def _epochs(given: dict[str, Any]) -> int:
+    return sum(phase.epochs for phase in given.get("phases", ())) or 360
+
+
+class TrainSettings(LearningSettings):
+    """How long is trained and in which phases; without `phases` there is one, of all `epochs`.
+
+    With phases, `epochs` is the sum of theirs, and need not be given. Learning rate, warm-up, decay, the stages of
+    sampling, the optimizer's state and the moving average begin anew in each.
+    """
+
+    phases: tuple[PhaseSettings, ...] = Field(default=(), max_length=64)
+    epochs: int = Field(default_factory=_epochs, ge=1, le=100_000)
+    batch_size: int = Field(default=256, ge=2, le=65536)
+    reference_batch: int = Field(default=256, ge=1, le=1_000_000)
     validate_every: int = Field(default=1, ge=1)
     """The epochs between validations of the smallest, the largest and `validate_random` random networks."""
     validate_random: int = Field(default=2, ge=0, le=64)
@@ -218,20 +274,78 @@ class TrainSettings(Settings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """The number of CPU threads; as many as there are cores, or as a quota leaves of them, if left out."""
 
+    @property
+    def of_phases(self) -> tuple[Self, ...]:
+        """The settings of each phase, with its epochs; these settings themselves if there are no phases."""
+        if not self.phases:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"phases": (), **{name: getattr(phase, name) for name in phase.changed}})
+            for phase in self.phases
+        )
+
+    @property
+    def last(self) -> Self:
+        """The settings of the last phase."""
+        return self.of_phases[-1]
+
+    @property
+    def original_phase(self) -> int | None:
+        """The number of the phase (from 0) that leaves the original: the last one of the largest network alone that
+        one of other networks follows. None if there is none."""
+        kinds = [settings.sampling.kind for settings in self.of_phases]
+        found = [number for number, (kind, after) in enumerate(pairwise(kinds)) if kind == "largest" != after]
+        return found[-1] if found else None
+
     @model_validator(mode="after")
-    def _consistent(self) -> "TrainSettings":
-        refuse_unused(self, "optimizer", _OPTIMIZERS)
-        refuse_unused(self, "decay", {"step_epochs": ("step",), "step_factor": ("step",)})
-        if self.optimizer == "sgd" and self.nesterov and not self.momentum:
+    def _consistent(self) -> Self:
+        _refuse_unused_in(self, type(self).model_fields)
+        together = _epochs({"phases": self.phases})
+        if self.phases and self.epochs != together:
+            raise ValueError(f"epochs is {self.epochs}, and those of the phases add up to {together}; leave epochs out")
+        names = [phase.name for phase in self.phases]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"phases: two are called {twice[0]}; give each a name of its own")
+        if not self.phases:
+            self._require_phase(0, self)
+        for number, (phase, settings) in enumerate(zip(self.phases, self.of_phases, strict=False)):
+            try:
+                _refuse_unused_in(settings, phase.changed)
+                self._require_phase(number, settings)
+            except ValueError as error:
+                raise ValueError(f"phases.{number} ({phase.name}): {error}") from None
+        return self
+
+    def _require_phase(self, number: int, settings: "TrainSettings") -> None:
+        """Raise ValueError if the settings of a phase exclude each other."""
+        if settings.optimizer == "sgd" and settings.nesterov and not settings.momentum:
             raise ValueError("nesterov needs momentum; set nesterov: false")
-        if self.compile and self.sync_bn:
+        if settings.compile and settings.sync_bn:
             raise ValueError(
                 "compile excludes sync_bn, in which processes meet inside a block; set one of them to false"
             )
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs")
-        if self.clip_value is not None and self.clip_norm is not None:
+        if settings.warmup_epochs > settings.epochs:
+            raise ValueError(f"warmup_epochs is {settings.warmup_epochs}, more than the {settings.epochs} epochs")
+        if settings.clip_value is not None and settings.clip_norm is not None:
             raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
-        if self.sampling.kind in ("best-up", "worst-up") and not self.random_networks:
-            raise ValueError(f"sampling.kind {self.sampling.kind} chooses random networks, and random_networks is 0")
-        return self
+        if settings.sampling.kind in ("best-up", "worst-up") and not settings.random_networks:
+            raise ValueError(
+                f"sampling.kind {settings.sampling.kind} chooses random networks, and random_networks is 0"
+            )
+        original = self.original_phase
+        if settings.distillation.teacher == ORIGINAL and (original is None or number <= original):
+            raise ValueError(
+                "distillation.teacher is original, and no phase before trained the largest network alone to be it; "
+                "put one with sampling: {kind: largest} first, or choose another teacher"
+            )
+
+    @model_serializer(mode="wrap")
+    def _without_sum(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the sum of the phases' epochs, which may change with theirs."""
+        return {name: value for name, value in plain(self).items() if name != "epochs" or not self.phases}
+
+
+def _refuse_unused_in(settings: TrainSettings, given: Collection[str]) -> None:
+    """Raise ValueError for a setting among those given that has no effect with the others."""
+    for choice, users in {"optimizer": _OPTIMIZERS, "decay": _DECAYS}.items():
+        refuse_unused(settings, choice, {key: choices for key, choices in users.items() if key in given})

@@ -1,43 +1,43 @@
 """Supernet training: epochs of sandwich steps, restartable after any step, on one process or many."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 import torch
 
-from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import seed_for
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed.ranks import Ranks
-from nasdeploy.nn import eager
+from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.nn.inverted_residual import zero_last_scales
 from nasdeploy.nn.network import set_threads
 from nasdeploy.spaces.mobilenet import drop_rates
+from nasdeploy.store.checkpoints import weights_in
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.importance import sort_channels
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState, change_of_processes
 from nasdeploy.training.loop import TrainingLoop
-from nasdeploy.training.monitor import Metrics, MetricsFile, monitored
+from nasdeploy.training.monitor import Metrics, MetricsFile, PhaseSteps, monitored
 from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
-from nasdeploy.training.sampling import Sampler
-from nasdeploy.training.sandwich import (
-    SandwichStep,
-    StepComputation,
-    skipped_text,
-)
-from nasdeploy.training.settings import TrainSettings
-from nasdeploy.training.teacher import Teacher
+from nasdeploy.training.original import HeldOutScoring, keep_original, say_kept, say_sliced, teacher_of
+from nasdeploy.training.phase import Phase
+from nasdeploy.training.sandwich import SandwichStep, StepComputation, skipped_text
+from nasdeploy.training.settings import ORIGINAL, TrainSettings
 
 
 @contextmanager
@@ -64,7 +64,8 @@ def termination() -> Iterator[Callable[[], bool]]:
 
 @dataclass
 class Trainer:
-    """Trains the supernet of a space. Everything random follows from (seed, step) or (seed, epoch, sample)."""
+    """Trains the supernet of a space, phase by phase. Everything random follows from (seed, step) or (seed, epoch,
+    sample), which count from the beginning of the first phase."""
 
     space: SearchSpace
     task: Task
@@ -72,14 +73,12 @@ class Trainer:
     settings: TrainSettings
     recalibration: RecalibrationSettings
     seed: int
-    sampler: Sampler
-    to_validate: dict[str, Arch]
-    """The networks to validate, by name."""
+    phases: Sequence[Phase]
+    """What is done in each phase of the settings."""
     directory: Run
     """The run that is written to."""
     progress: Progress
     ranks: Ranks
-    teacher: Teacher | None = None
 
     def run(self, begin: Callable[[Supernet], None] = zero_last_scales) -> Metrics:
         """Train to the last epoch, from the newest checkpoint if there is one.
@@ -92,30 +91,78 @@ class Trainer:
         set_threads(self.settings.threads)
         set_tf32(self.settings)
         state = self._prepare(begin)
-        with self._loop(state) as loop:
-            while state.position.epoch < self.settings.epochs:
-                loop.epoch()
+        position = state.position
+        while position.phase < len(self.phases):
+            phase = self.phases[position.phase]
+            if position.between:
+                state = self._begun(phase, state)
+            with self._loop(phase, state) as loop:
+                loop.finish()
         # The first process has written the last line by then.
         self.ranks.wait()
-        skipped = state.position.skips.to_plain()
-        if (told := skipped_text(skipped, self.steps)) is not None:
+        steps, skipped = position.epoch * self.steps_per_epoch, position.skips.to_plain()
+        if (told := skipped_text(skipped, steps)) is not None:
             self.progress.say(f"train: {told}")
-        return {**self.metrics.of(state.position.epoch), "steps": self.steps, "skipped": skipped}
+        metrics = self.metrics.handed_on(position.epoch)
+        return {**metrics, **self._phases_of(position), "steps": steps, "skipped": skipped}
+
+    def _phases_of(self, position: Position) -> dict[str, Any]:
+        """Return which phases there were and how many epochs each took, where the settings have any."""
+        ends = pairwise((0, *position.ended))
+        found = [
+            {"name": phase.name, "epochs": end - began, "early": end - began < phase.settings.epochs}
+            for phase, (began, end) in zip(self.phases, ends, strict=True)
+        ]
+        return {"phases": found} if self.settings.phases else {}
+
+    def _begun(self, phase: Phase, state: TrainingState) -> TrainingState:
+        """Return the state before the first step of a phase, with the weights that the one before handed on."""
+        if state.average is not None:
+            state.supernet.load_state_dict(state.averaged.state_dict())
+        criterion, leaves_original = phase.settings.sort_channels, self._leaves_original(state.position)
+        with self.ranks.agreed():
+            if self.ranks.first and (criterion is not None or leaves_original):
+                self._between_phases(state.supernet, criterion, leaves_original)
+        if criterion is not None:
+            # Sums of other processes might be rounded otherwise, and order channels otherwise.
+            self.ranks.share(state.supernet.state_dict().values())
+        return TrainingState.fresh(state.supernet, phase.settings, state.position)
+
+    def _leaves_original(self, position: Position) -> bool:
+        """Return whether the phase that has just ended leaves the original."""
+        return position.phase - 1 == self.settings.original_phase
+
+    def _between_phases(self, supernet: Supernet, criterion: str | None, leaves_original: bool) -> None:
+        """Keep the original, sort channels, and tell what networks reach that are merely sliced."""
+        scoring = HeldOutScoring(self.task, self.data, self.recalibration, self.seed, self.ranks.device)
+        space = self.space
+        if leaves_original:
+            checkpoint = weights_in(self.checkpoints.latest()).facts
+            say_kept(keep_original(self.directory, scoring.of(supernet), space, checkpoint), self.progress)
+        if criterion is not None:
+            sort_channels(supernet, criterion, scoring.calibration(space.plan(space.largest())), self.task.outputs)
+        if leaves_original:
+            say_sliced(scoring.of(supernet), space, self.seed, self.progress)
 
     @contextmanager
-    def _loop(self, state: TrainingState) -> Iterator[TrainingLoop]:
-        done = state.position.epoch * self.steps_per_epoch + state.position.step
+    def _loop(self, phase: Phase, state: TrainingState) -> Iterator[TrainingLoop]:
         scalars = self.directory.scalars if self.settings.tensorboard and self.ranks.first else None
+        each, position = self.steps_per_epoch, state.position
+        steps = PhaseSteps(
+            (position.epoch - position.began) * each + position.step,
+            phase.settings.epochs * each,
+            position.began * each,
+            phase.name,
+        )
         with (
             termination() as asked_to_stop,
-            monitored(done, self.steps, self.ranks.device, self.progress, scalars, self.task.metric) as monitor,
+            monitored(steps, self.ranks.device, self.progress, scalars, self.task.metric) as monitor,
         ):
-            yield TrainingLoop(self, state, monitor, asked_to_stop)
+            yield TrainingLoop(self, phase, state, monitor, asked_to_stop)
 
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps of the whole run."""
-        return self.settings.epochs * self.steps_per_epoch
+    def epochs(self, position: Position) -> int:
+        """Return the number of epochs of the whole run, as far as phases did not end early."""
+        return position.began + sum(phase.settings.epochs for phase in self.phases[position.phase :])
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -132,33 +179,45 @@ class Trainer:
         """The metrics of the run."""
         return MetricsFile(self.directory.metrics, self.task.metric)
 
+    @cached_property
+    def forward_of(self) -> Callable[[Block], Forward]:
+        """The computation of a block, the same in all phases."""
+        return compiled() if self.settings.compile else eager
+
     @property
     def layout(self) -> torch.memory_format:
         """The memory layout of images and convolutions."""
         return layout_of(self.settings, self.ranks.device)
 
-    def sandwich_step(self, state: TrainingState) -> SandwichStep:
-        """Return what computes the gradients of each step."""
-        settings = self.settings
+    def sandwich_step(self, phase: Phase, state: TrainingState) -> SandwichStep:
+        """Return what computes the gradients of each step of a phase."""
+        settings = phase.settings
         statistics = SYNCHRONISED if settings.sync_bn and self.ranks.world > 1 else BATCH
         execution = StepComputation(
             statistics,
             partial(mixed_precision, settings, self.ranks.device),
-            compiled() if settings.compile else eager,
+            self.forward_of,
             state.scaler.scale,
         )
         rates = drop_rates(self.space, settings.dropout, settings.drop_connect)
-        objective = self.task.objective(settings, self.data)
-        return SandwichStep(state.supernet, self.task, objective, rates, self.teacher, execution)
+        objective, teacher = self.task.objective(settings, self.data), phase.teacher
+        if settings.distillation.teacher == ORIGINAL:
+            teacher = teacher_of(self.directory, self.space, self.task, self.ranks.device, self.layout)
+        return SandwichStep(state.supernet, self.task, objective, rates, teacher, execution)
 
     def _prepare(self, begin: Callable[[Supernet], None]) -> TrainingState:
         torch.manual_seed(seed_for(self.seed, "weights"))
         supernet = Supernet(self.space)
         begin(supernet)
         supernet.to(device=self.ranks.device).to(memory_format=self.layout)
-        state = TrainingState.fresh(supernet, self.settings)
-        self.checkpoints.resume(state)
-        position = state.position
+        saved = self.checkpoints.newest()
+        position = Position() if saved is None else saved.position
+        self._require_end(position)
+        phase = self.phases[min(position.phase, len(self.phases) - 1)]
+        state = TrainingState.fresh(supernet, phase.settings, position)
+        if saved is not None:
+            # The optimizer of a finished phase is not needed any more.
+            saved.restore_weights(state.averaged) if position.between else saved.restore(state)
         self._take_over(position)
         # All processes have read their checkpoint by then, before the first one writes another.
         if not self.ranks.same(position.epoch * self.steps_per_epoch + position.step):
@@ -171,12 +230,18 @@ class Trainer:
             self.mark_if_best(position)
         return state
 
+    def _require_end(self, position: Position) -> None:
+        """Let a phase whose last epoch is finished have ended: checkpoints of earlier versions do not say so."""
+        going_on = self.phases[position.phase : position.phase + 1]
+        if position.step == 0 and any(position.epoch - position.began == each.settings.epochs for each in going_on):
+            position.ended = (*position.ended, position.epoch)
+
     def _take_over(self, position: Position) -> None:
         """Say what is resumed, and what other processes change; raises `UserError` if that is forbidden."""
         if position.epoch or position.step:
             change = change_of_processes(position.processes, self.ranks.world, self.settings, self.checkpoints.latest())
             self.progress.say(
-                f"train: resumed after epoch {position.epoch} of {self.settings.epochs}"
+                f"train: resumed after epoch {position.epoch} of {self.epochs(position)}"
                 + (f" and {position.step} of {self.steps_per_epoch} steps" if position.step else "")
             )
             if change is not None:
@@ -184,6 +249,7 @@ class Trainer:
         position.processes = self.ranks.world
 
     def mark_if_best(self, position: Position) -> None:
-        """Mark the checkpoint of an epoch that is the best so far, also after a kill between the two."""
-        if position.step == 0 and self.metrics.best_epoch() == position.epoch:
+        """Mark the checkpoint of an epoch that is the best of its phase so far, also after a kill between the two."""
+        before = max((end for end in position.ended if end < position.epoch), default=0)
+        if position.step == 0 and self.metrics.best_epoch(before) == position.epoch:
             self.checkpoints.mark_best(position)

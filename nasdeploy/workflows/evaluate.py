@@ -83,7 +83,7 @@ def _check(runs: Sequence[Run]) -> None:
     first, seen = runs[0], set()
     for run in runs:
         run.facts("train")
-        if recipe_of(run).train.sampling.kind == "alone":
+        if recipe_of(run).train.last.sampling.kind == "alone":
             raise UserError(f"{run.path}: one network was trained alone there, so there are no sub-networks to compare")
         if run.path.resolve() in seen:
             raise UserError(f"{run.path}: given twice; name each run once")

@@ -69,8 +69,8 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
     if text is not None:
         arch = resolve_arch(text, space, known_architectures(run.search_database, space))
         target = load_device(device or recipe.device)
-    elif recipe.train.sampling.kind == "alone":
-        arch = space.arch(recipe.train.sampling.arch)
+    elif recipe.train.last.sampling.kind == "alone":
+        arch = space.arch(recipe.train.last.sampling.arch)
         progress.say(f"export: {arch.digest}, the network that was trained alone")
         target = load_device(device or recipe.device)
     else:
@@ -89,7 +89,7 @@ def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progr
     Raises `UserError` if there is no front. The budget is the winner's alone: the others may be
     slower than what was asked for.
     """
-    if recipe.train.sampling.kind == "alone":
+    if recipe.train.last.sampling.kind == "alone":
         raise UserError(f"{run.path}: one network was trained alone there, and has no front; leave `all_pareto` out")
     winner = request_export(run, recipe, None, device, progress)
     archs = [winner.space.arch(found.arch) for found in load_result(run.search_result).front]

@@ -59,7 +59,7 @@ def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progres
     was measured under other conditions is warned of, and refused if `strict`.
     """
     space = space_of(run, recipe)
-    if recipe.train.sampling.kind == "alone":
+    if recipe.train.last.sampling.kind == "alone":
         raise UserError(
             f"{run.path}: one network was trained alone there, so there is nothing to search; export it with "
             "`nd.export()`"
@@ -265,7 +265,7 @@ def require_whole_way(recipe: Recipe, asked: Asked) -> None:
         raise UserError(
             "torchrun: only `nd.train()` and `nd.search()` use several processes; do these first, then go on without it"
         )
-    if recipe.train.sampling.kind == "alone":
+    if recipe.train.last.sampling.kind == "alone":
         raise UserError(
             "train.sampling.kind is alone: one network is trained, and there is nothing to search; use "
             "`nd.train()` and `nd.export()`"

@@ -29,7 +29,8 @@ def begun(recipe: Recipe, directory: Path) -> Run | None:
     run = Run.open(directory)
     before = recipe_of(run)
     differing = learned_differences(before, with_range(recipe, run.manifest.range))
-    if recipe.train.sampling.prior == "latency" and before.device != recipe.device:
+    by_latency = any(settings.sampling.prior == "latency" for settings in recipe.train.of_phases)
+    if by_latency and before.device != recipe.device:
         differing.append("device")
     if differing:
         raise UserError(

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.optimizer import layout_of, mixed_precision
+from nasdeploy.training.settings import ORIGINAL
 from nasdeploy.training.teacher import (
     ReadTeacher,
     Teacher,
@@ -36,11 +38,28 @@ from nasdeploy.training.teacher import (
 from nasdeploy.training.trial import Classifier, Normalisation, Reading, Trial, columns, try_classifier
 
 
+def open_teachers(
+    recipe: Recipe, data: TaskData, batch: int, ranks: Ranks
+) -> tuple[list[Teacher | None], dict[str, Trial]]:
+    """Return the teacher of each phase, see `open_teacher`, and by name how the first process found those to do."""
+    opened: dict[tuple[Any, ...], Teacher | None] = {}
+    teachers, trials = [], {}
+    for settings in recipe.train.of_phases:
+        read = settings.distillation.teacher_as_read
+        if read not in opened:
+            of_phase = recipe.model_copy(update={"train": settings})
+            opened[read], trial = open_teacher(of_phase, data, batch, ranks)
+            if trial is not None:
+                trials[settings.distillation.teacher] = trial
+        teachers.append(opened[read])
+    return teachers, trials
+
+
 def open_teacher(recipe: Recipe, data: TaskData, batch: int, ranks: Ranks) -> tuple[Teacher | None, Trial | None]:
     """Return the recipe's teacher for `batch` samples a step, and how the first process found a classifier to do.
 
-    There is no teacher if it is the largest network of the same step. Raises `UserError`, before any training, for one
-    that cannot be loaded, does not fit the data, or has nothing to teach.
+    There is none yet if it is the largest network, of the same step or as an earlier phase leaves it. Raises
+    `UserError`, before any training, for one that cannot be loaded, does not fit the data, or has nothing to teach.
     """
     if not isinstance(data, ImageData):
         return _other_teacher(recipe, data, ranks), None
@@ -54,7 +73,7 @@ def _other_teacher(recipe: Recipe, data: TaskData, ranks: Ranks) -> Teacher | No
     """Return the teacher of another task than one of images: the largest network of a run of the same task."""
     name = recipe.train.distillation.teacher
     kind, _, directory = name.partition(":")
-    if kind == "largest":
+    if kind in ("largest", ORIGINAL):
         return None
     if kind != "run":
         raise UserError(f"teacher {name}: task {recipe.task} learns from runs alone; choose run:DIR, or largest")
@@ -68,7 +87,7 @@ def _other_teacher(recipe: Recipe, data: TaskData, ranks: Ranks) -> Teacher | No
 
 
 def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: torch.device) -> ReadTeacher | None:
-    """Return the teacher for `batch` images a step; None if it is the largest network of the same step.
+    """Return the teacher for `batch` images a step; None if it is the supernet's largest network.
 
     It sees what the supernet sees: images fetched at `data.size`, augmented, normalised by `data.mean` and `data.std`
     unless it has a mean and deviation of its own. Raises `UserError`, before any training, for one that cannot be
@@ -76,7 +95,7 @@ def load_teacher(recipe: Recipe, classes: Sequence[str], batch: int, device: tor
     """
     settings = recipe.train.distillation
     kind, _, name = settings.teacher.partition(":")
-    if kind == "largest":
+    if kind in ("largest", ORIGINAL):
         return None
     reading, given = _reading(recipe), Normalisation(recipe.images.mean, recipe.images.std)
     order = columns(reading.order, classes)
@@ -123,9 +142,9 @@ def try_teacher(teacher: ReadTeacher, recipe: Recipe, sets: ImageSets, batch: in
     return trial
 
 
-def described(recipe: Recipe, trial: Trial) -> str:
+def described(name: str, trial: Trial) -> str:
     """Return a line that tells the outcome."""
-    return f"teacher: {recipe.train.distillation.teacher}, {_accuracy(trial.right, trial.images)}"
+    return f"teacher: {name}, {_accuracy(trial.right, trial.images)}"
 
 
 _OTHER_RUN = "train it for longer, or choose another"

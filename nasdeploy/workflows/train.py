@@ -1,6 +1,6 @@
 """Training a run, taking up where it was stopped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +20,14 @@ from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks import task_of
 from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.monitor import require_tensorboard
-from nasdeploy.training.sampling import Sampler, SamplerContext, networks_to_validate, sampler_from
-from nasdeploy.training.teacher import Teacher
+from nasdeploy.training.phase import Phase, require_trainable
+from nasdeploy.training.sampling import SamplerContext, networks_to_validate, sampler_from
+from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import leave_out_damaged, lines_on_range, measured_for, trained_facts, unfinished
 from nasdeploy.workflows.start import beginning, weights_of
-from nasdeploy.workflows.teacher import described, open_teacher
+from nasdeploy.workflows.teacher import described, open_teachers
 
 
 def default_directory(recipe: Recipe) -> Path:
@@ -100,22 +101,20 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
             if ranks.first:
                 held.enter_context(run.lock())
         trainer = Trainer(
-            space=prepared.context.space,
+            space=prepared.space,
             task=request.task,
             data=data,
             settings=recipe.train,
             recalibration=recipe.recalibration,
             seed=recipe.seed,
-            sampler=prepared.sampler,
-            to_validate=networks_to_validate(prepared.context),
+            phases=prepared.phases,
             directory=run,
             progress=progress,
             ranks=ranks,
-            teacher=prepared.teacher,
         )
         metrics = trainer.run(prepared.begin)
         if ranks.first:
-            facts = {**metrics, **_teacher_facts(request, prepared.trial)}
+            facts = {**metrics, **_teacher_facts(request, prepared.trials)}
             run.finish("train", trained_facts(run, facts, progress))
     return run
 
@@ -125,11 +124,10 @@ class _Prepared:
     """What training needs and was found to be right."""
 
     data: TaskData
-    context: SamplerContext
-    sampler: Sampler
-    teacher: Teacher | None
-    trial: Trial | None
-    """The trial of the teacher; only the first process tries it."""
+    space: SearchSpace
+    phases: tuple[Phase, ...]
+    trials: Mapping[str, Trial]
+    """The trial of each teacher, by its name; only the first process tries them."""
     begin: Callable[[Supernet], None]
     """The function that gives a new supernet the weights that it begins with."""
     begun: Run | None
@@ -147,18 +145,25 @@ def _prepare(request: _Request, ranks: Ranks) -> _Prepared:
     space = recipe.load_space(data.outputs)
     request.require(space)
     begin = beginning(recipe, space, init)
-    context = _context(recipe, space)
-    sampler = sampler_from(context)
+    for settings in recipe.train.of_phases:
+        require_trainable(settings, space)
+    contexts = [_context(recipe, space, settings) for settings in recipe.train.of_phases]
+    samplers = [sampler_from(context) for context in contexts]
     batch = max(1, min(recipe.train.batch_size, data.train_samples) // ranks.world)
-    teacher, trial = open_teacher(recipe, data, batch, ranks)
-    return _Prepared(data, context, sampler, teacher, trial, begin, begun_before)
+    teachers, trials = open_teachers(recipe, data, batch, ranks)
+    names: list[str | None] = [phase.name for phase in recipe.train.phases]
+    phases = tuple(
+        Phase(name, context.settings, sampler, networks_to_validate(context), teacher)
+        for name, context, sampler, teacher in zip(names or [None], contexts, samplers, teachers, strict=True)
+    )
+    return _Prepared(data, space, phases, trials, begin, begun_before)
 
 
 def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
     """Create the run, or go on with it, and say what is trained on what."""
     if request.restart:
         Run.discard(request.directory)
-    data, space, samples = prepared.data, prepared.context.space, request.task.metric.samples
+    data, space, samples = prepared.data, prepared.space, request.task.metric.samples
     if prepared.begun is not None:
         with prepared.begun.lock():
             leave_out_damaged(prepared.begun, progress)
@@ -170,16 +175,15 @@ def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
         f"train: {run.path}, {data.train_samples} {samples}{classes}, "
         f"space {space.name} with {space.size:.3g} architectures"
     )
-    if prepared.trial is not None:
-        progress.say(described(request.recipe, prepared.trial))
+    for name, trial in prepared.trials.items():
+        progress.say(described(name, trial))
 
 
-def _teacher_facts(request: _Request, trial: Trial | None) -> dict[str, Any]:
-    """Return what a finished training says of its teacher: its name, and its accuracy on some training images."""
-    if trial is None:
-        return {}
-    metric, name = request.task.metric, request.recipe.train.distillation.teacher
-    return {"teacher": {"name": name, metric.key: trial.share, metric.samples: trial.images}}
+def _teacher_facts(request: _Request, trials: Mapping[str, Trial]) -> dict[str, Any]:
+    """Return what a finished training says of its last teacher: its name, and its accuracy on some training images."""
+    metric = request.task.metric
+    facts = [{"name": name, metric.key: trial.share, metric.samples: trial.images} for name, trial in trials.items()]
+    return {"teacher": facts[-1]} if facts else {}
 
 
 def _run_of_all(directory: Path, ranks: Ranks) -> Run:
@@ -195,11 +199,11 @@ def _run_of_all(directory: Path, ranks: Ranks) -> Run:
         ) from None
 
 
-def _context(recipe: Recipe, space: SearchSpace) -> SamplerContext:
-    """Return what samplers are made from; raises `UserError` if it needs a latency table and there is none."""
-    latency = recipe.train.sampling.prior == "latency"
+def _context(recipe: Recipe, space: SearchSpace, settings: TrainSettings) -> SamplerContext:
+    """Return what a phase's sampler is made from; raises `UserError` if it needs a latency table and there is none."""
+    latency = settings.sampling.prior == "latency"
     table = find_table(space, load_device(recipe.device)) if latency else None
-    return SamplerContext(space, recipe.train, recipe.seed, table)
+    return SamplerContext(space, settings, recipe.seed, table)
 
 
 def _create(request: _Request, data: TaskData, space: SearchSpace) -> Run:

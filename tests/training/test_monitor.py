@@ -13,7 +13,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training import monitor
-from nasdeploy.training.monitor import TrainingForecast, monitored, peak_memory
+from nasdeploy.training.monitor import PhaseSteps, TrainingForecast, monitored, peak_memory
 from nasdeploy.training.sandwich import Losses, Totals
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.resume import begun
@@ -60,7 +60,7 @@ def test_scalars_are_off_unless_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def write(directory: Path, done: int, steps: int, loss: float) -> None:
-    with monitored(done, 100, CPU, QUIET, directory, TOP1) as monitor:
+    with monitored(PhaseSteps(done, 100), CPU, QUIET, directory, TOP1) as monitor:
         for _ in range(steps):
             monitor.step(Losses({"largest": loss, "smallest": loss}), 0.1, 1.0, "")
 

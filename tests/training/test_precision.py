@@ -84,6 +84,12 @@ def test_a_run_without_loss_scaling_has_no_scale_in_its_checkpoint(
     assert newest(trained("train.epochs=1"))["scaler"] == {}
 
 
+def restored(checkpoints: Checkpoints, state: TrainingState) -> None:
+    found = checkpoints.newest()
+    assert found is not None
+    found.restore(state)
+
+
 def test_the_scale_is_resumed_and_a_checkpoint_without_it_refused(tmp_path: Path) -> None:
     supernet = Supernet(two_stages())
     plain = TrainingState.fresh(supernet, TrainSettings())
@@ -92,12 +98,12 @@ def test_the_scale_is_resumed_and_a_checkpoint_without_it_refused(tmp_path: Path
     kept.position, plain.position = Position(epoch=1), Position(epoch=2)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(kept)
-    checkpoints.resume(resumed)
+    restored(checkpoints, resumed)
     assert resumed.scaler.state_dict() == kept.scaler.state_dict()
     assert resumed.scaler.get_scale() == 8.0
     checkpoints.save(plain)
     with pytest.raises(UserError, match=r"epoch-000002.pt: damaged; delete it to go on from the one before"):
-        checkpoints.resume(resumed)
+        restored(checkpoints, resumed)
 
 
 def test_an_overflow_shrinks_the_scale_and_does_not_count_as_divergence() -> None:

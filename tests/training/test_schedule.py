@@ -10,6 +10,8 @@ from nasdeploy.spaces import load_space
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.training.optimizer import learning_rate
 from nasdeploy.training.settings import TrainSettings
+from tests.families.space import Writer
+from tests.small_spaces import grown
 
 STEPS = 10
 
@@ -96,3 +98,12 @@ def test_drop_rates_of_alphanet_grow_over_the_last_two_stages() -> None:
     assert len(late) == 8 + 2
     assert drop_rates(space, dropout=0.3, drop_connect=0.2) == pytest.approx({**late, "head": 0.3})
     assert max(late.values()) == late["stage7_block2"] == pytest.approx(0.2 * 36 / 37)
+
+
+def test_grown_spaces_are_regularised_in_their_last_two_stages() -> None:
+    space = grown()
+    blocks = [slot.name for slot in space.slots if slot.name not in ("stem", "head")]
+    late = {name: 0.2 * index / 6 for index, name in enumerate(blocks) if name.startswith(("stage2", "stage3"))}
+    assert (len(blocks), len(late)) == (6, 5)
+    assert drop_rates(space, dropout=0.3, drop_connect=0.2) == pytest.approx({**late, "head": 0.3})
+    assert drop_rates(Writer(), dropout=0.3, drop_connect=0.2) == {}

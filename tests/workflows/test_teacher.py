@@ -137,8 +137,8 @@ def test_a_model_of_torchvision_teaches(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("assignments", "said"),
     [
-        ([f"{TEACHER}=resnet50"], "write largest, run:DIR, torchvision:NAME or onnx:FILE"),
-        ([f"{TEACHER}='run:'"], "write largest, run:DIR, torchvision:NAME or onnx:FILE"),
+        ([f"{TEACHER}=resnet50"], "write largest, original, run:DIR, torchvision:NAME or onnx:FILE"),
+        ([f"{TEACHER}='run:'"], "write largest, original, run:DIR, torchvision:NAME or onnx:FILE"),
         ([f"{TEACHER}=torchvision:resnet50"], "teacher: torchvision:NAME and teacher_weights: FILE go together"),
         ([f"{WEIGHTS}=x.pth"], "teacher: torchvision:NAME and teacher_weights: FILE go together"),
         ([f"{TEACHER}=onnx:x", "train.distillation.kind=none"], "teacher has an effect only with kind: alpha or kl"),

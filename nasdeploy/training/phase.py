@@ -1,0 +1,44 @@
+"""One phase of a training, ready to be gone through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from nasdeploy.core.arch import Arch
+from nasdeploy.core.errors import UserError, lookup
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.supernet.importance import CRITERIA
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.training.optimizer import classifier_parameters
+from nasdeploy.training.sampling import Sampler
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a phase needs, found to be right before anything is trained."""
+
+    name: str | None
+    """The name in the recipe; None for the only phase of a training without phases."""
+    settings: TrainSettings
+    """The settings of the phase, with its epochs."""
+    sampler: Sampler
+    to_validate: Mapping[str, Arch]
+    """The networks to validate, by name."""
+    teacher: Teacher | None = None
+    """The teacher from outside the supernet; None if it is in the supernet, or left by an earlier phase."""
+
+
+def require_trainable(settings: TrainSettings, space: SearchSpace) -> None:
+    """Raise `UserError` if a phase asks for an unknown order of channels, or for a classifier that is not there."""
+    if settings.sort_channels is not None:
+        lookup("criterion in train.sort_channels", CRITERIA, settings.sort_channels)
+    if settings.trains == "all" and settings.classifier_rate == 1.0:
+        return
+    with torch.device("meta"):
+        supernet = Supernet(space)
+    if not classifier_parameters(supernet):
+        key = "classifier_rate" if settings.trains == "all" else "trains: classifier"
+        raise UserError(f"train.{key}: space {space.name} has no classifier; leave it out")
