@@ -57,12 +57,20 @@ class LossTable(Settings):
     """The digest of the weights, and of all else that outputs depend on."""
     samples: Count
     """The number of held-out samples."""
+    whole: Annotated[float, Field(ge=0)] = 0.0
+    """The divergence of the supernet's largest network itself, where another one with its weights is the original.
+
+    It is no cut's, and taken off each: added up it would count as often as there are cuts."""
     entries: tuple[LossEntry, ...] = ()
 
     @property
     def losses(self) -> dict[str, float]:
-        """The losses by the architecture's digest."""
-        return {entry.arch: _NO_NUMBER if entry.loss is None else entry.loss for entry in self.entries}
+        """The losses by the architecture's digest, without that of the largest network."""
+        return {e.arch: _NO_NUMBER if e.loss is None else max(e.loss - self.whole, 0.0) for e in self.entries}
+
+    def with_whole(self, loss: float) -> "LossTable":
+        """Return the table with the divergence of the largest network, which is nothing where it is no number."""
+        return self.model_copy(update={"whole": max(loss, 0.0) if isfinite(loss) else 0.0})
 
     def with_loss(self, arch: Arch, loss: float) -> "LossTable":
         """Return the table with one more entry; a loss that is no number, or infinite, is kept as such."""

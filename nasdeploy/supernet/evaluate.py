@@ -4,7 +4,7 @@ Training, search and export recalibrate in the same way; the score that an expor
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Score
+from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.functional import Context, Statistics
 from nasdeploy.nn.network import Network, PartRunner, fit_images, layout_for
 from nasdeploy.supernet.networks import copied
 from nasdeploy.supernet.supernet import Supernet, extract
-from nasdeploy.tasks.task import Batch, Inputs, Task
+from nasdeploy.tasks.task import Batch, Inputs, Outputs, Task
 
 Calibrating = Callable[[Plan], Iterable[Inputs]]
 """Starts a pass over the batches that statistics are computed over, for the network of a plan."""
@@ -149,9 +150,17 @@ class Evaluator:
         self._at_once: dict[Hashable, int] = {}
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
 
-    def network(self, arch: Arch) -> Network:
-        """Return the recalibrated sub-network, in evaluation mode; one without running statistics needs no pass."""
-        network = self._extracted(arch)
+    @property
+    def space(self) -> SearchSpace:
+        """The search space of the supernet."""
+        return self._supernet.space
+
+    def network(self, arch: Arch, inherited: bool = False) -> Network:
+        """Return the recalibrated sub-network, in evaluation mode; one without running statistics needs no pass.
+
+        With `inherited` its weights are the supernet's, also where it has some of its own.
+        """
+        network = laid_out_for_device(extract(self._supernet, arch)) if inherited else self._extracted(arch)
         batches = self._calibration(network.plan) if needs_calibration(network.plan) else ()
         return calibrate(network, batches, self.task.outputs)
 
@@ -166,6 +175,13 @@ class Evaluator:
         with torch.no_grad():
             batches = self._batches(network.plan, first, end)
             return self.task.score(_WithinMemory(network, self._at_once), batches)
+
+    def outputs(self, network: Network) -> Iterator[tuple[int, Outputs]]:
+        """Yield the number of samples and the network's outputs on them, for all samples in batches."""
+        runner = _WithinMemory(network, self._at_once)
+        for inputs, _ in self._batches(network.plan, 0, None):
+            with torch.no_grad():
+                yield len(inputs[0]), self.task.outputs(runner, inputs)
 
     def score_of(self, runner: PartRunner) -> Score:
         """Return the score, on all samples, of what else computes the parts of a network."""

@@ -55,6 +55,12 @@ class Classification(Task):
 
         return Objective(label, distillation_loss(settings.distillation), settings.distillation.beta)
 
+    def divergence(self, outputs: "Tensor", reference: "Tensor") -> "Tensor":
+        """Return the mean Kullback-Leibler divergence of logits `[N, classes]` from those of a reference, in nats."""
+        from nasdeploy.tasks.image_data import kl_divergence
+
+        return kl_divergence(outputs, reference)
+
     def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
         """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""
         from nasdeploy.tasks.image_data import score_of

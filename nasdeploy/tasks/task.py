@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Metric, Score
 from nasdeploy.core.settings import Settings
@@ -174,6 +175,17 @@ class Task(ABC):
     @abstractmethod
     def objective(self, settings: "TrainSettings", data: TaskData) -> Objective:
         """Return the losses that a recipe asks for."""
+
+    def divergence(self, outputs: Outputs, reference: Outputs) -> "Tensor":
+        """Return how far outputs are from those of another network on the same samples: a scalar, the mean over them.
+
+        It is 0 for equal ones and never less, e.g. the Kullback-Leibler divergence of their probabilities. Raises
+        `UserError` for a task that does not say; only a table of loss needs it.
+        """
+        raise UserError(
+            f"task {self.name} does not say how far outputs are from others (`Task.divergence`); choose another "
+            "search.strategy"
+        )
 
     @abstractmethod
     def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:

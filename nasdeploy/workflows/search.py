@@ -6,6 +6,7 @@ precision.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,13 @@ from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.report.figures import draw_front
 from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
+from nasdeploy.searching.loss_table import LossTable
+from nasdeploy.searching.measured_losses import measure_losses
 from nasdeploy.searching.predictors.predictor import load_predictor, save_predictor
 from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
-from nasdeploy.searching.strategies import StrategyContext
+from nasdeploy.searching.strategies import GO_BY_LOSSES, StrategyContext
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
@@ -39,6 +42,7 @@ from nasdeploy.workflows.searches import keep, next_id
 
 PICTURE = "pareto.png"
 PREDICTOR = "predictor.npz"
+LOSSES = "losses.json"
 _FINALISTS = ".finalists.jsonl"
 
 
@@ -67,6 +71,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
         evaluator = open_evaluator(run, recipe, request.space, weights)
+        losses = _losses(request, evaluator, supernet, progress)
         kept = FinalistJournal(run.path / _FINALISTS, request.tables)
         with Evaluations(run.search_database, supernet, request.metric) as evaluations, _until_it_ends(kept):
             outcome = Search(
@@ -79,7 +84,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 settings=recipe.search,
                 seed=recipe.seed,
                 progress=progress,
-                context=strategy_context(request, supernet),
+                context=replace(strategy_context(request, supernet), losses=losses),
                 deploy=deploy_for(request, evaluator, supernet, progress),
                 candidates=tuple(evaluator.own),
             ).run()
@@ -94,6 +99,13 @@ def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:
     path, file = request.run.path / PREDICTOR, request.recipe.search.predictor_file
     known = None if file is None else load_predictor(Path(file), request.space, supernet)
     return StrategyContext(predictor=known, keep=partial(save_predictor, path, supernet=supernet))
+
+
+def _losses(request: SearchRequest, evaluator: Evaluator, supernet: str, progress: Progress) -> LossTable | None:
+    """Return the run's table of loss, measured to its end, if the strategy goes by one."""
+    if request.recipe.search.strategy not in GO_BY_LOSSES:
+        return None
+    return measure_losses(evaluator, request.run.path / LOSSES, supernet, progress)
 
 
 def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:

@@ -174,6 +174,11 @@ class Writing(Task):
 
         return Objective(label, None if settings.distillation.kind == "none" else distillation)
 
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """The divergence of the distributions of tokens, in nats a token."""
+        log_q, log_p = (F.log_softmax(logits.flatten(0, 1).float(), 1) for logits in (outputs, reference))
+        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
     def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
         """exp of the mean cross-entropy of sequences, with the standard error by the delta method."""
         with torch.no_grad():

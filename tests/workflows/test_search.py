@@ -16,6 +16,7 @@ from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.finalists import found_of
+from nasdeploy.searching.loss_table import read_loss_table
 from nasdeploy.searching.problem import Candidate, Problem
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.checkpoints import trained_weights
@@ -127,3 +128,20 @@ def test_finalists_count_at_the_speed_of_the_table(run: Run, machine: Machine) -
     result = searched(run, "90%")
     assert result.winner.measured_ms == pytest.approx(result.winner.latency["cpu"].predicted_ms)
     assert result.rounds == 1
+
+
+def test_a_table_of_loss_is_measured_for_the_strategy_that_goes_by_it_and_kept(run, machine, monkeypatch):
+    searched(run, "100ms")
+    losses = run.path / "losses.json"
+    assert not losses.exists()
+    recipe = recipe_of(run)
+    additive = recipe.model_copy(update={"search": recipe.search.model_copy(update={"strategy": "additive"})})
+    found = search(request_search(run, additive, {"latency": ("100ms",)}, False, QUIET), QUIET)
+    table = read_loss_table(losses)
+    assert table.missing(SPACE) == []
+    assert table.supernet == found.supernet
+    monkeypatch.setattr(
+        "nasdeploy.searching.measured_losses.write_loss_table", lambda *_: pytest.fail("measured again")
+    )
+    again = search(request_search(run, additive, {"latency": ("100ms",)}, False, QUIET), QUIET)
+    assert again.winner.digest == found.winner.digest

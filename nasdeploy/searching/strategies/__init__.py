@@ -20,4 +20,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "additive": Additive(),
 }
 
-__all__ = ["STRATEGIES", "Evaluate", "Strategy", "StrategyContext"]
+GO_BY_LOSSES = ("additive",)
+"""The strategies that need a table of loss (`StrategyContext.losses`)."""
+
+__all__ = ["GO_BY_LOSSES", "STRATEGIES", "Evaluate", "Strategy", "StrategyContext"]

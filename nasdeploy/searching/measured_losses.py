@@ -1,0 +1,55 @@
+"""The losses of cuts of a supernet's largest network, measured on held-out samples, one after the other.
+
+Each is kept before the next one is measured, so that what was stopped goes on where it was.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.nn.network import Network
+from nasdeploy.searching.loss_table import LossTable, read_loss_table, write_loss_table
+from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.tasks.task import Outputs
+
+
+def measure_losses(evaluator: Evaluator, path: Path, supernet: str, progress: Progress) -> LossTable:
+    """Return the table of loss of a supernet (a digest), kept in a file; what is known of it is not measured again.
+
+    What outputs are compared with are those of the original, the largest network: with weights of its own where it has
+    some, else the supernet's. Raises `UserError` for a damaged file, and for a task that has no divergence.
+    """
+    space, table = evaluator.space, read_loss_table(path)
+    if table is not None and (table.space, table.supernet) != (space.digest, supernet):
+        table = None
+    if table is not None and not table.missing(space):
+        return table
+    reference = list(evaluator.outputs(evaluator.network(space.largest())))
+    if table is None:
+        table = _begun(evaluator, supernet, reference)
+    missing = table.missing(space)
+    with progress.task("table of loss", len(missing)) as task:
+        for cut in missing:
+            loss = _divergence(evaluator, evaluator.network(cut.arch, inherited=True), reference)
+            table = table.with_loss(cut.arch, loss)
+            write_loss_table(path, table)
+            task.advance(note=f"{loss:.4f} for {', '.join(f'{name} {value}' for name, value in cut.values.items())}")
+    return table
+
+
+def _begun(evaluator: Evaluator, supernet: str, reference: Sequence[tuple[int, Outputs]]) -> LossTable:
+    """Return a table without entries."""
+    space, samples = evaluator.space, sum(count for count, _ in reference)
+    table, largest = LossTable(space=space.digest, supernet=supernet, samples=samples), space.largest()
+    if largest not in evaluator.own:
+        return table
+    return table.with_whole(_divergence(evaluator, evaluator.network(largest, inherited=True), reference))
+
+
+def _divergence(evaluator: Evaluator, network: Network, reference: Sequence[tuple[int, Outputs]]) -> float:
+    """Return the mean divergence of a network's outputs from the reference's, batch by batch."""
+    total = 0.0
+    pairs = zip(evaluator.outputs(network), reference, strict=True)
+    for (count, outputs), (_, wanted) in pairs:
+        total += count * float(evaluator.task.divergence(outputs, wanted))
+    return total / sum(count for count, _ in reference)
