@@ -269,7 +269,7 @@ def _cuts(block: Block, name: str, value: int) -> bool:
 
 def largest_kernel(blocks: Iterable[Block]) -> int:
     """Return the largest kernel size of blocks; 1 if none of them has one."""
-    return max((getattr(block, "kernel_size", 1) for block in blocks), default=1)
+    return max((getattr(block, f.name) for block in blocks for f in fields(block) if "kernel" in f.name), default=1)
 
 
 def smallest_depth(blocks: Sequence[Block]) -> int:

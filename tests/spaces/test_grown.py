@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nasdeploy.blocks.inverted_residual import InvertedResidual
+from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.cost_registry import macs
 from nasdeploy.core.counting.chain import extremes
 from nasdeploy.core.counting.rounded import Rounded
@@ -199,3 +200,14 @@ def test_a_block_that_changes_the_shape_is_not_left_out() -> None:
 def test_a_long_stage_has_some_of_its_depths() -> None:
     (found,) = cuts_of(STEM, [rows((24, 96, 3, 2), *[(24, 144, 3, 1)] * 22)], HEAD, [32])["stages"]
     assert found["depth"] == [1, 4, 7, 10, 14, 17, 20, 23]
+
+
+def test_a_block_with_two_kernels_has_those_of_both_made_smaller() -> None:
+    row = {"kind": "universal-inverted-residual", "out_channels": 24, "mid_channels": 64, "stride": 1}
+    kernels = row | {"activation": "relu", "start_kernel": 3, "middle_kernel": 5}
+    content = cuts_of(STEM, [[kernels]], HEAD, [32])
+    assert content["stages"][0]["kernel_size"] == [3, 5]
+    space = parse(GrownSettings, {"kind": "grown", "name": "v4", **content}, "v4").build(10)
+    block = space.plan(space.smallest()).steps[1].block
+    assert isinstance(block, UniversalInvertedResidual)
+    assert (block.start_kernel, block.middle_kernel, block.mid_channels) == (3, 3, 32)
