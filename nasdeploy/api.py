@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nasdeploy.latency.table import LatencyTable
     from nasdeploy.searching.budget import Asked
     from nasdeploy.searching.result import SearchResult
+    from nasdeploy.workflows.finetune import Finetuned
 
 AnyPath = str | PathLike[str]
 Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
@@ -159,6 +160,31 @@ def search(
     return result
 
 
+def finetune(
+    run: Run | AnyPath | None = None,
+    arch: Arch | str | None = None,
+    *,
+    data: Data | None = None,
+    space: SearchSpace | None = None,
+    changes: Changes | None = None,
+    restart: bool = False,
+    progress: bool | Progress = False,
+) -> "Finetuned":
+    """Train a network of a run further alone, by default the winner of its last search, and say what came of it.
+
+    It begins with the weights that it inherits, learns from the labels and from the run's original, if there is one,
+    and is exported from then on, unless it does worse than before on the samples held out for the search. The recipe
+    says how, for example in `changes={"finetune.epochs": 8}`. One that was stopped goes on; `restart` discards it.
+    Raises `UserError` for one that is finished.
+    """
+    from nasdeploy.workflows.finetune import finetune as train_on
+    from nasdeploy.workflows.finetune import request_finetune
+
+    found, told = _run(run), _told(progress)
+    request = request_finetune(found, _recipe_of(found, changes, data, space), _arch_text(arch), told)
+    return train_on(request, told, restart=restart)
+
+
 @dataclass(frozen=True)
 class Export:
     """A directory of exported models, and what its manifest says of them."""
@@ -184,26 +210,39 @@ def export(
     space: SearchSpace | None = None,
     changes: Changes | None = None,
     recalibrate: bool = True,
+    finetune_epochs: int | None = None,
     max_drop: float = 0.5,
     progress: bool | Progress = False,
 ) -> Export:
     """Export a network of a run, by default the winner of its last search, each model proved against PyTorch.
 
     `arch` is an architecture, its digest or name, or its JSON. `max_drop` is what int8 may lose of the score, in
-    points. Raises `CheckFailed` where a model does not agree with PyTorch.
+    points. With `finetune_epochs` it is trained for so long alone first, as by `finetune`, unless it was. Raises
+    `CheckFailed` where a model does not agree with PyTorch.
     """
     from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.workflows.export import export as write
     from nasdeploy.workflows.export import request_export
 
     found, told = _run(run), _told(progress)
-    text = json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch
-    request = request_export(found, _recipe_of(found, changes, data, space), text, device, told)
+    recipe = _recipe_of(found, changes, data, space)
+    if finetune_epochs is not None:
+        recipe = recipe.changed([f"finetune.epochs={finetune_epochs}"])
+    request = request_export(found, recipe, _arch_text(arch), device, told)
     jobs = plan_jobs(list(formats), request.device, precision, ())
+    if finetune_epochs is not None:
+        from nasdeploy.workflows.finetune import FinetuneRequest, ensure_finetuned
+
+        ensure_finetuned(FinetuneRequest.of(request), told)
     directory, manifest = write(
         request, jobs, told, recalibrate=recalibrate, out=None if out is None else Path(out), max_drop=max_drop
     )
     return Export(directory, manifest)
+
+
+def _arch_text(arch: Arch | str | None) -> str | None:
+    """Return an architecture as the workflows take it."""
+    return json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch
 
 
 def asked_for(budget: Mapping[str, Bound | None]) -> "Asked":

@@ -20,6 +20,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.settings import RecalibrationSettings, StartSettings
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
+from nasdeploy.training.finetuning import FinetuneSettings
 from nasdeploy.training.settings import ORIGINAL, TrainSettings
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Recipe(Settings):
     device: str = "cpu"
     """Device to measure on: a name in profiles/ or a file."""
     search: SearchSettings = SearchSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    """The training of the winner alone, after the search."""
 
     @field_validator("task")
     @classmethod

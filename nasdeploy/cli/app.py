@@ -16,7 +16,7 @@ from nasdeploy.cli.run import init, run
 from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
-from nasdeploy.cli.train import evaluate, train
+from nasdeploy.cli.train import evaluate, finetune, train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -43,6 +43,7 @@ app.command()(devices)
 app.command()(formats)
 app.command()(profile)
 app.add_typer(search, name="search")
+app.command()(finetune)
 app.command()(evaluate)
 app.command()(export)
 app.command()(predict)

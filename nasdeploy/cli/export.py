@@ -12,6 +12,7 @@ from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
+    from nasdeploy.core.progress import Progress
     from nasdeploy.exporting.formats import Extras
     from nasdeploy.exporting.manifest import Artefact, BundleManifest, Quantisation
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
@@ -47,6 +48,9 @@ DropOption = Annotated[
 OwnStatisticsFlag = Annotated[
     bool, typer.Option("--no-recalibrate", help="Keep the weights' own batch-norm statistics.")
 ]
+FinetuneOption = Annotated[
+    int | None, typer.Option("--finetune-epochs", metavar="N", min=1, help="First train it so long alone, once.")
+]
 LayoutOption = Annotated[
     str | None, typer.Option("--layout", metavar="triton", help="Add a model repository for Triton.")
 ]
@@ -66,6 +70,7 @@ def export(
     capabilities: CapabilityOption = None,
     max_drop: DropOption = 0.5,
     no_recalibrate: OwnStatisticsFlag = False,
+    finetune_epochs: FinetuneOption = None,
     layout: LayoutOption = None,
     embed: EmbedFlag = False,
     assignments: ChangeOption = None,
@@ -85,9 +90,10 @@ def export(
     progress = Progress(quiet, typed)
     run = chosen_run(run_directory)
     progress.say(f"export: run {run.path}")
-    if all_pareto and arch is not None:
-        raise UserError("--all-pareto and --arch exclude each other: the front is the search's")
-    recipe = recipe_of(run, assignments or (), data)
+    if all_pareto:
+        _require_front(arch, finetune_epochs)
+    epochs = [] if finetune_epochs is None else [f"finetune.epochs={finetune_epochs}"]
+    recipe = recipe_of(run, [*(assignments or ()), *epochs], data)
     requests = (
         step.request_family(run, recipe, device, progress)
         if all_pareto
@@ -96,6 +102,8 @@ def export(
     jobs = plan_jobs(formats or ["onnx"], requests[0].device, precision, capabilities or ())
     extras = _extras(layout, embed)
     extras.require(job.name for job in jobs)
+    if finetune_epochs is not None:
+        _finetune(requests[0], progress)
 
     def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, BundleManifest]":
         return step.export(
@@ -113,6 +121,20 @@ def export(
         return
     directory, manifest = make(requests[0], out)
     emit(_result(run, directory, manifest), as_json, lambda: describe(directory, manifest))
+
+
+def _require_front(arch: str | None, finetune_epochs: int | None) -> None:
+    """Raise `UserError` for options that are for one network."""
+    if arch is not None:
+        raise UserError("--all-pareto and --arch exclude each other: the front is the search's")
+    if finetune_epochs is not None:
+        raise UserError("--all-pareto and --finetune-epochs exclude each other: fine-tune its networks one by one")
+
+
+def _finetune(request: "ExportRequest", progress: "Progress") -> None:
+    from nasdeploy.workflows.finetune import FinetuneRequest, ensure_finetuned
+
+    ensure_finetuned(FinetuneRequest.of(request), progress)
 
 
 def _extras(layout: str | None, embed: bool) -> "Extras":

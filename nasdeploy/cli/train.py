@@ -1,4 +1,4 @@
-"""`nasdeploy train` and `nasdeploy evaluate`: a supernet, and how its sub-networks do."""
+"""`nasdeploy train`, `finetune` and `evaluate`: a supernet, one network further, and how sub-networks do."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import ChangeOption, JsonFlag, MovedDataOption, QuietFlag, emit
+from nasdeploy.cli.output import ChangeOption, JsonFlag, MovedDataOption, QuietFlag, RunOption, chosen_run, emit
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
@@ -103,6 +103,34 @@ def _text(path: Path, facts: dict[str, Any]) -> str:
     if skipped is not None:
         lines.append(f"  {skipped}")
     return "\n".join(lines)
+
+
+def finetune(
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", help="Name, digest, JSON file or JSON of a network [default: the search's winner]."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", min=1, help="Over the recipe's finetune.epochs [default: 4].")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. finetune.learning_rate=5e-4."),
+    ] = None,
+    data: MovedDataOption = None,
+    run_directory: RunOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard an earlier fine-tuning of the network.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train one network of a run further alone, with its original as teacher; the same command resumes."""
+    import nasdeploy
+    from nasdeploy.core.progress import Progress
+
+    run, progress = chosen_run(run_directory), Progress(quiet, typed)
+    changed = [*(assignments or ()), *([] if epochs is None else [f"finetune.epochs={epochs}"])]
+    found = nasdeploy.finetune(run, arch, data=data, changes=changed, restart=restart, progress=progress)
+    emit({"run": str(run.path), **found.to_json()}, as_json, lambda: f"{run.path}: {found.text}")
 
 
 def evaluate(

@@ -13,6 +13,7 @@ OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("set", "run", "restart", "data", "init", "alone", "out", "device", "arch", "precision", "format", "max_drop"),
+        *("epochs", "finetune_epochs"),
         *("compute_capability", "embed_preprocessing", "layout", "budget_min", "sample", "strategy", "all_pareto"),
         *("latency", "weights", *(cost.key for cost in COSTS.values())),
     )
@@ -20,7 +21,7 @@ OPTIONS = {
 """The option for each argument of the library that messages name."""
 
 COMMANDS = {
-    **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "export")},
+    **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "finetune", "export")},
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
     "workflows.searches.results": "search list",

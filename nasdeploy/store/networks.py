@@ -5,6 +5,7 @@ architecture may have both kinds: what the pretrained original became on the run
 Torch-free; `nasdeploy.supernet.networks` reads and writes the weights.
 """
 
+import shutil
 from dataclasses import dataclass
 from hashlib import file_digest
 from math import isfinite, nan
@@ -19,6 +20,7 @@ from nasdeploy.core.score import Metric, Score
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.checkpoints import WeightsFacts
+from nasdeploy.store.files import writable
 from nasdeploy.store.records import Count, read_record
 from nasdeploy.store.run import Run
 
@@ -26,7 +28,7 @@ NetworkKind = Literal["original", "finetuned"]
 """What a network with weights of its own is: the pretrained one as it was trained on the run's data before there were
 sub-networks, or one that was trained alone from the weights that it inherited."""
 
-RECORD, WEIGHTS = "network.json", "weights.safetensors"
+RECORD, WEIGHTS, FINETUNED = "network.json", "weights.safetensors", "finetune.json"
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -75,16 +77,10 @@ class OwnWeights(NetworkFacts):
 
     def text(self, metric: Metric) -> str:
         """Return what they are, and what they are worth, for people."""
-        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
         if self.kind == "original":
-            return f"its own, those of the pretrained original after {epochs} on the run's data"
-        return f"its own, fine-tuned for {epochs}{self._gained(metric)}"
-
-    def _gained(self, metric: Metric) -> str:
-        if self.before is None or self.after is None:
-            return ""
-        before, after = (metric.text(score.value) for score in (self.before, self.after))
-        return f": {metric.name} on {self.after.samples} held-out {metric.samples} {after}, before {before}"
+            return f"its own, those of the pretrained original after {_counted(self.epochs)} on the run's data"
+        gained = "" if self.before is None or self.after is None else f": {_gained(self.before, self.after, metric)}"
+        return f"its own, fine-tuned for {_counted(self.epochs)}{gained}"
 
 
 class KeptNetworkRecord(OwnWeights):
@@ -99,6 +95,35 @@ class KeptNetworkRecord(OwnWeights):
     def own_weights(self) -> OwnWeights:
         """What weights it has, without the network."""
         return OwnWeights(**self.model_dump(include=set(OwnWeights.model_fields)))
+
+
+class FinetuneRecord(Settings):
+    """What the training of one network alone came to, also where its weights were not kept."""
+
+    schema_version: Literal[1] = 1
+    digest: str
+    """The architecture's."""
+    arch: dict[str, Any]
+    epochs: Count
+    before: HeldOutScore
+    after: HeldOutScore
+    kept: bool
+    """Whether its weights are those that are delivered; not if the network does worse with them than before."""
+
+    def text(self, metric: Metric) -> str:
+        """Return what came of it, for people."""
+        end = "" if self.kept else "; that is worse, so the inherited weights stay"
+        gained = _gained(self.before, self.after, metric)
+        return f"{self.digest} fine-tuned for {_counted(self.epochs)}: {gained}{end}"
+
+
+def _counted(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _gained(before: HeldOutScore, after: HeldOutScore, metric: Metric) -> str:
+    earlier, now = (metric.text(score.value) for score in (before, after))
+    return f"{metric.name} on {after.samples} held-out {metric.samples} {now}, before {earlier}"
 
 
 @dataclass(frozen=True)
@@ -160,6 +185,32 @@ def kept_network(run: Run, kind: NetworkKind, digest: str) -> KeptNetwork | None
 def kept_networks(run: Run, kind: NetworkKind) -> list[KeptNetwork]:
     """Return all networks of a kind that a run keeps, by digest; raises `UserError` if a record is damaged."""
     return [_read(directory) for directory in sorted(networks_directory(run).glob(f"{kind}-*")) if directory.is_dir()]
+
+
+def remove_network(run: Run, kind: NetworkKind, digest: str) -> None:
+    """Delete a network of a run, if it keeps it; raises `UserError` if that cannot be done."""
+    directory = network_directory(run, kind, digest)
+    if directory.is_dir():
+        with writable(directory):
+            shutil.rmtree(directory)
+
+
+def finetune_directory(run: Run, digest: str) -> Path:
+    """Return where the network with this digest is fine-tuned: a run of its own, which may not be there."""
+    return run.path / "finetune" / digest
+
+
+def finetune_record(run: Run, digest: str) -> FinetuneRecord | None:
+    """Return what the fine-tuning of a network came to; None unless it is finished.
+
+    It is not, either, where the weights that were kept are gone. Raises `UserError` if the record is damaged.
+    """
+    file = finetune_directory(run, digest) / FINETUNED
+    if not file.is_file():
+        return None
+    record = read_record(FinetuneRecord, file, "restore it, or fine-tune anew with `restart=True`")
+    gone = record.kept and kept_network(run, "finetuned", digest) is None
+    return None if gone else record
 
 
 def own_network(run: Run, arch: Arch) -> KeptNetwork | None:

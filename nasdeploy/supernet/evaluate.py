@@ -160,7 +160,7 @@ class Evaluator:
 
         With `inherited` its weights are the supernet's, also where it has some of its own.
         """
-        network = laid_out_for_device(extract(self._supernet, arch)) if inherited else self._extracted(arch)
+        network = laid_out_for_device(extract(self._supernet, arch)) if inherited else self.extracted(arch)
         batches = self._calibration(network.plan) if needs_calibration(network.plan) else ()
         return calibrate(network, batches, self.task.outputs)
 
@@ -188,13 +188,19 @@ class Evaluator:
         with torch.no_grad():
             return self.task.score(runner, self._batches(runner.plan, 0, None))
 
+    def having(self, own: Mapping[Arch, Network]) -> "Evaluator":
+        """Return what scores in the same way, on the same samples, where others have weights of their own."""
+        return Evaluator(
+            self._supernet, self.task, self._calibration, self._batches, self.samples, self.unreadable, own
+        )
+
     def _again(self, arch: Arch) -> Network:
         """Return the sub-network with the statistics that were remembered."""
-        network = self._extracted(arch)
+        network = self.extracted(arch)
         network.load_state_dict(self._statistics.pop(arch), strict=False)
         return network.eval()
 
-    def _extracted(self, arch: Arch) -> Network:
+    def extracted(self, arch: Arch) -> Network:
         """Return a copy of the network of its own, or of the supernet's, where that is computed fastest."""
         own = self.own.get(arch)
         return laid_out_for_device(extract(self._supernet, arch) if own is None else copied(own))

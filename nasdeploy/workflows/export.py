@@ -65,22 +65,30 @@ def request_export(run: Run, recipe: Recipe, text: str | None, device: str | Non
     """
     space = space_of(run, recipe)
     weights = trained_weights(run)
-    budget: dict[str, float] = {}
-    if text is not None:
-        arch = resolve_arch(text, space, known_architectures(run.search_database, space))
-        target = load_device(device or recipe.device)
-    elif recipe.train.last.sampling.kind == "alone":
-        arch = space.arch(recipe.train.last.sampling.arch)
-        progress.say(f"export: {arch.digest}, the network that was trained alone")
-        target = load_device(device or recipe.device)
-    else:
-        result = load_result(run.search_result)
-        arch = _winner(result, space, weights, run.search_result)
-        progress.say(f"export: {arch.digest}, the winner of the search in {run.search_result}")
-        target = _device(device, recipe, result)
-        budget = result.budget.upper(target.name)
+    arch, result = network_asked_for(run, recipe, space, text, lambda what: progress.say(f"export: {what}"))
+    target = load_device(device or recipe.device) if result is None else _device(device, recipe, result)
+    budget = {} if result is None else result.budget.upper(target.name)
     table = find_table(space, target) if table_path(space, target).exists() else None
     return ExportRequest(run, recipe, space, arch, target, table, budget, weights)
+
+
+def network_asked_for(
+    run: Run, recipe: Recipe, space: SearchSpace, text: str | None, say: Callable[[str], None]
+) -> tuple[Arch, SearchResult | None]:
+    """Return the network that `text` means, by default the one trained alone, or the winner of the search with that.
+
+    What it is by default is said. Raises `UserError` if there is no such network, or a search of other weights.
+    """
+    if text is not None:
+        return resolve_arch(text, space, known_architectures(run.search_database, space)), None
+    if recipe.train.last.sampling.kind == "alone":
+        arch = space.arch(recipe.train.last.sampling.arch)
+        say(f"{arch.digest}, the network that was trained alone")
+        return arch, None
+    result = load_result(run.search_result)
+    arch = _winner(result, space, trained_weights(run), run.search_result)
+    say(f"{arch.digest}, the winner of the search in {run.search_result}")
+    return arch, result
 
 
 def request_family(run: Run, recipe: Recipe, device: str | None, progress: Progress) -> tuple[ExportRequest, ...]:

@@ -1,4 +1,4 @@
-"""All four steps in a row: train, profile, search, export; what is finished already is not done again."""
+"""All steps in a row: train, profile, search, fine-tune if the recipe says so, export; nothing is done twice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from nasdeploy.workflows import export as export_step
 from nasdeploy.workflows import search as search_step
 from nasdeploy.workflows import train as train_step
 from nasdeploy.workflows.export import ExportRequest, request_export
+from nasdeploy.workflows.finetune import ensure_finetuned, request_finetune
 from nasdeploy.workflows.request import (
     SearchRequest,
     export_device,
@@ -52,6 +53,8 @@ def run_all(
         ensure_table(run, recipe, device, progress)
     request = request_search(run, recipe, asked, strict, progress)
     result = _searched(request, progress)
+    if recipe.finetune.epochs:
+        ensure_finetuned(request_finetune(run, recipe, None, progress), progress)
     directory, manifest = _exported(request_export(run, recipe, None, export_device(recipe, asked), progress), progress)
     return Product(run, result, directory, manifest)
 
