@@ -2,6 +2,7 @@
 
 from nasdeploy.importers.importer import Importer
 from nasdeploy.importers.timm import Timm
+from nasdeploy.importers.torchvision import Torchvision
 
-IMPORTERS: dict[str, Importer] = {"timm": Timm()}
+IMPORTERS: dict[str, Importer] = {"timm": Timm(), "torchvision": Torchvision()}
 """The importer of each library, by what stands before the colon in `--from`."""

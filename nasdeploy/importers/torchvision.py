@@ -1,0 +1,64 @@
+"""Models of torchvision."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torchvision
+from torch import nn
+from torchvision.models import EfficientNet, MNASNet, MobileNetV2, MobileNetV3
+
+from nasdeploy.core.errors import UserError, suggestion
+from nasdeploy.importers.importer import ExpectedImages, Imported
+from nasdeploy.importers.torchvision_mobile import read_efficientnet, read_mnasnet, read_mobilenet
+
+_CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
+    EfficientNet: read_efficientnet,
+    MNASNet: read_mnasnet,
+    MobileNetV2: read_mobilenet,
+    MobileNetV3: read_mobilenet,
+}
+"""The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
+
+
+class Torchvision:
+    """The models of torchvision whose class is one of those that can be read."""
+
+    def names(self) -> list[str]:
+        """Return the names of the models whose class can be read."""
+        modules = {each.__module__ for each in _CLASSES}
+        found = torchvision.models.list_models(module=torchvision.models)
+        return [name for name in found if torchvision.models.get_model_builder(name).__module__ in modules]
+
+    def model(self, name: str, *, pretrained: bool = False, classes: int | None = None) -> nn.Module:
+        """Return torchvision's own model, in evaluation mode; see `Importer.model`."""
+        known = torchvision.models.list_models(module=torchvision.models)
+        if name not in known:
+            raise UserError(f"torchvision:{name}: torchvision has no such model{suggestion(name, known)}")
+        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+        if classes is not None:
+            _replace_classifier(model, classes)
+        return model.eval()
+
+    def read(self, model: nn.Module, name: str) -> Imported:
+        """Return a model as rows and weights; raises `UserError` that names what no block can express."""
+        if type(model) not in _CLASSES:
+            raise UserError(f"torchvision:{name}: models of class {type(model).__name__} cannot be read")
+        found = Imported(name, expected_images(name))
+        _CLASSES[type(model)](f"torchvision:{name}", model, found)
+        return found
+
+
+def expected_images(name: str) -> ExpectedImages:
+    """Return what torchvision's transforms for the newest weights of a model do to images."""
+    transforms: Any = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    (crop,), (resized,) = transforms.crop_size, transforms.resize_size
+    return ExpectedImages(
+        crop, tuple(transforms.mean), tuple(transforms.std), crop / resized, transforms.interpolation.value
+    )
+
+
+def _replace_classifier(model: nn.Module, classes: int) -> None:
+    """Give a model whose last layer is the classifier another one; only untrained models can be made with it."""
+    path, last = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    if last.out_features != classes:
+        model.set_submodule(path, nn.Linear(last.in_features, classes))

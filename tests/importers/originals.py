@@ -1,0 +1,62 @@
+"""Imported networks against the library's own model, and models that are made without drawing weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nasdeploy.core.settings import parse
+from nasdeploy.importers.importer import Imported, Importer
+from nasdeploy.spaces.grown import GrownSettings, GrownSpace
+from nasdeploy.supernet.supernet import Supernet, extract
+from tests.nn.reference import randomise
+
+_DRAWING = ("kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "uniform_", "zeros_")
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Models that are made inside have no numbers, and take a third of the time."""
+
+    def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        return tensor
+
+    with torch.device("meta"), patch.multiple(torch.nn.init, **dict.fromkeys(_DRAWING, leave)):
+        yield
+
+
+def grown(found: Imported, resolution: int) -> GrownSpace:
+    """The space in which nothing can be smaller."""
+    rows = {"stem": found.stem, "stages": [{"blocks": stage} for stage in found.stages], "head": found.head}
+    content = {"kind": "grown", "name": "imported", "resolution": [resolution], **rows}
+    return parse(GrownSettings, content, "imported").build(found.classes)
+
+
+def counted(model: nn.Module, side: int) -> tuple[int, int]:
+    """Twice the MACs of one image, and the parameters, as PyTorch counts them, on any device, `meta` included."""
+    images = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(images)
+    return counter.get_total_flops(), sum(each.numel() for each in model.parameters())
+
+
+def difference(importer: Importer, model: nn.Module, name: str, side: int) -> float:
+    """The largest difference between the logits of a model and of what is imported, relative to the largest logit.
+
+    The model gets random normalisations; the costs of what is imported are asserted to be the model's.
+    """
+    torch.manual_seed(0)
+    randomise(model)
+    found = importer.read(model.eval(), name)
+    space = grown(found, side)
+    supernet, largest = Supernet(space), space.largest()
+    supernet.load_state_dict(found.weights)
+    plan = space.plan(largest)
+    assert (2 * plan.macs, plan.params) == counted(model, side)
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        expected, logits = model(images), extract(supernet, largest).eval()(images)
+    return float((logits - expected).abs().max() / expected.abs().max())
