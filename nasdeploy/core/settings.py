@@ -1,6 +1,7 @@
 """Settings files: strict pydantic models read from YAML, and JSON, with mistakes reported in one line."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -127,7 +128,8 @@ def read_json(path: Path, remedy: str = "restore it or make it anew") -> Any:
 def override(data: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Return a copy of `data` with `a.b=c` applied for each assignment; `c` is read as YAML.
 
-    Raises `UserError` for what is no assignment, and if one takes back what another one sets.
+    A number is a place in a list, from 0: `a.1.b=c`. Raises `UserError` for what is no assignment, and if one takes
+    back what another one sets.
     """
     changed = deepcopy(data)
     given: dict[str, Any] = {}
@@ -152,11 +154,24 @@ def _require_kept(given: Mapping[str, Any], path: str, value: Any, source: str) 
 
 def _assign(target: dict[str, Any], path: Sequence[str], value: Any, source: str) -> None:
     *parents, last = path
+    found: dict[str, Any] | list[Any] = target
     for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
+        inside = found.setdefault(parent, {}) if isinstance(found, dict) else found[_place(found, parent, source)]
+        if not isinstance(inside, dict | list):
             raise UserError(f"{source}: {parent} holds a value, not settings")
-    target[last] = value
+        found = inside
+    if isinstance(found, dict):
+        found[last] = value
+    else:
+        found[_place(found, last, source)] = value
+
+
+def _place(found: Sequence[Any], name: str, source: str) -> int:
+    """Return the place in a list that a part of a key names; raises `UserError` if there is no such."""
+    if not re.fullmatch("[0-9]{1,9}", name) or int(name) >= len(found):
+        places = f"0 to {len(found) - 1}" if found else "none, it is empty"
+        raise UserError(f"{source}: '{name}' is no place in a list; there are {places}")
+    return int(name)
 
 
 def parse(model: type[S], data: Mapping[str, Any], source: str) -> S:

@@ -142,15 +142,17 @@ class Checkpoints:
 
     def best(self, epoch: int) -> "SavedState":
         """Return what is in `best.pt`; raises `UserError` unless it is the checkpoint of an epoch."""
-        path = self.directory / BEST
-        content = weights.read(path, "start anew with `restart=True`")
+        path, remedy = self.directory / BEST, "start anew with `restart=True`"
+        if not path.exists():
+            raise UserError(f"{path}: gone, and the weights of epoch {epoch} with it; {remedy}")
+        content = weights.read(path, remedy)
         try:
             position = _position(content)
         except (KeyError, ValueError, TypeError, AttributeError):
-            position = Position(-1)
+            raise UserError(f"{path}: damaged; {remedy}") from None
         if position.epoch != epoch:
-            raise UserError(f"{path}: not the checkpoint of epoch {epoch}; start anew with `restart=True`")
-        return SavedState(path, content, position, "start anew with `restart=True`")
+            raise UserError(f"{path}: the checkpoint of epoch {position.epoch}, not of {epoch}; {remedy}")
+        return SavedState(path, content, position, remedy)
 
     def _remedy(self) -> str:
         """Return what to do if the newest file is damaged."""

@@ -31,6 +31,8 @@ from nasdeploy.training.teacher import Teacher, without_gradient
 
 _SHARES = (0.75, 0.5, 0.25)
 """The shares of the largest network's MACs of the networks that are sliced to see what they reach."""
+_ENOUGH = 1000
+"""The most samples that they are scored on: a glance, which must not take long."""
 _DRAWN = 2000
 """The number of uniform networks among which the nearest to these shares are looked for."""
 
@@ -53,8 +55,10 @@ class HeldOutScoring:
 
     def of(self, supernet: Supernet) -> Evaluator:
         """Return what scores the networks of a supernet."""
-        held_out = self.data.held_out(self.recalibration.batch_size, None, self.device, None)
-        return Evaluator(supernet, self.task, self.calibration, held_out)
+        # In an order in which the first ones stand for all.
+        held_out = self.data.held_out(self.recalibration.batch_size, self.seed, self.device, None)
+        samples = len(held_out) if self.task.metric.is_mean else 0
+        return Evaluator(supernet, self.task, self.calibration, held_out, samples)
 
 
 def keep_original(run: Run, evaluator: Evaluator, space: SearchSpace, checkpoint: WeightsFacts) -> Score:
@@ -84,7 +88,8 @@ def say_kept(score: Score, progress: Progress) -> None:
 def say_sliced(evaluator: Evaluator, space: SearchSpace, seed: int, progress: Progress) -> None:
     """Tell what smaller networks reach that are merely cut out of it, before any of them is trained."""
     metric = replace(evaluator.task.metric, decimals=1)
-    found = {share: evaluator(arch) for share, arch in sliced(space, seed).items()}
+    end = _ENOUGH if evaluator.samples > _ENOUGH else None
+    found = {share: evaluator(arch, 0, end) for share, arch in sliced(space, seed).items()}
     told = ", ".join(f"{metric.text(score.value)} with {100 * share:.0f} %" for share, score in found.items())
     if told:
         progress.say(f"train: networks merely sliced out of it have {metric.name} {told} of its MACs")

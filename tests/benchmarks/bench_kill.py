@@ -38,6 +38,8 @@ class Command:
 
     directory: Path
     epochs: int
+    phased: bool = False
+    """Whether its first half is a phase of the largest network alone, which teaches all of them in its second half."""
 
     @property
     def run(self) -> Path:
@@ -48,6 +50,18 @@ class Command:
         """A process of it, in a process group of its own."""
         self.directory.mkdir(parents=True, exist_ok=True)
         train = {**CONTENT["train"], "epochs": self.epochs, "checkpoint_steps": 1, "ema": 0.9}
+        if self.phased:
+            half = (self.epochs + 1) // 2
+            taught = {"kind": "kl", "teacher": "original"}
+            train["phases"] = [
+                {"name": "original", "epochs": half, "sampling": {"kind": "largest"}},
+                {
+                    "name": "elastic",
+                    "epochs": self.epochs - half,
+                    "sort_channels": "activation",
+                    "distillation": taught,
+                },
+            ]
         (self.directory / "tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "train": train}))
         return subprocess.Popen(
             [NASDEPLOY, "train", "tiny.yaml", "--quiet"],
@@ -120,14 +134,14 @@ def half_written(run: Path) -> int:
     return sum(1 for _ in run.rglob(".*.partial"))
 
 
-def survived(directory: Path, kills: int, epochs: int, seed: int) -> int:
+def survived(directory: Path, kills: int, epochs: int, seed: int, phased: bool = False) -> int:
     """How many of some killed and resumed runs ended as the undisturbed one did; prints a line for each."""
-    calm, moments, steps = Command(directory / "calm", epochs), random.Random(seed), epochs * STEPS_PER_EPOCH
+    calm, moments, steps = Command(directory / "calm", epochs, phased), random.Random(seed), epochs * STEPS_PER_EPOCH
     seconds, equal = calm.seconds(), 0
     print(f"undisturbed: {seconds:.1f} s")
     for kill in range(kills):
         attempt, moment = 0, moments.uniform(0.0, steps)
-        while not (command := Command(directory / f"kill-{kill}-{attempt}", epochs)).killed(
+        while not (command := Command(directory / f"kill-{kill}-{attempt}", epochs, phased)).killed(
             moment, seconds / steps, writing=kill % 4 == 2
         ):
             attempt, moment = attempt + 1, moments.uniform(0.0, steps)
@@ -148,9 +162,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--phased", action="store_true")
     given = parser.parse_args()
     with TemporaryDirectory() as directory:
-        equal = survived(Path(directory), given.kills, given.epochs, given.seed)
+        equal = survived(Path(directory), given.kills, given.epochs, given.seed, given.phased)
     print(
         f"{equal} of {given.kills} ended as the undisturbed run: weights, optimizer, best.pt and metrics, bit for bit"
     )

@@ -17,6 +17,7 @@ from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.recipe import parse_recipe
+from nasdeploy.store.networks import kept_original
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.task import Inputs, Task, TaskData
@@ -151,6 +152,24 @@ def test_a_student_that_equals_its_teacher_has_no_gradient_but_rounding(
     loss = objective.distillation(outputs, outputs.detach().clone())
     (gradient,) = torch.autograd.grad(loss, outputs)
     assert float(gradient.abs().max()) < 1e-5
+
+
+def test_phases_end_with_networks_that_learn_from_the_original(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = {name: value for name, value in RECIPES[task.name]["train"].items() if name != "epochs"}
+    taught = {"kind": "kl", "teacher": "original"}
+    phases = [
+        {"name": "original", "epochs": 1, "sampling": {"kind": "largest"}},
+        {"name": "elastic", "epochs": 1, "sort_channels": "projection", "distillation": taught},
+    ]
+    run = nd.train({**RECIPES[task.name], "train": {**train, "warmup_epochs": 0, "phases": phases}})
+    kept = kept_original(run)
+    assert kept is not None and kept.record.after is not None
+    assert run.facts("train")["phase"] == "elastic"
+    space = parse_recipe(run.manifest.recipe, "recipe").load_space(run.manifest.output_size)
+    assert kept.arch(space) == space.largest()
 
 
 @pytest.mark.slow

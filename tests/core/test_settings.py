@@ -108,6 +108,22 @@ def test_set_reaches_the_key_and_changes_nothing_else(assignment: str, value: di
     assert data == {"train": {"epochs": 5}}
 
 
+def test_a_number_is_a_place_in_a_list() -> None:
+    data = {"phases": [{"name": "a", "rates": [1, 2]}, {"name": "b"}]}
+    assert override(data, ["phases.1.epochs=3", "phases.0.rates.1=9"]) == {
+        "phases": [{"name": "a", "rates": [1, 9]}, {"name": "b", "epochs": 3}]
+    }
+    for place in ("2", "-1", "a", "1_0", "\N{SUPERSCRIPT TWO}"):
+        with assert_stops(
+            UserError, match=rf"^--set phases.{place}.x=1: '{place}' is no place in a list; there are 0 to 1$"
+        ):
+            override(data, [f"phases.{place}.x=1"])
+    with assert_stops(UserError, match="there are none, it is empty$"):
+        override({"phases": []}, ["phases.0=1"])
+    with assert_stops(UserError, match="1 holds a value, not settings$"):
+        override(data, ["phases.0.rates.1.x=1"])
+
+
 def test_assignments_add_up() -> None:
     assert override({}, ["a={d: 4}", "a.b=1", "a.c=2", "a.b=1"]) == {"a": {"b": 1, "c": 2, "d": 4}}
 

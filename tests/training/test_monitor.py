@@ -34,6 +34,19 @@ def curves(directory: Path) -> Curves:
     return {tag: [(event.step, event.value) for event in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
+def texts(directory: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Texts by tag as (step, text), read with TensorBoard's own reader."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(directory))
+    read.Reload()
+    return {
+        tag: [(event.step, event.tensor_proto.string_val[0]) for event in read.Tensors(tag)]
+        for tag in read.Tags()["tensors"]
+    }
+
+
 # -- scalars
 
 
@@ -51,6 +64,13 @@ def test_a_run_writes_what_its_metrics_say(tmp_path: Path, monkeypatch: pytest.M
         assert found["top1/smallest"][epoch] == (4 * (epoch + 1), pytest.approx(line["validation"]["smallest"]["top1"]))
         assert found["images_per_s"][epoch][1] == pytest.approx(line["images_per_s"])
     assert found["learning_rate"][-1][1] == pytest.approx(lines[-1]["learning_rate"])
+
+
+def test_the_phase_stands_beside_the_curves(tmp_path: Path) -> None:
+    for steps in (PhaseSteps(3, 10, phase="original"), PhaseSteps(0, 10, before=10, phase="elastic")):
+        with monitored(steps, CPU, QUIET, tmp_path, TOP1):
+            pass
+    assert texts(tmp_path) == {"phase/text_summary": [(3, b"original"), (10, b"elastic")]}
 
 
 def test_scalars_are_off_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

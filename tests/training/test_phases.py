@@ -1,5 +1,6 @@
 """Trainings in several phases: each as its settings say, and the whole the same whatever stops it."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import Validation
 from nasdeploy.training.optimizer import classifier_parameters, make_optimizer, require_gradients, set_learning_rate
+from nasdeploy.training.sampling import SAMPLERS
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
 from tests.small_spaces import two_stages
@@ -180,6 +182,40 @@ def test_the_classifier_may_learn_at_a_rate_of_its_own(optimizer: str, trains: s
     assert {group["lr"] for group in kept.param_groups if group["params"]} == ({0.5, 1.5} if trains == "all" else {1.5})
 
 
+def test_every_way_of_drawing_networks_may_be_that_of_a_phase() -> None:
+    settings = {kind: {"kind": kind} for kind in SAMPLERS}
+    settings["alone"]["arch"] = tiny_recipe().load_space(10).smallest().to_json()
+    phases = [json.dumps({"name": kind, "epochs": 1, "sampling": each}) for kind, each in settings.items()]
+    prior = ("train.warmup_epochs=0", "train.validate_random=0")
+    lines = lines_of(train(phased(*phases, more=prior)))
+    assert [line["phase"] for line in lines] == list(SAMPLERS)
+    trained = {
+        line["phase"]: [role for role in ("largest", "random", "smallest") if line[f"loss_{role}"] is not None]
+        for line in lines
+    }
+    assert trained == {
+        kind: ["largest"] if kind in ("single", "largest", "alone") else ["largest", "random", "smallest"]
+        for kind in SAMPLERS
+    }
+
+
+def test_a_run_does_not_go_on_with_other_phases() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(phased(CLASSIFIER, WHOLE), Stopping("whole", 1))
+    with pytest.raises(UserError, match=r"begun with another recipe \(train\.phases differs\)"):
+        train(phased(CLASSIFIER, WHOLE, more=("train.phases.1.epochs=3",)))
+
+
+@pytest.mark.parametrize("ended", [[2, 1], [1, 1], [9], ["x"], None])
+def test_a_checkpoint_with_damaged_phases_is_named(ended: object) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(phased(CLASSIFIER, WHOLE), Stopping("whole", STEPS_PER_EPOCH + 1))
+    path = Checkpoints(Path("runs/tiny/checkpoints")).latest()
+    torch.save({**torch.load(path, weights_only=True), "phases_ended": ended}, path)
+    with pytest.raises(UserError, match="damaged; delete it to go on from the one before"):
+        train(phased(CLASSIFIER, WHOLE))
+
+
 class Scripted:
     """Validation whose scores are given, one for each epoch that is validated, on and on."""
 
@@ -220,6 +256,19 @@ def test_a_phase_ends_early_with_its_best_epoch(
     again = step.train(recipe, Path("runs/again"), QUIET)
     assert again is not None
     assert_same(outcome(again)[0], content)
+
+
+def test_the_best_epoch_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = Scripted(0.4, 0.3, 0.2)
+    monkeypatch.setattr(Validation, "__call__", lambda _, *given: scripted(*given))
+    patient = phased("{name: patient, epochs: 9, patience: 2}")
+    with pytest.raises(KeyboardInterrupt):
+        train(patient, Stopping("patient", 2 * STEPS_PER_EPOCH + 1))
+    best = Path("runs/tiny/checkpoints/best.pt")
+    best.rename("moved")
+    # Marked anew only where its epoch is the newest one.
+    with pytest.raises(UserError, match=r"best\.pt: gone, and the weights of epoch 1 with it; start anew"):
+        train(patient)
 
 
 def test_a_run_that_ends_early_hands_on_the_best_score(monkeypatch: pytest.MonkeyPatch) -> None:

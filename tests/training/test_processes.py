@@ -95,6 +95,26 @@ def test_two_processes_go_on_with_what_one_began(recipe: Recipe) -> None:
     changed(said, 1, 2)
 
 
+@pytest.mark.slow
+def test_two_processes_go_through_phases_together(recipe: Recipe) -> None:
+    """The first one validates, keeps the original and sorts channels; the second one ends phases when it does."""
+    content = {name: value for name, value in CONTENT["train"].items() if name != "epochs"}
+    taught = {"kind": "kl", "teacher": "original"}
+    phases = [
+        {"name": "original", "epochs": 5, "patience": 1, "sampling": {"kind": "largest"}, "learning_rate": 1e-9},
+        {"name": "elastic", "epochs": 1, "sort_channels": "activation", "distillation": taught},
+    ]
+    Path("tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "train": {**content, "batch_size": 24, "phases": phases}}))
+    process = torchrun()
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    # Weights that hardly move have no better score in the second epoch.
+    assert said.count("train: phase original ends after epoch 2, no better since epoch 1") == 1
+    assert said.count("train: the original is kept: top-1 ") == 1
+    saved = torch.load("runs/tiny/checkpoints/epoch-000003.pt", weights_only=True)
+    assert (saved["phases_ended"], saved["processes"]) == ([2, 3], 2)
+
+
 def test_what_changes_with_the_processes() -> None:
     settings = TrainSettings(batch_size=256)
     assert change_of_processes(None, 4, settings, CHECKPOINT) is None
