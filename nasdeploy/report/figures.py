@@ -1,4 +1,4 @@
-"""Figures: the accuracies that a search found over their cost, and those of supernets by regime of MACs, side by side.
+"""Figures: what a search found over its cost, what each cut saves and costs, and supernets side by side.
 
 Box plots of sub-networks' accuracies are those of AlphaNet, Figures 9 and 10.
 """
@@ -13,6 +13,8 @@ import numpy as np
 
 from nasdeploy.core.cost_registry import NETWORK_COSTS, front_axis, on_device
 from nasdeploy.core.costs import Floats
+from nasdeploy.searching.loss_table import NO_NUMBER, LossTable, cuts
+from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.result import NetworkRecord, SearchResult
 from nasdeploy.store.files import replacing
 
@@ -115,6 +117,81 @@ def _cost(found: NetworkRecord, result: SearchResult) -> float:
     cost = found.predicted_ms if result.device is not None else found.in_unit(_axis(result))
     assert cost is not None  # A front is drawn of what was found now.
     return cost
+
+
+def draw_cuts(problem: Problem, losses: LossTable, path: Path) -> None:
+    """Draw a PNG: for each cut of the largest network, made alone, what it saves of the cost on the axis and its loss.
+
+    Those are named that save most for their loss. Losses below a thousandth of a nat stand there.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes, known = figure.subplots(), [cut for cut in priced_cuts(problem, losses) if cut.loss < NO_NUMBER]
+    colours = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for number, group in enumerate(dict.fromkeys(cut.group for cut in known)):
+        of_group = [cut for cut in known if cut.group == group]
+        places = [100 * cut.saved for cut in of_group], [max(cut.loss, _LEAST_LOSS) for cut in of_group]
+        axes.scatter(*places, s=22, color=colours[number % len(colours)], label=group)
+    named = 2.0
+    for cut in best_priced(known):
+        if named - cut.saved < _NAMED_APART:
+            continue
+        named, place = cut.saved, (100 * cut.saved, max(cut.loss, _LEAST_LOSS))
+        axes.annotate(cut.text, place, xytext=(4, -8), textcoords="offset points", fontsize="x-small")
+    axes.margins(x=0.15)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"saved of the largest network's {problem.axis} in %")
+    axes.set_ylabel(f"divergence of outputs in nats, {losses.samples} samples")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6, fontsize="small")
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+_LEAST_LOSS = 1e-3
+_NAMED_APART = 0.015
+"""The difference in what is saved, below which the names of two cuts would cover each other."""
+
+
+@dataclass(frozen=True)
+class PricedCut:
+    """A cut of the largest network, with what it brings and what it costs."""
+
+    group: str
+    """The stage (from 1), or the choice of no stage."""
+    text: str
+    """The values that are others than the largest network's, for people."""
+    saved: float
+    """The part that is saved of the largest network's cost on the problem's axis."""
+    loss: float
+    """The divergence in nats; `NO_NUMBER` where outputs were no numbers."""
+
+
+def priced_cuts(problem: Problem, losses: LossTable) -> list[PricedCut]:
+    """Return all cuts of a problem's space that the table knows."""
+    space, known = problem.space, losses.losses
+    largest, found = space.largest(), [cut for cut in cuts(space) if cut.arch.digest in known]
+    costs = problem.costs(space.encode([largest, *(cut.arch for cut in found)]))[:, problem.axis.column]
+    priced = []
+    for cut, cost in zip(found, costs[1:].tolist(), strict=True):
+        changed = {name: value for name, value in cut.values.items() if value != largest[name]}
+        # Stages count from 0 in names of choices.
+        stages = {name.partition(".")[2] for name in changed} - {""}
+        group = f"stage {int(stages.pop()) + 1}" if stages else next(iter(changed), "")
+        text = ", ".join(f"{name.partition('.')[0]} {value}" for name, value in changed.items())
+        priced.append(PricedCut(group, text, float(1 - cost / costs[0]), known[cut.arch.digest]))
+    return priced
+
+
+def best_priced(priced: Sequence[PricedCut]) -> list[PricedCut]:
+    """Return the cuts beside which none saves as much for a smaller loss, or more for the same, by falling saving."""
+    found: list[PricedCut] = []
+    for cut in sorted(priced, key=lambda cut: (-cut.saved, cut.loss)):
+        if cut.saved > 0 and (not found or cut.loss < found[-1].loss):
+            found.append(cut)
+    return found
 
 
 _WIDTH = 0.8

@@ -26,7 +26,7 @@ from nasdeploy.store.files import write_json
 from nasdeploy.store.records import Count, read_record
 
 REMEDY = "delete it, and it is measured anew"
-_NO_NUMBER = 1e6
+NO_NUMBER = 1e6
 """The loss of networks whose outputs are no numbers: so large that they are chosen where there are no others."""
 
 
@@ -66,7 +66,7 @@ class LossTable(Settings):
     @property
     def losses(self) -> dict[str, float]:
         """The losses by the architecture's digest, without that of the largest network."""
-        return {e.arch: _NO_NUMBER if e.loss is None else max(e.loss - self.whole, 0.0) for e in self.entries}
+        return {e.arch: NO_NUMBER if e.loss is None else max(e.loss - self.whole, 0.0) for e in self.entries}
 
     def with_whole(self, loss: float) -> "LossTable":
         """Return the table with the divergence of the largest network, which is nothing where it is no number."""

@@ -25,7 +25,7 @@ from nasdeploy.distributed.jobs import InTurn, Scoring, ScoringJob
 from nasdeploy.distributed.ranks import met
 from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
-from nasdeploy.report.figures import draw_front
+from nasdeploy.report.figures import draw_cuts, draw_front
 from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
 from nasdeploy.searching.loss_table import LossTable
 from nasdeploy.searching.measured_losses import measure_losses
@@ -40,14 +40,14 @@ from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_o
 from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.searches import keep, next_id
 
-PICTURE = "pareto.png"
+PICTURE, CUTS = "pareto.png", "cuts.png"
 PREDICTOR = "predictor.npz"
 LOSSES = "losses.json"
 _FINALISTS = ".finalists.jsonl"
 
 
 def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
-    """Search, and write search.json, searches/ID.json and pareto.png into the run.
+    """Search, and write search.json, searches/ID.json and pareto.png into the run; losses.json and cuts.png if need be.
 
     Started by `torchrun`, all processes evaluate what the first one asks for; only that one writes, and the others
     return None, or raise `FailedElsewhere` where it failed.
@@ -88,7 +88,10 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 deploy=deploy_for(request, evaluator, supernet, progress),
                 candidates=tuple(evaluator.own),
             ).run()
-            return _written(request, supernet, outcome, evaluator)
+            result = _written(request, supernet, outcome, evaluator)
+        if losses is not None:
+            draw_cuts(Problem(request.space, request.budget, *outcome.tables), losses, run.path / CUTS)
+        return result
 
 
 def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:

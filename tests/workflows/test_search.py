@@ -140,6 +140,7 @@ def test_a_table_of_loss_is_measured_for_the_strategy_that_goes_by_it_and_kept(r
     table = read_loss_table(losses)
     assert table.missing(SPACE) == []
     assert table.supernet == found.supernet
+    assert (run.path / "cuts.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(
         "nasdeploy.searching.measured_losses.write_loss_table", lambda *_: pytest.fail("measured again")
     )
