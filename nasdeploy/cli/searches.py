@@ -241,11 +241,17 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """One search: front, finalists, what was chosen, and how good predictions were."""
-    from nasdeploy.workflows.searches import result
+    from nasdeploy.workflows.searches import finetuned, result
 
     run = chosen_run(run_directory)
     found = result(run, search)
-    emit({"run": str(run.path), **found.model_dump(mode="json")}, as_json, lambda: describe(found))
+    records = finetuned(run, [found])
+    content = {
+        "run": str(run.path),
+        **found.model_dump(mode="json"),
+        "finetuned": [record.model_dump(mode="json") for record in records],
+    }
+    emit(content, as_json, lambda: "\n".join([describe(found), *(each.text(found.metric) for each in records)]))
 
 
 def compare(
@@ -254,11 +260,16 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """The winners of several searches beside each other."""
-    from nasdeploy.workflows.searches import result
+    from nasdeploy.workflows.searches import finetuned, result
 
     if len(searches) < 2:
         raise UserError("one search has nothing to be compared with; give the numbers of two or more")
     run = chosen_run(run_directory)
     found = [result(run, search) for search in searches]
-    content = {"run": str(run.path), "searches": [one.model_dump(mode="json") for one in found]}
-    emit(content, as_json, lambda: compared(found))
+    records = finetuned(run, found)
+    content = {
+        "run": str(run.path),
+        "searches": [one.model_dump(mode="json") for one in found],
+        "finetuned": [record.model_dump(mode="json") for record in records],
+    }
+    emit(content, as_json, lambda: "\n".join([compared(found), *(each.text(found[0].metric) for each in records)]))

@@ -3,6 +3,7 @@
 Each is kept in RUN/searches/ID.json, the latest in search.json too. A forecast evaluates one network at most.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.files import write_json
+from nasdeploy.store.networks import FinetuneRecord, finetune_record
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.request import SearchRequest
 
@@ -52,6 +54,16 @@ def result(run: Run, id: str | None) -> SearchResult:
             f"{run.path}: no search '{id}' in this run; there are: {known} (see `workflows.searches.results()`)"
         )
     return load_result(path)
+
+
+def finetuned(run: Run, found: Sequence[SearchResult]) -> list[FinetuneRecord]:
+    """Return what became of networks of some searches that were trained further alone, each once.
+
+    Winners come first. Raises `UserError` if a record is damaged.
+    """
+    networks = [*(one.winner for one in found), *(each for one in found for each in (*one.finalists, *one.front))]
+    records = (finetune_record(run, digest) for digest in dict.fromkeys(each.digest for each in networks))
+    return [record for record in records if record is not None]
 
 
 def _folder(run: Run) -> Path:

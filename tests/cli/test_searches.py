@@ -10,6 +10,8 @@ from nasdeploy.cli.app import app
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.result import LatencyBounds
+from nasdeploy.store.files import write_json
+from nasdeploy.store.networks import FinetuneRecord, HeldOutScore, finetune_directory
 from nasdeploy.store.run import Run
 from nasdeploy.workflows.searches import keep, next_id, result, results
 from tests.searching import results as made
@@ -121,3 +123,18 @@ def test_a_run_without_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert shown("list") == "runs/x: no search has finished yet\n"
     with assert_stops(UserError, match="no search result yet; run 'nasdeploy search"):
         shown("show")
+
+
+def test_networks_that_were_trained_further_are_told_with_their_scores(run: Run) -> None:
+    assert json.loads(shown("show", "1", "--json"))["finetuned"] == []
+    before, after = (HeldOutScore(value=value, error=0.1, loss=1.0, samples=20) for value in (0.5, 0.45))
+    record = FinetuneRecord(digest="1" * 12, arch={}, epochs=3, before=before, after=after, kept=False)
+    write_json(finetune_directory(run, "1" * 12) / "finetune.json", record.model_dump(mode="json"))
+    line = (
+        f"{'1' * 12} fine-tuned for 3 epochs: {SECOND.metric.name} on 20 held-out {SECOND.metric.samples} "
+        f"{SECOND.metric.text(0.45)}, before {SECOND.metric.text(0.5)}; that is worse, so the inherited weights stay"
+    )
+    assert shown("show").splitlines()[-1] == line
+    assert line not in shown("show", "1")
+    assert shown("compare", "1", "2").splitlines()[-1] == line
+    assert json.loads(shown("show", "2", "--json"))["finetuned"] == [record.model_dump(mode="json")]

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 import nasdeploy as nd
+from nasdeploy.cli.export import export
 from nasdeploy.cli.main import main
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.progress import Progress, Work
+from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.nn.network import Network
 from nasdeploy.recipe import recipe_of, space_of
 from nasdeploy.store.checkpoints import trained_weights
@@ -22,9 +26,11 @@ from nasdeploy.store.files import write_json
 from nasdeploy.store.networks import (
     KeptNetwork,
     NetworkFacts,
+    OwnWeights,
     finetune_directory,
     finetune_record,
     kept_network,
+    kept_original,
     own_network,
 )
 from nasdeploy.store.run import Run
@@ -34,6 +40,8 @@ from nasdeploy.supernet.weights import load_supernet
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.evaluator import open_evaluator
 from nasdeploy.workflows.finetune import DEFAULT_EPOCHS, FinetuneRequest, request_finetune
+from nasdeploy.workflows.run import run_all
+from tests.exporting.models import QUICK
 from tests.searching import results
 from tests.training.recipes import tiny_recipe
 
@@ -287,3 +295,67 @@ def test_settings_of_the_supernet_that_suit_the_machine_hold(run: Run) -> None:
     with_original(run)
     taught = FinetuneRequest(run, recipe, space_of(run), arch_of(run), trained_weights(run)).settings.distillation
     assert (taught.kind, taught.temperature, taught.beta) == ("kl", 2.0, 0.5)
+
+
+WHOLE_WAY = tiny_recipe(
+    "train={batch_size: 25, threads: 1, phases: ["
+    "{name: original, epochs: 4, sampling: {kind: largest}, distillation: {kind: none}, optimizer: adamw, "
+    "learning_rate: 0.03, warmup_epochs: 0}, "
+    "{name: elastic, epochs: 1, distillation: {kind: kl, teacher: original}, optimizer: adamw, learning_rate: 0.003, "
+    "warmup_epochs: 0}]}",
+    "search={rounds: 1, parents: 4, mutations: 2, crossovers: 2}",
+    "finetune={epochs: 10, learning_rate: 0.01}",
+)
+
+
+@pytest.mark.slow
+def test_the_whole_way_trains_the_winner_with_the_original_before_it_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    asked = {"macs": ("0.05",)}
+    product = run_all(WHOLE_WAY, Path("runs/tiny"), asked, Progress())
+    original, winner = kept_original(product.run), product.result.winner
+    assert original is not None
+    assert winner.digest != original.record.digest
+    said = capsys.readouterr().err
+    assert f"finetune: runs/tiny, {winner.digest} with the original as teacher, epochs: 10; top-1 before " in said
+    record = finetune_record(product.run, winner.digest)
+    assert record is not None
+    assert record.kept
+    own = product.manifest.origin.own
+    assert own is not None
+    assert (own.kind, own.epochs, own.after) == ("finetuned", 10, record.after)
+    again = run_all(WHOLE_WAY, Path("runs/tiny"), asked, Progress())
+    assert again.manifest == product.manifest
+    said = capsys.readouterr().err
+    assert f"finetune: {winner.digest} fine-tuned for 10 epochs: " in said
+    assert "export: runs/tiny/export" in said
+    longer = WHOLE_WAY.changed(["finetune.epochs=11"])
+    with pytest.raises(nd.UserError, match=r"begun with other settings \(train.epochs differs\)"):
+        run_all(longer, Path("runs/tiny"), asked, QUIET)
+
+
+@pytest.mark.slow
+def test_an_export_trains_first_if_that_is_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    export(arch="smallest", finetune_epochs=12, assignments=["finetune.learning_rate=0.005"])
+    shown, arch = capsys.readouterr(), arch_of(run)
+    record = finetune_record(run, arch.digest)
+    assert record is not None
+    assert record.kept
+    assert "weights    its own, fine-tuned for 12 epochs: top-1 on" in shown.out
+    assert load_bundle(run.exports / arch.digest).origin.own == own_of(run, arch)
+    with pytest.raises(nd.UserError, match=r"begun with other settings \(train.epochs differs\)"):
+        nd.export(run, arch, finetune_epochs=13, changes={"finetune.learning_rate": 0.005})
+    with pytest.raises(nd.UserError, match="exclude each other: fine-tune its networks one by one"):
+        export(all_pareto=True, finetune_epochs=2)
+
+
+def own_of(run: Run, arch: Arch) -> OwnWeights:
+    kept = own_network(run, arch)
+    assert kept is not None
+    return kept.record.own_weights
