@@ -1,11 +1,16 @@
 """The result of importing a network: the table of its blocks, and its weights by the slots of its grown space."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
+
+from nasdeploy.core.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,36 @@ class Importer(Protocol):
 
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
+
+
+def no_weights(name: str) -> UserError:
+    """Return the error of a model that its library has no trained weights of."""
+    return UserError(f"{name}: its library has no trained weights of it; give a file as `weights=FILE`")
+
+
+@contextmanager
+def fetching(name: str, url: str | None) -> Iterator[None]:
+    """Raise `UserError` where weights cannot be fetched inside, with the file that can be fetched elsewhere.
+
+    `url` is where they are, None if nothing is to be fetched. It is asked first, once: libraries ask for a minute.
+    """
+    if url is None:
+        yield
+        return
+    try:
+        with suppress(HTTPError):  # Then it is reachable, and the library may know better what to ask for.
+            urlopen(Request(url, method="HEAD"), timeout=_PATIENCE).close()
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = one_line(getattr(error, "reason", error))
+        raise UserError(
+            f"{name}: its weights cannot be fetched from here ({reason}); fetch {url} elsewhere and give the file as "
+            "`weights=FILE`"
+        ) from None
+
+
+_PATIENCE = 10.0
+"""The seconds that an answer may take."""
 
 
 def norm_weights(prefix: str, norm: nn.Module) -> dict[str, Tensor]:

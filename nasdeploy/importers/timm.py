@@ -1,14 +1,17 @@
 """Models of timm (Wightman 2019)."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from timm.models import EfficientNet, MobileNetV3
 from torch import nn
 
 from nasdeploy.core.errors import UserError, suggestion
-from nasdeploy.importers.importer import ExpectedImages, Imported
+from nasdeploy.importers.importer import ExpectedImages, Imported, fetching, no_weights
 from nasdeploy.importers.timm_efficientnet import read_efficientnet, read_mobilenet_v3
 
 
@@ -23,8 +26,10 @@ class Timm:
         """Return timm's own model, in evaluation mode; see `Importer.model`."""
         if not timm.is_model(name):
             raise UserError(f"timm:{name}: timm has no such model{suggestion(name, timm.list_models())}")
+        _require_weights(name, pretrained)
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        with fetching(f"timm:{name}", _missing(name) if pretrained else None):
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
         return model.eval()
 
     def read(self, model: nn.Module, name: str) -> Imported:
@@ -43,6 +48,30 @@ _CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
 """The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
 _MODULES = ("timm.models.efficientnet", "timm.models.hardcorenas", "timm.models.mobilenetv3")
 """The modules of timm that make models of these classes."""
+
+
+def _require_weights(name: str, pretrained: bool) -> None:
+    """Raise `UserError` if timm has no trained weights of a model, or not those that its name has after a point."""
+    arch, _, tag = name.partition(".")
+    tagged = timm.list_pretrained(f"{arch}.*") if pretrained or tag else []
+    if tag and name not in tagged:
+        raise UserError(f"timm:{name}: timm has no such weights{suggestion(name, tagged)}")
+    if pretrained and not tagged:
+        raise no_weights(f"timm:{name}")
+
+
+def _missing(name: str) -> str | None:
+    """Return where timm's weights of a model are fetched; None if they were fetched before."""
+    config: Any = timm.get_pretrained_cfg(name)
+    if config.hf_hub_id:
+        found = any(isinstance(try_to_load_from_cache(config.hf_hub_id, file), str) for file in _HUB_FILES)
+        return None if found else hf_hub_url(config.hf_hub_id, _HUB_FILES[0])
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(config.url).name
+    return None if kept.is_file() else str(config.url)
+
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""The files that timm looks for, in this order."""
 
 
 def expected_images(model: nn.Module) -> ExpectedImages:

@@ -1,14 +1,16 @@
 """Models of torchvision."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 import torchvision
 from torch import nn
 from torchvision.models import EfficientNet, MNASNet, MobileNetV2, MobileNetV3
 
 from nasdeploy.core.errors import UserError, suggestion
-from nasdeploy.importers.importer import ExpectedImages, Imported
+from nasdeploy.importers.importer import ExpectedImages, Imported, fetching
 from nasdeploy.importers.torchvision_mobile import read_efficientnet, read_mnasnet, read_mobilenet
 
 _CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
@@ -34,7 +36,8 @@ class Torchvision:
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise UserError(f"torchvision:{name}: torchvision has no such model{suggestion(name, known)}")
-        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+        with fetching(f"torchvision:{name}", _missing(name) if pretrained else None):
+            model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
         if classes is not None:
             _replace_classifier(model, classes)
         return model.eval()
@@ -46,6 +49,12 @@ class Torchvision:
         found = Imported(name, expected_images(name))
         _CLASSES[type(model)](f"torchvision:{name}", model, found)
         return found
+
+
+def _missing(name: str) -> str | None:
+    """Return where torchvision's newest weights of a model are fetched; None if they were fetched before."""
+    url = str(torchvision.models.get_model_weights(name).DEFAULT.url)
+    return None if (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file() else url
 
 
 def expected_images(name: str) -> ExpectedImages:
