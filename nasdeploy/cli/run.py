@@ -100,7 +100,7 @@ def run(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train, profile, search and export in one go; the same command resumes."""
+    """Train, profile, search, fine-tune if the recipe says so, and export in one go; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, changes(assignments, device), data)

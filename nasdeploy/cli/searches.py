@@ -104,7 +104,7 @@ def compared(results: "Sequence[SearchResult]") -> str:
             result.strategy,
             budget_text(result.budget),
             str(result.evaluated),
-            result.winner.digest,
+            _name(result.winner),
             result.metric.with_error(result.winner.final_value, result.winner.error),
             "same network" if result.winner.digest == first.digest else _difference(result, first),
             _measured(result),
@@ -134,11 +134,15 @@ def _is_deployed(result: "SearchResult") -> bool:
 def _row(found: "NetworkRecord", result: "SearchResult") -> list[str]:
     costs = ["-" if (cost := found.in_unit(name)) is None else f"{cost:.4g}" for name in NETWORK_COSTS]
     latencies = [text for name in result.devices for text in _latency(found.latency[name])]
-    name = f"{found.digest} (original)" if found.original else found.digest
-    cells = [name, result.metric.with_error(found.value, found.error), *costs, *latencies]
+    cells = [_name(found), result.metric.with_error(found.value, found.error), *costs, *latencies]
     if _is_deployed(result):
         cells.append("-" if found.deployed_value is None else result.metric.number(found.deployed_value))
     return cells
+
+
+def _name(found: "NetworkRecord") -> str:
+    """Return what a network is called in tables."""
+    return f"{found.digest} (original)" if found.original else found.digest
 
 
 def _latency(found: "LatencyRecord") -> tuple[str, str]:
@@ -166,7 +170,7 @@ def _listed(result: "SearchResult") -> list[str]:
         budget_text(result.budget),
         str(result.evaluated),
         str(result.rounds),
-        result.winner.digest,
+        _name(result.winner),
         result.metric.with_error(result.winner.final_value, result.winner.error),
         _measured(result),
     ]

@@ -13,7 +13,7 @@ from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.families.families import registered
 from tests.families.space import Writer
 from tests.nn.reference import randomise
-from tests.small_spaces import ToySpace, one_stage, two_stages
+from tests.small_spaces import ToySpace, grown, one_stage, two_stages
 from tests.supernet.test_sharing import TABLE, TransformingSpace
 
 
@@ -22,7 +22,7 @@ def some(space: SearchSpace, count: int = 2) -> list[Arch]:
     return [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(count))]
 
 
-SPACES = {"one": one_stage(), "two": two_stages(), "kernels": TransformingSpace(TABLE, 3)}
+SPACES = {"one": one_stage(), "two": two_stages(), "kernels": TransformingSpace(TABLE, 3), "grown": grown()}
 
 
 @pytest.mark.parametrize("space", [*SPACES.values(), ToySpace(), Writer()], ids=lambda space: str(space.name))

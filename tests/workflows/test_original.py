@@ -13,7 +13,7 @@ import torch
 
 from nasdeploy.cli.export import export
 from nasdeploy.cli.models import verify
-from nasdeploy.cli.searches import describe
+from nasdeploy.cli.searches import compared, describe, listed
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
@@ -132,6 +132,8 @@ def test_the_original_is_a_candidate_of_every_search_and_told_from_the_others(ru
     assert named
     assert all(one.original for one in named)
     assert f"{LARGEST.digest} (original)" in describe(read)
+    won = read.model_copy(update={"winner": named[0]})
+    assert all(f"{LARGEST.digest} (original)" in table([won, won]) for table in (listed, compared))
     content = json.loads(run.search_result.read_text())
     assert [one["digest"] for one in content["front"] if "original" in one] in ([], [LARGEST.digest])
 
