@@ -77,8 +77,16 @@ class SearchSettings(Settings):
     reward: Literal["soft", "hard"] = "soft"
     """The reward of `reinforce` (MnasNet, section 3.1): `soft` gives a faster network more, `hard` nothing below the
     budget."""
+    losses: bool = False
+    """Whether a table of loss is measured for `evolution`, half of whose first round are then the networks of least
+    loss; `additive` has one in any case."""
     gradient_steps: int = Field(default=300, ge=1, le=1_000_000)
     """The steps of gradient descent on soft choices that `differentiable` takes in each round."""
+
+    @property
+    def goes_by_losses(self) -> bool:
+        """Whether the search has a table of loss."""
+        return self.losses or self.strategy == "additive"
 
     @property
     def evaluations(self) -> int:
@@ -135,6 +143,7 @@ _USERS = {
     "predictor_file": ("predictor-guided", "differentiable"),
     "reward": ("reinforce",),
     "gradient_steps": ("differentiable",),
+    "losses": ("evolution", "additive"),
 }
 """The strategies that use a setting, where the others do not."""
 

@@ -14,6 +14,7 @@ from nasdeploy.exporting.manifest import MANIFEST, BundleManifest, Recalibration
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.searching.budget import Asked
 from nasdeploy.searching.result import SearchResult, load_result
+from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.run import Run
 from nasdeploy.workflows import export as export_step
 from nasdeploy.workflows import search as search_step
@@ -74,7 +75,7 @@ def _trained(
 def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     """The run's search result if it is of this request, else that of a search now."""
     run = request.run
-    if run.is_finished("search") and _bounded(run.facts("search")) == _bounded(search_step.facts(request)):
+    if run.is_finished("search") and _asked(run.facts("search")) == _asked(search_step.facts(request)):
         found = load_result(run.search_result)
         if found.weights in (None, request.weights.facts):
             progress.say(f"search: {run.search_result} is there")
@@ -84,9 +85,14 @@ def _searched(request: SearchRequest, progress: Progress) -> SearchResult:
     return result
 
 
-def _bounded(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what a search was asked for without what is not bounded: earlier versions knew fewer costs."""
-    return {**facts, "budget": {key: bound for key, bound in facts["budget"].items() if bound is not None}}
+def _asked(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what a search was asked for as if by this version: earlier ones knew fewer costs, and fewer settings.
+
+    What is not bounded is left out, and settings that did not exist have their defaults.
+    """
+    budget = {key: bound for key, bound in facts["budget"].items() if bound is not None}
+    settings = {**SearchSettings().model_dump(mode="json"), **facts["settings"]}
+    return {**facts, "budget": budget, "settings": settings}
 
 
 def _exported(request: ExportRequest, progress: Progress) -> tuple[Path, BundleManifest]:

@@ -33,7 +33,7 @@ from nasdeploy.searching.predictors.predictor import load_predictor, save_predic
 from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
-from nasdeploy.searching.strategies import GO_BY_LOSSES, StrategyContext
+from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
@@ -105,8 +105,8 @@ def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:
 
 
 def _losses(request: SearchRequest, evaluator: Evaluator, supernet: str, progress: Progress) -> LossTable | None:
-    """Return the run's table of loss, measured to its end, if the strategy goes by one."""
-    if request.recipe.search.strategy not in GO_BY_LOSSES:
+    """Return the run's table of loss, measured to its end, if the search goes by one."""
+    if not request.recipe.search.goes_by_losses:
         return None
     return measure_losses(evaluator, request.run.path / LOSSES, supernet, progress)
 

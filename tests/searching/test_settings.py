@@ -41,3 +41,12 @@ def test_settings_of_other_strategies_are_refused_when_a_search_is_asked_for():
     assert str(refused.value) == (
         "search.reward has an effect only with strategy: reinforce, and strategy is nsga2; set one of them anew"
     )
+
+
+def test_evolution_may_have_a_table_of_loss_and_additive_always_has_one():
+    assert not SearchSettings().goes_by_losses
+    assert SearchSettings(losses=True).goes_by_losses
+    assert SearchSettings(strategy="additive").goes_by_losses
+    require_used(SearchSettings(losses=True))
+    with pytest.raises(UserError, match="losses has an effect only with strategy: evolution or additive"):
+        require_used(SearchSettings(strategy="nsga2", losses=True))

@@ -24,6 +24,7 @@ from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
 from nasdeploy.tasks.metrics import TOP1
+from nasdeploy.workflows import run as whole_way
 from nasdeploy.workflows.request import request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, timing
@@ -146,3 +147,19 @@ def test_a_table_of_loss_is_measured_for_the_strategy_that_goes_by_it_and_kept(r
     )
     again = search(request_search(run, additive, {"latency": ("100ms",)}, False, QUIET), QUIET)
     assert again.winner.digest == found.winner.digest
+
+
+def test_a_search_of_an_earlier_version_which_had_fewer_settings_is_not_repeated(run, machine, monkeypatch):
+    searched(run, "100ms")
+    facts = run.facts("search")
+    earlier = {name: value for name, value in facts["settings"].items() if name != "losses"}
+    assert len(earlier) == len(facts["settings"]) - 1
+    run.finish("search", {**facts, "settings": earlier})
+    monkeypatch.setattr("nasdeploy.workflows.search.search", lambda *_: pytest.fail("searched again"))
+    recipe = recipe_of(run)
+    request = request_search(run, recipe, {"latency": ("100ms",)}, False, QUIET)
+    assert whole_way._searched(request, QUIET) == load_result(run.search_result)
+    more = recipe.search.model_copy(update={"losses": True})
+    asked = replace(request, recipe=recipe.model_copy(update={"search": more}))
+    with pytest.raises(pytest.fail.Exception, match="searched again"):
+        whole_way._searched(asked, QUIET)

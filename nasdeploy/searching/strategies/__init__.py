@@ -20,7 +20,4 @@ STRATEGIES: Mapping[str, Strategy] = {
     "additive": Additive(),
 }
 
-GO_BY_LOSSES = ("additive",)
-"""The strategies that need a table of loss (`StrategyContext.losses`)."""
-
-__all__ = ["GO_BY_LOSSES", "STRATEGIES", "Evaluate", "Strategy", "StrategyContext"]
+__all__ = ["STRATEGIES", "Evaluate", "Strategy", "StrategyContext"]

@@ -7,9 +7,11 @@ import numpy as np
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import Codes, SearchSpace
+from nasdeploy.searching.loss_table import AdditiveLoss
 from nasdeploy.searching.problem import Candidate, Problem, candidates_of, pareto_front
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.settings import SearchSettings
+from nasdeploy.searching.strategies.additive import least_losses
 from nasdeploy.searching.strategies.strategy import Evaluate, StrategyContext, most_promising
 
 
@@ -46,18 +48,26 @@ class Evolution:
         rng: np.random.Generator,
         context: StrategyContext,
     ) -> None:
-        """Evaluate random architectures of the problem, then round by round what descends from the best."""
+        """Evaluate random architectures of the problem, then round by round what descends from the best.
+
+        With a table of loss half of the first round are the networks of least predicted loss.
+        """
         found: list[Candidate] = []
-        for archs in _rounds(problem, settings, rng, found):
+        for archs in _rounds(problem, settings, rng, found, context):
             found += candidates_of(problem, archs, evaluate(archs))
 
 
 def _rounds(
-    problem: Problem, settings: SearchSettings, rng: np.random.Generator, found: Sequence[Candidate]
+    problem: Problem,
+    settings: SearchSettings,
+    rng: np.random.Generator,
+    found: Sequence[Candidate],
+    context: StrategyContext,
 ) -> Iterator[list[Arch]]:
     """Architectures to evaluate, round by round; `found` has grown by the earlier ones."""
     candidates = Proposals(problem, rng)
-    yield candidates.random(settings.parents)
+    seeds = _seeds(problem, candidates, settings, rng, context)
+    yield [*seeds, *candidates.random(settings.parents - len(seeds))]
     for _ in range(settings.rounds - 1):
         parents = parents_of(found, problem.axis.name, settings)
         if settings.screening == 1:
@@ -67,6 +77,20 @@ def _rounds(
         if not archs:
             return
         yield archs
+
+
+def _seeds(
+    problem: Problem,
+    candidates: Proposals,
+    settings: SearchSettings,
+    rng: np.random.Generator,
+    context: StrategyContext,
+) -> list[Arch]:
+    """Return half of the first round, the networks of least loss, if there is a table of it; else none."""
+    if context.losses is None:
+        return []
+    ranked = least_losses(problem, AdditiveLoss(problem.space, context.losses), settings, candidates, rng)
+    return candidates.of(ranked, settings.parents // 2)
 
 
 def _children(candidates: Proposals, parents: Sequence[Arch], settings: SearchSettings, times: float) -> list[Arch]:

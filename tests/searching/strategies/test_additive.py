@@ -66,3 +66,22 @@ def test_there_is_no_going_by_a_table_that_is_not_there() -> None:
         STRATEGIES["additive"].run(
             problem_at(0.5), LANDSCAPE.evaluate, SearchSettings(), generator(0, "test"), StrategyContext()
         )
+
+
+def test_half_of_evolutions_first_round_are_the_networks_of_least_loss() -> None:
+    problem, rounds = problem_at(0.5), list[list[Arch]]()
+
+    def evaluate(archs: list[Arch]) -> list[Evaluation]:
+        rounds.append(archs)
+        return LANDSCAPE.evaluate(archs)
+
+    settings = SearchSettings(rounds=2, parents=21, mutations=5, crossovers=5)
+    for table in (TABLE, None):
+        context = StrategyContext(losses=table)
+        STRATEGIES["evolution"].run(problem, evaluate, settings, generator(0, "test"), context)
+    seeded, _, plain, _ = rounds
+    assert len(seeded) == len(set(seeded)) == len(plain) == 21
+    within = problem.feasible(problem.costs(CODES))
+    found = AdditiveLoss(SPACE, TABLE)(SPACE.encode(seeded))
+    assert found[:10] == pytest.approx(np.sort(PREDICTED[within])[:10], abs=1e-12)
+    assert set(seeded[:10]).isdisjoint(plain)
