@@ -1,18 +1,23 @@
 """Imported networks against the library's own model, and models that are made without drawing weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.settings import parse
 from nasdeploy.importers.importer import Imported, Importer
-from nasdeploy.spaces.grown import GrownSettings, GrownSpace
-from nasdeploy.supernet.supernet import Supernet, extract
+from nasdeploy.nn.functional import rescale
+from nasdeploy.spaces.grown import GrownSettings, GrownSpace, cuts_of
+from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise
+from tests.supernet.test_extract import gradients
 
 _DRAWING = ("kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "uniform_", "zeros_")
 
@@ -24,7 +29,8 @@ def shapes_alone() -> Iterator[None]:
     def leave(tensor: Tensor, *_: object, **__: object) -> Tensor:
         return tensor
 
-    with torch.device("meta"), patch.multiple(torch.nn.init, **dict.fromkeys(_DRAWING, leave)):
+    left: Any = dict.fromkeys(_DRAWING, leave)
+    with torch.device("meta"), patch.multiple(torch.nn.init, **left):
         yield
 
 
@@ -60,3 +66,24 @@ def difference(importer: Importer, model: nn.Module, name: str, side: int) -> fl
     with torch.no_grad():
         expected, logits = model(images), extract(supernet, largest).eval()(images)
     return float((logits - expected).abs().max() / expected.abs().max())
+
+
+def with_cuts(found: Imported, resolutions: Sequence[int]) -> GrownSpace:
+    """The space of everything that may be cut by default."""
+    content = {"kind": "grown", "name": "imported", **cuts_of(found.stem, found.stages, found.head, resolutions)}
+    return parse(GrownSettings, content, "imported").build(found.classes)
+
+
+def assert_bit_equal(supernet: Supernet, archs: Iterable[Arch], side: int) -> None:
+    """Logits and gradients of sub-networks in the supernet and of the same extracted are bit-equal."""
+    holder, images = deepcopy(supernet), torch.randn(2, 3, side, side)
+    for arch in archs:
+        network = extract(supernet, arch)
+        supernet.zero_grad()
+        logits, alone = supernet(images, arch), network(rescale(images, input_side(network.plan)))
+        assert torch.equal(logits, alone)
+        logits.square().sum().backward()
+        alone.square().sum().backward()
+        pairs = gradients(supernet, holder, network, arch)
+        assert len(pairs) == len(list(network.parameters()))
+        assert all(torch.equal(in_supernet, in_network) for in_supernet, in_network in pairs)
