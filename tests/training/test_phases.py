@@ -183,7 +183,9 @@ def test_the_classifier_may_learn_at_a_rate_of_its_own(optimizer: str, trains: s
 
 
 def test_every_way_of_drawing_networks_may_be_that_of_a_phase() -> None:
-    settings = {kind: {"kind": kind} for kind in SAMPLERS}
+    settings: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in SAMPLERS}
+    for kind in ("best-up", "worst-up"):
+        settings[kind] |= {"prior_samples": 200, "bin_macs_m": 0.02}
     settings["alone"]["arch"] = tiny_recipe().load_space(10).smallest().to_json()
     phases = [json.dumps({"name": kind, "epochs": 1, "sampling": each}) for kind, each in settings.items()]
     prior = ("train.warmup_epochs=0", "train.validate_random=0")
