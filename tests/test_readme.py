@@ -16,6 +16,7 @@ import yaml
 from nasdeploy.cli.app import app
 from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
+from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
@@ -129,8 +130,15 @@ def test_the_table_of_ones_own_is_a_space() -> None:
     assert table.build(3).size > 100
 
 
+def test_the_grown_space_is_one() -> None:
+    _, text, *_ = blocks("yaml")
+    space = parse(GrownSettings, yaml.safe_load(text)["space"], "README.md").build(10)
+    assert space.size == 2 * (3 * 2 * 3)
+    assert space.named["original"] == space.largest()
+
+
 def test_the_phases_are_those_of_a_training() -> None:
-    _, text, _ = blocks("yaml")
+    _, _, text, _ = blocks("yaml")
     train = parse(TrainSettings, yaml.safe_load(text)["train"], "README.md")
     assert (train.epochs, train.original_phase) == (12, 1)
 
