@@ -3,6 +3,7 @@
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual
+from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.plan import Block
 
@@ -12,6 +13,9 @@ BLOCKS: dict[str, type[Block]] = {
     "fused-inverted-residual": FusedInvertedResidual,
     "universal-inverted-residual": UniversalInvertedResidual,
     "convolution": ConvBlock,
+    "pooling-stem": PoolingStem,
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
     "classifier": ClassifierHead,
 }
 """The class of each kind of block in the table of an existing network; a new one also needs a family."""

@@ -191,9 +191,32 @@ def _pad(recorder: _Recorder, x: Tensor, pad: Sequence[int], mode: str, value: f
     return recorder.node("Pad", x, torch.tensor([0, 0, top, left, 0, 0, bottom, right]))
 
 
-def _avg_pool(recorder: _Recorder, x: Tensor, kernel_size: int, padding: int = 0) -> str:
+def _avg_pool(
+    recorder: _Recorder,
+    x: Tensor,
+    kernel_size: int,
+    padding: int = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> str:
+    return recorder.node(
+        "AveragePool",
+        x,
+        kernel_shape=[kernel_size] * 2,
+        strides=[kernel_size] * 2,
+        pads=[padding] * 4,
+        ceil_mode=int(ceil_mode),
+        count_include_pad=int(count_include_pad),
+    )
+
+
+def _max_pool(
+    recorder: _Recorder, x: Tensor, kernel_size: int, stride: int, padding: int, dilation: int = 1, **more: bool
+) -> str:
+    if dilation != 1 or any(more.values()):
+        raise NotImplementedError(f"ONNX: of the largest only that of neighbours is known; {_EXTEND}")
     square = [kernel_size] * 2
-    return recorder.node("AveragePool", x, kernel_shape=square, strides=square, pads=[padding] * 4, count_include_pad=1)
+    return recorder.node("MaxPool", x, kernel_shape=square, strides=[stride] * 2, pads=[padding] * 4, dilations=[1, 1])
 
 
 def _global_pool(recorder: _Recorder, x: Tensor, output_size: int) -> str:
@@ -274,6 +297,7 @@ _WRITERS: Mapping[Any, Callable[..., str]] = {
     torch.sigmoid: lambda recorder, x: recorder.node("Sigmoid", x),
     F.pad: _pad,
     F.avg_pool2d: _avg_pool,
+    F.max_pool2d: _max_pool,
     F.adaptive_avg_pool2d: _global_pool,
     F.linear: _linear,
     F.layer_norm: _layer_norm,

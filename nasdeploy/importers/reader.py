@@ -37,10 +37,19 @@ class ModelReader:
         """Note that blocks compute what these modules do, and what is in them."""
         self._taken.update(id(part) for module in modules for part in module.modules())
 
-    def conv(self, module: nn.Module, *, depthwise: bool = False, bias: bool = False, same: Any = None) -> nn.Conv2d:
+    def conv(
+        self,
+        module: nn.Module,
+        *,
+        depthwise: bool = False,
+        grouped: bool = False,
+        bias: bool = False,
+        same: Any = None,
+    ) -> nn.Conv2d:
         """Return a square convolution over all channels, or over each by itself, with padding that blocks have.
 
-        `same` is the library's class of convolutions that pad as TensorFlow does. `bias` says whether it may have one.
+        `same` is the library's class of convolutions that pad as TensorFlow does. `grouped` says whether it may have
+        any number of groups, `bias` whether it may have one.
         """
         if type(module) is not nn.Conv2d and (same is None or type(module) is not same):
             raise self.refusal(module)
@@ -50,7 +59,7 @@ class ModelReader:
             raise self.refusal(module, f"has a kernel of {kernel} and a stride of {module.stride}")
         if module.dilation != (1, 1):
             raise self.refusal(module, f"has a dilation of {module.dilation}")
-        if module.groups != (module.in_channels if depthwise else 1):
+        if not grouped and module.groups != (module.in_channels if depthwise else 1):
             raise self.refusal(module, f"has {module.groups} groups for {module.in_channels} channels")
         if type(module) is nn.Conv2d and module.padding != (kernel[0] // 2, kernel[1] // 2):
             raise self.refusal(module, f"has a padding of {module.padding}")

@@ -7,11 +7,12 @@ from typing import Any
 import timm
 import torch
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
-from timm.models import EfficientNet, MobileNetV3
+from timm.models import EfficientNet, MobileNetV3, ResNet
 from torch import nn
 
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.importers.importer import ExpectedImages, Imported, fetching, no_weights
+from nasdeploy.importers.resnet import read_resnet
 from nasdeploy.importers.timm_efficientnet import read_efficientnet, read_mobilenet_v3
 
 
@@ -44,9 +45,10 @@ class Timm:
 _CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
     EfficientNet: read_efficientnet,
     MobileNetV3: read_mobilenet_v3,
+    ResNet: read_resnet,
 }
 """The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
-_MODULES = ("timm.models.efficientnet", "timm.models.hardcorenas", "timm.models.mobilenetv3")
+_MODULES = ("timm.models.efficientnet", "timm.models.hardcorenas", "timm.models.mobilenetv3", "timm.models.resnet")
 """The modules of timm that make models of these classes."""
 
 

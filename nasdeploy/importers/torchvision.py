@@ -7,10 +7,11 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import EfficientNet, MNASNet, MobileNetV2, MobileNetV3
+from torchvision.models import EfficientNet, MNASNet, MobileNetV2, MobileNetV3, ResNet
 
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.importers.importer import ExpectedImages, Imported, fetching
+from nasdeploy.importers.resnet import read_resnet
 from nasdeploy.importers.torchvision_mobile import read_efficientnet, read_mnasnet, read_mobilenet
 
 _CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
@@ -18,6 +19,7 @@ _CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
     MNASNet: read_mnasnet,
     MobileNetV2: read_mobilenet,
     MobileNetV3: read_mobilenet,
+    ResNet: read_resnet,
 }
 """The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
 

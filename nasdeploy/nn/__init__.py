@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
+from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
@@ -16,6 +17,7 @@ from nasdeploy.nn.convolutions import ConvBlockFamily, FusedInvertedResidualFami
 from nasdeploy.nn.functional import Middle
 from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
+from nasdeploy.nn.residual import BasicBlockFamily, BottleneckFamily, PoolingStemFamily
 from nasdeploy.nn.universal_residual import UniversalInvertedResidualFamily
 
 TensorsOf = Any
@@ -66,6 +68,9 @@ FAMILIES: dict[type[Block], Family] = {
     ConvBlock: ConvBlockFamily(),
     PoolHead: PoolHeadFamily(),
     ClassifierHead: ClassifierHeadFamily(),
+    PoolingStem: PoolingStemFamily(),
+    BasicBlock: BasicBlockFamily(),
+    Bottleneck: BottleneckFamily(),
 }
 """The family of each class of blocks."""
 

@@ -76,6 +76,12 @@ class Middle(NamedTuple):
     """The weight `[out, channels, ...]` that sums over them; what it is applied to is what they hold."""
     scale: Tensor | None = None
     """The scale of the last normalisation before it, if there is one."""
+    width: int = 1
+    """The number of neighbours that stay together, as the channels of a convolution's group do."""
+
+    def order(self, groups: Tensor) -> Tensor:
+        """Return the order of channels in which their groups of neighbours stand in the given one."""
+        return (groups[:, None] * self.width + torch.arange(self.width, device=groups.device)).flatten()
 
 
 def norm_entries(norm: nn.BatchNorm2d) -> tuple[tuple[Tensor, int], ...]:
@@ -179,7 +185,7 @@ class _Leading(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: int, columns: int) -> Tensor:
         ctx.weight, ctx.rows, ctx.columns = weight, rows, columns
-        return weight[:rows, :columns].contiguous()
+        return weight[:rows, :columns].contiguous(memory_format=_layout(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
@@ -188,6 +194,15 @@ class _Leading(torch.autograd.Function):
             weight.grad = torch.zeros_like(weight)
         weight.grad[: ctx.rows, : ctx.columns] += gradients[0]
         return None, None, None
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    """Return the layout of a weight, in which its slices stay: in another one a convolution may sum in another order.
+
+    Strides tell it where a kernel of one tap is in both: so does PyTorch where the image has one pixel.
+    """
+    channels_last = weight.ndim == 4 and weight.stride(3) != 1
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def slice_matrix(weight: Tensor, rows: int, columns: int) -> Tensor:

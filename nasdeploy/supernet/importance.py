@@ -111,7 +111,8 @@ def sort_channels(
         for slot, number, middle in _middles(supernet):
             score = found.score(middle, moments[slot, number])
             if score is not None:
-                order = score.argsort(descending=True, stable=True)
+                groups = score.view(-1, middle.width).sum(1)
+                order = middle.order(groups.argsort(descending=True, stable=True))
                 for tensor, dimension in middle.tensors:
                     tensor.copy_(tensor.index_select(dimension, order))
 

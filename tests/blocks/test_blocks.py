@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nasdeploy.blocks.heads import PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv, make_divisible, strided
+from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType
 from nasdeploy.nn.network import Network, StaticBlock
@@ -113,6 +114,12 @@ def test_macs_and_parameters_of_every_kind_of_block() -> None:
         InvertedResidual(8, 16, 16, 3, 16, 1, 0, "hswish"),
         InvertedResidual(8, 16, 24, 3, 50, 2, 9, "relu", "average", padding="same"),
         PoolHead(3, 20, 36, expand_ratio=2, classes=3, activation="relu"),
+        PoolingStem(17, 3, 16, 7, "relu"),
+        PoolingStem(16, 3, 16, 3, "relu", 8, 12, pooling="convolution"),
+        BasicBlock(9, 16, 24, 32, 2, "relu", "average", se_channels=4),
+        BasicBlock(8, 16, 16, 24, 1, "relu"),
+        Bottleneck(9, 16, 32, 24, 2, "relu", se_channels=8, group_width=8),
+        Bottleneck(8, 32, 32, 16, 1, "swish"),
     ]
     for block in blocks:
         with torch.device("meta"):

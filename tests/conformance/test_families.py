@@ -61,7 +61,7 @@ def test_channels_that_may_be_sorted_may_stand_in_any_order(name):
             assert {tensor.shape[dimension] for tensor, dimension in middle.tensors} == {channels}
             assert any(tensor is middle.projection and dimension == 1 for tensor, dimension in middle.tensors)
             assert middle.scale is None or len(middle.scale) == channels
-            order = torch.randperm(channels)
+            order = middle.order(torch.randperm(channels // middle.width))
             for tensor, dimension in middle.tensors:
                 tensor.copy_(tensor.index_select(dimension, order))
     for found, expected in zip(outputs(module, inputs), before, strict=True):

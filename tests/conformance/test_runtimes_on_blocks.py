@@ -9,6 +9,7 @@ import torch
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
+from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.convert import model_for
 from nasdeploy.latency.profile import randomise_norms
@@ -39,6 +40,11 @@ BLOCKS = {
     "head": PoolHead(4, 24, 64, expand_ratio=6, classes=10, activation="hswish"),
     "classifier": ClassifierHead(4, 24, 10, "relu6", conv_channels=32, hidden_channels=40, bn_eps=1e-3),
     "classifier-norm": ClassifierHead(4, 24, 10, "hswish", hidden_channels=40, hidden_bias=False, hidden_norm=True),
+    "deep-stem": PoolingStem(17, 3, 16, 3, "relu", first_channels=8, second_channels=12),
+    "stem-without-maximum": PoolingStem(16, 3, 16, 7, "relu", pooling="convolution"),
+    "basic": BasicBlock(9, 16, 24, mid_channels=32, stride=2, activation="relu", projection="average"),
+    "bottleneck": Bottleneck(8, 32, 32, mid_channels=16, stride=1, activation="relu", se_channels=8, group_width=4),
+    "strided-bottleneck": Bottleneck(8, 16, 32, mid_channels=16, stride=2, activation="swish"),
     "linear": Lift(6, 4, 16),
     "perceptron": Mix(6, 16, 4),
     "mean": Summary(6, 16),
