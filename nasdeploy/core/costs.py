@@ -84,7 +84,8 @@ class NetworkCosts:
     def _of_plans(self, codes: Codes) -> Floats:
         plans = [self._space.plan(arch) for arch in self._space.decode(codes)]
         functions = [of for name in self._peaks if (of := NETWORK_COSTS[name].of_plan) is not None]
-        return np.array([[of(plan, self._width) for of in functions] for plan in plans]).reshape(len(plans), -1)
+        found = [[of(plan, self._width) for of in functions] for plan in plans]
+        return np.array(found).reshape(len(plans), len(functions))
 
 
 def cost_tables(

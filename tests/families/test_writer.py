@@ -110,6 +110,11 @@ def test_memory_by_hand() -> None:
     assert found.tolist() == [4 * live_elements(SPACE.plan(arch)) for arch in every_arch()]
 
 
+def test_no_networks_cost_nothing() -> None:
+    costs = NetworkCosts(SPACE, 4)
+    assert costs(SPACE.encode(every_arch())[:0]).shape == (0, len(costs.names))
+
+
 def test_the_supernet_and_extracted_networks_are_equal_bit_for_bit() -> None:
     supernet = randomised()
     holder = deepcopy(supernet)
