@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,6 @@ from torch import Tensor
 
 import nasdeploy as nd
 from nasdeploy.core.progress import Progress
-from nasdeploy.exporting.proof import ExportTarget
-from nasdeploy.latency.profile import profile
-from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.store.networks import kept_original
 from nasdeploy.supernet.supernet import Supernet
@@ -23,6 +19,7 @@ from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.task import Inputs, Task, TaskData
 from nasdeploy.workflows.verify import verify
 from tests.families import task as writing
+from tests.hasty import HASTY, measure_hastily
 from tests.training.recipes import CONTENT
 
 WRITING: dict[str, Any] = {
@@ -41,18 +38,6 @@ WRITING: dict[str, Any] = {
 }
 RECIPES = {"classification": CONTENT, "writing": WRITING}
 CHANGES = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
-
-HASTY = MeasurementProtocol(
-    blocks=Rounds(group=16, visits=3),
-    networks=Rounds(group=4, visits=3),
-    warmup=1,
-    kept=4,
-    shortest_group_s=0,
-    retries=0,
-    calibration_networks=10,
-    held_out_networks=4,
-)
-
 
 @pytest.fixture(autouse=True, scope="module", params=RECIPES)
 def task(request: pytest.FixtureRequest) -> Iterator[Task]:
@@ -173,12 +158,9 @@ def test_phases_end_with_networks_that_learn_from_the_original(
 
 
 @pytest.mark.slow
-@pytest.mark.latency
 def test_the_whole_way(task: Task, recipe: nd.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nasdeploy.latency.profile.profile", partial(profile, protocol=HASTY))
-    monkeypatch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
-    monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=HASTY))
+    measure_hastily(monkeypatch)
     run = nd.train(recipe, changes=CHANGES)
     validation = run.facts("train")["validation"]
     assert all(task.metric.key in score for score in validation.values())

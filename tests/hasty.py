@@ -1,0 +1,29 @@
+"""Measuring in a moment, for tests that go the whole way and compare no times: budgets that no busy machine misses."""
+
+from functools import partial
+
+import pytest
+
+from nasdeploy.exporting.proof import ExportTarget
+from nasdeploy.latency.profile import profile
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+
+HASTY = MeasurementProtocol(
+    blocks=Rounds(group=16, visits=3),
+    networks=Rounds(group=4, visits=3),
+    warmup=1,
+    kept=4,
+    shortest_group_s=0,
+    retries=0,
+    calibration_networks=10,
+    held_out_networks=4,
+)
+
+
+def measure_hastily(patch: pytest.MonkeyPatch) -> None:
+    """Profile a space, measure finalists and measure exported models by `HASTY`, in this process."""
+    measured = partial(profile, protocol=HASTY)
+    patch.setattr("nasdeploy.latency.profile.profile", measured)
+    patch.setattr("nasdeploy.workflows.table.profile", measured)
+    patch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
+    patch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=HASTY))
