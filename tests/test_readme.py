@@ -38,7 +38,8 @@ QUICKER = {
     "init --data photos": "--hours 0.01",
     # The drafted space has 266 blocks to measure, and the drafted training dozens of epochs.
     "train recipe.yaml": f"--set train.epochs=5 --set 'space={SMALL}'",
-    "search --latency 40%": "--set search.rounds=1 --set search.parents=6",
+    # A busy machine may be slower when it searches than when it was profiled.
+    "search --latency 40%": "--set search.rounds=1 --set search.parents=6 --set search.probability=0.999",
 }
 QUICKER_IN_PAGES = {
     # A space of a few blocks in place of one of 266.
@@ -71,7 +72,6 @@ def in_shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.latency
 def test_commands_run_as_typed(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
 

@@ -12,7 +12,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ import torch
 import yaml
 
 from nasdeploy.training.checkpoint import Checkpoints
+from tests.forked import ForkedProcess, nasdeploy
 from tests.training.recipes import CONTENT
 
-NASDEPLOY = str(Path(sys.executable).with_name("nasdeploy"))
 MACHINE = ("images_per_s", "peak_memory_gib")
 STEPS_PER_EPOCH = 4
 PATIENCE_S = 600.0
@@ -46,7 +45,7 @@ class Command:
         """The run directory."""
         return self.directory / "runs" / "tiny"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> ForkedProcess:
         """A process of it, in a process group of its own."""
         self.directory.mkdir(parents=True, exist_ok=True)
         train = {**CONTENT["train"], "epochs": self.epochs, "checkpoint_steps": 1, "ema": 0.9}
@@ -63,19 +62,13 @@ class Command:
                 },
             ]
         (self.directory / "tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "train": train}))
-        return subprocess.Popen(
-            [NASDEPLOY, "train", "tiny.yaml", "--quiet"],
-            cwd=self.directory,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        return nasdeploy("train", "tiny.yaml", "--quiet", cwd=self.directory)
 
     def finish(self) -> None:
         """Go on to the end; raises `CalledProcessError` if that fails."""
         process = self.start()
-        if process.wait(PATIENCE_S):
-            raise subprocess.CalledProcessError(process.returncode, process.args)
+        if status := process.wait(PATIENCE_S):
+            raise subprocess.CalledProcessError(status, process.args)
 
     def seconds(self) -> float:
         """Time from the manifest to the end of an undisturbed run."""
@@ -85,7 +78,7 @@ class Command:
         assert process.wait(PATIENCE_S) == 0
         return monotonic() - began
 
-    def wait(self, process: subprocess.Popen[bytes], until: Callable[[], bool]) -> None:
+    def wait(self, process: ForkedProcess, until: Callable[[], bool]) -> None:
         """Go on when that is so, or the process has ended."""
         while process.poll() is None and not until():
             sleep(0.0005)

@@ -32,7 +32,13 @@ def append(word: str, arch: Arch) -> None:
     os.close(file)
 
 
-if __name__ == "__main__":
+def search() -> None:
+    """Do what the words say."""
+    global LOG
     LOG = sys.argv.pop(1)
     Evaluator.__call__ = logged  # type: ignore[method-assign]
     main()
+
+
+if __name__ == "__main__":
+    search()

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from tests.benchmarks import logged_search
+from tests.forked import ForkedProcess, nasdeploy
 from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +37,7 @@ def trained(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     recipe = {**CONTENT, "space": SPACE, "train": {**CONTENT["train"], "epochs": 1}, "search": SEARCH}
     (directory / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    command = [NASDEPLOY, "train", "tiny.yaml", "--run", "run", "--quiet"]
-    subprocess.run(command, cwd=directory, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    assert nasdeploy("train", "tiny.yaml", "--run", "run", "--quiet", cwd=directory).wait() == 0
     return directory / "run"
 
 
@@ -53,19 +54,23 @@ class SearchCommand:
         shutil.copytree(origin, copy)
         return cls(copy, arguments) if arguments else cls(copy)
 
-    def start(self, *launcher: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """A process of it, or of a launcher, in a process group of its own."""
-        return subprocess.Popen(
-            [*(launcher or [sys.executable]), LOGGED, str(self.log), "search", *self.arguments, "--run", str(self.run)],
-            env={**ENVIRONMENT, **(environment or {})},
-            stdout=subprocess.DEVNULL,
-            stderr=self.said.open("ab"),
-            start_new_session=True,
-        )
+    @property
+    def words(self) -> list[str]:
+        """What is typed, and where it logs."""
+        return [LOGGED, str(self.log), "search", *self.arguments, "--run", str(self.run)]
+
+    def start(self, environment: dict[str, str] | None = None) -> ForkedProcess:
+        """A process of it, in a process group of its own."""
+        return ForkedProcess(logged_search.search, self.words, environment=environment, said=self.said)
+
+    def launched(self, *launcher: str) -> "subprocess.Popen[bytes]":
+        """A process of a launcher of it."""
+        with self.said.open("ab") as said:
+            return subprocess.Popen([*launcher, *self.words], env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=said)
 
     def finish(self, *launcher: str) -> None:
         """Search to the end; raises `RuntimeError` with what it said if that fails."""
-        if self.start(*launcher).wait(600):
+        if (self.launched(*launcher) if launcher else self.start()).wait(600):
             raise RuntimeError(self.said.read_text())
 
     @property

@@ -39,6 +39,7 @@ WRITING: dict[str, Any] = {
 RECIPES = {"classification": CONTENT, "writing": WRITING}
 CHANGES = {"search.rounds": 1, "search.parents": 6, "search.finalists": 2, "train.epochs": 1, "train.warmup_epochs": 0}
 
+
 @pytest.fixture(autouse=True, scope="module", params=RECIPES)
 def task(request: pytest.FixtureRequest) -> Iterator[Task]:
     with writing.registered() if request.param == "writing" else nullcontext():

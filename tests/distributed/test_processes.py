@@ -2,8 +2,6 @@
 
 import os
 import signal
-import socket
-import subprocess
 from pathlib import Path
 from time import sleep
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.benchmarks.bench_search_ranks import TORCHRUN, evaluations
 from tests.benchmarks.searches import SearchCommand, trained
+from tests.forked import ForkedProcess, of_two
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +38,9 @@ def test_torchrun_makes_the_same_evaluations_and_says_things_once(alone: SearchC
     assert command.said.read_text().count("search: ") == alone.said.read_text().count("search: ")
 
 
-def started_by_hand(command: SearchCommand) -> list[subprocess.Popen[bytes]]:
+def started_by_hand(command: SearchCommand) -> list[ForkedProcess]:
     """Two processes, as torchrun would start them, without stopping one for the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = ("0", "1")
-    return [command.start(environment={**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
+    return [command.start(environment) for environment in of_two()]
 
 
 def test_a_second_process_that_is_killed_costs_one_evaluation(alone: SearchCommand, tmp_path: Path) -> None:

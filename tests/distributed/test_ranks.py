@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,13 +20,18 @@ from PIL import Image
 from torch import nn
 
 from nasdeploy import distributed as reporting
+from nasdeploy.cli.main import main
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import NasdeployError, Terminated, UserError
 from nasdeploy.distributed import FailedElsewhere, exit_code_of, ranks, reported_once
 from nasdeploy.distributed.ranks import Ranks, joined
+from tests.forked import ForkedProcess, of_two
+from tests.training import ranked
 from tests.training.colours import DARKNESS, write_colours, write_teacher
+from tests.training.losing import losing
 from tests.training.ranked import trained
 from tests.training.recipes import CONTENT
+from tests.training.untried import untried
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -40,19 +45,36 @@ TORCHRUN = [
     "127.0.0.1:0",
 ]
 NASDEPLOY = str(Path(sys.executable).with_name("nasdeploy"))
+PATIENCE_S = 300.0
 
 
-def run(*command: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 0, done.stderr
     return done
+
+
+def both(
+    *words: str, cwd: Path, second: Path | None = None, function: Callable[[], object] = main
+) -> tuple[list[int], list[str]]:
+    """Exit codes of two processes, started as torchrun would without stopping one for the other, and their stderr.
+
+    The second one is in a directory of its own, if that is given.
+    """
+    said = cwd / "said"
+    started = [
+        ForkedProcess(function, ["nasdeploy", *words], cwd=directory, environment=environment, said=said)
+        for environment, directory in zip(of_two(), (cwd, second or cwd), strict=True)
+    ]
+    return [process.wait(PATIENCE_S) for process in started], said.read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes wrote that trained, counted their reductions and told the same numbers from different ones."""
     directory = tmp_path_factory.mktemp("together")
-    run(*TORCHRUN, str(ROOT / "tests/training/ranked.py"), "two.pt", "counts.json", cwd=directory)
+    codes, lines = both("two.pt", "counts.json", cwd=directory, function=ranked.main)
+    assert codes == [0, 0], lines
     return directory
 
 
@@ -64,47 +86,18 @@ def test_two_processes_with_synchronised_normalisation_equal_one(together: Path)
             assert (value - two[exact][name]).abs().max() <= tolerance, name
 
 
-def both(*command: str, cwd: Path, second: Path | None = None) -> tuple[list[int], list[str]]:
-    """Exit codes of two processes, started as torchrun would without stopping one for the other, and their stderr.
-
-    The second one is in a directory of its own, if that is given.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=directory,
-            env={
-                **ENVIRONMENT,
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, directory in (("0", cwd), ("1", second or cwd))
-    ]
-    said = "".join(process.communicate()[1] for process in started)
-    return [process.returncode for process in started], said.splitlines()
-
-
 @pytest.mark.slow
 def test_torchrun_trains_and_only_the_first_process_writes(tmp_path: Path) -> None:
     recipe: dict[str, Any] = {**CONTENT, "train": {**CONTENT["train"], "batch_size": 24, "sync_bn": True}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
-    command = (*TORCHRUN, "--no-python", NASDEPLOY, "train", "tiny.yaml")
-    done = run(*command, cwd=tmp_path)
+    done = run(*TORCHRUN, "--no-python", NASDEPLOY, "train", "tiny.yaml", cwd=tmp_path)
     assert done.stderr.count("epoch 3: top-1") == 1
     lines = (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()
     assert len(lines) == 3
-    refused = run(*command, cwd=tmp_path, code=1).stderr
-    assert refused.count("nasdeploy: ") == refused.count("nasdeploy: runs/tiny: training is finished; go on with") == 1
+    codes, refused = both("train", "tiny.yaml", cwd=tmp_path)
+    assert codes == [2, 2]
+    assert len(refused) == 1
+    assert refused[0].startswith("nasdeploy: runs/tiny: training is finished; go on with")
 
 
 @pytest.mark.slow
@@ -124,7 +117,7 @@ def test_a_mistake_that_each_or_all_or_only_the_first_process_sees_is_said_once(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "train": {**CONTENT["train"], "batch_size": 24}}))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
-    codes, lines = both(NASDEPLOY, "train", *arguments, cwd=tmp_path)
+    codes, lines = both("train", *arguments, cwd=tmp_path)
     assert codes == [2, 2]
     assert len(lines) == 1, lines
     assert lines[0].startswith(said)
@@ -150,8 +143,7 @@ def test_an_image_without_a_number_ends_both_processes_in_one_line(tmp_path: Pat
     distillation = {"teacher": f"onnx:{teacher}", "teacher_mean": [0, 0, 0], "teacher_std": [1, 1, 1]}
     brief = {"epochs": 2, "batch_size": 4, "distillation": distillation, "threads": 1, "warmup_epochs": 0}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**CONTENT, "data": data, "train": brief}))
-    start = (sys.executable, str(ROOT / "tests/training/untried.py"))
-    codes, lines = both(*start, "train", "tiny.yaml", "--quiet", cwd=tmp_path)
+    codes, lines = both("train", "tiny.yaml", "--quiet", cwd=tmp_path, function=untried)
     assert codes == [2, 2]
     assert len(lines) == 1, lines
     assert lines[0].startswith(f"nasdeploy: teacher onnx:{teacher}: gives numbers that are not finite for {black} (of ")
@@ -163,7 +155,7 @@ def test_a_host_that_does_not_see_the_run_says_so_once(tmp_path: Path) -> None:
     for host in ("a", "b"):
         (tmp_path / host).mkdir()
         (tmp_path / host / "tiny.yaml").write_text(recipe)
-    codes, lines = both(NASDEPLOY, "train", "tiny.yaml", "--quiet", cwd=tmp_path / "a", second=tmp_path / "b")
+    codes, lines = both("train", "tiny.yaml", "--quiet", cwd=tmp_path / "a", second=tmp_path / "b")
     assert codes == [2, 2]
     assert len(lines) == 1, lines
     assert lines[0].startswith(
@@ -180,7 +172,7 @@ def test_processes_tell_whether_they_resume_the_same_checkpoint(together: Path) 
 
 @pytest.mark.slow
 def test_a_process_that_loses_the_other_says_so_in_a_line(tmp_path: Path) -> None:
-    codes, lines = both(sys.executable, str(ROOT / "tests/training/losing.py"), cwd=tmp_path)
+    codes, lines = both(cwd=tmp_path, function=losing)
     assert codes == [1, 9]
     assert len(lines) == 1, lines
     assert lines[0].startswith("lost another process of this run (")

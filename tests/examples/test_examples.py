@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import stat
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import nasdeploy as nd
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import override
 from nasdeploy.data.folder import list_folder
@@ -17,6 +19,7 @@ from nasdeploy.data.shards import list_shards
 from nasdeploy.recipe import load_recipe
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
+from tests.hasty import measure_hastily
 from tests.training.recipes import CONTENT
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -63,15 +66,26 @@ def test_a_space_of_ones_own_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.latency
-def test_the_whole_way_in_python(tmp_path: Path) -> None:
+def test_the_whole_way_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # A file of that name comes before the shipped recipe, which trains for minutes.
     content = override(CONTENT, ["train.epochs=1", "train.warmup_epochs=0", "search.rounds=1", "search.parents=4"])
     (tmp_path / "digits").write_text(yaml.safe_dump(content))
-    command = [sys.executable, EXAMPLES / "whole_way.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    measured, winner, wrote = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["whole_way.py"])
+    measure_hastily(monkeypatch)
+    search, budgets = nd.search, []
+
+    def generous(run: nd.Run, *, latency_ms: str, progress: bool) -> nd.SearchResult:
+        """Search within a budget that no busy machine misses."""
+        budgets.append(latency_ms)
+        return search(run, latency_ms=1000.0, progress=progress)
+
+    monkeypatch.setattr(nd, "search", generous)
+    runpy.run_path(str(EXAMPLES / "whole_way.py"))
+    assert budgets == ["40%"]
+    measured, winner, wrote = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"measured \d+ blocks on cpu", measured)
     assert re.fullmatch(r"[0-9a-f]{12}: \d+\.\d{3} ms", winner)
     assert (tmp_path / wrote.removeprefix("wrote ")).is_file()

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.monitor import scalars_in
 from nasdeploy.workflows import train as step
+from tests.forked import nasdeploy
 from tests.training.recipes import CONTENT, tiny_recipe
 from tests.training.test_sigterm import After
 
@@ -95,11 +95,10 @@ def test_scalars_that_do_not_fit(at: str, small: Path, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_the_command_says_it_in_one_line(small: Path) -> None:
+def test_the_command_says_it_in_one_line(small: Path, tmp_path: Path) -> None:
     Path("tiny.yaml").write_text(yaml.safe_dump(CONTENT))
     fill(leaving=112 << 10)
-    command = [str(Path(sys.executable).with_name("nasdeploy")), "train", "tiny.yaml", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"nasdeploy: runs/tiny/checkpoints/epoch-000001.pt: {SAID}"
-    assert "Traceback" not in done.stderr
+    assert nasdeploy("train", "tiny.yaml", "--quiet", said=tmp_path / "said").wait() == 2
+    said = (tmp_path / "said").read_text()
+    assert said.splitlines()[-1] == f"nasdeploy: runs/tiny/checkpoints/epoch-000001.pt: {SAID}"
+    assert "Traceback" not in said

@@ -1,9 +1,6 @@
 """Losses that candidates are chosen by: against plain cross-entropy, and in several processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.forked import ForkedProcess, of_two
 from tests.small_spaces import two_stages
-from tests.training.choosing import STEPS, batch, training_step
+from tests.training.choosing import STEPS, batch, main, training_step
 
-ROOT = Path(__file__).parents[2]
 SPACE = two_stages()
 
 
@@ -32,11 +29,9 @@ def test_losses_are_label_smoothed_and_leave_no_gradient() -> None:
 
 @pytest.mark.slow
 def test_processes_choose_alike_by_the_average_over_their_parts_of_the_batch(tmp_path: Path) -> None:
-    torchrun = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(ROOT / "tests/training/choosing.py"), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    said, words = tmp_path / "said", ["choosing", str(tmp_path)]
+    for process in [ForkedProcess(main, words, environment=each, said=said) for each in of_two()]:
+        assert process.wait(300) == 0, said.read_text()
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     step, differing = training_step(), 0

@@ -19,6 +19,7 @@ from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.training.checkpoint import change_of_processes
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
+from tests.forked import nasdeploy, of_two
 from tests.training.recipes import CONTENT
 
 ROOT = Path(__file__).parents[2]
@@ -89,10 +90,10 @@ class Stopping(Progress):
 def test_two_processes_go_on_with_what_one_began(recipe: Recipe) -> None:
     with pytest.raises(KeyboardInterrupt):
         step.train(recipe, Path("runs/tiny"), Stopping(quiet=True))
-    process = torchrun()
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
-    changed(said, 1, 2)
+    said = Path("said")
+    for process in [nasdeploy("train", "tiny.yaml", environment=each, said=said) for each in of_two()]:
+        assert process.wait(300) == 0, said.read_text()
+    changed(said.read_text(), 1, 2)
 
 
 @pytest.mark.slow

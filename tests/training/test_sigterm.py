@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -28,6 +26,7 @@ from nasdeploy.training.trainer import termination
 from nasdeploy.workflows import train as step
 from tests.benchmarks.bench_kill import same
 from tests.data.pictures import write_folder
+from tests.forked import nasdeploy
 from tests.training.recipes import CONTENT, tiny_recipe
 
 QUIET = Progress(quiet=True)
@@ -139,22 +138,15 @@ def test_a_signal_to_all_processes_of_a_job_leaves_its_readers_alive(tmp_path: P
     data = {"kind": "folder", "path": str(tmp_path / "pictures"), "size": 8, "workers": 2}
     recipe = {**CONTENT, "data": data, "train": {**CONTENT["train"], "epochs": 1000, "batch_size": 4}}
     Path("tiny.yaml").write_text(yaml.safe_dump(recipe))
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("nasdeploy")), "train", "tiny.yaml"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process, said = nasdeploy("train", "tiny.yaml", said=Path("said")), Path("said").read_text
     deadline = monotonic() + 120
     while not names():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, said()
         assert monotonic() < deadline
         sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 75, said
-    assert said.splitlines()[-1].startswith("nasdeploy: asked to stop; saved after epoch ")
+    assert process.wait(60) == 75, said()
+    assert said().splitlines()[-1].startswith("nasdeploy: asked to stop; saved after epoch ")
 
 
 # -- checkpoints that are not written, or push out others

@@ -49,10 +49,10 @@ def run(directory: Path, *arguments: str, code: int = 0) -> subprocess.Completed
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(SystemExit) as ended,
     ):
         patch.setattr(sys, "argv", ["nasdeploy", *arguments])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert ended.value.code == code, err.getvalue()
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
