@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,25 +17,16 @@ from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.training.checkpoint import change_of_processes
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
-from tests.forked import nasdeploy, of_two
+from tests.forked import ForkedProcess, nasdeploy, of_two
 from tests.training.recipes import CONTENT
 
-ROOT = Path(__file__).parents[2]
+SAID = Path("said")
 CHECKPOINT = Path("runs/tiny/checkpoints/epoch-000001.pt")
 
 
-def torchrun() -> subprocess.Popen[str]:
-    """Two processes that train as tiny.yaml says."""
-    tools = Path(sys.executable)
-    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    nasdeploy = ["--no-python", str(tools.with_name("nasdeploy")), "train", "tiny.yaml"]
-    return subprocess.Popen(
-        [str(tools.with_name("torchrun")), "--nproc-per-node", "2", *place, *nasdeploy],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def two() -> list[ForkedProcess]:
+    """Two processes that train as tiny.yaml says; what they say is in the file said."""
+    return [nasdeploy("train", "tiny.yaml", environment=each, said=SAID) for each in of_two()]
 
 
 @pytest.fixture
@@ -59,14 +48,15 @@ def changed(said: str, before: int, now: int) -> None:
 
 @pytest.mark.slow
 def test_one_process_goes_on_with_what_two_began(recipe: Recipe, capfd: pytest.CaptureFixture[str]) -> None:
-    process, deadline = torchrun(), monotonic() + 120
+    processes, deadline = two(), monotonic() + 120
     while not CHECKPOINT.exists():
-        assert process.poll() is None, process.communicate()
+        assert processes[0].poll() is None, SAID.read_text()
         assert monotonic() < deadline
         sleep(0.01)
-    # torchrun hands it on to its processes, which are in sessions of their own.
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
+    # As torchrun hands it on to its processes.
+    for process in processes:
+        os.kill(process.pid, signal.SIGTERM)
+    assert [process.wait(300) for process in processes] == [75, 75], SAID.read_text()
     refusing = load_recipe("tiny.yaml", ["train.world_size_change=refuse"])
     with pytest.raises(UserError, match=r"written by 2 processes, not 1, and train\.world_size_change is refuse"):
         step.train(refusing, Path("runs/tiny"), Progress(quiet=True))
@@ -90,10 +80,8 @@ class Stopping(Progress):
 def test_two_processes_go_on_with_what_one_began(recipe: Recipe) -> None:
     with pytest.raises(KeyboardInterrupt):
         step.train(recipe, Path("runs/tiny"), Stopping(quiet=True))
-    said = Path("said")
-    for process in [nasdeploy("train", "tiny.yaml", environment=each, said=said) for each in of_two()]:
-        assert process.wait(300) == 0, said.read_text()
-    changed(said.read_text(), 1, 2)
+    assert [process.wait(300) for process in two()] == [0, 0], SAID.read_text()
+    changed(SAID.read_text(), 1, 2)
 
 
 @pytest.mark.slow
