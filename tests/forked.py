@@ -4,12 +4,14 @@ A server that has imported all and done nothing else forks them: they can be kil
 a user starts. How `nasdeploy` itself starts is tested by processes of its own.
 """
 
+import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 from nasdeploy.cli.main import main
@@ -17,6 +19,15 @@ from nasdeploy.cli.main import main
 _PRELOADED = ["nasdeploy.workflows.run", "torch._dynamo", "sklearn.datasets", "tests.forked"]
 _SERVER = get_context("forkserver")
 _SERVER.set_forkserver_preload(_PRELOADED)
+_started: "list[ForkedProcess]" = []
+
+
+@atexit.register
+def _end_all() -> None:
+    """Kill what a test that failed has left behind, for which Python would wait."""
+    for process in _started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 class ForkedProcess:
@@ -39,6 +50,7 @@ class ForkedProcess:
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
+        _started.append(self)
 
     @property
     def returncode(self) -> int | None:
@@ -83,7 +95,8 @@ def _call(
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         os.dup2(file, descriptor)
         os.close(file)
-    # What OMP_NUM_THREADS says where torch is imported anew.
+    # As where torch is imported anew with one thread for OpenMP, and processes of its own are started by default.
     torch.set_num_threads(1)
+    set_start_method(None, force=True)
     sys.argv = words
     function()

@@ -24,10 +24,11 @@ def costs_by_name(*tables: LatencyTable) -> dict[str, np.ndarray]:
 
 
 def test_costs_are_those_of_plans():
-    costs = costs_by_name(TABLE, on("board", seed=1))
+    board = on("board", seed=1)
+    costs = costs_by_name(TABLE, board)
     plans = [SPACE.plan(arch) for arch in archs()]
     assert costs["latency on cpu"] == pytest.approx([TABLE.predict(plan).seconds for plan in plans])
-    assert costs["latency on board"] == pytest.approx([on("board", seed=1).predict(plan).seconds for plan in plans])
+    assert costs["latency on board"] == pytest.approx([board.predict(plan).seconds for plan in plans])
     assert costs["macs"].tolist() == [plan.macs for plan in plans]
     assert costs["params"].tolist() == [plan.params for plan in plans]
     assert costs["size"].tolist() == [4 * plan.params + 2900 * len(plan.steps) for plan in plans]
