@@ -61,6 +61,11 @@ class ConvBlock(Block):
         """The parameters of the convolution, which has no bias, and of its normalisation."""
         return self.out_channels * (self.in_channels * self.kernel_size**2 + 2)
 
+    @property
+    def live(self) -> int:
+        """The elements of input and output, and of the sum of both."""
+        return self.inputs[0].elements + self.output.elements * (2 if self.residual else 1)
+
     def cut(self, kernel_size: int, middle: int) -> Self:
         """Return the block with a kernel of at most `kernel_size`; it has no middle."""
         return replace(self, kernel_size=min(self.kernel_size, kernel_size))

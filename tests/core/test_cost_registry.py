@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.blocks.heads import PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
+from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.convert import to_onnx
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, live_elements, on_device, split_name
 from nasdeploy.core.costs import NetworkCosts
@@ -78,6 +80,19 @@ def test_the_front_is_over_the_first_sum_that_is_bounded():
         (InvertedResidual(8, 4, 6, 3, 24, 2, 0, "relu"), 24 * 64 + 24 * 16),
         (InvertedResidual(8, 4, 6, 3, 4, 1, 0, "relu"), 4 * 64 + 6 * 64),
         (PoolHead(4, 8, 16, 6, 10, "swish"), 8 * 16 + 48 * 16),
+        (ConvBlock(8, 4, 6, 3, 2, "relu", "identity"), 4 * 64 + 6 * 16),
+        # Input, what is convolved, and their sum.
+        (ConvBlock(8, 4, 4, 3, 1, "relu", "identity"), 3 * 4 * 64),
+        (FusedInvertedResidual(8, 4, 6, 3, 24, 2, 0, "relu"), 24 * 16 + 4 * 64),
+        (FusedInvertedResidual(8, 4, 60, 3, 24, 2, 0, "relu"), 24 * 16 + 60 * 16),
+        # The middle before and after its channels are scaled, beside the input.
+        (FusedInvertedResidual(8, 4, 4, 3, 24, 1, 8, "relu"), 4 * 64 + 2 * 24 * 64),
+        (FusedInvertedResidual(8, 4, 6, 3, 24, 1, 8, "relu"), 2 * 24 * 64),
+        (UniversalInvertedResidual(8, 4, 6, 24, 2, "relu", 3, 5), 24 * 64 + 24 * 16),
+        (UniversalInvertedResidual(8, 4, 6, 24, 2, "relu", 3), 24 * 16 + 6 * 16),
+        # Input, what the first convolution made of it, and its expansion.
+        (UniversalInvertedResidual(8, 4, 4, 24, 1, "relu", 3), 2 * 4 * 64 + 24 * 64),
+        (UniversalInvertedResidual(8, 4, 4, 24, 1, "relu", 0, 3), 4 * 64 + 2 * 24 * 64),
     ],
 )
 def test_live_activations_of_blocks_by_hand(block, live):
