@@ -176,12 +176,8 @@ def priced_cuts(problem: Problem, losses: LossTable) -> list[PricedCut]:
     costs = problem.costs(space.encode([largest, *(cut.arch for cut in found)]))[:, problem.axis.column]
     priced = []
     for cut, cost in zip(found, costs[1:].tolist(), strict=True):
-        changed = {name: value for name, value in cut.values.items() if value != largest[name]}
-        # Stages count from 0 in names of choices.
-        stages = {name.partition(".")[2] for name in changed} - {""}
-        group = f"stage {int(stages.pop()) + 1}" if stages else next(iter(changed), "")
-        text = ", ".join(f"{name.partition('.')[0]} {value}" for name, value in changed.items())
-        priced.append(PricedCut(group, text, float(1 - cost / costs[0]), known[cut.arch.digest]))
+        group = next(iter(cut.values)) if cut.stage is None else f"stage {cut.stage + 1}"
+        priced.append(PricedCut(group, cut.text, float(1 - cost / costs[0]), known[cut.arch.digest]))
     return priced
 
 

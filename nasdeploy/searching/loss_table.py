@@ -35,7 +35,23 @@ class Cut:
     """Other values of some choices, in an otherwise largest network."""
 
     values: Mapping[str, int]
+    """The values that differ from the largest network's."""
     arch: Arch
+
+    @property
+    def stage(self) -> int | None:
+        """The number of the stage (from 0) that is cut; None where the choice belongs to none."""
+        number = next(iter(self.values)).partition(".")[2]
+        return int(number) if number.isdecimal() else None
+
+    def __str__(self) -> str:
+        where = "" if self.stage is None else f"stage {self.stage + 1}: "
+        return where + self.text
+
+    @property
+    def text(self) -> str:
+        """The values without the stage, for people."""
+        return ", ".join(f"{name.partition('.')[0]} {value}" for name, value in self.values.items())
 
 
 class LossEntry(Settings):
@@ -106,7 +122,7 @@ def cuts(space: SearchSpace) -> Iterator[Cut]:
         for values in _combinations(group):
             arch = space.arch({**largest, **values})
             if arch != largest:
-                yield Cut(values, arch)
+                yield Cut({name: value for name, value in values.items() if value != largest[name]}, arch)
 
 
 class AdditiveLoss:

@@ -33,7 +33,7 @@ def measure_losses(evaluator: Evaluator, path: Path, supernet: str, progress: Pr
             loss = _divergence(evaluator, evaluator.network(cut.arch, inherited=True), reference)
             table = table.with_loss(cut.arch, loss)
             write_loss_table(path, table)
-            task.advance(note=f"{loss:.4f} for {', '.join(f'{name} {value}' for name, value in cut.values.items())}")
+            task.advance(note=f"{loss:.3g} for {cut}")
     return table
 
 

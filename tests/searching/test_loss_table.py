@@ -118,3 +118,9 @@ def test_a_damaged_table_is_refused_with_a_way_out(tmp_path: Path, content: str,
 def test_a_table_of_another_space_is_refused() -> None:
     with pytest.raises(UserError, match=f"another search space .*{STAGES.digest} as stages is now"):
         AdditiveLoss(STAGES, TABLE)
+
+
+def test_a_cut_is_told_by_what_is_others_and_where() -> None:
+    told = {str(cut) for cut in cuts(SPACE)}
+    assert {"resolution 9", "stage 2: depth 2, middle 50", "stage 2: kernel_size 3", "stage 3: depth 1"} <= told
+    assert len(told) == len(list(cuts(SPACE)))
