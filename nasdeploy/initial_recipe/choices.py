@@ -89,6 +89,8 @@ class Shape:
     resize: int
     crop: str
     policy: str
+    least: float | None = None
+    """The smallest part of a picture that a random crop takes; None for the usual one."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ _SIDES = (0.625, 0.75, 0.875, 1.0)
 """The sides of the images to choose from, as parts of the largest."""
 # The original alone takes 0.4 of a step with the smallest, two others and itself, its outputs as a teacher 0.13.
 _ALONE, _TEACHING = 0.4, 0.13
+_LEAST_CROP = 0.35
+"""The smallest part of a picture that is learned from: a few epochs are too short for crops of a twelfth."""
 _SEARCH_BATCH, _SEARCH_BATCHES = 64, 2
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS, _ROUNDS = 100, 1000, 10
 
@@ -73,6 +75,11 @@ class PretrainedDraft(Draft):
     phases: Phases
 
     @property
+    def size(self) -> int:
+        """The side of the largest images in pixels."""
+        return self.shape.size
+
+    @property
     def training_s(self) -> float:
         """Estimated seconds of training the original and the supernet."""
         return self.phases.training_s
@@ -100,7 +107,7 @@ def pretrained_from(
     step_s = image_s * (side / largest) ** 2
     phases = _phases(images * step_s, seconds)
     training = Training(images, _batch_size(images), phases.original + phases.elastic, images * step_s, holdout)
-    shape = Shape("grown", side, round(side / imported.expected.crop_pct), "random-resized", "none")
+    shape = Shape("grown", side, round(side / imported.expected.crop_pct), "random-resized", "none", _LEAST_CROP)
     space = parse(GrownSettings, _space(imported, _sides(side)), start.model)
     search = _search(training, step_s, seconds)
     return PretrainedDraft(folder, shape, training, search, machine(), start, space, imported, phases)

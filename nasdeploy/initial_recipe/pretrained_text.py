@@ -22,6 +22,8 @@ def start_text(draft: PretrainedDraft) -> str:
     lines = ["start:", f"  model: {quoted(start.model)}"]
     if start.weights is not None:
         lines.append(f"  weights: {quoted(start.weights)}")
+    if start.classifier == "new":
+        lines.append("  classifier: new")
     lines += [
         "# Every network to choose from is cut out of it: images, depth, largest kernels, per cent of middle channels.",
         "space:",
@@ -80,7 +82,7 @@ train:
       epochs: {phases.original}
       sampling: {{kind: largest}}
       learning_rate: 0.0006
-      classifier_rate: 3.0  # the classifier is new
+      classifier_rate: {_classifier_rate(draft)}
       warmup_epochs: {warmups["o"]}
     - name: elastic         # the networks cut out of it learn from it
       epochs: {phases.elastic}
@@ -89,6 +91,12 @@ train:
       learning_rate: 0.001
       warmup_epochs: {warmups["e"]}
 """
+
+
+def _classifier_rate(draft: PretrainedDraft) -> str:
+    """Return the factor for the classifier, which learns faster if it is new."""
+    kept = draft.imported.classes == len(draft.folder.classes) and draft.start.classifier == "keep"
+    return "1.0" if kept else "3.0  # the classifier is new"
 
 
 def finetune_text(draft: PretrainedDraft) -> str:

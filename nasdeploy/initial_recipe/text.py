@@ -9,6 +9,7 @@ from nasdeploy.core.settings import settings_in
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.inspect import FolderSummary, inspect_folder
 from nasdeploy.initial_recipe.choices import Draft, draft_for
+from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
 from nasdeploy.initial_recipe.pretrained_text import finetune_text, noted, phases_text, preprocessing_lines, start_text
 from nasdeploy.recipe import Recipe, parse_recipe
@@ -44,6 +45,9 @@ def first_recipe(
     draft = draft_for(folder, hours) if start is None else pretrained_draft(folder, start, hours)
     for note in advice(draft, hours):
         progress.say(note)
+    if isinstance(draft, PretrainedDraft) and draft.imported.classes == len(folder.classes):
+        draft, told = with_classifier_tried(draft, check(recipe_text(draft, file), file))
+        progress.say(told)
     text = recipe_text(draft, file)
     return FirstRecipe(folder, draft, text, check(text, file))
 
@@ -111,6 +115,7 @@ def _data(draft: Draft) -> str:
         "  augment:",
         f"    crop: {shape.crop}",
         *([f"    pad: {max(1, shape.size // 8)}"] if shape.crop == "pad" else []),
+        *([noted(f"    scale: [{shape.least}, 1.0]", "of the picture's area")] if shape.least is not None else []),
         noted("    flip: true", "false if left and right matter, as in text"),
         noted(f"    policy: {shape.policy}", "none, trivial, imagenet, v0-mstd0.5, rand-m9-mstd0.5"),
         noted(

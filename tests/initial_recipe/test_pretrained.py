@@ -1,0 +1,95 @@
+"""First recipes that start from a pretrained network."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasdeploy.core.progress import Progress
+from nasdeploy.importers import IMPORTERS
+from nasdeploy.importers.importer import Imported
+from nasdeploy.initial_recipe.pretrained import largest_side, pretrained_from
+from nasdeploy.initial_recipe.text import advice, check, first_recipe, recipe_text
+from nasdeploy.supernet.settings import StartSettings
+from tests.initial_recipe.drafts import draft, summary
+from tests.pretrained import COLOURS, MODEL, fitted, write_pictures
+
+START = StartSettings(model=f"timm:{MODEL}")
+
+
+@cache
+def network() -> Imported:
+    return IMPORTERS["timm"].read(IMPORTERS["timm"].model(MODEL), MODEL)
+
+
+@pytest.fixture
+def imported() -> Imported:
+    return network()
+
+
+@pytest.mark.parametrize(("side", "largest"), [(8, 96), (32, 96), (100, 96), (130, 128), (500, 224), (4000, 224)])
+def test_small_images_are_enlarged_and_large_ones_are_the_networks(side: int, largest: int, imported: Imported) -> None:
+    assert largest_side(summary(side=side), imported) == largest
+
+
+def test_less_time_makes_smaller_images(imported: Imported) -> None:
+    folder = summary(train=2000, side=500)
+    sizes = [pretrained_from(folder, START, imported, 0.5, hours).size for hours in (0.25, 1.0, 4.0, 40.0)]
+    assert sizes[0] == 96
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 224
+
+
+@settings(max_examples=15)
+@given(
+    train=st.integers(8, 200_000),
+    side=st.integers(1, 5000),
+    classes=st.integers(2, 4),
+    image_s=st.floats(1e-5, 10),
+    hours=st.floats(0.01, 1000),
+)
+def test_every_recipe_says_what_was_chosen(train: int, side: int, classes: int, image_s: float, hours: float) -> None:
+    folder = summary(train=train, side=side, classes=classes)
+    found = pretrained_from(folder, START, network(), image_s, hours)
+    recipe = check(recipe_text(found, "recipe.yaml"), "recipe.yaml")
+    space = recipe.load_space(classes)
+    assert recipe.start == START
+    assert recipe.data.size == space.largest()["resolution"] == found.size
+    assert len(space.distinct_blocks()) < 600
+    assert [phase.epochs for phase in recipe.train.phases] == [found.phases.original, found.phases.elastic]
+    assert all(phase.epochs >= 2 for phase in recipe.train.phases)
+    assert (recipe.data.mean, recipe.data.std) == (network().expected.mean, network().expected.std)
+    short = advice(found, hours)
+    needed = found.training_s + found.search_s + found.phases.finetuning_s
+    assert bool(short) == (needed > 1.1 * 3600 * hours)
+
+
+def test_photographs_are_recommended_a_pretrained_start() -> None:
+    (line,) = advice(draft(summary(side=300)), 1.0)
+    assert "`start=timm:efficientnet_b0`" in line
+    assert advice(draft(summary(side=32)), 1.0) == []
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"), {"train": 30})
+
+
+@pytest.mark.parametrize(
+    ("order", "kept", "told"),
+    [
+        (list(COLOURS), True, r"its own classifier is kept: top-1 \d+\.\d % on \d+ training images"),
+        (list(COLOURS)[::-1], False, r"its classes stand in another order \(reversed\), in which it has \d+"),
+    ],
+)
+def test_the_users_own_classifier_is_looked_at(
+    order: list[str], kept: bool, told: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = fitted(pictures, order, tmp_path / "own.pth")
+    found = first_recipe(pictures, 0.1, "recipe.yaml", Progress(quiet=False), start)
+    assert found.recipe.start is not None
+    assert found.recipe.start.classifier == ("keep" if kept else "new")
+    assert re.search(told, capsys.readouterr().err)
