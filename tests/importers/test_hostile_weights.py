@@ -18,7 +18,9 @@ def test_the_pickles_are_alive(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for how in ("reduce", "stacked", "inst", "obj"):
         pickle.loads(b"\x80\x02" + hostile.pickled_call("system", how) + b".")
-        (tmp_path / hostile.CANARY).unlink()
+        canary = tmp_path / hostile.CANARY
+        assert canary.exists()
+        canary.unlink()
 
 
 @pytest.mark.slow

@@ -299,3 +299,7 @@ def test_a_classifier_that_is_not_taken_may_hold_anything(tmp_path: Path) -> Non
     state[CLASSIFIER[0]] = torch.zeros_like(state[CLASSIFIER[0]])
     torch.save(state, tmp_path / "w.pt")
     require_initialises(two_stages(), tmp_path / "w.pt")
+    begun = supernet()
+    own = begun.state_dict()[CLASSIFIER[0]].clone()
+    initialise(begun, tmp_path / "w.pt")
+    assert torch.equal(begun.state_dict()[CLASSIFIER[0]], own)
