@@ -41,6 +41,8 @@ class Imported:
     head: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     """The tensors of the supernet's state dict, `weights.SLOT.NAME`: those of the largest network."""
+    notes: list[str] = field(default_factory=list)
+    """What a user should know of how its weights were found, a line each."""
 
     @property
     def classes(self) -> int:

@@ -31,7 +31,10 @@ def open_model(start: StartSettings) -> Imported:
     classes = classes_of(importer.model(start.name), given)
     model = importer.model(start.name, classes=classes)
     load_into(model, given, start.model)
-    return importer.read(model, start.name)
+    imported = importer.read(model, start.name)
+    if given.told is not None:
+        imported.notes.append(given.told)
+    return imported
 
 
 def settings_of(imported: Imported, name: str) -> GrownSettings:

@@ -120,29 +120,7 @@ def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # -- into a network
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """How weights were fitted into a network."""
-
-    classes: int
-    """The number of classes that the weights are for."""
-    wanted: int
-    """The number of classes of the network."""
-
-    @property
-    def head_replaced(self) -> bool:
-        """Whether the network keeps its own classifier, because that of the weights is for other classes."""
-        return self.classes != self.wanted
-
-    @property
-    def told(self) -> str | None:
-        """A line on what became of the classifier, None if it was taken like the rest."""
-        if not self.head_replaced:
-            return None
-        return f"a new classifier of {self.wanted} classes takes the place of that of {self.classes}"
-
-
-def load_into(model: nn.Module, given: GivenWeights, name: str) -> Fitted:
+def load_into(model: nn.Module, given: GivenWeights, name: str) -> None:
     """Load weights into a network of another library, called `name`; its classifier stays if theirs has other classes.
 
     Raises `UserError`, and leaves the network as it is, for names that are missing or surplus, for other shapes, and
@@ -162,7 +140,6 @@ def load_into(model: nn.Module, given: GivenWeights, name: str) -> Fitted:
         raise UserError(f"{given.path}: no weights to start from: {one_line(defect)}; {_OTHER}")
     kept = {key: t for key, t in weights.items() if classes == wanted or not key.startswith(f"{head}.")}
     model.load_state_dict(kept, strict=False)
-    return Fitted(classes, wanted)
 
 
 def classes_of(model: nn.Module, given: GivenWeights) -> int:

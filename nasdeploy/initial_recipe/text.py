@@ -43,7 +43,7 @@ def first_recipe(
         progress.say(note)
     progress.say("timing some steps of training")
     draft = draft_for(folder, hours) if start is None else pretrained_draft(folder, start, hours)
-    for note in advice(draft, hours):
+    for note in [*of_weights(draft), *advice(draft, hours)]:
         progress.say(note)
     if isinstance(draft, PretrainedDraft) and draft.imported.classes == len(folder.classes):
         draft, told = with_classifier_tried(draft, check(recipe_text(draft, file), file))
@@ -55,6 +55,15 @@ def first_recipe(
 def recipe_text(draft: Draft, file: str) -> str:
     """Return the recipe; `file` is the name that it will have, for the commands in its comments."""
     return "\n".join([_head(draft, file), _data(draft), _train(draft), _search(draft)])
+
+
+def of_weights(draft: Draft) -> list[str]:
+    """Return what became of the pretrained weights: which of several were taken, and whether with their classifier."""
+    if not isinstance(draft, PretrainedDraft):
+        return []
+    given, wanted, notes = draft.imported.classes, len(draft.folder.classes), draft.imported.notes
+    anew = f"a new classifier of {wanted} classes takes the place of that of {given}"
+    return [*notes, anew] if given != wanted else list(notes)
 
 
 def advice(draft: Draft, hours: float) -> list[str]:

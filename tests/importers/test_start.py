@@ -49,6 +49,14 @@ def test_the_largest_network_begins_as_the_users_own(start):
     assert torch.allclose(found, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_which_of_several_weights_were_taken_is_noted(start, tmp_path):
+    assert open_model(start).notes == []
+    content = torch.load(start.weights, weights_only=True)
+    torch.save({**content, "state_dict_ema": content["state_dict"]}, start.weights)
+    said = f"{start.weights}: took the weights under 'state_dict_ema', not 'state_dict'"
+    assert open_model(start).notes == [said]
+
+
 @pytest.mark.parametrize(("classes", "classifier"), [(5, "keep"), (7, "new")])
 def test_another_classifier_begins_anew(start, classes, classifier):
     start = start.model_copy(update={"classifier": classifier})

@@ -154,18 +154,16 @@ def another() -> nn.Module:
 
 def test_all_of_it_is_loaded(tmp_path):
     model = another()
-    fitted = load_into(model, given(tmp_path), "timm:net")
+    load_into(model, given(tmp_path), "timm:net")
     assert_same(model.state_dict())
-    assert (fitted.classes, fitted.head_replaced, fitted.told) == (5, False, None)
 
 
-def test_a_classifier_of_other_classes_stays_out_and_that_is_told(tmp_path):
+def test_a_classifier_of_other_classes_stays_out(tmp_path):
     model = another()
     changes = {"3.weight": torch.randn(1000, 4), "3.bias": torch.randn(1000)}
-    fitted = load_into(model, given(tmp_path, **changes), "timm:net")
+    load_into(model, given(tmp_path, **changes), "timm:net")
     expected = {**STATE, "3.weight": torch.zeros(5, 4), "3.bias": torch.zeros(5)}
     assert_same(model.state_dict(), expected)
-    assert fitted.told == "a new classifier of 5 classes takes the place of that of 1000"
 
 
 def test_old_files_lack_counters(tmp_path):

@@ -1,6 +1,7 @@
 """First recipes that start from a pretrained network."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.importers import IMPORTERS
 from nasdeploy.importers.importer import Imported
 from nasdeploy.initial_recipe.pretrained import largest_side, pretrained_from
-from nasdeploy.initial_recipe.text import advice, check, first_recipe, recipe_text
+from nasdeploy.initial_recipe.text import advice, check, first_recipe, of_weights, recipe_text
 from nasdeploy.supernet.settings import StartSettings
 from tests.initial_recipe.drafts import draft, summary
 from tests.pretrained import COLOURS, MODEL, fitted, write_pictures
@@ -65,6 +66,16 @@ def test_every_recipe_says_what_was_chosen(train: int, side: int, classes: int, 
     short = advice(found, hours)
     needed = found.training_s + found.search_s + found.phases.finetuning_s
     assert bool(short) == (needed > 1.1 * 3600 * hours)
+
+
+def test_what_becomes_of_the_weights_is_told(imported: Imported) -> None:
+    taken = "x.pth: took the weights under 'ema', not 'model'"
+    anew = f"a new classifier of 4 classes takes the place of that of {imported.classes}"
+    noted = replace(imported, notes=[taken])
+    assert of_weights(pretrained_from(summary(), START, noted, 1e-4, 1.0)) == [taken, anew]
+    kept = replace(imported, head=imported.head | {"classes": 4})
+    assert of_weights(pretrained_from(summary(), START, kept, 1e-4, 1.0)) == []
+    assert of_weights(draft(summary(side=300))) == []
 
 
 def test_photographs_are_recommended_a_pretrained_start() -> None:
