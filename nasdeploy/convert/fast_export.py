@@ -6,7 +6,7 @@ families are made of and gives the deliverable's operators for them, with batch 
 outputs and latency are the deliverable's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def quick_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> b
     with torch.no_grad(), recorder:
         found = module.eval()(*given.values())
     results = found if isinstance(found, tuple) else (found,)
+    recorder.fold_pads({recorder.name_of(result) for result in results})
     graph = helper.make_graph(
         list(recorder.nodes.values()),
         "measured",
@@ -121,6 +122,24 @@ class _Recorder(TorchFunctionMode):
         output = f"{operator}.{len(self.nodes)}"
         self.nodes[output] = helper.make_node(operator, names, [output], output, **attributes)
         return output
+
+    def fold_pads(self, kept: Container[str]) -> None:
+        """Have convolutions pad by themselves instead of taking what was padded, as PyTorch's exporter does."""
+        for name, pad in list(self.nodes.items()):
+            convs = _convs(self.nodes.values(), name) if pad.op_type == "Pad" and name not in kept else []
+            for conv in convs:
+                pads = next(each for each in conv.attribute if each.name == "pads")
+                _, _, top, left, _, _, bottom, right = self.weights[pad.input[1]].tolist()
+                pads.ints[:] = [own + more for own, more in zip(pads.ints, (top, left, bottom, right), strict=True)]
+                conv.input[0] = pad.input[0]
+            if convs:
+                del self.nodes[name], self.weights[pad.input[1]]
+
+
+def _convs(nodes: Iterable[NodeProto], taking: str) -> list[NodeProto]:
+    """Return the nodes that take a tensor, if each is a convolution of it; else none."""
+    found = [node for node in nodes if taking in node.input]
+    return found if all(node.op_type == "Conv" and node.input[0] == taking for node in found) else []
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -36,7 +36,9 @@ class Timm:
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
         if type(model) not in _CLASSES:
-            raise UserError(f"timm:{name}: models of class {type(model).__name__} cannot be read")
+            known = ", ".join(each.__name__ for each in _CLASSES)
+            kind = type(model).__name__
+            raise UserError(f"timm:{name}: models of class {kind} cannot be read; those of classes {known} can")
         found = Imported(name, expected_images(model))
         _CLASSES[type(model)](f"timm:{name}", model, found)
         return found

@@ -47,7 +47,9 @@ class Torchvision:
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
         if type(model) not in _CLASSES:
-            raise UserError(f"torchvision:{name}: models of class {type(model).__name__} cannot be read")
+            known = ", ".join(each.__name__ for each in _CLASSES)
+            kind = type(model).__name__
+            raise UserError(f"torchvision:{name}: models of class {kind} cannot be read; those of classes {known} can")
         found = Imported(name, expected_images(name))
         _CLASSES[type(model)](f"torchvision:{name}", model, found)
         return found

@@ -55,3 +55,24 @@ def test_a_weight_is_no_step_of_the_computation():
     module = Computing(lambda m, x: F.conv2d(x, torch.softmax(m.conv.weight, 0)))
     model = onnx.load_from_string(quick_onnx(module, [TensorType((3, 8, 8))], 2))
     assert [node.op_type for node in model.graph.node] == ["Conv"]
+
+
+def test_convolutions_pad_by_themselves_unless_something_else_takes_what_was_padded():
+    def padded(m, x):
+        return F.conv2d(F.pad(x, (0, 1, 2, 3)), m.conv.weight, None, 2)
+
+    model = onnx.load_from_string(quick_onnx(Computing(padded), [TensorType((3, 8, 8))], 2))
+    (node,) = model.graph.node
+    assert {a.name: list(a.ints) for a in node.attribute if a.name in ("pads", "strides")} == {
+        "pads": [2, 0, 3, 1],
+        "strides": [2, 2],
+    }
+    assert len(model.graph.initializer) == 1
+
+    def taken_twice(m, x):
+        x = F.pad(x, (0, 1, 0, 1))
+        return F.conv2d(x, m.conv.weight, None, 1, 1).add(F.relu(x)[:, 0].reshape(2, 1, 9, 9))
+
+    model = onnx.load_from_string(quick_onnx(Computing(taken_twice), [TensorType((3, 8, 8))], 2))
+    assert [node.op_type for node in model.graph.node].count("Pad") == 1
+    onnx.checker.check_model(model, full_check=True)
