@@ -79,7 +79,11 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def expected_images(model: nn.Module) -> ExpectedImages:
-    """Return what timm's configuration of a model says of its images."""
+    """Return what timm's configuration of a model says of its images.
+
+    The size is that of the training. For some models timm also knows a larger one that is better in evaluation; a start
+    is trained further, and larger images cost more.
+    """
     config: Any = model.pretrained_cfg
     return ExpectedImages(
         config["input_size"][-1], config["mean"], config["std"], config["crop_pct"], config["interpolation"]
