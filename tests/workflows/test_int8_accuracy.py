@@ -18,7 +18,6 @@ from nasdeploy.supernet.supernet import input_side
 from nasdeploy.workflows import evaluator as deployed
 from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
 from nasdeploy.workflows.request import SearchRequest, request_search
-from tests.exporting.converted import converted_once  # noqa: F401
 from tests.workflows.runs import SPACE, table_of, trained_run
 
 QUIET = Progress(quiet=True)

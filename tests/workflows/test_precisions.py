@@ -19,7 +19,6 @@ from nasdeploy.workflows.export import request_export
 from nasdeploy.workflows.request import SearchRequest, parse_precisions, request_searches
 from nasdeploy.workflows.search import search_all
 from nasdeploy.workflows.searches import results
-from tests.exporting.converted import converted_once  # noqa: F401
 from tests.exporting.models import timing
 from tests.wording import assert_stops
 from tests.workflows.runs import SPACE, table_of, trained_run

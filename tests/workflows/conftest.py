@@ -1,0 +1,5 @@
+"""What the tests of workflows share."""
+
+from tests.exporting.converted import converted_once
+
+__all__ = ["converted_once"]
