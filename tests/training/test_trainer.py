@@ -472,8 +472,8 @@ def test_networks_that_overflow_in_the_first_step_do_not_blame_the_learning_rate
     def enormous(supernet: Supernet, path: Path) -> None:
         supernet.load_state_dict({name: 1e30 * value for name, value in supernet.state_dict().items()})
 
-    monkeypatch.setattr("nasdeploy.training.trainer.initialise", enormous)
-    monkeypatch.setattr(step, "require_initialises", lambda *given: None)
+    monkeypatch.setattr("nasdeploy.workflows.start.initialise", enormous)
+    monkeypatch.setattr("nasdeploy.workflows.start.require_initialises", lambda *given: None)
     Path("w.pt").touch()
     said = refusal("train.most_skipped=0", init=Path("w.pt"))
     assert said.startswith("training diverged in epoch 1: not finite: ")
