@@ -43,8 +43,8 @@ class StoredTensor:
 class Storages(Protocol):
     """The storages of a file by name."""
 
-    def read(self, name: str, nbytes: int) -> bytearray:
-        """Return a storage of so many bytes; raises `UnreadableArchive` if the file has no such one."""
+    def read(self, wanted: Mapping[str, int]) -> dict[str, bytearray]:
+        """Return storages by name, of so many bytes each; raises `UnreadableArchive` if the file has no such ones."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,18 @@ class Archive:
     def tensors(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """Read the tensors among some values; raises `UnreadableArchive` for one that claims what is not there."""
         found = {name: stored for name, value in values.items() if (stored := stored_tensor(value)) is not None}
-        read = {storage: self._flat(storage) for storage in {stored.storage for stored in found.values()}}
-        return {name: read[t.storage].as_strided(t.size, t.stride, t.offset) for name, t in found.items()}
+        storages = {stored.storage for stored in found.values()}
+        wanted: dict[str, int] = {}
+        for storage in storages:
+            if wanted.setdefault(storage.name, storage.nbytes) != storage.nbytes:
+                raise UnreadableArchive(f"storage {storage.name!r} has two sizes in it")
+        raw = self.storages.read(wanted)
+        flat = {storage: _flat(raw[storage.name], storage.dtype) for storage in storages}
+        return {name: flat[t.storage].as_strided(t.size, t.stride, t.offset) for name, t in found.items()}
 
-    def _flat(self, storage: "_Storage") -> Tensor:
-        raw = self.storages.read(storage.name, storage.nbytes)
-        return torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
+
+def _flat(raw: bytearray, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 
 
 def stored_tensor(value: Any) -> StoredTensor | None:
@@ -150,17 +156,21 @@ class _ZipStorages:
     path: Path
     folder: str
 
-    def read(self, name: str, nbytes: int) -> bytearray:
+    def read(self, wanted: Mapping[str, int]) -> dict[str, bytearray]:
         try:
             with ZipFile(self.path) as archive:
-                entry = archive.getinfo(f"{self.folder}/data/{name}")
-                if entry.file_size != nbytes:
-                    raise UnreadableArchive(f"a storage of it claims {nbytes} bytes, and {entry.file_size} are there")
-                return bytearray(archive.read(entry))
-        except KeyError:
-            raise UnreadableArchive(f"storage {name!r} is missing in it") from None
+                return {name: self._read(archive, name, nbytes) for name, nbytes in wanted.items()}
         except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error):
             raise UnreadableArchive(_DAMAGED) from None
+
+    def _read(self, archive: ZipFile, name: str, nbytes: int) -> bytearray:
+        try:
+            entry = archive.getinfo(f"{self.folder}/data/{name}")
+        except KeyError:
+            raise UnreadableArchive(f"storage {name!r} is missing in it") from None
+        if entry.file_size != nbytes:
+            raise UnreadableArchive(f"a storage of it claims {nbytes} bytes, and {entry.file_size} are there")
+        return bytearray(archive.read(entry))
 
 
 def _opened_zip(path: Path) -> Archive:
@@ -201,12 +211,15 @@ class _LegacyStorages:
     places: Mapping[str, tuple[int, int]]
     """Where a storage begins, and its bytes."""
 
-    def read(self, name: str, nbytes: int) -> bytearray:
-        if self.places.get(name, (0, -1))[1] != nbytes:
-            raise UnreadableArchive(f"storage {name!r} is missing in it, or of another size than is claimed")
+    def read(self, wanted: Mapping[str, int]) -> dict[str, bytearray]:
+        found = {}
         with self.path.open("rb") as file:
-            file.seek(self.places[name][0])
-            return bytearray(file.read(nbytes))
+            for name, nbytes in wanted.items():
+                if self.places.get(name, (0, -1))[1] != nbytes:
+                    raise UnreadableArchive(f"storage {name!r} is missing in it, or of another size than is claimed")
+                file.seek(self.places[name][0])
+                found[name] = bytearray(file.read(nbytes))
+        return found
 
 
 def _opened_legacy(path: Path) -> Archive:

@@ -180,6 +180,9 @@ def claims() -> Iterator[tuple[str, bytes]]:
     yield "strides.pt", with_pickle(pickled.replace(size + b"q", b"(" + large + b"K\x00K\x00K\x00tq", 1))
     yield "negative.pt", with_pickle(pickled.replace(size, b"(J\xff\xff\xff\xffK\x03K\x03K\x03t"))
     yield "elements.pt", with_pickle(pickled.replace(elements, large + b"t"))
+    other = b"X\x01\0\0\x001"
+    assert other in pickled
+    yield "two-sizes.pt", with_pickle(pickled.replace(other, b"X\x01\0\0\x000"))
     yield "no-storage.pt", rezipped(whole, lambda name, old: None if name.endswith("data/0") else old)
     yield "short-storage.pt", rezipped(whole, lambda name, old: old[:8] if name.endswith("data/0") else old)
     yield "long-storage.pt", rezipped(whole, lambda name, old: old * 9 if name.endswith("data/0") else old)
