@@ -24,8 +24,15 @@ def open_model(start: StartSettings) -> Imported:
     Raises `UserError` for an unknown name, weights that cannot be fetched or do not fit, and for what no block can
     express.
     """
+    if start.kind == "run":
+        raise UserError(
+            f"start {start.model}: a run has its space already; train its recipe on these images with "
+            f"`nd.train(init={start.name})`"
+        )
     importer = IMPORTERS[start.kind]
     if start.weights is None:
+        # What cannot be read is refused before anything is fetched.
+        importer.read(importer.model(start.name), start.name)
         return importer.read(importer.model(start.name, pretrained=True), start.name)
     given = read_state_dict(Path(start.weights))
     classes = classes_of(importer.model(start.name), given)

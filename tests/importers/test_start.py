@@ -105,3 +105,19 @@ def test_a_space_of_another_network_is_refused(start):
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(UserError, match="write timm:NAME, torchvision:NAME or run:DIR"):
         parse(StartSettings, {"model": model}, "recipe.yaml")
+
+
+def test_what_no_block_expresses_is_refused_before_its_weights_are_fetched(monkeypatch):
+    fetched = []
+    model = IMPORTERS["timm"].model
+    monkeypatch.setattr(
+        type(IMPORTERS["timm"]), "model", lambda self, *given, **how: (fetched.append(how), model(*given))[1]
+    )
+    with pytest.raises(UserError, match="timm:mixnet_s: "):
+        open_model(StartSettings(model="timm:mixnet_s"))
+    assert fetched == [{}]
+
+
+def test_a_run_is_no_network_to_grow_a_space_from():
+    with pytest.raises(UserError, match=r"start run:runs/a: a run has its space already; .*`nd\.train\(init=runs/a\)`"):
+        open_model(StartSettings(model="run:runs/a"))
