@@ -1,17 +1,23 @@
 """Blocks whose spatial convolution mixes channels: one by itself, and one in place of expansion and depthwise."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
-from nasdeploy.blocks.inverted_residual import Activation, Gate, Padding, margins, percent_of, strided
-from nasdeploy.core.plan import Block, TensorType
-
-PlainShortcut = Literal["none", "identity"]
-"""A sum with the input where shapes allow it (`identity`), or no sum."""
+from nasdeploy.blocks.feature_maps import (
+    Activation,
+    FeatureMaps,
+    Gate,
+    Padding,
+    PlainShortcut,
+    margins,
+    percent_of,
+    squeeze_params,
+)
+from nasdeploy.core.plan import Block
 
 
 @dataclass(frozen=True)
-class ConvBlock(Block):
+class ConvBlock(FeatureMaps, Block):
     """Convolution, batch normalisation, activation, and maybe a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. MobileNet v3 ends with one of kernel size 1,
@@ -31,20 +37,9 @@ class ConvBlock(Block):
     padding: Padding = "symmetric"
 
     @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
     def residual(self) -> bool:
         """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.stride == 1 and self.in_channels == self.out_channels
+        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -72,7 +67,7 @@ class ConvBlock(Block):
 
 
 @dataclass(frozen=True)
-class FusedInvertedResidual(Block):
+class FusedInvertedResidual(FeatureMaps, Block):
     """Convolution that expands, squeeze-and-excitation, projection 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -101,20 +96,9 @@ class FusedInvertedResidual(Block):
     """The padding of the expanding convolution."""
 
     @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
     def residual(self) -> bool:
         """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.stride == 1 and self.in_channels == self.out_channels
+        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -130,8 +114,7 @@ class FusedInvertedResidual(Block):
     @property
     def params(self) -> int:
         """The parameters of convolutions, their normalisations, and the biases of squeeze-and-excitation."""
-        mid, se = self.mid_channels, self.se_channels
-        squeeze = 2 * mid * se + se + mid if se else 0
+        mid, squeeze = self.mid_channels, squeeze_params(self.mid_channels, self.se_channels)
         return mid * (self.in_channels * self.kernel_size**2 + 2) + squeeze + self.out_channels * (mid + 2)
 
     @property

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nasdeploy.blocks.inverted_residual import Activation, Padding, make_divisible, strided
+from nasdeploy.blocks.feature_maps import Activation, FeatureMaps, Padding, make_divisible
 from nasdeploy.core.plan import Block, TensorType
 
 
 @dataclass(frozen=True)
-class Stem(Block):
+class Stem(FeatureMaps, Block):
     """Convolution, batch normalisation, activation: `[3, side, side] -> [out_channels, side / stride, ...]`."""
 
     side: int
@@ -19,17 +19,6 @@ class Stem(Block):
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
-
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the image."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
 
     @property
     def macs(self) -> int:

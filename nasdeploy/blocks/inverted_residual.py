@@ -3,11 +3,19 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from nasdeploy.core.plan import Block, TensorType, key_of
+from nasdeploy.blocks.feature_maps import (
+    Activation,
+    FeatureMaps,
+    Gate,
+    Padding,
+    make_divisible,
+    margins,
+    percent_of,
+    squeeze_params,
+)
+from nasdeploy.core.plan import Block, key_of
 from nasdeploy.core.space import Sharing
 
-Activation = Literal["swish", "relu", "relu6", "hswish"]
-Gate = Literal["hardsigmoid", "sigmoid"]
 Shortcut = Literal["none", "identity", "average"]
 """A sum with the input where shapes allow it (`identity`), or with its means over the stride, projected (`average`).
 
@@ -15,32 +23,6 @@ Shortcut = Literal["none", "identity", "average"]
 """
 Expansion = Literal["unless-equal", "always"]
 """An expansion is there if it widens (or narrows) what it takes, or in any case."""
-Padding = Literal["symmetric", "same"]
-"""Half the kernel on every side, or as little as TensorFlow's SAME does: below and on the right maybe one more."""
-
-
-def make_divisible(value: float, divisor: int = 8) -> int:
-    """`value` rounded to the nearest multiple of `divisor`, at least one, and one step up if that lost over 10 %."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
-
-
-def percent_of(channels: int, percent: int) -> int:
-    """Return a percentage of channels, rounded to a multiple of 8 where the channels are one: all of them at 100."""
-    return channels if percent == 100 else min(channels, make_divisible(channels * percent / 100))
-
-
-def strided(side: int, stride: int) -> int:
-    """Return the side of a convolution's output with padding that makes it `side / stride`, rounded up."""
-    return (side - 1) // stride + 1
-
-
-def margins(side: int, kernel_size: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Return the rows (and columns) of zeros before and after a convolution's input of that side."""
-    if padding == "symmetric":
-        return kernel_size // 2, kernel_size // 2
-    missing = max((strided(side, stride) - 1) * stride + kernel_size - side, 0)
-    return missing // 2, missing - missing // 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +31,7 @@ class KernelTransform(Sharing):
 
 
 @dataclass(frozen=True)
-class InvertedResidual(Block):
+class InvertedResidual(FeatureMaps, Block):
     """Inverted residual block: expand 1x1, depthwise, squeeze-and-excitation, project 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -81,17 +63,6 @@ class InvertedResidual(Block):
     """The activation after the projection, before a sum with the input: MobileNet v1's and LCNet's blocks have one."""
 
     @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
     def expands(self) -> bool:
         """Whether there is an expansion."""
         return self.expansion == "always" or self.mid_channels != self.in_channels
@@ -99,7 +70,7 @@ class InvertedResidual(Block):
     @property
     def identity(self) -> bool:
         """Whether the shortcut is the input itself."""
-        return self.shortcut != "none" and self.stride == 1 and self.in_channels == self.out_channels
+        return self.shortcut != "none" and self.keeps_shape
 
     @property
     def residual(self) -> bool:
@@ -128,10 +99,9 @@ class InvertedResidual(Block):
     @property
     def params(self) -> int:
         """The parameters of convolutions, their normalisations, and the biases of squeeze-and-excitation."""
-        mid, se = self.mid_channels, self.se_channels
+        mid, squeeze = self.mid_channels, squeeze_params(self.mid_channels, self.se_channels)
         expand = mid * (self.in_channels + 2) if self.expands else 0
         shortcut = self.in_channels * self.out_channels if self.projects_shortcut else 0
-        squeeze = 2 * mid * se + se + mid if se else 0
         return expand + mid * (self.kernel_size**2 + 2) + squeeze + self.out_channels * (mid + 2) + shortcut
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal, Self
 
-from nasdeploy.blocks.inverted_residual import Activation, Gate, percent_of, strided
+from nasdeploy.blocks.feature_maps import Activation, FeatureMaps, Gate, percent_of, squeeze_params, strided
 from nasdeploy.core.plan import Block, TensorType
 
 StemPooling = Literal["max", "convolution"]
@@ -89,7 +89,7 @@ class PoolingStem(Block):
 
 
 @dataclass(frozen=True)
-class _Residual(Block):
+class _Residual(FeatureMaps, Block):
     """What blocks of ResNets have in common: a branch, squeeze-and-excitation, a shortcut, and an activation after all.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Each convolution is followed by batch
@@ -115,20 +115,9 @@ class _Residual(Block):
     """What batch normalisation adds to the variance."""
 
     @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
     def identity(self) -> bool:
         """Whether the shortcut is the input itself."""
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.keeps_shape
 
     @property
     @abstractmethod
@@ -149,9 +138,8 @@ class _Residual(Block):
     @property
     def params(self) -> int:
         """The parameters of convolutions, their normalisations, and the biases of squeeze-and-excitation."""
-        out, se = self.out_channels, self.se_channels
-        squeeze = 2 * out * se + se + out if se else 0
-        return self._branch[1] + squeeze + (self._shortcut + 2 * out if self._shortcut else 0)
+        out, shortcut = self.out_channels, self._shortcut
+        return self._branch[1] + squeeze_params(out, self.se_channels) + (shortcut + 2 * out if shortcut else 0)
 
     @property
     def live(self) -> int:

@@ -3,13 +3,20 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
-from nasdeploy.blocks.convolutions import PlainShortcut
-from nasdeploy.blocks.inverted_residual import Activation, Padding, margins, percent_of, strided
-from nasdeploy.core.plan import Block, TensorType
+from nasdeploy.blocks.feature_maps import (
+    Activation,
+    FeatureMaps,
+    Padding,
+    PlainShortcut,
+    margins,
+    percent_of,
+    strided,
+)
+from nasdeploy.core.plan import Block
 
 
 @dataclass(frozen=True)
-class UniversalInvertedResidual(Block):
+class UniversalInvertedResidual(FeatureMaps, Block):
     """Optional depthwise convolution, expansion 1x1, optional depthwise convolution, projection 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -40,17 +47,6 @@ class UniversalInvertedResidual(Block):
             raise ValueError(f"a stride of {self.stride} needs a depthwise convolution; the block has none")
 
     @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the feature map."""
-        side = strided(self.side, self.stride)
-        return TensorType((self.out_channels, side, side))
-
-    @property
     def kernel_size(self) -> int:
         """The largest kernel, which is 1 without depthwise convolutions."""
         return max(self.start_kernel, self.middle_kernel, 1)
@@ -78,7 +74,7 @@ class UniversalInvertedResidual(Block):
     @property
     def residual(self) -> bool:
         """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.stride == 1 and self.in_channels == self.out_channels
+        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def macs(self) -> int:

@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasdeploy.blocks.feature_maps import margins
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
-from nasdeploy.blocks.inverted_residual import margins
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import (
     ACTIVATIONS,

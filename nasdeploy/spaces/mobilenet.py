@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, model_validator
 
+from nasdeploy.blocks.feature_maps import Activation, strided
 from nasdeploy.blocks.heads import PoolHead, Stem
-from nasdeploy.blocks.inverted_residual import Activation, MBConv, strided
+from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, TensorType

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nasdeploy.blocks.feature_maps import make_divisible, strided
 from nasdeploy.blocks.heads import PoolHead, Stem
-from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv, make_divisible, strided
+from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, TensorType

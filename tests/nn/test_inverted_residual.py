@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv3 import InvertedResidual as TorchvisionBlock
 from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
-from nasdeploy.blocks.inverted_residual import InvertedResidual, KernelTransform, make_divisible
+from nasdeploy.blocks.feature_maps import make_divisible
+from nasdeploy.blocks.inverted_residual import InvertedResidual, KernelTransform
 from nasdeploy.convert import quick_onnx, to_onnx
 from nasdeploy.core.plan import Part, Plan, Step
 from nasdeploy.core.space import Sharing
