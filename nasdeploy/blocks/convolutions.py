@@ -7,9 +7,9 @@ from nasdeploy.blocks.feature_maps import (
     Activation,
     FeatureMaps,
     Gate,
+    PaddedConvolution,
     Padding,
     PlainShortcut,
-    margins,
     percent_of,
     squeeze_params,
 )
@@ -17,7 +17,7 @@ from nasdeploy.core.plan import Block
 
 
 @dataclass(frozen=True)
-class ConvBlock(FeatureMaps, Block):
+class ConvBlock(FeatureMaps, PaddedConvolution, Block):
     """Convolution, batch normalisation, activation, and maybe a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. MobileNet v3 ends with one of kernel size 1,
@@ -42,11 +42,6 @@ class ConvBlock(FeatureMaps, Block):
         return self.shortcut == "identity" and self.keeps_shape
 
     @property
-    def margins(self) -> tuple[int, int]:
-        """The rows (and columns) of zeros before and after the input of the convolution."""
-        return margins(self.side, self.kernel_size, self.stride, self.padding)
-
-    @property
     def macs(self) -> int:
         """The multiply-accumulates of the convolution."""
         return self.output.elements * self.in_channels * self.kernel_size**2
@@ -67,7 +62,7 @@ class ConvBlock(FeatureMaps, Block):
 
 
 @dataclass(frozen=True)
-class FusedInvertedResidual(FeatureMaps, Block):
+class FusedInvertedResidual(FeatureMaps, PaddedConvolution, Block):
     """Convolution that expands, squeeze-and-excitation, projection 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -99,11 +94,6 @@ class FusedInvertedResidual(FeatureMaps, Block):
     def residual(self) -> bool:
         """Whether there is a shortcut."""
         return self.shortcut == "identity" and self.keeps_shape
-
-    @property
-    def margins(self) -> tuple[int, int]:
-        """The rows (and columns) of zeros before and after the input of the expanding convolution."""
-        return margins(self.side, self.kernel_size, self.stride, self.padding)
 
     @property
     def macs(self) -> int:

@@ -67,3 +67,17 @@ class FeatureMaps:
     def keeps_shape(self) -> bool:
         """Whether input and output have the same shape, so that they can be added up."""
         return self.stride == 1 and self.in_channels == self.out_channels
+
+
+class PaddedConvolution:
+    """The padding of a block's convolution of several taps; it has no fields of its own either."""
+
+    side: int
+    kernel_size: int
+    stride: int
+    padding: Padding
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """The rows (and columns) of zeros before and after the input of the convolution."""
+        return margins(self.side, self.kernel_size, self.stride, self.padding)

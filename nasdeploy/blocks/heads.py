@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from nasdeploy.blocks.feature_maps import Activation, FeatureMaps, Padding, make_divisible
+from nasdeploy.blocks.feature_maps import Activation, FeatureMaps, PaddedConvolution, Padding, make_divisible
 from nasdeploy.core.plan import Block, TensorType
 
 
 @dataclass(frozen=True)
-class Stem(FeatureMaps, Block):
+class Stem(FeatureMaps, PaddedConvolution, Block):
     """Convolution, batch normalisation, activation: `[3, side, side] -> [out_channels, side / stride, ...]`."""
 
     side: int
@@ -31,8 +31,26 @@ class Stem(FeatureMaps, Block):
         return self.out_channels * (self.in_channels * self.kernel_size**2 + 2)
 
 
+class _ClassifyingHead:
+    """The types of heads: `[in_channels, side, side] -> [classes]`, logits. Each head lists the fields."""
+
+    side: int
+    in_channels: int
+    classes: int
+
+    @property
+    def inputs(self) -> tuple[TensorType, ...]:
+        """The type of the feature map."""
+        return (TensorType((self.in_channels, self.side, self.side)),)
+
+    @property
+    def output(self) -> TensorType:
+        """The type of the logits."""
+        return TensorType((self.classes,))
+
+
 @dataclass(frozen=True)
-class PoolHead(Block):
+class PoolHead(_ClassifyingHead, Block):
     """The efficient last stage: 1x1 convolution, pooling, 1x1 convolution without normalisation, classifier.
 
     `[in_channels, side, side] -> [classes]`, logits.
@@ -44,16 +62,6 @@ class PoolHead(Block):
     expand_ratio: int
     classes: int
     activation: Activation
-
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the logits."""
-        return TensorType((self.classes,))
 
     @property
     def mid_channels(self) -> int:
@@ -79,7 +87,7 @@ class PoolHead(Block):
 
 
 @dataclass(frozen=True)
-class ClassifierHead(Block):
+class ClassifierHead(_ClassifyingHead, Block):
     """Convolution 1x1 with normalisation and activation, pooling, hidden layer with activation, classifier.
 
     `[in_channels, side, side] -> [classes]`, logits. EfficientNets have the convolution, MobileNet v3 the hidden layer,
@@ -100,16 +108,6 @@ class ClassifierHead(Block):
     """Whether the layer after pooling has a bias."""
     hidden_norm: bool = False
     """Whether the layer after pooling is followed by batch normalisation, before its activation (MobileNet v4)."""
-
-    @property
-    def inputs(self) -> tuple[TensorType, ...]:
-        """The type of the feature map."""
-        return (TensorType((self.in_channels, self.side, self.side)),)
-
-    @property
-    def output(self) -> TensorType:
-        """The type of the logits."""
-        return TensorType((self.classes,))
 
     @property
     def pooled(self) -> int:

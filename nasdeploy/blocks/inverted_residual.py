@@ -7,9 +7,9 @@ from nasdeploy.blocks.feature_maps import (
     Activation,
     FeatureMaps,
     Gate,
+    PaddedConvolution,
     Padding,
     make_divisible,
-    margins,
     percent_of,
     squeeze_params,
 )
@@ -31,7 +31,7 @@ class KernelTransform(Sharing):
 
 
 @dataclass(frozen=True)
-class InvertedResidual(FeatureMaps, Block):
+class InvertedResidual(FeatureMaps, PaddedConvolution, Block):
     """Inverted residual block: expand 1x1, depthwise, squeeze-and-excitation, project 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -81,11 +81,6 @@ class InvertedResidual(FeatureMaps, Block):
     def projects_shortcut(self) -> bool:
         """Whether the shortcut has a convolution of its own."""
         return self.shortcut == "average" and self.in_channels != self.out_channels
-
-    @property
-    def margins(self) -> tuple[int, int]:
-        """The rows (and columns) of zeros before and after the input of the depthwise convolution."""
-        return margins(self.side, self.kernel_size, self.stride, self.padding)
 
     @property
     def macs(self) -> int:

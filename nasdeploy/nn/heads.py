@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdeploy.blocks.feature_maps import margins
 from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import (
@@ -58,9 +57,7 @@ class StemFamily(BatchNormFamily):
     @staticmethod
     def forward(block: Stem, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, 3, side, side] -> [N, out_channels, ...]`."""
-        x = pad_and_convolve(
-            x, tensors.weight, block.stride, margins(block.side, block.kernel_size, block.stride, block.padding)
-        )
+        x = pad_and_convolve(x, tensors.weight, block.stride, block.margins)
         return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics, block.bn_eps))
 
 
