@@ -1,7 +1,7 @@
 """Inverted residual blocks, which MobileNets, EfficientNets, once-for-all and AlphaNet are made of."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from nasdeploy.blocks.feature_maps import (
     Activation,
@@ -110,15 +110,16 @@ class InvertedResidual(FeatureMaps, PaddedConvolution, Block):
         depthwise = max(given + wide, wide + narrow) if self.expands else given + narrow
         return max(depthwise, scaled, narrow + output)
 
-    def cut(self, kernel_size: int, middle: int) -> Self:
-        """Return the block with `middle` per cent of its middle channels, and a kernel of at most `kernel_size`.
+    def cut(self, kernel_size: int, middle: int) -> "InvertedResidual":
+        """Return a block with `middle` per cent of the middle channels, and a kernel of at most `kernel_size`.
 
         A block without an expansion keeps its channels, which are those of its input.
         """
-        if not self.expands:
-            return replace(self, kernel_size=min(self.kernel_size, kernel_size))
-        mid = percent_of(self.mid_channels, middle)
-        return replace(self, kernel_size=min(self.kernel_size, kernel_size), mid_channels=mid, expansion="always")
+        values = {each.name: getattr(self, each.name) for each in fields(InvertedResidual)}
+        values["kernel_size"] = min(self.kernel_size, kernel_size)
+        if self.expands:
+            values |= {"mid_channels": percent_of(self.mid_channels, middle), "expansion": "always"}
+        return InvertedResidual(**values)
 
 
 @dataclass(frozen=True, init=False)

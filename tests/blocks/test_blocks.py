@@ -183,3 +183,10 @@ def test_alphanets_block_is_one_with_its_own_name() -> None:
     assert (block.inputs, block.output) == (same.inputs, same.output)
     assert block.key != same.key
     assert len({block, MBConv(24, 32, 40, 5, 6, 2, True, "swish"), same}) == 2
+
+
+def test_what_is_cut_out_of_alphanets_block_is_an_inverted_residual() -> None:
+    block = MBConv(24, 32, 40, kernel_size=5, expand_ratio=6, stride=2, se=True, activation="swish")
+    assert block.cut(3, 50) == InvertedResidual(24, 32, 40, 3, 96, 2, 48, "swish", "average", expansion="always")
+    narrow = MBConv(24, 32, 40, kernel_size=5, expand_ratio=1, stride=2, se=False, activation="swish")
+    assert narrow.cut(3, 50) == InvertedResidual(24, 32, 40, 3, 32, 2, 0, "swish", "average")
