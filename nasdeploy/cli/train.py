@@ -94,7 +94,7 @@ def _text(path: Path, facts: dict[str, Any]) -> str:
     lines = [f"trained {path}"]
     for phase in facts.get("phases", ()):
         early = ", ended early" if phase["early"] else ""
-        lines.append(f"  phase {phase['name']}: {phase['epochs']} epoch{'s' if phase['epochs'] > 1 else ''}{early}")
+        lines.append(f"  phase {phase['name']}: {phase['epochs']} epoch{'' if phase['epochs'] == 1 else 's'}{early}")
     validation = facts.get("validation")
     if isinstance(validation, dict):
         for name, score in validation.items():

@@ -250,7 +250,7 @@ def _position(content: Mapping[str, Any]) -> Position:
     if min(epoch, step) < 0:
         raise ValueError(f"a position at epoch {epoch} and step {step}")
     processes, ended = content.get("processes"), tuple(int(end) for end in content.get("phases_ended", ()))
-    if list(ended) != sorted(set(ended)) or any(end > epoch for end in ended):
+    if list(ended) != sorted(ended) or any(end > epoch for end in ended):
         raise ValueError(f"phases that ended after epochs {ended}, of {epoch}")
     return Position(
         epoch,

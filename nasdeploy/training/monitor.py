@@ -146,7 +146,12 @@ class MetricsFile:
         )
 
     def handed_on(self, epoch: int) -> Metrics:
-        """Return the metrics of the last epoch, with the scores of the earlier one whose weights were taken, if any."""
+        """Return the metrics of the last epoch, with the scores of the earlier one whose weights were taken, if any.
+
+        Where no epoch was gone through (0), there are none.
+        """
+        if epoch == 0:
+            return {"epoch": 0}
         line = self.of(epoch)
         early = line.get(ENDED_EARLY)
         return line if early is None else {**line, "validation": self.of(early["best_epoch"])["validation"]}

@@ -215,7 +215,8 @@ class PhaseSettings(LearningSettings):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
-    epochs: int = Field(ge=1, le=100_000)
+    epochs: int = Field(ge=0, le=100_000)
+    """The epochs of the phase; one of 0 is gone through without a step: its channels are sorted, if it says so."""
 
     @property
     def changed(self) -> frozenset[str]:
@@ -229,7 +230,8 @@ class PhaseSettings(LearningSettings):
 
 
 def _epochs(given: dict[str, Any]) -> int:
-    return sum(phase.epochs for phase in given.get("phases", ())) or 360
+    phases = given.get("phases", ())
+    return sum(phase.epochs for phase in phases) if phases else 360
 
 
 class TrainSettings(LearningSettings):
@@ -291,11 +293,10 @@ class TrainSettings(LearningSettings):
 
     @property
     def original_phase(self) -> int | None:
-        """The number of the phase (from 0) that leaves the original: the last one of the largest network alone that
-        one of other networks follows. None if there is none."""
+        """The number of the phase (from 0) that leaves the original: the last one of the largest network alone. None
+        if there is none."""
         kinds = [settings.sampling.kind for settings in self.of_phases]
-        found = [number for number, (kind, after) in enumerate(pairwise(kinds)) if kind == "largest" != after]
-        return found[-1] if found else None
+        return max((number for number, kind in enumerate(kinds) if kind == "largest"), default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -324,7 +325,7 @@ class TrainSettings(LearningSettings):
             raise ValueError(
                 "compile excludes sync_bn, in which processes meet inside a block; set one of them to false"
             )
-        if settings.warmup_epochs > settings.epochs:
+        if settings.epochs and settings.warmup_epochs > settings.epochs:
             raise ValueError(f"warmup_epochs is {settings.warmup_epochs}, more than the {settings.epochs} epochs")
         if settings.clip_value is not None and settings.clip_norm is not None:
             raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")

@@ -30,7 +30,7 @@ from nasdeploy.supernet.importance import sort_channels
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import Task, TaskData
-from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState, change_of_processes
+from nasdeploy.training.checkpoint import Checkpoints, Position, SavedState, TrainingState, change_of_processes
 from nasdeploy.training.loop import TrainingLoop
 from nasdeploy.training.monitor import Metrics, MetricsFile, PhaseSteps, monitored
 from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
@@ -96,8 +96,15 @@ class Trainer:
             phase = self.phases[position.phase]
             if position.between:
                 state = self._begun(phase, state)
-            with self._loop(phase, state) as loop:
-                loop.finish()
+            if phase.settings.epochs:
+                with self._loop(phase, state) as loop:
+                    loop.finish()
+            else:
+                self._end_without_steps(state)
+        if self._leaves_original(position):
+            with self.ranks.agreed():
+                if self.ranks.first:
+                    self._between_phases(state.averaged, None, leaves_original=True)
         # The first process has written the last line by then.
         self.ranks.wait()
         steps, skipped = position.epoch * self.steps_per_epoch, position.skips.to_plain()
@@ -127,6 +134,13 @@ class Trainer:
             # Sums of other processes might be rounded otherwise, and order channels otherwise.
             self.ranks.share(state.supernet.state_dict().values())
         return TrainingState.fresh(state.supernet, phase.settings, state.position)
+
+    def _end_without_steps(self, state: TrainingState) -> None:
+        """End a phase of 0 epochs: the checkpoint takes the place of that of the phase before, which ended there."""
+        state.position.ended = (*state.position.ended, state.position.epoch)
+        if self.ranks.first:
+            self.directory.require_there()
+            self.checkpoints.save(state)
 
     def _leaves_original(self, position: Position) -> bool:
         """Return whether the phase that has just ended leaves the original."""
@@ -216,6 +230,7 @@ class Trainer:
         phase = self.phases[min(position.phase, len(self.phases) - 1)]
         state = TrainingState.fresh(supernet, phase.settings, position)
         if saved is not None:
+            self._require_phases(saved)
             # The optimizer of a finished phase is not needed any more.
             saved.restore_weights(state.averaged) if position.between else saved.restore(state)
         self._take_over(position)
@@ -230,10 +245,19 @@ class Trainer:
             self.mark_if_best(position)
         return state
 
+    def _require_phases(self, saved: SavedState) -> None:
+        """Raise `UserError` for a checkpoint by which phases ended that are not these."""
+        ended = saved.position.ended
+        with_steps = [end > began for began, end in pairwise((0, *ended))]
+        if with_steps != [phase.settings.epochs > 0 for phase in self.phases[: len(ended)]]:
+            raise UserError(f"{saved.path}: damaged; {saved.remedy}")
+
     def _require_end(self, position: Position) -> None:
         """Let a phase whose last epoch is finished have ended: checkpoints of earlier versions do not say so."""
         going_on = self.phases[position.phase : position.phase + 1]
-        if position.step == 0 and any(position.epoch - position.began == each.settings.epochs for each in going_on):
+        if position.step or position.between:
+            return
+        if any(position.epoch - position.began == each.settings.epochs for each in going_on):
             position.ended = (*position.ended, position.epoch)
 
     def _take_over(self, position: Position) -> None:

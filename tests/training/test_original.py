@@ -13,6 +13,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import PartRunner
 from nasdeploy.recipe import Recipe, space_of
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.networks import kept_original, networks_directory
 from nasdeploy.store.run import Run
 from nasdeploy.supernet import importance
@@ -126,6 +127,62 @@ def test_channels_are_sorted_once_where_a_phase_begins(
     content, lines = outcome(run)
     assert_same(content, finished[2][0])
     assert lines == finished[2][1]
+
+
+class StoppingAt(Progress):
+    """Stops a run that says something."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(quiet=True)
+        self._words = words
+
+    def say(self, text: str) -> None:
+        if self._words in text:
+            raise KeyboardInterrupt
+
+
+def stopped(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_phase_without_epochs_does_nothing_but_sort_channels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: tuple[Run, str, Outcome]
+) -> None:
+    without_steps = phased(ORIGINAL, f"{{name: elastic, epochs: 0, sort_channels: projection, {TAUGHT}}}")
+    with pytest.raises(KeyboardInterrupt):
+        train(without_steps, StoppingAt("merely sliced"))
+    monkeypatch.setattr(Run, "finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(without_steps)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run = train(without_steps)
+    space, kept = space_of(run), kept_original(run)
+    expected = load_supernet(finished[0].checkpoints / "epoch-000002.pt", space)
+    importance.sort_channels(expected, "projection")
+    content, lines = outcome(run)
+    assert_same(dict(content["weights"]), dict(expected.state_dict()))
+    assert (content["epoch"], content["phases_ended"]) == (2, [2, 2])
+    assert lines == finished[2][1][:2]
+    assert kept is not None and kept.record.epochs == 2
+    original = kept_original(finished[0])
+    assert original is not None and kept.record.after == original.record.after
+    assert run.facts("train")["phases"][1] == {"name": "elastic", "epochs": 0, "early": False}
+    assert trained_weights(run).path == run.checkpoints / "epoch-000002.pt"
+    with pytest.raises(UserError, match="training is finished"):
+        train(without_steps)
+
+
+def test_nothing_need_be_trained_or_made_elastic() -> None:
+    none = "{name: original, epochs: 0, sampling: {kind: largest}}"
+    run = train(phased(none, ELASTIC.replace("epochs: 1", "epochs: 0")))
+    facts = run.facts("train")
+    assert (facts["epoch"], facts["steps"], facts["skipped"]) == (0, 0, [])
+    kept = kept_original(run)
+    assert kept is not None and kept.record.epochs == 0
+    assert [path.name for path in sorted(run.checkpoints.iterdir())] == ["epoch-000000.pt"]
+    alone = train(phased(ORIGINAL, more=("name=alone",)))
+    assert kept_original(alone) is not None
 
 
 def test_without_the_original_the_phase_does_not_go_on() -> None:
