@@ -121,32 +121,28 @@ def _stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, given: GivenWeights, name: str) -> None:
-    """Load weights into a network of another library, called `name`; its classifier stays if theirs has other classes.
+    """Load weights into a network of another library, called `name`, which has as many classes as `classes_of` says.
 
     Raises `UserError`, and leaves the network as it is, for names that are missing or surplus, for other shapes, and
     for weights that nothing can be computed with.
     """
     own, weights = (_without_counters(tensors) for tensors in (model.state_dict(), _renamed(model, given.tensors)))
-    head, wanted = _classifier(model)
-    classes = _classes(weights.get(f"{head}.weight"), own[f"{head}.weight"])
-    expected = {
-        key: (classes, *tensor.shape[1:]) if key.startswith(f"{head}.") else tuple(tensor.shape)
-        for key, tensor in own.items()
-    }
-    differences = _differences(expected, weights)
+    differences = _differences({key: tuple(tensor.shape) for key, tensor in own.items()}, weights)
     if differences:
         raise UserError(f"{given.path}: no weights of {name}: {', '.join(differences)}; name the file of that network")
     if (defect := uncomputable(weights)) is not None:
         raise UserError(f"{given.path}: no weights to start from: {one_line(defect)}; {_OTHER}")
-    kept = {key: t for key, t in weights.items() if classes == wanted or not key.startswith(f"{head}.")}
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(weights, strict=False)
 
 
 def classes_of(model: nn.Module, given: GivenWeights) -> int:
     """Return the number of classes that weights for a network, whose own may be others, have a classifier for."""
-    head, _ = _classifier(model)
-    weight = f"{head}.weight"
-    return _classes(_renamed(model, given.tensors).get(weight), model.state_dict()[weight])
+    weight = f"{_classifier(model)}.weight"
+    found, own = _renamed(model, given.tensors).get(weight), model.state_dict()[weight]
+    # Of what differs in more than classes the network's own are kept: it is refused when it is loaded.
+    if found is None or not found.numel() or found.shape[1:] != own.shape[1:]:
+        return len(own)
+    return len(found)
 
 
 def _renamed(model: nn.Module, given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -155,8 +151,7 @@ def _renamed(model: nn.Module, given: Mapping[str, Tensor]) -> Mapping[str, Tens
     That is so if no name is the same, and the tensors have, in their order, the same last part of the name (`weight`,
     `running_mean`) and the same shape, but for the classifier's number of classes.
     """
-    own = model.state_dict()
-    head, _ = _classifier(model)
+    own, head = model.state_dict(), _classifier(model)
     if own.keys() & given.keys() or len(own) != len(given):
         return given
 
@@ -176,17 +171,10 @@ def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
-def _classifier(model: nn.Module) -> tuple[str, int]:
-    """Return the name of the classifier, the last matrix of a network, and the number of its classes."""
-    name, last = [(n, module) for n, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    return name, last.out_features
-
-
-def _classes(given: Tensor | None, own: Tensor) -> int:
-    """Return the number of classes of a given classifier; the network's, if it differs in more than that."""
-    if given is None or not given.numel() or given.shape[1:] != own.shape[1:]:
-        return len(own)
-    return len(given)
+def _classifier(model: nn.Module) -> str:
+    """Return the name of the classifier, the last matrix of a network."""
+    matrices: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return matrices[-1]
 
 
 def _differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.importers.weights import load_into, read_state_dict
+from nasdeploy.importers.weights import classes_of, load_into, read_state_dict
 from tests.importers.hostile import network
 
 STATE = network().state_dict()
@@ -158,12 +158,12 @@ def test_all_of_it_is_loaded(tmp_path):
     assert_same(model.state_dict())
 
 
-def test_a_classifier_of_other_classes_stays_out(tmp_path):
-    model = another()
-    changes = {"3.weight": torch.randn(1000, 4), "3.bias": torch.randn(1000)}
-    load_into(model, given(tmp_path, **changes), "timm:net")
-    expected = {**STATE, "3.weight": torch.zeros(5, 4), "3.bias": torch.zeros(5)}
-    assert_same(model.state_dict(), expected)
+def test_the_network_has_the_classes_of_the_weights(tmp_path):
+    weights = given(tmp_path, **{"3.weight": torch.randn(1000, 4), "3.bias": torch.randn(1000)})
+    assert classes_of(network(), weights) == 1000
+    assert classes_of(network(), given(tmp_path, **{"3.weight": torch.randn(1000, 7)})) == 5
+    with pytest.raises(UserError, match=r"2 of another shape \(3.weight is \[1000, 4\], not \[5, 4\], 3.bias is"):
+        load_into(network(), weights, "timm:net")
 
 
 def test_old_files_lack_counters(tmp_path):
