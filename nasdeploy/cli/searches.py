@@ -1,6 +1,6 @@
 """Searches as text, and `nasdeploy search list|show|compare`: the finished searches of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +10,7 @@ from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, split_name
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
+    from nasdeploy.core.score import Criterion
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
     from nasdeploy.workflows.searches import CostReach, Forecast
 
@@ -184,8 +185,18 @@ def _summary(result: "SearchResult") -> str:
     rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
     return (
         f"search {result.id}, {result.strategy}, budget {budget_text(result.budget)}: {result.evaluated} networks "
-        f"within it after {rounds}" + (f"; accuracy on {_images(result)}" if result.unreadable else "")
+        f"within it after {rounds}"
+        + ("" if result.score == "metric" else f", ranked by {_CRITERIA[result.score]}")
+        + (f"; accuracy on {_images(result)}" if result.unreadable else "")
     )
+
+
+_CRITERIA: Mapping["Criterion", str] = {
+    "loss": "their loss",
+    "divergence": "the divergence of their outputs from the original's",
+    "both": "their loss and the divergence of their outputs from the original's",
+}
+"""What networks are ranked by, where that is not the metric that is shown."""
 
 
 def _spreads(result: "SearchResult") -> list[str]:
@@ -210,7 +221,8 @@ def _images(result: "SearchResult") -> str:
 def _fidelities(result: "SearchResult") -> list[str]:
     lines = [_fidelity(f"latency on {name}", found, "measured") for name, found in result.latency_fidelity.items()]
     if result.accuracy_fidelity is not None:
-        lines.append(_fidelity("accuracy", result.accuracy_fidelity, "evaluated"))
+        what = "accuracy" if result.score == "metric" else f"e^-x, x being {_CRITERIA[result.score]}"
+        lines.append(_fidelity(what, result.accuracy_fidelity, "evaluated"))
     return lines
 
 

@@ -1,12 +1,22 @@
 """Scores: how good a network is at its task, and the one place that says which of two networks is better."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf, isnan, sqrt
+from dataclasses import dataclass, replace
+from math import exp, inf, isnan, sqrt
 from typing import Literal
 
 Aggregate = Literal["proportion", "mean", "whole"]
 """How a score comes from its samples: the part of them that is right, the mean of a number for each, or neither."""
+
+Criterion = Literal["metric", "loss", "divergence", "both"]
+"""What networks are ranked by: the task's metric, and among equals the label loss; that loss alone; the divergence of
+their outputs from those of the run's original, which tells on every sample and not only on those that change sides; or
+the sum of both."""
+
+
+def compares(criterion: Criterion) -> bool:
+    """Return whether a criterion compares outputs with those of an original."""
+    return criterion in ("divergence", "both")
 
 
 @dataclass(frozen=True)
@@ -81,16 +91,38 @@ class Score:
     samples: int
     loss: float
     """The mean label loss; not a number where the network's outputs were not."""
+    divergence: float | None = None
+    """The mean divergence of the outputs from the original's, e.g. in nats; None where they were not compared."""
+    criterion: Criterion = "metric"
+    """What it is ranked by."""
+
+    @property
+    def penalty(self) -> float | None:
+        """The loss, divergence or sum of them that networks are ranked by, infinite for what is no number.
+
+        None where they are ranked by the metric.
+        """
+        if self.criterion == "metric":
+            return None
+        found = self.loss if self.criterion != "divergence" else 0.0
+        if compares(self.criterion):
+            assert self.divergence is not None  # Whoever ranks by it has it computed.
+            found += self.divergence
+        return inf if isnan(found) else found
 
     @property
     def gain(self) -> float:
-        """What is maximised: the value, negative where smaller ones are better."""
-        return self.metric.gain(self.value)
+        """What is maximised: the value, negative where smaller ones are better, or e to the power of -`penalty`.
+
+        The latter is 0..1 as a proportion is, whatever the losses: that of a label loss is the geometric mean of the
+        probabilities that the network gives to the right answers.
+        """
+        return self.metric.gain(self.value) if self.penalty is None else exp(-self.penalty)
 
     @property
     def regret(self) -> float:
-        """What is minimised: how far the value is from the best one."""
-        return self.metric.regret(self.value)
+        """What is minimised: how far what is maximised is from the best there is."""
+        return self.metric.regret(self.value) if self.penalty is None else 1.0 - self.gain
 
     @property
     def is_sound(self) -> bool:
@@ -99,12 +131,16 @@ class Score:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """The key that orders networks, larger for better ones: the value, and among equals the smaller loss."""
-        return self.gain, -inf if isnan(self.loss) else -self.loss
+        """The key that orders networks, larger for better ones: the value, and among equals the smaller loss; or the
+        smaller penalty, and among equals the value."""
+        value = self.metric.gain(self.value)
+        if self.penalty is not None:
+            return -self.penalty, value
+        return value, -inf if isnan(self.loss) else -self.loss
 
     def ties(self, worse: "Score") -> bool:
-        """Return whether this value is better than a worse one by no more than its own standard error."""
-        return self.gain - worse.gain <= self.error
+        """Return whether this value is better than another one by no more than its own standard error."""
+        return self.metric.gain(self.value) - self.metric.gain(worse.value) <= self.error
 
     @property
     def text(self) -> str:
@@ -138,8 +174,12 @@ def together(scores: Sequence[Score]) -> Score:
     if not metric.is_mean:
         raise ValueError(f"{metric.name} of parts of the {metric.samples} do not add up to that of all")
     loss = sum(score.loss * score.samples for score in scores) / count
+    parts = [score.divergence * score.samples for score in scores if score.divergence is not None]
+    divergence = sum(parts) / count if len(parts) == len(scores) else None
     if metric.aggregate == "proportion":
-        return proportion(metric, sum(round(score.value * score.samples) for score in scores), count, loss)
-    value = sum(score.value * score.samples for score in scores) / count
-    error = sqrt(sum((score.error * score.samples) ** 2 for score in scores)) / count
-    return Score(metric, value, error, count, loss)
+        whole = proportion(metric, sum(round(score.value * score.samples) for score in scores), count, loss)
+    else:
+        value = sum(score.value * score.samples for score in scores) / count
+        error = sqrt(sum((score.error * score.samples) ** 2 for score in scores)) / count
+        whole = Score(metric, value, error, count, loss)
+    return replace(whole, divergence=divergence, criterion=scores[0].criterion)

@@ -99,6 +99,12 @@ def _classifier_rate(draft: PretrainedDraft) -> str:
     return "1.0" if kept else "3.0  # the classifier is new"
 
 
+def score_text() -> str:
+    """Return the line of section `search` that says what networks are ranked by."""
+    note = "loss + divergence from the original's outputs: tells networks apart on few images; or metric, loss"
+    return noted("  score: both", note) + "\n"
+
+
 def finetune_text(draft: PretrainedDraft) -> str:
     """Return the section `finetune`: the chosen network, trained further alone."""
     phases = draft.phases

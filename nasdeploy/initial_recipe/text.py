@@ -11,7 +11,14 @@ from nasdeploy.data.inspect import FolderSummary, inspect_folder
 from nasdeploy.initial_recipe.choices import Draft, draft_for
 from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
-from nasdeploy.initial_recipe.pretrained_text import finetune_text, noted, phases_text, preprocessing_lines, start_text
+from nasdeploy.initial_recipe.pretrained_text import (
+    finetune_text,
+    noted,
+    phases_text,
+    preprocessing_lines,
+    score_text,
+    start_text,
+)
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.supernet.settings import StartSettings
 
@@ -188,7 +195,7 @@ recalibration:
 with some minutes of measuring on the device.
 search:
 {noted("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")}
-  rounds: {search.rounds}
+{score_text() if isinstance(draft, PretrainedDraft) else ""}  rounds: {search.rounds}
 {noted(f"  parents: {search.parents}", "random networks at first")}
 {noted(f"  mutations: {half}", "in each round")}
   crossovers: {half}

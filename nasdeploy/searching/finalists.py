@@ -158,12 +158,15 @@ def result_of(
         made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
         made = made.model_copy(update={"original": candidate.arch == facts.original})
         there = deployed.get(candidate.arch)
-        return made if there is None else made.model_copy(update={"deployed_value": there.score.value})
+        if there is None:
+            return made
+        return made.model_copy(update={"deployed_value": there.score.value, "penalty": _finite(there.score.penalty)})
 
     return SearchResult(
         id=facts.id,
         finished=facts.finished,
         strategy=facts.settings.strategy,
+        score=facts.settings.score,
         supernet=facts.supernet,
         weights=facts.weights,
         space=problem.space.digest,
@@ -231,10 +234,15 @@ def found_of(candidate: Candidate, problem: Problem, timings: Timings) -> Networ
         arch=candidate.arch.to_json(),
         value=score.value,
         error=score.error,
-        loss=score.loss if isfinite(score.loss) else None,
+        loss=_finite(score.loss),
+        penalty=_finite(score.penalty),
         costs=NetworkRecord.costs_of(candidate.costs),
         latency=latency,
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
 
 
 def _latency(seconds: float, table: LatencyTable, timing: Timing | None) -> LatencyRecord:

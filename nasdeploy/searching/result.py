@@ -9,7 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.score import Metric
+from nasdeploy.core.score import Criterion, Metric
 from nasdeploy.core.settings import Settings
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.searching.budget import ANY, Budget, Range
@@ -53,6 +53,9 @@ class NetworkRecord(Settings):
     deployed_value: float | None = None
     """The score of the network in the first device's precision, as its runtime computes it; None where that was not
     measured: in fp32 and fp16, and of networks that are no finalists within the budget."""
+    penalty: float | None = None
+    """What the network, as it is deployed, was ranked by, smaller for better ones; left out of JSON where that is the
+    metric, and of a network whose outputs were no numbers."""
     original: bool = False
     """Whether it is the run's original, with weights of its own; left out of JSON if it is not."""
     costs: dict[str, int | float]
@@ -76,8 +79,9 @@ class NetworkRecord(Settings):
     @model_serializer(mode="wrap")
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = handler(self)
-        if not self.original:
-            fields.pop("original", None)
+        for name, default in _LEFT_OUT.items():
+            if fields.get(name) == default:
+                del fields[name]
         return spread(fields, "costs", {name: key for name, key in _NETWORK_KEYS.items() if name in self.costs})
 
     def in_unit(self, name: str) -> float | None:
@@ -101,6 +105,8 @@ class NetworkRecord(Settings):
         return next((one.measured_ms for one in self.latency.values()), None)
 
 
+_LEFT_OUT = {"original": False, "penalty": None}
+"""What is left out of the JSON of a network where it has these values."""
 _NETWORK_KEYS = {name: name if cost.is_count else cost.key for name, cost in NETWORK_COSTS.items()}
 """The names of costs in the JSON of a network."""
 _BUDGET_KEYS = {name: cost.key for name, cost in NETWORK_COSTS.items()}
@@ -209,6 +215,8 @@ class SearchResult(Settings):
     finished: str
     """UTC, ISO 8601."""
     strategy: str
+    score: Criterion = "metric"
+    """What networks were ranked by."""
     supernet: str
     """Digest of the weights and of how they were evaluated."""
     weights: WeightsFacts | None = None

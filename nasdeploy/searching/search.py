@@ -135,7 +135,8 @@ def _without_nan(score: Score) -> Score:
     if not isnan(score.value):
         return score
     if score.metric.aggregate == "proportion":
-        return proportion(score.metric, 0, score.samples, score.loss)
+        worst = proportion(score.metric, 0, score.samples, score.loss)
+        return replace(score, value=worst.value, error=worst.error)
     return replace(score, value=score.metric.gain(-inf), error=0.0)
 
 

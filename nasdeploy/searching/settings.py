@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from nasdeploy.core.errors import UserError, suggestion
-from nasdeploy.core.score import Metric
+from nasdeploy.core.score import Criterion, Metric
 from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.searching.budget import is_latency
 
@@ -36,6 +36,10 @@ class SearchSettings(Settings):
     latency: str | dict[str, str] | None = None
     """Budget of `nasdeploy run`: milliseconds (`2.5ms`), a part of the reachable range (`40%`), or a range of either
     (`2ms..2.5ms`); on several devices by their names."""
+    score: Criterion = "metric"
+    """What networks are ranked by: the task's `metric`, then the label loss; the label `loss`; the `divergence` of
+    their outputs from those of the run's original; or `both` of these, added. On few held-out samples losses order
+    networks better than the part that is right, which is much the same for many."""
     rounds: int = Field(default=20, ge=1, le=10_000)
     parents: int = Field(default=512, ge=1, le=1_000_000)
     """Random architectures of the first round."""

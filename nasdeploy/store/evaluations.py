@@ -18,12 +18,15 @@ from typing import Any
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.score import Metric, Score
+from nasdeploy.core.score import Criterion, Metric, Score, compares
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.files import identity_of
 
 _SCHEMA_VERSION = 2
-"""Version 1 had no `parts`, and is read as it is. A table `measurements` of older searches is left alone."""
+"""Version 1 had no `parts`, and is read as it is. A table `measurements` of older searches is left alone.
+
+A table `divergences` is there where some search ranked networks by it: those of earlier versions have none.
+"""
 _PATIENCE_S = 5.0
 """How long to wait for another process that is writing."""
 
@@ -42,8 +45,14 @@ class Evaluation:
     """Whether it was on all held-out samples; not if it was stopped early, as hopeless."""
 
 
-def _schema(metric: Metric) -> str:
-    """Return the statements that make the tables; the columns of scores have the metric's keys."""
+def _schema(metric: Metric, compared: bool) -> str:
+    """Return the statements that make the tables; the columns of scores have the metric's keys.
+
+    The views hold what counts: everything, or where outputs are to be `compared` with the original's what was.
+    """
+    divergence, join = "NULL AS divergence", ""
+    if compared:
+        divergence, join = "divergence", f" JOIN divergences USING (digest, {metric.samples})"
     score = f"{metric.key} REAL NOT NULL, {metric.error_key} REAL NOT NULL, {metric.loss_key} REAL"
     return f"""
 BEGIN IMMEDIATE;
@@ -55,17 +64,32 @@ CREATE TABLE IF NOT EXISTS parts (
     digest TEXT, arch TEXT NOT NULL, {score}, {metric.samples} INTEGER, seconds REAL NOT NULL,
     PRIMARY KEY (digest, {metric.samples})
 ) STRICT;
+{_divergences(metric) if compared else ""}
 PRAGMA user_version = {_SCHEMA_VERSION};
 COMMIT;
+CREATE TEMP VIEW wholes AS SELECT evaluations.rowid AS place, evaluations.*, {divergence} FROM evaluations{join};
+CREATE TEMP VIEW partials AS SELECT parts.rowid AS place, parts.*, {divergence} FROM parts{join};
 """
 
 
-class Evaluations:
-    """The evaluations of one supernet. A context manager; closes the database at the end."""
+def _divergences(metric: Metric) -> str:
+    """Return the statement that makes the table of divergences, of evaluations and parts by their samples."""
+    return f"""
+CREATE TABLE IF NOT EXISTS divergences (
+    digest TEXT, {metric.samples} INTEGER, divergence REAL, PRIMARY KEY (digest, {metric.samples})
+) STRICT;"""
 
-    def __init__(self, path: Path, supernet: str, metric: Metric) -> None:
+
+class Evaluations:
+    """The evaluations of one supernet. A context manager; closes the database at the end.
+
+    Scores are ranked by one criterion. By another one the same evaluations count again, but for those without a
+    divergence where that is needed.
+    """
+
+    def __init__(self, path: Path, supernet: str, metric: Metric, criterion: Criterion = "metric") -> None:
         """Open or create the database; raises `UserError` if it is damaged or of another `supernet` (a digest)."""
-        self._path, self.metric = path, metric
+        self._path, self.metric, self.criterion = path, metric, criterion
         scores = (metric.key, metric.error_key, metric.loss_key, metric.samples)
         self._columns = ", ".join(("digest", "arch", *scores, "seconds"))
         if not path.parent.is_dir():
@@ -87,7 +111,7 @@ class Evaluations:
                 raise UserError(f"{self._path}: of another version of nasdeploy; move it away or use another run")
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(_schema(self.metric))
+            self._connection.executescript(_schema(self.metric, compares(self.criterion)))
             self._connection.execute(
                 "INSERT INTO supernet SELECT ? WHERE NOT EXISTS (SELECT * FROM supernet)", (supernet,)
             )
@@ -100,13 +124,15 @@ class Evaluations:
 
     def get(self, digest: str) -> Evaluation | None:
         """Return the evaluation of an architecture, None if there is none."""
-        return next(self._select("evaluations WHERE digest = ?", digest), None)
+        return next(self._select("wholes WHERE digest = ?", digest), None)
 
     def put(self, evaluation: Evaluation) -> None:
         """Keep an evaluation; of an architecture that was evaluated before, the first one stays.
 
         One that is not whole counts as an evaluation nowhere but in `parts` and `stopped`.
         """
+        if compares(self.criterion):
+            self._insert_divergence(evaluation)
         if evaluation.whole:
             self._insert("evaluations", evaluation, "ON CONFLICT (digest) DO NOTHING")
         else:
@@ -114,18 +140,18 @@ class Evaluations:
 
     def parts(self, digest: str) -> list[Evaluation]:
         """Return the evaluations of an architecture on the first of the held-out samples, by their number."""
-        return _as_parts(self._select(f"parts WHERE digest = ? ORDER BY {self.metric.samples}", digest))
+        return _as_parts(self._select(f"partials WHERE digest = ? ORDER BY {self.metric.samples}", digest))
 
     def all(self) -> list[Evaluation]:
         """Return all whole evaluations, in the order in which they were made."""
-        return list(self._select("evaluations ORDER BY rowid"))
+        return list(self._select("wholes ORDER BY place"))
 
     def stopped(self) -> list[Evaluation]:
         """Return of each architecture that has no whole evaluation the one on the most samples."""
         samples = self.metric.samples
-        most = f"SELECT MAX({samples}) FROM parts AS others WHERE others.digest = parts.digest"
-        unfinished = f"digest NOT IN (SELECT digest FROM evaluations) AND {samples} = ({most})"
-        return _as_parts(self._select(f"parts WHERE {unfinished} ORDER BY rowid"))
+        most = f"SELECT MAX({samples}) FROM partials AS others WHERE others.digest = partials.digest"
+        unfinished = f"digest NOT IN (SELECT digest FROM wholes) AND {samples} = ({most})"
+        return _as_parts(self._select(f"partials WHERE {unfinished} ORDER BY place"))
 
     def arch(self, evaluation: Evaluation, space: SearchSpace) -> Arch:
         """Return the architecture of an evaluation; raises `UserError` if it is damaged, or none of `space`."""
@@ -145,23 +171,33 @@ class Evaluations:
 
     def _select(self, rest: str, *values: str) -> Iterator[Evaluation]:
         with self._errors():
-            query = f"SELECT {self._columns} FROM {rest}"
+            query = f"SELECT {self._columns}, divergence FROM {rest}"
             found: list[tuple[Any, ...]] = self._connection.execute(query, values).fetchall()
         return (
-            Evaluation(digest, arch, Score(self.metric, value, error, samples, _number(loss)), seconds)
-            for digest, arch, value, error, loss, samples, seconds in found
+            Evaluation(digest, arch, self._score(value, error, samples, loss, divergence), seconds)
+            for digest, arch, value, error, loss, samples, seconds, divergence in found
         )
+
+    def _score(self, value: float, error: float, samples: int, loss: float | None, divergence: float | None) -> Score:
+        compared = _number(divergence) if compares(self.criterion) else None
+        return Score(self.metric, value, error, samples, _number(loss), compared, self.criterion)
 
     def _insert(self, table: str, row: Evaluation, conflict: str) -> None:
         score = row.score
         values = (row.digest, row.arch, score.value, score.error, score.loss, score.samples, row.seconds)
+        self._execute(f"INSERT INTO {table} ({self._columns}) VALUES (?, ?, ?, ?, ?, ?, ?) {conflict}", values)
+
+    def _insert_divergence(self, row: Evaluation) -> None:
+        """Keep how far outputs are from the original's, before the evaluation that counts with it."""
+        values = (row.digest, row.score.samples, row.score.divergence)
+        self._execute("INSERT INTO divergences VALUES (?, ?, ?) ON CONFLICT DO NOTHING", values)
+
+    def _execute(self, statement: str, values: tuple[str | float | None, ...]) -> None:
         if identity_of(self._path) != self._identity:
             # SQLite would write into a file that nobody finds again.
             raise UserError(f"{self._path}: was deleted or replaced while it was written; nothing is kept there now")
         with self._errors():
-            self._connection.execute(
-                f"INSERT INTO {table} ({self._columns}) VALUES (?, ?, ?, ?, ?, ?, ?) {conflict}", values
-            )
+            self._connection.execute(statement, values)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ Training, search and export recalibrate in the same way; the score that an expor
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Plan
-from nasdeploy.core.score import Score
+from nasdeploy.core.score import Criterion, Score, compares
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.functional import Context, Statistics
 from nasdeploy.nn.network import Network, PartRunner, fit_images, layout_for
 from nasdeploy.supernet.networks import copied
 from nasdeploy.supernet.supernet import Supernet, extract
-from nasdeploy.tasks.task import Batch, Inputs, Outputs, Task
+from nasdeploy.tasks.task import Batch, Inputs, Outputs, Targets, Task
 
 Calibrating = Callable[[Plan], Iterable[Inputs]]
 """Starts a pass over the batches that statistics are computed over, for the network of a plan."""
@@ -149,6 +150,8 @@ class Evaluator:
         self.own = own
         self._at_once: dict[Hashable, int] = {}
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
+        self._criterion: Criterion = "metric"
+        self._originals: dict[tuple[int, int | None], list[Outputs]] = {}
 
     @property
     def space(self) -> SearchSpace:
@@ -172,27 +175,56 @@ class Evaluator:
         network = self._again(arch) if arch in self._statistics else self.network(arch)
         if end is not None and len(self._statistics) < _MOST_REMEMBERED:
             self._statistics[arch] = {name: value.cpu() for name, value in network.named_buffers()}
-        with torch.no_grad():
-            batches = self._batches(network.plan, first, end)
-            return self.task.score(_WithinMemory(network, self._at_once), batches)
+        return self._score(_WithinMemory(network, self._at_once), first, end)
 
-    def outputs(self, network: Network) -> Iterator[tuple[int, Outputs]]:
-        """Yield the number of samples and the network's outputs on them, for all samples in batches."""
-        runner = _WithinMemory(network, self._at_once)
-        for inputs, _ in self._batches(network.plan, 0, None):
-            with torch.no_grad():
-                yield len(inputs[0]), self.task.outputs(runner, inputs)
+    def outputs(self, network: Network, first: int = 0, end: int | None = None) -> Iterator[tuple[int, Outputs]]:
+        """Yield the number of samples and the network's outputs on them, in batches, by default for all samples."""
+        for count, outputs, _ in self._computed(_WithinMemory(network, self._at_once), first, end):
+            yield count, outputs
 
     def score_of(self, runner: PartRunner) -> Score:
         """Return the score, on all samples, of what else computes the parts of a network."""
-        with torch.no_grad():
-            return self.task.score(runner, self._batches(runner.plan, 0, None))
+        return self._score(runner, 0, None)
+
+    def ranking_by(self, criterion: Criterion) -> "Evaluator":
+        """Return what scores in the same way, for networks to be ranked by a criterion.
+
+        Where that compares outputs with the original's, these are computed once for each range of samples; the original
+        is the one network that has weights of its own. Raises ValueError if there is none, or several.
+        """
+        if compares(criterion) and len(self.own) != 1:
+            raise ValueError(f"ranking by {criterion} takes one original, and there are {len(self.own)}")
+        found = self.having(self.own)
+        found._criterion = criterion
+        return found
 
     def having(self, own: Mapping[Arch, Network]) -> "Evaluator":
         """Return what scores in the same way, on the same samples, where others have weights of their own."""
         return Evaluator(
             self._supernet, self.task, self._calibration, self._batches, self.samples, self.unreadable, own
         )
+
+    def _score(self, runner: PartRunner, first: int, end: int | None) -> Score:
+        if not compares(self._criterion):
+            with torch.no_grad():
+                score = self.task.score(runner, self._batches(runner.plan, first, end))
+            return replace(score, criterion=self._criterion)
+        comparison = _Comparison(self.task, self._original(first, end))
+        score = self.task.score_outputs(comparison.along(self._computed(runner, first, end)))
+        return replace(score, criterion=self._criterion, divergence=comparison.mean)
+
+    def _original(self, first: int, end: int | None) -> list[Outputs]:
+        """Return the original's outputs on samples, by batch."""
+        if (first, end) not in self._originals:
+            (arch,) = self.own
+            self._originals[first, end] = [outputs for _, outputs in self.outputs(self.network(arch), first, end)]
+        return self._originals[first, end]
+
+    def _computed(self, runner: PartRunner, first: int, end: int | None) -> Iterator[tuple[int, Outputs, Targets]]:
+        """Yield the number of samples, what is computed of them, and their targets, batch by batch."""
+        for inputs, targets in self._batches(runner.plan, first, end):
+            with torch.no_grad():
+                yield len(inputs[0]), self.task.outputs(runner, inputs), targets
 
     def _again(self, arch: Arch) -> Network:
         """Return the sub-network with the statistics that were remembered."""
@@ -204,6 +236,26 @@ class Evaluator:
         """Return a copy of the network of its own, or of the supernet's, where that is computed fastest."""
         own = self.own.get(arch)
         return laid_out_for_device(extract(self._supernet, arch) if own is None else copied(own))
+
+
+class _Comparison:
+    """The divergence of outputs from those of an original, taken while they are on their way to be scored."""
+
+    def __init__(self, task: Task, original: Iterable[Outputs]) -> None:
+        self._task, self._original = task, original
+        self._total, self._count = 0.0, 0
+
+    def along(self, computed: Iterable[tuple[int, Outputs, Targets]]) -> Iterator[tuple[Outputs, Targets]]:
+        """Yield outputs with their targets."""
+        for (count, outputs, targets), wanted in zip(computed, self._original, strict=True):
+            self._total += count * float(self._task.divergence(outputs, wanted))
+            self._count += count
+            yield outputs, targets
+
+    @property
+    def mean(self) -> float:
+        """The mean over all samples that have passed."""
+        return self._total / self._count
 
 
 _MOST_REMEMBERED = 1024

@@ -11,7 +11,7 @@ from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Score
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.tasks.metrics import TOP1
-from nasdeploy.tasks.task import Batch, Inputs, Objective, Task, TaskData
+from nasdeploy.tasks.task import Inputs, Objective, Task, TaskData
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +61,11 @@ class Classification(Task):
 
         return kl_divergence(outputs, reference)
 
-    def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
+    def score_outputs(self, batches: "Iterable[tuple[Tensor, Tensor]]") -> Score:
         """Return top-1 and mean cross-entropy; logits that are not finite are wrong, whatever the largest is."""
-        from nasdeploy.tasks.image_data import score_of
+        from nasdeploy.tasks.image_data import score_logits
 
-        return score_of(lambda inputs: self.outputs(network, inputs), batches)
+        return score_logits(batches)
 
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """Return `input` and `logits` for the one part of the network."""

@@ -214,14 +214,19 @@ def _as_batches(found: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Batch]:
 
 
 def score_of(logits_of: Callable[[Inputs], Tensor], batches: Iterable[Batch]) -> Score:
+    """Return top-1 and mean cross-entropy of what computes logits `[N, classes]` of images; see `score_logits`."""
+    return score_logits((logits_of(inputs), labels) for inputs, labels in batches)
+
+
+def score_logits(batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     """Return top-1 and mean cross-entropy of logits `[N, classes]`; raises ValueError without a single image.
 
     Logits that are not finite are no answer: they count as wrong, whatever the largest of them is.
     """
     correct, loss, count = 0, 0.0, 0
     with torch.no_grad():
-        for inputs, labels in batches:
-            logits, labels = logits_of(inputs).float().cpu(), labels.cpu()
+        for computed, labels in batches:
+            logits, labels = computed.float().cpu(), labels.cpu()
             right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
             correct += int(right.sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -180,16 +180,23 @@ class Task(ABC):
         """Return how far outputs are from those of another network on the same samples: a scalar, the mean over them.
 
         It is 0 for equal ones and never less, e.g. the Kullback-Leibler divergence of their probabilities. Raises
-        `UserError` for a task that does not say; only a table of loss needs it.
+        `UserError` for a task that does not say; only a table of loss needs it, and a search that ranks by it.
         """
         raise UserError(
             f"task {self.name} does not say how far outputs are from others (`Task.divergence`); choose another "
-            "search.strategy"
+            "search.strategy, and a search.score that does not compare them"
         )
 
-    @abstractmethod
     def score(self, network: "PartRunner", batches: Iterable[Batch]) -> Score:
-        """Return the score of a network on all batches. Outputs that are no numbers are wrong, whatever they are."""
+        """Return the score of a network on all batches."""
+        return self.score_outputs((self.outputs(network, inputs), targets) for inputs, targets in batches)
+
+    @abstractmethod
+    def score_outputs(self, batches: Iterable[tuple[Outputs, Targets]]) -> Score:
+        """Return the score of what a network computed, batch by batch, each with its targets.
+
+        Outputs that are no numbers are wrong, whatever they are.
+        """
 
     @abstractmethod
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:

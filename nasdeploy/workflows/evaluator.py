@@ -18,7 +18,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.score import Score
+from nasdeploy.core.score import Criterion, Score
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.batches import Memory
 from nasdeploy.data.images import ImageSets
@@ -33,7 +33,7 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Session
 from nasdeploy.searching.search import Deploy, Evaluating
 from nasdeploy.store.checkpoints import WeightsFacts
-from nasdeploy.store.evaluations import Evaluation, Evaluations
+from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.networks import KeptNetwork, kept_original
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.evaluate import Evaluator
@@ -45,11 +45,13 @@ from nasdeploy.workflows.request import SearchRequest
 from nasdeploy.workflows.resume import open_data_of
 
 
-def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) -> Evaluator:
+def open_evaluator(
+    run: Run, recipe: Recipe, space: SearchSpace, weights: Path, criterion: Criterion = "metric"
+) -> Evaluator:
     """Return what scores architectures of a run's supernet on the training samples that are held out for the search.
 
-    The run's original, if it has one, is scored with its own weights. Raises `UserError` for damaged weights, and for
-    data that is missing or not that of the run.
+    The run's original, if it has one, is scored with its own weights; a `criterion` that compares outputs with those of
+    the original needs one. Raises `UserError` for damaged weights, and for data that is missing or not that of the run.
     """
     set_threads(recipe.train.threads)
     task, settings, device = task_of(recipe.task), recipe.recalibration, compute_device()
@@ -62,7 +64,8 @@ def open_evaluator(run: Run, recipe: Recipe, space: SearchSpace, weights: Path) 
     samples = len(held_out) if task.metric.is_mean else 0
     supernet = load_supernet(weights, space).to(device)
     own = {arch: network.to(device) for arch, network in _original(run, space)}
-    return Evaluator(supernet, task, calibration, held_out, samples, held_out.unreadable, own)
+    evaluator = Evaluator(supernet, task, calibration, held_out, samples, held_out.unreadable, own)
+    return evaluator.ranking_by(criterion)
 
 
 def _original(run: Run, space: SearchSpace) -> Iterator[tuple[Arch, Network]]:
@@ -114,7 +117,7 @@ def deploy_for(request: SearchRequest, evaluator: Evaluator, supernet: str, prog
         sets = open_data_of(request.run, request.recipe)
         scoring = InTurn(lambda job: _score(job.arch, request, evaluator, sets, runtime))
         with (
-            Evaluations(path / f"search.int8.{runtime}.sqlite", supernet, request.metric) as kept,
+            request.evaluations(supernet, path / f"search.int8.{runtime}.sqlite") as kept,
             progress.task("accuracy of finalists in int8", len(archs)) as task,
         ):
             evaluate = Evaluating(scoring, kept, done=lambda _: task.advance())
@@ -131,9 +134,9 @@ class _Classifier:
     session: Session
 
     def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits `[N, classes]` of images, on the CPU."""
+        """Return the logits `[N, classes]` of images, where these are."""
         (images,) = fit_images(self.plan.part(part), inputs)
-        return (torch.from_numpy(logits_of(self.session, images.numpy(force=True))),)
+        return (torch.from_numpy(logits_of(self.session, images.numpy(force=True))).to(images.device),)
 
 
 def _score(arch: Arch, request: SearchRequest, evaluator: Evaluator, sets: ImageSets, runtime: str) -> Score:

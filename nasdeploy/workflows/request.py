@@ -13,7 +13,7 @@ from pathlib import Path
 from nasdeploy.core.cost_registry import COSTS, on_device, split_name
 from nasdeploy.core.errors import InfeasibleBudget, UserError, listed
 from nasdeploy.core.progress import Progress
-from nasdeploy.core.score import Metric
+from nasdeploy.core.score import Metric, compares
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.distributed import processes
 from nasdeploy.exporting.formats import parse_precision, plan_jobs
@@ -28,7 +28,9 @@ from nasdeploy.searching.feasibility import require_feasible
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import require_parts, require_used
 from nasdeploy.store.checkpoints import Weights, trained_weights
+from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.files import require_writable
+from nasdeploy.store.networks import kept_original
 from nasdeploy.store.run import Run
 from nasdeploy.tasks import task_of
 
@@ -51,6 +53,11 @@ class SearchRequest:
         """What the scores of the run's task measure."""
         return task_of(self.recipe.task).metric
 
+    def evaluations(self, supernet: str, path: Path | None = None) -> Evaluations:
+        """Open what is known of networks of a supernet (a digest), by default in the run's database."""
+        database = self.run.search_database if path is None else path
+        return Evaluations(database, supernet, self.metric, self.recipe.search.score)
+
 
 def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progress: Progress) -> SearchRequest:
     """Return the search that is asked for; without bounds, that for the recipe's latency.
@@ -71,6 +78,8 @@ def request_search(run: Run, recipe: Recipe, asked: Asked, strict: bool, progres
     budget = _feasible(recipe, asked, space, tables)
     require_used(recipe.search)
     require_parts(task_of(recipe.task).metric, recipe.search.halving)
+    if compares(recipe.search.score) and kept_original(run) is None:
+        raise _without_original(f"{run.path}: search.score is {recipe.search.score}, and this run keeps no original")
     return SearchRequest(
         run, recipe, space, tuple(devices.values()), tuple(tables.values()), budget, trained_weights(run)
     )
@@ -83,6 +92,8 @@ def foresee_search(recipe: Recipe, asked: Asked, space: SearchSpace, strict: boo
     """
     require_used(recipe.search)
     require_parts(task_of(recipe.task).metric, recipe.search.halving)
+    if compares(recipe.search.score) and recipe.train.original_phase is None:
+        raise _without_original(f"search.score is {recipe.search.score}, and this training keeps no original")
     asked = asked_or_recipes(asked, recipe)
     require_any(asked)
     tables = {
@@ -91,6 +102,14 @@ def foresee_search(recipe: Recipe, asked: Asked, space: SearchSpace, strict: boo
         if table_path(space, device).exists()
     }
     _feasible(recipe, asked, space, tables)
+
+
+def _without_original(what: str) -> UserError:
+    """Return the refusal of a search that compares outputs with those of a network that is not there."""
+    return UserError(
+        f"{what} to compare outputs with, as one whose first phase trains the largest network alone; set search.score "
+        "to metric or loss"
+    )
 
 
 def require_any(asked: Asked) -> None:

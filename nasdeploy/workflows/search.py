@@ -34,7 +34,6 @@ from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
 from nasdeploy.searching.search import Outcome, Search
 from nasdeploy.searching.strategies import StrategyContext
-from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
 from nasdeploy.workflows.request import SearchRequest
@@ -70,10 +69,10 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
     run, recipe, weights = request.run, request.recipe, request.weights.path
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
-        evaluator = open_evaluator(run, recipe, request.space, weights)
+        evaluator = open_evaluator(run, recipe, request.space, weights, recipe.search.score)
         losses = _losses(request, evaluator, supernet, progress)
         kept = FinalistJournal(run.path / _FINALISTS, request.tables)
-        with Evaluations(run.search_database, supernet, request.metric) as evaluations, _until_it_ends(kept):
+        with request.evaluations(supernet) as evaluations, _until_it_ends(kept):
             outcome = Search(
                 space=request.space,
                 scoring=scoring(score=_score_of(evaluator), samples=evaluator.samples),
@@ -97,11 +96,13 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
 def strategy_context(request: SearchRequest, supernet: str) -> StrategyContext:
     """Return what a run has for strategies: its predictor, and the place where the next one is kept.
 
-    Raises `UserError` if the recipe names a predictor that is damaged, or of another space or supernet (a digest).
+    Raises `UserError` if the recipe names a predictor that is damaged, or of another space, supernet (a digest) or
+    `search.score`.
     """
-    path, file = request.run.path / PREDICTOR, request.recipe.search.predictor_file
-    known = None if file is None else load_predictor(Path(file), request.space, supernet)
-    return StrategyContext(predictor=known, keep=partial(save_predictor, path, supernet=supernet))
+    path, settings = request.run.path / PREDICTOR, request.recipe.search
+    file, score = settings.predictor_file, settings.score
+    known = None if file is None else load_predictor(Path(file), request.space, supernet, score)
+    return StrategyContext(predictor=known, keep=partial(save_predictor, path, supernet=supernet, criterion=score))
 
 
 def _losses(request: SearchRequest, evaluator: Evaluator, supernet: str, progress: Progress) -> LossTable | None:
@@ -115,7 +116,8 @@ def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) ->
     """Evaluate what the first process asks for, until it ends."""
 
     def open_score() -> Callable[[ScoringJob], Score]:
-        return _score_of(open_evaluator(request.run, request.recipe, request.space, request.weights.path))
+        recipe = request.recipe
+        return _score_of(open_evaluator(request.run, recipe, request.space, request.weights.path, recipe.search.score))
 
     code = run_worker(store, rank, request.space, open_score, supernet)
     if code:
@@ -229,8 +231,10 @@ def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchR
 
 
 def _merit(result: SearchResult) -> tuple[float, float]:
-    """Return the key that orders results, larger for better ones: the score, then the speed."""
-    return result.metric.gain(result.winner.final_value), -(result.winner.measured_ms or 0.0)
+    """Return the key that orders results, larger for better ones: what networks were ranked by, then the speed."""
+    winner = result.winner
+    rank = result.metric.gain(winner.final_value) if winner.penalty is None else -winner.penalty
+    return rank, -(winner.measured_ms or 0.0)
 
 
 def _told(result: SearchResult) -> str:

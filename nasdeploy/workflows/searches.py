@@ -18,7 +18,6 @@ from nasdeploy.searching.feasibility import FeasibleSize, feasible_size, reachab
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.proposals import Proposals
 from nasdeploy.searching.result import SearchResult, load_result
-from nasdeploy.store.evaluations import Evaluations
 from nasdeploy.store.files import write_json
 from nasdeploy.store.networks import FinetuneRecord, finetune_record
 from nasdeploy.store.run import Run
@@ -147,7 +146,7 @@ def _evaluated(request: SearchRequest) -> list[float]:
     if not run.search_database.exists():
         return []
     supernet = supernet_of(request.run, request.recipe, request.weights.facts)
-    with Evaluations(run.search_database, supernet, request.metric) as evaluations:
+    with request.evaluations(supernet) as evaluations:
         return [evaluation.seconds for evaluation in evaluations.all()]
 
 
@@ -161,8 +160,8 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
     progress.say("search: nothing was evaluated in this run; one network is, to see how long it takes")
     archs = Proposals(problem, generator(recipe.seed, "forecast")).random(1)
     with run.lock():
-        evaluator = open_evaluator(run, recipe, request.space, weights.path)
-        with Evaluations(run.search_database, supernet_of(run, recipe, weights.facts), request.metric) as evaluations:
+        evaluator = open_evaluator(run, recipe, request.space, weights.path, recipe.search.score)
+        with request.evaluations(supernet_of(run, recipe, weights.facts)) as evaluations:
             evaluate = Evaluating(InTurn(lambda job: evaluator(job.arch, job.first, job.end)), evaluations)
             return [evaluation.seconds for evaluation in evaluate(archs)]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import nasdeploy as nd
 from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.store.networks import kept_original
-from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.evaluate import Evaluator
+from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.task import Inputs, Task, TaskData
 from nasdeploy.workflows.verify import verify
@@ -109,6 +111,20 @@ def test_a_score_is_in_the_metrics_direction(task: Task, data: TaskData, superne
     assert score.error > 0
     # Batches of another size change nothing but rounding.
     assert task.score(network, data.test(5)).value == pytest.approx(score.value, rel=0.2)
+
+
+def test_outputs_are_compared_with_those_of_an_original(task: Task, data: TaskData, supernet: Supernet) -> None:
+    """A search may rank by the divergence: scores are the same with it, and it is nothing for the original itself."""
+    held_out, largest = data.held_out(8, None, torch.device("cpu"), None), supernet.space.largest()
+    calibration = data.calibration(8, 1, 0)
+    torch.manual_seed(1)
+    own = {largest: extract(Supernet(supernet.space), largest)}
+    evaluator = Evaluator(supernet, task, calibration, held_out, own=own)
+    smallest, compared = evaluator(supernet.space.smallest()), evaluator.ranking_by("both")
+    found = compared(supernet.space.smallest())
+    assert replace(found, divergence=None, criterion="metric") == smallest
+    assert found.divergence is not None and found.divergence > 1e-6
+    assert compared(largest).divergence == pytest.approx(0.0, abs=1e-6)
 
 
 def test_what_is_learned_from_improves(task: Task, recipe: nd.Recipe, data: TaskData) -> None:

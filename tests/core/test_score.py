@@ -1,13 +1,14 @@
 """Which of two networks is better, in either direction, and what parts of the samples say about all."""
 
-from math import inf, nan, sqrt
+from dataclasses import replace
+from math import exp, inf, nan, sqrt
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nasdeploy.core.score import Metric, Score, mean_score, proportion, together
+from nasdeploy.core.score import Criterion, Metric, Score, mean_score, proportion, together
 
 ACCURACY = Metric("accuracy", "accuracy", True, 1.0, "proportion", scale=100, unit="%", samples="images")
 ERROR = Metric("rmse", "root mean squared error", False, 0.0, "whole", unit="m", decimals=1)
@@ -83,3 +84,30 @@ def test_the_error_of_a_single_sample_is_not_known() -> None:
 def test_a_proportion_of_all_or_nothing_has_an_error() -> None:
     all_right, none_right = (proportion(ACCURACY, right, 10, 0.0).error for right in (10, 0))
     assert 0 < all_right == pytest.approx(none_right)
+
+
+@pytest.mark.parametrize(("criterion", "best"), [("metric", 0), ("loss", 1), ("divergence", 2), ("both", 3)])
+def test_networks_are_ranked_by_a_criterion(criterion: Criterion, best: int) -> None:
+    rows = [(0.9, 3.0, 3.0), (0.8, 1.0, 3.0), (0.7, 3.0, 0.5), (0.6, 1.5, 1.5), (1.0, nan, nan)]
+    networks = [Score(ACCURACY, value, 0.1, 10, loss, divergence, criterion) for value, loss, divergence in rows]
+    ordered = sorted(networks[:4], key=lambda s: s.rank, reverse=True)
+    assert ordered[0] == networks[best]
+    assert [s.gain for s in ordered] == sorted((s.gain for s in ordered), reverse=True)
+    assert [s.regret for s in ordered] == sorted(s.regret for s in ordered)
+    assert all(0 <= s.gain <= 1 and s.regret == pytest.approx(1 - s.gain) for s in ordered)
+    # The metric alone does not tell that outputs were no numbers.
+    assert criterion == "metric" or (networks[4].gain, networks[4].rank) == (0.0, (-inf, 1.0))
+
+
+def test_what_is_maximised_is_the_mean_probability_of_what_is_right() -> None:
+    assert score(ACCURACY, 0.5, 1.25).gain == 0.5
+    assert replace(score(ACCURACY, 0.5, 1.25), criterion="loss").gain == pytest.approx(exp(-1.25))
+
+
+def test_divergences_of_parts_are_that_of_all() -> None:
+    parts = [
+        Score(ACCURACY, 0.5, 0.1, samples, 1.0, divergence, "both") for samples, divergence in ((10, 1.0), (30, 2.0))
+    ]
+    found = together(parts)
+    assert (found.divergence, found.penalty) == (1.75, 2.75)
+    assert together([parts[0], replace(parts[1], divergence=None)]).divergence is None

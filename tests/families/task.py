@@ -179,10 +179,10 @@ class Writing(Task):
         log_q, log_p = (F.log_softmax(logits.flatten(0, 1).float(), 1) for logits in (outputs, reference))
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
-    def score(self, network: PartRunner, batches: Iterable[Batch]) -> Score:
+    def score_outputs(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
         """exp of the mean cross-entropy of sequences, with the standard error by the delta method."""
         with torch.no_grad():
-            losses = torch.cat([_nats(self.outputs(network, inputs).cpu(), tokens.cpu()) for inputs, tokens in batches])
+            losses = torch.cat([_nats(logits.cpu(), tokens.cpu()) for logits, tokens in batches])
         mean, error = float(losses.mean()), float(losses.std()) / sqrt(len(losses))
         return Score(PERPLEXITY, exp(mean), exp(mean) * error, len(losses), mean)
 

@@ -57,7 +57,7 @@ def test_every_recipe_says_what_was_chosen(train: int, side: int, classes: int, 
     found = pretrained_from(folder, START, network(), image_s, hours)
     recipe = check(recipe_text(found, "recipe.yaml"), "recipe.yaml")
     space = recipe.load_space(classes)
-    assert recipe.start == START
+    assert (recipe.start, recipe.search.score) == (START, "both")
     assert recipe.data.size == space.largest()["resolution"] == found.size
     assert len(space.distinct_blocks()) < 600
     assert [phase.epochs for phase in recipe.train.phases] == [found.phases.original, found.phases.elastic]

@@ -240,3 +240,29 @@ def test_the_columns_have_the_keys_of_the_metric(tmp_path: Path) -> None:
             columns.append([row[1] for row in connection.execute("PRAGMA table_info(evaluations)")])
     assert columns[0] == ["digest", "arch", "top1", "top1_error", "cross_entropy", "images", "seconds"]
     assert columns[1] == ["digest", "arch", "mae", "mae_error", "l1", "sentences", "seconds"]
+
+
+def test_an_evaluation_counts_for_a_score_if_it_has_what_that_needs(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    plain, half = scored("a"), replace(scored("a", False, samples=500))
+    with Evaluations(path, "net", TOP1) as evaluations:
+        evaluations.put(plain)
+        evaluations.put(half)
+    with Evaluations(path, "net", TOP1, "loss") as evaluations:
+        assert evaluations.all() == [scored("a", criterion="loss")]
+    compared = scored("b", divergence=0.25, criterion="both")
+    part = scored("c", False, samples=500, divergence=math.inf, criterion="both")
+    with Evaluations(path, "net", TOP1, "both") as evaluations:
+        assert (evaluations.all(), evaluations.stopped(), evaluations.parts("a")) == ([], [], [])
+        assert evaluations.get("a") is None
+        for evaluation in (part, compared, scored("a", divergence=0.5, criterion="both", value=0.1)):
+            evaluations.put(evaluation)
+        # The first evaluation stays, in its place, and what was missing is known from now on.
+        assert evaluations.all() == [scored("a", divergence=0.5, criterion="both"), compared]
+        assert evaluations.stopped() == evaluations.parts("c") == [part]
+        evaluations.put(scored("d", divergence=math.nan, criterion="both"))
+        unsound = evaluations.get("d")
+    assert unsound is not None and unsound.score.penalty == math.inf
+    with Evaluations(path, "net", TOP1) as evaluations:
+        assert evaluations.all() == [plain, scored("b"), scored("d")]
+        assert evaluations.parts("a") == [half]

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Plan
+from nasdeploy.core.score import Criterion
 from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.supernet.evaluate import Evaluator, calibrate
@@ -88,3 +91,49 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
         assert (found.value, found.samples) == (expected.value, 24)
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert sizes == [24, 12, 6, 6, 6, 6, 6, 6, 6, 6]
+
+
+def with_original() -> tuple[Divided, Arch]:
+    """An evaluator whose largest network has weights of its own."""
+    divided = Divided()
+    supernet, largest = Supernet(divided.space), divided.space.largest()
+    randomise(supernet, 1)
+    divided.evaluator = divided.evaluator.having({largest: extract(supernet, largest)})
+    return divided, largest
+
+
+@pytest.mark.parametrize("criterion", ["divergence", "both"])
+def test_outputs_are_compared_with_the_originals_in_the_pass_that_scores(criterion: Criterion) -> None:
+    divided, largest = with_original()
+    plain, smallest = divided.evaluator, divided.space.smallest()
+    compared = plain.ranking_by(criterion)
+    found, expected = compared(smallest), plain(smallest)
+    p, q = (
+        torch.cat([logits for _, logits in plain.outputs(plain.network(arch))]).log_softmax(1)
+        for arch in (largest, smallest)
+    )
+    assert found.divergence == pytest.approx(float(F.kl_div(q, p, log_target=True, reduction="batchmean")), rel=1e-5)
+    assert (found.value, found.loss, found.error) == (expected.value, expected.loss, expected.error)
+    assert found.penalty == pytest.approx(found.divergence + (expected.loss if criterion == "both" else 0.0))
+    assert compared(largest).divergence == pytest.approx(0.0, abs=1e-6)
+    assert (expected.divergence, expected.penalty) == (None, None)
+
+
+def test_the_originals_outputs_are_computed_once_for_each_part() -> None:
+    divided, _ = with_original()
+    compared, arch = divided.evaluator.ranking_by("both"), divided.space.smallest()
+    parts = [compared(arch, 0, 6), compared(arch, 6, None)]
+    divided.calibrations = 0
+    again = [compared(arch, 0, 6), compared(arch, 6, None)]
+    assert divided.calibrations == 1
+    assert again == parts
+    assert sum(part.samples * (part.divergence or 0.0) for part in parts) == pytest.approx(
+        24 * (compared(arch).divergence or 0.0), rel=1e-5
+    )
+
+
+def test_comparing_takes_one_original() -> None:
+    evaluator = Divided().evaluator
+    assert evaluator.ranking_by("loss")(evaluator.space.smallest()).criterion == "loss"
+    with pytest.raises(ValueError, match="ranking by both takes one original, and there are 0"):
+        evaluator.ranking_by("both")

@@ -34,7 +34,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.evaluate import evaluate, request_comparison
 from nasdeploy.workflows.evaluator import open_evaluator, supernet_of
 from nasdeploy.workflows.export import ExportRequest, request_export
-from nasdeploy.workflows.request import request_search
+from nasdeploy.workflows.request import foresee_search, request_search
 from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, QUICK, timing
 from tests.exporting.models import supernet_of as weights_of
@@ -76,8 +76,8 @@ def keep(run: Run, network: Network, kind: str = "original", arch: Arch = LARGES
     return keep_network(run, arch, network, NetworkFacts.model_validate({**facts, **scores}))
 
 
-def searched(run: Run) -> SearchResult:
-    found = search(request_search(run, recipe_of(run), {"latency": ("1",)}, False, QUIET), QUIET)
+def searched(run: Run, *changes: str) -> SearchResult:
+    found = search(request_search(run, recipe_of(run, changes), {"latency": ("1",)}, False, QUIET), QUIET)
     assert found is not None
     return found
 
@@ -136,6 +136,31 @@ def test_the_original_is_a_candidate_of_every_search_and_told_from_the_others(ru
     assert all(f"{LARGEST.digest} (original)" in table([won, won]) for table in (listed, compared))
     content = json.loads(run.search_result.read_text())
     assert [one["digest"] for one in content["front"] if "original" in one] in ([], [LARGEST.digest])
+
+
+def test_a_search_ranks_by_loss_and_divergence_from_the_original(run: Run) -> None:
+    keep(run, other_network())
+    plain, found = searched(run), searched(run, "search.score=both", "search.halving=2")
+    assert found.score == "both"
+    with Evaluations(run.search_database, identity(run), TOP1, "both") as evaluations:
+        known = {one.digest: one.score for one in evaluations.all()}
+    assert known[LARGEST.digest].divergence == pytest.approx(0.0, abs=1e-6)
+    assert found.finalists[0].penalty == min(score.penalty for score in known.values() if score.penalty is not None)
+    assert all(one.penalty == pytest.approx(known[one.digest].penalty) for one in found.front)
+    assert load_result(run.search_result) == found
+    assert "ranked by their loss and the divergence of their outputs from the original's" in describe(found)
+    content = json.loads((run.path / "searches/1.json").read_text())
+    assert (content["score"], "penalty" in content["winner"], plain.winner.penalty) == ("metric", False, None)
+
+
+def test_comparing_with_an_original_that_is_not_there_is_refused_in_one_line(run: Run) -> None:
+    refusal = r"runs/x: search.score is divergence, and this run keeps no original to compare outputs with, .* loss$"
+    with pytest.raises(UserError, match=refusal):
+        searched(run, "search.score=divergence")
+    with pytest.raises(UserError, match=r"search.score is both, and this training keeps no original to compare"):
+        foresee_search(recipe_of(run, ["search.score=both"]), {"latency": ("1",)}, SPACE, False)
+    by_loss = searched(run, "search.score=loss").winner
+    assert by_loss.penalty == by_loss.loss
 
 
 def test_an_original_beyond_the_budget_is_left_out(run: Run) -> None:

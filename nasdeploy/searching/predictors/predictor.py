@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from nasdeploy.core.costs import Floats
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.score import Criterion
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.predictors import KINDS
@@ -143,6 +144,8 @@ class Header(Settings):
     """Digest of the search space."""
     supernet: str
     """Digest of the weights, and of how accuracies were measured."""
+    criterion: Criterion = "metric"
+    """What the networks were ranked by, which it predicts: what is maximised of a score."""
     n: int
     """Sub-networks that it was fitted on."""
     quality: dict[str, Quality]
@@ -151,14 +154,15 @@ class Header(Settings):
     """The checksum of the arrays."""
 
 
-def save_predictor(path: Path, fitted: FittedPredictor, supernet: str) -> None:
-    """Write a predictor of a supernet's sub-networks, whole or not at all."""
+def save_predictor(path: Path, fitted: FittedPredictor, supernet: str, criterion: Criterion = "metric") -> None:
+    """Write a predictor of what a supernet's sub-networks are ranked by, whole or not at all."""
     predictor = fitted.predictor
     arrays: dict[str, npt.NDArray[Any]] = dict(predictor.model.arrays)
     header = Header(
         kind=predictor.kind,
         space=predictor.space.digest,
         supernet=supernet,
+        criterion=criterion,
         n=fitted.n,
         quality=dict(fitted.quality),
         sha256=_checksum(arrays),
@@ -168,8 +172,8 @@ def save_predictor(path: Path, fitted: FittedPredictor, supernet: str) -> None:
         np.savez(file, allow_pickle=False, **arrays)
 
 
-def load_predictor(path: Path, space: SearchSpace, supernet: str) -> FittedPredictor:
-    """The predictor in a file; raises `UserError` if it is damaged, or of another space or supernet."""
+def load_predictor(path: Path, space: SearchSpace, supernet: str, criterion: Criterion = "metric") -> FittedPredictor:
+    """The predictor in a file; raises `UserError` if it is damaged, or of another space, supernet or criterion."""
     arrays = _read(path)
     header = _header(path, arrays.pop(_HEADER, None))
     if header.space != space.digest:
@@ -180,6 +184,11 @@ def load_predictor(path: Path, space: SearchSpace, supernet: str) -> FittedPredi
     if header.supernet != supernet:
         raise UserError(
             f"{path}: predicts accuracies of another supernet ({header.supernet}, not {supernet}); {_REMEDY}"
+        )
+    if header.criterion != criterion:
+        raise UserError(
+            f"{path}: predicts what networks are ranked by with search.score {header.criterion}, and it is {criterion} "
+            f"now; {_REMEDY}"
         )
     if header.sha256 != _checksum(arrays):
         raise UserError(f"{path}: damaged, its arrays do not match their checksum; {_REMEDY}")

@@ -73,7 +73,9 @@ class Reinforce:
 
 def _merit(score: Score) -> float:
     """Return what takes the place of the accuracy in the reward: above 0, and larger for better scores."""
-    return score.value if score.metric.aggregate == "proportion" and score.metric.maximise else 1 / (1 + score.regret)
+    if score.penalty is not None or (score.metric.aggregate == "proportion" and score.metric.maximise):
+        return score.gain
+    return 1 / (1 + score.regret)
 
 
 def _draw(policy: "Policy", rewards: "Rewards", count: int, rng: np.random.Generator) -> tuple[list[Arch], Codes]:

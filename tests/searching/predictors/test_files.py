@@ -55,6 +55,14 @@ def test_a_predictor_is_read_back(kind, tmp_path):
     assert (found.quality, found.n, found.predictor.kind) == (FITTED[kind].quality, 40, kind)
 
 
+def test_of_another_score(tmp_path):
+    save_predictor(tmp_path / "p.npz", FITTED["linear"], "weights", "both")
+    assert refusal(tmp_path / "p.npz") == (
+        f"predicts what networks are ranked by with search.score both, and it is metric now; {ANEW}"
+    )
+    assert load_predictor(tmp_path / "p.npz", SPACE, "weights", "both").n == 40
+
+
 def test_of_another_space(file):
     other = load_space("cifar10", 10)
     assert refusal(file, other) == (
