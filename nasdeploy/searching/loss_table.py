@@ -21,7 +21,8 @@ from nasdeploy.core.costs import Floats
 from nasdeploy.core.counting.chain import ValueTable
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import Settings
-from nasdeploy.core.space import Codes, SearchSpace
+from nasdeploy.core.space import Codes, SearchSpace, Slot
+from nasdeploy.spaces.mobilenet import Staged
 from nasdeploy.store.files import write_json
 from nasdeploy.store.records import Count, read_record
 
@@ -37,16 +38,13 @@ class Cut:
     values: Mapping[str, int]
     """The values that differ from the largest network's."""
     arch: Arch
-
-    @property
-    def stage(self) -> int | None:
-        """The number of the stage (from 0) that is cut; None where the choice belongs to none."""
-        number = next(iter(self.values)).partition(".")[2]
-        return int(number) if number.isdecimal() else None
+    stage: int | None
+    """The number of the stage (from 0) that is cut; None where the choice belongs to none."""
 
     def __str__(self) -> str:
-        where = "" if self.stage is None else f"stage {self.stage + 1}: "
-        return where + self.text
+        if self.stage is None:
+            return ", ".join(f"{name} {value}" for name, value in self.values.items())
+        return f"stage {self.stage + 1}: {self.text}"
 
     @property
     def text(self) -> str:
@@ -104,25 +102,41 @@ class LossTable(Settings):
 
 
 def groups(space: SearchSpace) -> list[tuple[Choice, ...]]:
-    """Return the choices of a space in groups whose values are exchanged together: those of a stage, and each other.
+    """Return the choices of a space in groups whose values are exchanged together: those of a stage, and each other."""
+    return list(_by_place(space).values())
 
-    The choices of a stage are those with the same number, e.g. `depth.2` and `middle.2`.
+
+def _by_place(space: SearchSpace) -> dict[str | int, tuple[Choice, ...]]:
+    """Return the choices of each stage by its number, and each other by its name.
+
+    Where slots belong to stages, a choice is that of the first slot that reads it: blocks read the width of the stage
+    before, too. Elsewhere the choices of a stage are those with the same number, e.g. `depth.2` and `middle.2`.
     """
-    found: dict[str, list[Choice]] = {}
+    first = {name: slot for slot in reversed(space.slots) for name in slot.reads}
+    found: dict[str | int, tuple[Choice, ...]] = {}
     for choice in space.choices:
-        _, dot, number = choice.name.partition(".")
-        found.setdefault(number if dot else choice.name, []).append(choice)
-    return [tuple(choices) for choices in found.values()]
+        place = _place(space, choice, first.get(choice.name))
+        found[place] = (*found.get(place, ()), choice)
+    return found
+
+
+def _place(space: SearchSpace, choice: Choice, slot: Slot | None) -> str | int:
+    if isinstance(space, Staged):
+        stage = None if slot is None else space.stage_of(slot)
+        return choice.name if stage is None else stage
+    number = choice.name.partition(".")[2]
+    return int(number) if number.isdecimal() else number or choice.name
 
 
 def cuts(space: SearchSpace) -> Iterator[Cut]:
     """Yield every combination of other values of each group's choices, in the largest network."""
     largest = space.largest()
-    for group in groups(space):
+    for place, group in _by_place(space).items():
         for values in _combinations(group):
             arch = space.arch({**largest, **values})
             if arch != largest:
-                yield Cut({name: value for name, value in values.items() if value != largest[name]}, arch)
+                others = {name: value for name, value in values.items() if value != largest[name]}
+                yield Cut(others, arch, place if isinstance(place, int) else None)
 
 
 class AdditiveLoss:

@@ -10,6 +10,7 @@ import pytest
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.searching.loss_table import AdditiveLoss, LossTable, cuts, groups, read_loss_table, write_loss_table
+from nasdeploy.spaces import load_space
 from tests.searching.landscape import SPACE as STAGES
 from tests.searching.losses import loss_table_of
 from tests.small_spaces import every_code, grown
@@ -34,6 +35,17 @@ def test_choices_of_a_stage_are_exchanged_together() -> None:
         *(["depth.0", "kernel_size.0", "middle.0"], ["depth.1", "kernel_size.1", "middle.1"]),
         ["depth.2", "kernel_size.2", "middle.2"],
     ]
+
+
+def test_a_width_of_a_table_is_exchanged_with_the_stage_whose_blocks_have_it() -> None:
+    space = load_space("digits", 10)
+    stages = [[f"width.{n + 1}", f"depth.{n}", f"kernel_size.{n}", f"expand_ratio.{n}"] for n in range(3)]
+    assert [[choice.name for choice in group] for group in groups(space)] == [
+        *(["resolution"], ["width.0"], *stages, ["width.4"])
+    ]
+    told = {str(cut) for cut in cuts(space)}
+    assert {"resolution 8", "width.0 16", "stage 1: width 16", "stage 3: width 40, depth 2", "width.4 96"} <= told
+    assert len(told) == len(list(cuts(space)))
 
 
 def test_each_cut_stands_alone_in_the_largest_network() -> None:
