@@ -53,7 +53,8 @@ def init(
     """Return a recipe for a folder of images that trains for about `hours` on this machine.
 
     `start` is the pretrained network to start from, `timm:NAME` or `torchvision:NAME`, and `weights` a file with its
-    weights where the library is not to fetch its own; then `hours` are those of the whole way, up to the exported file.
+    weights where the library is not to fetch its own; or `run:DIR`, a trained run, whose space and weights are taken.
+    Then `hours` are those of the whole way, up to the exported file.
     With `out` the recipe is also written there, with comments; an earlier file is replaced. Raises `UserError` for a
     folder that holds no images that can be learned from, and for a network that cannot be had, or read.
     """

@@ -186,7 +186,9 @@ def start_of(model: str | None, weights: str | PathLike[str] | None) -> StartSet
         if weights is not None:
             raise UserError(f"`weights={fspath(weights)}`: weights of which network? name it with `start=timm:NAME`")
         return None
-    content = {"model": model, "weights": None if weights is None else _absolute(fspath(weights))}
+    kind, _, place = model.partition(":")
+    named = f"run:{_absolute(place)}" if kind == "run" and place else model
+    content = {"model": named, "weights": None if weights is None else _absolute(fspath(weights))}
     return parse(StartSettings, content, f"`start={model}`")
 
 

@@ -25,7 +25,9 @@ def init(
     model: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="MODEL", help="Pretrained network to start from, timm:NAME or torchvision:NAME."
+            "--from",
+            metavar="MODEL",
+            help="Pretrained network to start from, timm:NAME or torchvision:NAME; or a trained run, run:DIR.",
         ),
     ] = None,
     weights: Annotated[

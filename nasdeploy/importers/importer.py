@@ -49,6 +49,11 @@ class Imported:
         """The number of classes of its classifier."""
         return int(self.head["classes"])
 
+    @property
+    def elastic(self) -> bool:
+        """Whether smaller networks were trained in its weights: of a library's model none were."""
+        return False
+
     def add_stem(self, row: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """Set the stem, with its weights by their names in the family's module."""
         self.stem = dict(row)

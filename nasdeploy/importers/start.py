@@ -19,16 +19,11 @@ _CLASSIFIER = "weights.head.classifier."
 
 
 def open_model(start: StartSettings) -> Imported:
-    """Return the network of a library that a recipe starts from, with its weights.
+    """Return the network of a library that a recipe starts from, not from a run, with its weights.
 
     Raises `UserError` for an unknown name, weights that cannot be fetched or do not fit, and for what no block can
     express.
     """
-    if start.kind == "run":
-        raise UserError(
-            f"start {start.model}: a run has its space already; train its recipe on these images with "
-            f"`nd.train(init={start.name})`"
-        )
     importer = IMPORTERS[start.kind]
     if start.weights is None:
         # What cannot be read is refused before anything is fetched.

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from nasdeploy.data.transforms import draw_sample
+from nasdeploy.importers.importer import Imported
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft
 from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.recipe import Recipe
+from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.image_data import ImageData
@@ -19,15 +21,15 @@ from nasdeploy.training.trial import Normalisation, Reading, Trial, try_classifi
 _BATCH = 32
 
 
-def with_classifier_tried(draft: PretrainedDraft, recipe: Recipe) -> tuple[PretrainedDraft, str]:
-    """Return the draft with the network's own classifier, or with a new one where it does not know the images' classes.
+def with_classifier_tried(draft: PretrainedDraft, imported: Imported, recipe: Recipe) -> tuple[PretrainedDraft, str]:
+    """Return the draft with the imported network's own classifier, or with a new one if it does not know the classes.
 
     Also a line that says how it did on some training images. A classifier no better than guessing has other classes, or
     the same in another order.
     """
     data = Classification().open(recipe.images, recipe.seed)
     assert isinstance(data, ImageData)
-    network, side = _original(draft), draft.size
+    network, side = _original(draft, imported), draft.size
 
     def classifier(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -45,10 +47,10 @@ def with_classifier_tried(draft: PretrainedDraft, recipe: Recipe) -> tuple[Pretr
     ), f"its own classifier has {_accuracy(trial)}: {_reason(trial)}; a new one is begun"
 
 
-def _original(draft: PretrainedDraft) -> Network:
-    space = draft.space.build(draft.imported.classes)
+def _original(draft: PretrainedDraft, imported: Imported) -> Network:
+    space = load_space(draft.space, imported.classes)
     supernet = Supernet(space)
-    supernet.load_state_dict(draft.imported.weights)
+    supernet.load_state_dict(imported.weights)
     return extract(supernet, space.largest()).eval()
 
 

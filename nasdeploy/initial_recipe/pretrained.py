@@ -3,14 +3,15 @@
 The time that is given is divided between the original, the supernet, the search, and the network that is chosen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from os.path import realpath
+from typing import Protocol
 
 from nasdeploy.core.settings import parse
 from nasdeploy.data.inspect import FolderSummary
-from nasdeploy.importers.importer import Imported
-from nasdeploy.importers.start import open_model
+from nasdeploy.importers.importer import ExpectedImages, Imported
 from nasdeploy.initial_recipe.choices import (
     FORWARD_PASSES_A_STEP,
     Draft,
@@ -23,6 +24,8 @@ from nasdeploy.initial_recipe.choices import (
     seconds_per_image,
 )
 from nasdeploy.spaces.grown import GrownSettings, cuts_of
+from nasdeploy.spaces.kind import SpaceSettings
+from nasdeploy.store.run import RUNS
 from nasdeploy.supernet.settings import StartSettings
 
 SHARES: Mapping[str, float] = {"original": 0.25, "elastic": 0.2, "search": 0.2, "finetune": 0.35}
@@ -65,14 +68,42 @@ class Phases:
         return self.finetune * self.finetune_s
 
 
+class StartingNetwork(Protocol):
+    """What a first recipe says of the network that it starts from: an imported one, or the largest of a run."""
+
+    @property
+    def expected(self) -> ExpectedImages:
+        """The images that it expects."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of its classifier."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of its weights, a line each."""
+
+    @property
+    def elastic(self) -> bool:
+        """Whether smaller networks were trained in its weights, whose channels are in order then."""
+
+
 @dataclass(frozen=True)
 class PretrainedDraft(Draft):
     """A first recipe that starts from a pretrained network."""
 
     start: StartSettings
-    space: GrownSettings
-    imported: Imported
+    space: str | SpaceSettings
+    """The space, or the name of a registered one."""
+    network: StartingNetwork
     phases: Phases
+
+    @property
+    def name(self) -> str:
+        """The folder's name as the name of a run, but not that of the run that is started from."""
+        name = super().name
+        taken = self.start.kind == "run" and realpath(self.start.name) == realpath(RUNS / name)
+        return f"{name}-2" if taken else name
 
     @property
     def size(self) -> int:
@@ -85,12 +116,11 @@ class PretrainedDraft(Draft):
         return self.phases.training_s
 
 
-def pretrained_draft(folder: FolderSummary, start: StartSettings, hours: float) -> PretrainedDraft:
+def pretrained_draft(folder: FolderSummary, start: StartSettings, imported: Imported, hours: float) -> PretrainedDraft:
     """Return a recipe that starts from a pretrained network, and takes about `hours` here from training to export.
 
-    Times a few steps, which takes some seconds. Raises `UserError` for a network that cannot be had, or read.
+    Times a few steps, which takes some seconds.
     """
-    imported = open_model(start)
     largest = largest_side(folder, imported)
     space = parse(GrownSettings, _space(imported, (largest,)), start.model)
     image_s = seconds_per_image(space.build(len(folder.classes)), largest, 64 if has_gpu() else 4)
@@ -101,16 +131,30 @@ def pretrained_from(
     folder: FolderSummary, start: StartSettings, imported: Imported, image_s: float, hours: float
 ) -> PretrainedDraft:
     """Return the recipe for a machine on which a step takes `image_s` seconds for each image of the largest side."""
-    images, holdout = images_for(folder)
-    largest, seconds = largest_side(folder, imported), 3600 * hours
-    side = _side(largest, images * image_s, seconds)
-    step_s = image_s * (side / largest) ** 2
-    phases = _phases(images * step_s, seconds)
-    training = Training(images, _batch_size(images), phases.original + phases.elastic, images * step_s, holdout)
+    images, _ = images_for(folder)
+    largest = largest_side(folder, imported)
+    side = _side(largest, images * image_s, 3600 * hours)
     shape = Shape("grown", side, round(side / imported.expected.crop_pct), "random-resized", "none", _LEAST_CROP)
     space = parse(GrownSettings, _space(imported, _sides(side)), start.model)
+    return drafted(folder, start, imported, space, shape, image_s * (side / largest) ** 2, hours)
+
+
+def drafted(
+    folder: FolderSummary,
+    start: StartSettings,
+    network: StartingNetwork,
+    space: str | SpaceSettings,
+    shape: Shape,
+    step_s: float,
+    hours: float,
+) -> PretrainedDraft:
+    """Return the recipe for a space, and for images on which a step takes `step_s` seconds each."""
+    images, holdout = images_for(folder)
+    seconds = 3600 * hours
+    phases = _phases(images * step_s, seconds)
+    training = Training(images, _batch_size(images), phases.original + phases.elastic, images * step_s, holdout)
     search = _search(training, step_s, seconds)
-    return PretrainedDraft(folder, shape, training, search, machine(), start, space, imported, phases)
+    return PretrainedDraft(folder, shape, training, search, machine(), start, space, network, phases)
 
 
 def largest_side(folder: FolderSummary, imported: Imported) -> int:

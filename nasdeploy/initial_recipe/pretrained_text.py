@@ -1,12 +1,15 @@
 """The parts of a first recipe that starts from a pretrained network, as commented YAML."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 from nasdeploy.core.progress import duration
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft
-from nasdeploy.spaces.grown import GrownStage
+from nasdeploy.spaces.grown import GrownSettings, GrownStage
+from nasdeploy.spaces.kind import SpaceSettings
 
 _DEVIATION_OF = "of channels, of values 0..1, as the network was trained with"
 
@@ -18,13 +21,36 @@ def noted(setting: str, note: str) -> str:
 
 def start_text(draft: PretrainedDraft) -> str:
     """Return the sections `start` and `space`: a line for each kind of block."""
-    settings, start = draft.space, draft.start
+    start = draft.start
     lines = ["start:", f"  model: {quoted(start.model)}"]
     if start.weights is not None:
         lines.append(f"  weights: {quoted(start.weights)}")
     if start.classifier == "new":
         lines.append("  classifier: new")
-    lines += [
+    return "\n".join([*lines, *_space(draft.space)])
+
+
+def _space(space: str | SpaceSettings) -> Iterator[str]:
+    """Yield the section `space`: the name, or the settings, those of a grown one as a user likes to read them."""
+    if isinstance(space, str):
+        yield noted(f"space: {space}", f"the networks to choose from; see nasdeploy space show {space}")
+    elif isinstance(space, GrownSettings):
+        yield from _grown(space)
+    else:
+        yield "space:"
+        for name, value in {"kind": space.kind, **space.model_dump(mode="json", exclude_defaults=True)}.items():
+            several = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+            yield f"  {name}:" if several else f"  {name}: {_plain(value)}"
+            yield from (f"    - {_plain(each)}" for each in (value if several else ()))
+
+
+def _plain(value: Any) -> str:
+    """Return a plain value on one line: YAML reads JSON."""
+    return json.dumps(value)
+
+
+def _grown(settings: GrownSettings) -> list[str]:
+    lines = [
         "# Every network to choose from is cut out of it: images, depth, largest kernels, per cent of middle channels.",
         "space:",
         "  kind: grown",
@@ -35,7 +61,7 @@ def start_text(draft: PretrainedDraft) -> str:
     ]
     for stage in settings.stages:
         lines += _stage(stage)
-    return "\n".join([*lines, f"  head: {_flow(settings.head)}"])
+    return [*lines, f"  head: {_flow(settings.head)}"]
 
 
 def _stage(stage: GrownStage) -> list[str]:
@@ -54,7 +80,7 @@ def _flow(row: Any) -> str:
 
 def preprocessing_lines(draft: PretrainedDraft) -> list[str]:
     """Return the lines of section `data` that differ from the usual ones, because the network expects its own."""
-    expected, lines = draft.imported.expected, []
+    expected, lines = draft.network.expected, []
     if expected.mean != IMAGENET_MEAN:
         lines.append(noted(f"  mean: {list(expected.mean)}", _DEVIATION_OF))
     if expected.std != IMAGENET_STD:
@@ -86,16 +112,19 @@ train:
       warmup_epochs: {warmups["o"]}
     - name: elastic         # the networks cut out of it learn from it
       epochs: {phases.elastic}
-      sort_channels: activation
+{"" if draft.network.elastic else _SORTED}\
       distillation: {{kind: kl, temperature: 2.0, beta: 0.5, teacher: original}}
       learning_rate: 0.001
       warmup_epochs: {warmups["e"]}
 """
 
 
+_SORTED = "      sort_channels: activation\n"
+
+
 def _classifier_rate(draft: PretrainedDraft) -> str:
     """Return the factor for the classifier, which learns faster if it is new."""
-    kept = draft.imported.classes == len(draft.folder.classes) and draft.start.classifier == "keep"
+    kept = draft.network.classes == len(draft.folder.classes) and draft.start.classifier == "keep"
     return "1.0" if kept else "3.0  # the classifier is new"
 
 

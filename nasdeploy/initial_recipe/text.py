@@ -1,14 +1,19 @@
 """A first recipe as commented YAML."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.settings import settings_in
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.inspect import FolderSummary, inspect_folder
+from nasdeploy.importers.importer import Imported
+from nasdeploy.importers.start import open_model
 from nasdeploy.initial_recipe.choices import Draft, draft_for
+from nasdeploy.initial_recipe.from_run import open_run, run_draft
 from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
 from nasdeploy.initial_recipe.pretrained_text import (
@@ -48,15 +53,26 @@ def first_recipe(
     folder = inspect_folder(data.expanduser())
     for note in folder.notes:
         progress.say(note)
+    drafting = _drafting(folder, hours, start)
     progress.say("timing some steps of training")
-    draft = draft_for(folder, hours) if start is None else pretrained_draft(folder, start, hours)
+    draft = drafting()
     for note in [*of_weights(draft), *advice(draft, hours)]:
         progress.say(note)
-    if isinstance(draft, PretrainedDraft) and draft.imported.classes == len(folder.classes):
-        draft, told = with_classifier_tried(draft, check(recipe_text(draft, file), file))
+    network = draft.network if isinstance(draft, PretrainedDraft) else None
+    if isinstance(draft, PretrainedDraft) and isinstance(network, Imported) and network.classes == len(folder.classes):
+        draft, told = with_classifier_tried(draft, network, check(recipe_text(draft, file), file))
         progress.say(told)
     text = recipe_text(draft, file)
     return FirstRecipe(folder, draft, text, check(text, file))
+
+
+def _drafting(folder: FolderSummary, hours: float, start: StartSettings | None) -> Callable[[], Draft]:
+    """Return what times some steps and makes the recipe; what it starts from was found to be there, and right."""
+    if start is None:
+        return partial(draft_for, folder, hours)
+    if start.kind == "run":
+        return partial(run_draft, folder, start, open_run(start, folder.classes), hours)
+    return partial(pretrained_draft, folder, start, open_model(start), hours)
 
 
 def recipe_text(draft: Draft, file: str) -> str:
@@ -68,7 +84,7 @@ def of_weights(draft: Draft) -> list[str]:
     """Return what became of the pretrained weights: which of several were taken, and whether with their classifier."""
     if not isinstance(draft, PretrainedDraft):
         return []
-    given, wanted, notes = draft.imported.classes, len(draft.folder.classes), draft.imported.notes
+    given, wanted, notes = draft.network.classes, len(draft.folder.classes), draft.network.notes
     anew = f"a new classifier of {wanted} classes takes the place of that of {given}"
     return [*notes, anew] if given != wanted else list(notes)
 

@@ -101,26 +101,29 @@ def restore(supernet: Supernet, content: Mapping[str, Any], path: Path, remedy: 
         raise UserError(f"{path}: no weights to compute with: {defect}; {remedy}")
 
 
-def initialise(supernet: Supernet, path: Path) -> None:
-    """Start from the weights in a file: everything but the classifier, which stays as it is.
+def initialise(supernet: Supernet, path: Path, *, classifier: bool = False) -> None:
+    """Start from the weights in a file: everything but the classifier, which stays as it is unless it is asked for.
 
     The file is a checkpoint, or a supernet's state dict (names and tensors alone) of PyTorch or safetensors. Raises
     `UserError` if it cannot be read, if its space differs in more than the number of classes, or if it holds NaN or
     whatever else nothing can be learned from.
     """
-    supernet.load_state_dict(_without_head(supernet, path), strict=False)
+    supernet.load_state_dict(_fitting(supernet, path, classifier), strict=False)
 
 
-def require_initialises(space: SearchSpace, path: Path) -> None:
+def require_initialises(space: SearchSpace, path: Path, *, classifier: bool = False) -> None:
     """Raise the `UserError` that `initialise` would, without the memory and the time of a supernet."""
     with torch.device("meta"):
         supernet = Supernet(space)
-    _without_head(supernet, path)
+    _fitting(supernet, path, classifier)
 
 
-def _without_head(supernet: Supernet, path: Path) -> dict[str, Tensor]:
-    weights = {name: value for name, value in _initial(path).items() if not name.startswith(_HEAD)}
-    own = {name: value for name, value in supernet.state_dict().items() if not name.startswith(_HEAD)}
+def _fitting(supernet: Supernet, path: Path, classifier: bool) -> dict[str, Tensor]:
+    """Return the weights in a file, with or without the classifier's."""
+    own, weights = (
+        {name: value for name, value in state.items() if classifier or not name.startswith(_HEAD)}
+        for state in (supernet.state_dict(), _initial(path))
+    )
     differing = [
         f"{name} {difference}"
         for name in sorted(own.keys() | weights.keys())

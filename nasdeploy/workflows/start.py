@@ -1,6 +1,6 @@
 """The weights that a training begins with: random ones, those of an earlier run, or those of a pretrained network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os.path import realpath
 from pathlib import Path
 
@@ -16,19 +16,25 @@ from nasdeploy.supernet.weights import FORMATS, initialise, require_initialises
 from nasdeploy.training.checkpoint import Checkpoints
 
 
-def beginning(recipe: Recipe, space: SearchSpace, init: Path | None) -> Callable[[Supernet], None]:
-    """Return what gives a new supernet of `space` its first weights.
+def beginning(
+    recipe: Recipe, space: SearchSpace, labels: Sequence[str], init: Path | None, replaced: Path | None
+) -> Callable[[Supernet], None]:
+    """Return what gives a new supernet of `space`, for data with these labels, its first weights.
 
-    They are those of the file `init`, else those that the recipe starts from, else random. Raises `UserError`, before
-    anything is begun, for weights that cannot be had or do not fit.
+    They are those of `init`, a file or the directory of a run, else those that the recipe starts from, else random.
+    `replaced` is the directory of a run that is discarded before. Raises `UserError`, before anything is begun, for
+    weights that cannot be had or do not fit.
     """
     start = recipe.start
-    if init is None and start is not None and start.kind == "run":
-        init = weights_of(Path(start.name))
     if init is not None:
-        return _from_file(space, init)
+        return _from_file(space, weights_of(init, f"`init` {init}", replaced))
     if start is None:
         return zero_last_scales
+    if start.kind == "run":
+        directory = Path(start.name)
+        path = weights_of(directory, f"start.model {start.model}", replaced)
+        same = Run.open(directory).manifest.classes == tuple(labels)
+        return _from_file(space, path, classifier=same and start.classifier == "keep")
     weights = initial_weights(open_model(start), space, start)
 
     def begin(supernet: Supernet) -> None:
@@ -37,21 +43,21 @@ def beginning(recipe: Recipe, space: SearchSpace, init: Path | None) -> Callable
     return begin
 
 
-def _from_file(space: SearchSpace, path: Path) -> Callable[[Supernet], None]:
-    require_initialises(space, path)
+def _from_file(space: SearchSpace, path: Path, *, classifier: bool = False) -> Callable[[Supernet], None]:
+    require_initialises(space, path, classifier=classifier)
 
     def begin(supernet: Supernet) -> None:
         zero_last_scales(supernet)
-        initialise(supernet, path)
+        initialise(supernet, path, classifier=classifier)
 
     return begin
 
 
-def weights_of(init: Path, replaced: Path | None = None) -> Path:
-    """Return the file to start from: `init` itself, or the newest checkpoint of that run."""
+def weights_of(init: Path, asked: str, replaced: Path | None) -> Path:
+    """Return the file to start from, `init` itself or the newest checkpoint of that run; `asked` names it in errors."""
     if replaced is not None and Path(realpath(init)).is_relative_to(replaced.resolve()):
         raise UserError(
-            f"`init` {init}: `restart=True` would discard that run; give the new one another directory with `run`"
+            f"{asked}: `restart=True` would discard that run; give the new one another directory with `run`"
         )
     if init.is_file() or (init.suffix in FORMATS and not init.is_dir()):
         return init

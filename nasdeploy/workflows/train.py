@@ -26,7 +26,7 @@ from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import leave_out_damaged, lines_on_range, measured_for, trained_facts, unfinished
-from nasdeploy.workflows.start import beginning, weights_of
+from nasdeploy.workflows.start import beginning
 from nasdeploy.workflows.teacher import described, open_teachers
 
 
@@ -139,12 +139,11 @@ def _prepare(request: _Request, ranks: Ranks) -> _Prepared:
     recipe, directory, restart = request.trained, request.directory, request.restart
     _require_share(recipe, ranks)
     require_tensorboard(recipe.train)
-    init = None if request.init is None else weights_of(request.init, replaced=directory if restart else None)
     begun_before = None if restart or not ranks.first else unfinished(recipe, directory)
     data = request.task.open(recipe.data, recipe.seed, begun_before)
     space = recipe.load_space(data.outputs)
     request.require(space)
-    begin = beginning(recipe, space, init)
+    begin = beginning(recipe, space, data.labels, request.init, directory if restart else None)
     for settings in recipe.train.of_phases:
         require_trainable(settings, space)
     contexts = [_context(recipe, space, settings) for settings in recipe.train.of_phases]

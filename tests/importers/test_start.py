@@ -116,8 +116,3 @@ def test_what_no_block_expresses_is_refused_before_its_weights_are_fetched(monke
     with pytest.raises(UserError, match="timm:mixnet_s: "):
         open_model(StartSettings(model="timm:mixnet_s"))
     assert fetched == [{}]
-
-
-def test_a_run_is_no_network_to_grow_a_space_from():
-    with pytest.raises(UserError, match=r"start run:runs/a: a run has its space already; .*`nd\.train\(init=runs/a\)`"):
-        open_model(StartSettings(model="run:runs/a"))
