@@ -2,9 +2,11 @@
 
 It is a training like any other, in a run of its own below RUN/finetune, of the space that holds that network alone: it
 resumes where it was stopped. The network that comes of it is kept in RUN/networks and exported from then on; one that
-does worse on the held-out samples than before is not, so that the inherited weights stay.
+does worse on the held-out samples than before is not, so that the inherited weights stay. When it is finished its
+checkpoints, which are several times as large as the network, are removed.
 """
 
+import shutil
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,8 +22,8 @@ from nasdeploy.distributed.ranks import Ranks
 from nasdeploy.nn.network import Network, compute_device
 from nasdeploy.recipe import Recipe, learned_differences, parse_recipe, space_of
 from nasdeploy.spaces.fixed import FixedSpace
-from nasdeploy.store.checkpoints import Weights, trained_weights
-from nasdeploy.store.files import write_json
+from nasdeploy.store.checkpoints import Weights, checkpoint_files, trained_weights
+from nasdeploy.store.files import writable, write_json
 from nasdeploy.store.networks import (
     FINETUNED,
     FinetuneRecord,
@@ -172,8 +174,10 @@ def ensure_finetuned(request: FinetuneRequest, progress: Progress) -> Finetuned:
 def _finished(request: FinetuneRequest) -> Finetuned | None:
     """Return what a fine-tuning by these settings came to, None if it is not finished.
 
-    Raises `UserError` if it was begun with other settings.
+    Checkpoints that a process left which was killed at its end, or an earlier version, are removed. Raises `UserError`
+    if it was begun with other settings.
     """
+    tuned = None
     if (request.directory / "manifest.json").exists():
         tuned = Run.open(request.directory)
         before = parse_recipe(tuned.manifest.recipe, f"{tuned.path}/manifest.json")
@@ -183,7 +187,17 @@ def _finished(request: FinetuneRequest) -> Finetuned | None:
                 "`nd.finetune(restart=True)`"
             )
     record = finetune_record(request.run, request.arch.digest)
-    return None if record is None else Finetuned(request.arch, record, request.task.metric)
+    if record is None:
+        return None
+    if tuned is not None:
+        _remove_checkpoints(tuned)
+    return Finetuned(request.arch, record, request.task.metric)
+
+
+def _remove_checkpoints(tuned: Run) -> None:
+    if tuned.is_finished("train") and tuned.checkpoints.is_dir():
+        with writable(tuned.checkpoints):
+            shutil.rmtree(tuned.checkpoints)
 
 
 def _finetuned(request: FinetuneRequest, progress: Progress) -> Finetuned:
@@ -212,6 +226,7 @@ def _finetuned(request: FinetuneRequest, progress: Progress) -> Finetuned:
         )
         write_json(tuned.path / FINETUNED, record.model_dump(mode="json"))
         tuned.finish("train", trained_facts(tuned, metrics, progress))
+        _remove_checkpoints(tuned)
     return Finetuned(arch, record, before.metric)
 
 
@@ -228,10 +243,16 @@ def _facts(request: FinetuneRequest, before: Score, after: Score) -> NetworkFact
 
 
 def _begun(request: FinetuneRequest) -> Run:
-    """Return the run of the training, which is created if it is not there."""
+    """Return the run of the training, which is created if it is not there.
+
+    One that is finished, whose network was lost since, begins again, which ends in the same weights.
+    """
     run, directory = request.run, request.directory
     if (directory / "manifest.json").exists():
-        return Run.open(directory)
+        tuned = Run.open(directory)
+        if checkpoint_files(tuned.checkpoints) or not tuned.is_finished("train"):
+            return tuned
+        Run.discard(directory)
     return Run.create(
         directory.parent,
         directory.name,

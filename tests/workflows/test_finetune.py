@@ -183,7 +183,7 @@ def test_a_finished_one_is_refused_with_the_ways_out_and_done_anew_by_restart(ru
     assert same(kept_of(run, arch), first)
 
 
-def test_lost_weights_are_kept_again_from_the_checkpoint(run: Run) -> None:
+def test_lost_weights_are_trained_again(run: Run) -> None:
     arch = arch_of(run)
     nd.finetune(run, arch, changes=EPOCHS)
     first, kept = kept_of(run, arch), own_network(run, arch)
@@ -191,6 +191,31 @@ def test_lost_weights_are_kept_again_from_the_checkpoint(run: Run) -> None:
     shutil.rmtree(kept.path)
     nd.finetune(run, arch, changes=EPOCHS)
     assert same(kept_of(run, arch), first)
+
+
+def test_what_is_finished_leaves_no_checkpoints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = arch_of(run)
+    tuned = finetune_directory(run, arch.digest)
+
+    def killed(place: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nasdeploy.workflows.finetune._remove_checkpoints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nd.finetune(run, arch, changes=EPOCHS)
+    first, kept = kept_of(run, arch), own_network(run, arch)
+    assert kept is not None
+    # While they are there, the network is read from them.
+    shutil.rmtree(kept.path)
+    nd.finetune(run, arch, changes=EPOCHS, progress=Interrupting(1))
+    assert same(kept_of(run, arch), first)
+    assert not (tuned / "checkpoints").exists()
+    assert {path.name for path in tuned.iterdir()} >= {"manifest.json", "metrics.jsonl", "finetune.json"}
+    (tuned / "checkpoints").mkdir()
+    with pytest.raises(nd.UserError, match="it is finished: go on with"):
+        nd.finetune(run, arch, changes=EPOCHS)
+    assert not (tuned / "checkpoints").exists()
 
 
 def test_one_that_became_worse_is_told_and_not_kept(run: Run) -> None:
