@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.core.space import Sharing
+from nasdeploy.nn.depthwise import depthwise, is_faster
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float 
 
 def pad_and_convolve(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int], groups: int = 1) -> Tensor:
     """Return the convolution of `[N, C, H, W]` without bias, with zeros before and after the rows and columns."""
+    if is_faster(x, weight, stride, margins, groups):
+        return depthwise(x, weight, stride, margins)
     before, after = margins
     if before != after:
         x, before = F.pad(x, (before, after, before, after)), 0

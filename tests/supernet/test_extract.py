@@ -1,6 +1,7 @@
 """A sub-network inside the supernet and the same one extracted must be the same function, bit for bit."""
 
 from copy import deepcopy
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.nn import depthwise
 from nasdeploy.nn.functional import rescale
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces import SPACES, load_settings, load_space
@@ -41,6 +43,22 @@ def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch
     return [(a, b.grad) for a, b in zip(sliced.parameters(), network.parameters(), strict=True) if b.grad is not None]
 
 
+def require_bit_equal(supernet: Supernet, holder: Supernet, arch: Arch, images: Tensor) -> None:
+    """Compare outputs and gradients in the supernet with those of the extracted network; `holder` holds gradients."""
+    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    network = extract(supernet, arch).to(memory_format=layout)
+    supernet.zero_grad()
+    logits = supernet(images, arch)
+    alone = network(rescale(images, input_side(network.plan)))
+    assert torch.equal(logits, alone)
+    logits.square().sum().backward()
+    alone.square().sum().backward()
+    pairs = gradients(supernet, holder, network, arch)
+    assert len(pairs) == len(list(network.parameters()))
+    for in_supernet, in_network in pairs:
+        assert torch.equal(in_supernet, in_network)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", [*SPACES, GROWN.name])
@@ -53,17 +71,24 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     rng = np.random.default_rng(list(LAYOUTS).index(layout))
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
     for arch in (space.smallest(), space.largest(), *(space.sample(rng) for _ in range(ARCHS))):
-        network = extract(supernet, arch).to(memory_format=LAYOUTS[layout])
-        supernet.zero_grad()
-        logits = supernet(images, arch)
-        alone = network(rescale(images, input_side(network.plan)))
-        assert torch.equal(logits, alone)
-        logits.square().sum().backward()
-        alone.square().sum().backward()
-        pairs = gradients(supernet, holder, network, arch)
-        assert len(pairs) == len(list(network.parameters()))
-        for in_supernet, in_network in pairs:
-            assert torch.equal(in_supernet, in_network)
+        require_bit_equal(supernet, holder, arch, images)
+
+
+def test_networks_that_learn_from_many_images_are_bit_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As training does: in channels-last layout, with gradients of depthwise weights that are summed in ways of our
+    own."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    summed = [Mock(wraps=way) for way in (depthwise._by_pairs, depthwise._by_offsets)]
+    monkeypatch.setattr(depthwise, "_by_pairs", summed[0])
+    monkeypatch.setattr(depthwise, "_by_offsets", summed[1])
+    space = at_resolutions(GROWN.name)
+    torch.manual_seed(0)
+    supernet = Supernet(space).to(memory_format=torch.channels_last)
+    randomise(supernet)
+    holder, images = deepcopy(supernet), torch.randn(64, 3, 12, 12).to(memory_format=torch.channels_last)
+    for arch in (space.smallest(), space.largest()):
+        require_bit_equal(supernet, holder, arch, images)
+    assert all(way.called for way in summed)
 
 
 def test_nothing_in_an_extracted_network_is_left_undefined() -> None:
