@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasdeploy.blocks.inverted_residual import Padding, margins
+from nasdeploy.blocks.feature_maps import Padding, margins
 from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.importers import IMPORTERS

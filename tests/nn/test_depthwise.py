@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nasdeploy.blocks.inverted_residual import Padding, margins
+from nasdeploy.blocks.feature_maps import Padding, margins
 from nasdeploy.nn.depthwise import depthwise, is_faster
 from nasdeploy.nn.functional import pad_and_convolve
 
