@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit
-from nasdeploy.cli.search import Given, StrictFlag, asked_of, with_budget
+from nasdeploy.cli.search import Given, PreferOption, StrictFlag, asked_of, preference_of, with_budget
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 from nasdeploy.cli.wording import typed
 
@@ -97,6 +97,7 @@ def run(
     run_directory: DirectoryOption = None,
     device: DeviceOption = None,
     assignments: SetOption = None,
+    prefer: PreferOption = None,
     restart: RestartFlag = False,
     strict: StrictFlag = False,
     as_json: JsonFlag = False,
@@ -105,7 +106,7 @@ def run(
     """Train, profile, search, fine-tune if the recipe says so, and export in one go; the same command resumes."""
     from nasdeploy.recipe import load_recipe
 
-    loaded = load_recipe(recipe, changes(assignments, device), data)
+    loaded = load_recipe(recipe, [*changes(assignments, device), *preference_of(prefer)], data)
     asked = asked_of(budget)
 
     from nasdeploy.core.progress import Progress
@@ -125,7 +126,7 @@ def run(
 
 def _product(product: "Product") -> str:
     from nasdeploy.cli.export import describe
+    from nasdeploy.cli.searches import choice_lines
 
-    return f"{product.run.path}: searched {product.result.evaluated} networks\n" + describe(
-        product.directory, product.manifest
-    )
+    searched = f"{product.run.path}: searched {product.result.evaluated} networks"
+    return "\n".join([searched, *choice_lines(product.result), describe(product.directory, product.manifest)])

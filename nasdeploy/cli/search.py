@@ -109,6 +109,10 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", metavar="LIST", help="Choose among these too, e.g. fp32,int8 [default: the device's]."),
 ]
+PreferOption = Annotated[
+    str | None,
+    typer.Option("--prefer", metavar="WHAT", help="accurate, or fast: the fastest that is not told to be worse."),
+]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
 
@@ -125,6 +129,7 @@ def search(
     budget: Given,
     device: DeviceOption = None,
     strategy: StrategyOption = None,
+    prefer: PreferOption = None,
     precision: PrecisionOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. search.rounds=5.")
@@ -150,7 +155,7 @@ def search(
         with reported_once(first_of_host):
             asked = asked_of(budget)
             run = chosen_run(run_directory)
-            changed = [*changes(assignments, device), *strategy_of(strategy)]
+            changed = [*changes(assignments, device), *strategy_of(strategy), *preference_of(prefer)]
             requests = _requests(run, changed, data, asked, precision, strict, progress)
 
         if dry_run:
@@ -200,3 +205,10 @@ def strategy_of(name: str | None) -> list[str]:
     if name not in STRATEGY_NAMES:
         raise UserError(f"--strategy {name}: unknown search strategy{suggestion(name, STRATEGY_NAMES)}")
     return [f"search.strategy={name}"]
+
+
+def preference_of(what: str | None) -> list[str]:
+    """What `--prefer` changes in a recipe, as `key.key=value`; raises `UserError` for anything else than it knows."""
+    if what not in (None, "accurate", "fast"):
+        raise UserError(f"--prefer {what}: give accurate or fast")
+    return [] if what is None else [f"search.prefer={what}"]

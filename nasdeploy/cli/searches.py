@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli.output import JsonFlag, RunOption, aligned, chosen_run, emit
-from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, split_name
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, split_name
 from nasdeploy.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nasdeploy.core.score import Criterion
+    from nasdeploy.core.score import Criterion, Metric
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
     from nasdeploy.workflows.searches import CostReach, Forecast
 
@@ -32,10 +32,49 @@ def describe(result: "SearchResult") -> str:
     for place, name in reversed(places.items()):
         lines.insert(place, name)
     if result.ties:
-        lines.append(f"within one standard error of it: {', '.join(result.ties)}")
+        paired = " (paired)" if any(one.difference for one in result.finalists) else ""
+        lines.append(f"within one standard error of it{paired}: {', '.join(result.ties)}")
+    lines += choice_lines(result)
     if result.as_fast:
         lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
     return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
+
+
+def choice_lines(result: "SearchResult") -> list[str]:
+    """Return what else could be chosen, or was not: the faster finalist that is no worse, or the best one."""
+    finalists, lines = {one.digest: one for one in result.finalists}, []
+    if best := finalists.get(result.best or ""):
+        less, how_much = _less(result, result.winner, best), _compared(result, best, -1)
+        lines.append(f"{less} than {best.digest}, the best by rank, and is not told to be worse: {how_much}")
+    if faster := finalists.get(result.faster or ""):
+        less, how_much = _less(result, faster, result.winner), _compared(result, faster, 1)
+        lines.append(f"{less} and is not told to be worse: {how_much}; --prefer fast takes it")
+    return lines
+
+
+def _less(result: "SearchResult", network: "NetworkRecord", than: "NetworkRecord") -> str:
+    """Return how much less a network takes than another, on the first device or of what the front is drawn over."""
+    if result.devices:
+        what, here, there = "time", network.measured_ms, than.measured_ms
+    else:
+        axis = front_axis(result.budget.costs)
+        what, here, there = NETWORK_COSTS[axis].title, network.costs[axis], than.costs[axis]
+    return f"{network.digest} takes {100 * (1 - here / there):.0f} % less {what}" if here and there else network.digest
+
+
+def _compared(result: "SearchResult", finalist: "NetworkRecord", sign: int) -> str:
+    """Return how far a finalist's score is above the winner's, below it with a `sign` of -1, and how sure that is."""
+    metric, found = result.metric, finalist.difference
+    if found is not None:
+        return f"{_points(metric, sign * found.value, found.error)} (paired)"
+    value = finalist.final_value - result.winner.final_value
+    return f"{_points(metric, sign * value, result.winner.error)}"
+
+
+def _points(metric: "Metric", value: float, error: float | None = None) -> str:
+    """Return a difference of scores as people read it, with its standard error if that is given."""
+    shown = f"{metric.scale * value:+.{metric.decimals}f}" + ("" if error is None else f" +- {metric.number(error)}")
+    return f"{shown} points" if metric.unit == "%" else f"{shown} {metric.unit}".strip()
 
 
 def forecast_text(expected: "Forecast") -> str:
@@ -158,9 +197,7 @@ def _heading(results: "Sequence[SearchResult]") -> str:
 
 def _difference(result: "SearchResult", first: "NetworkRecord") -> str:
     """Return how far a winner's score is from that of the first one."""
-    metric = result.metric
-    shown = f"{metric.scale * (result.winner.final_value - first.final_value):+.{metric.decimals}f}"
-    return f"{shown} points" if metric.unit == "%" else f"{shown} {metric.unit}".strip()
+    return _points(result.metric, result.winner.final_value - first.final_value)
 
 
 def _listed(result: "SearchResult") -> list[str]:

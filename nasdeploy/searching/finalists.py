@@ -29,13 +29,20 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.nn.network import Network, NetworkPart
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
+from nasdeploy.searching.outcome import Outcome, Timings
 from nasdeploy.searching.predictors.predictor import FittedPredictor
 from nasdeploy.searching.problem import Candidate, Problem, pareto_front
-from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
-from nasdeploy.searching.search import Measure, Outcome, Timings
+from nasdeploy.searching.result import (
+    BudgetRecord,
+    DifferenceRecord,
+    Fidelity,
+    LatencyRecord,
+    NetworkRecord,
+    SearchResult,
+)
+from nasdeploy.searching.search import Measure
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.store.checkpoints import WeightsFacts
-from nasdeploy.store.evaluations import Evaluation
 from nasdeploy.store.files import append_json_line, read_json_lines
 from nasdeploy.store.records import parse_record
 
@@ -153,6 +160,8 @@ def result_of(
     winner = outcome.winner
     devices = tuple(table.conditions.device.name for table in problem.tables)
     costs, deployed = {candidate.arch: candidate for candidate in known}, outcome.deployed
+    comparison = outcome.comparison
+    faster = comparison.faster(winner.arch)
 
     def found(candidate: Candidate) -> NetworkRecord:
         made = found_of(costs.get(candidate.arch, candidate), problem, outcome.timings)
@@ -161,6 +170,11 @@ def result_of(
         if there is None:
             return made
         return made.model_copy(update={"deployed_value": there.score.value, "penalty": _finite(there.score.penalty)})
+
+    def compared(candidate: Candidate) -> NetworkRecord:
+        difference = None if candidate is winner else comparison.difference(candidate.arch, winner.arch)
+        record = None if difference is None else DifferenceRecord.of(difference)
+        return found(candidate).model_copy(update={"difference": record})
 
     return SearchResult(
         id=facts.id,
@@ -180,20 +194,17 @@ def result_of(
         samples=winner.evaluation.score.samples,
         unreadable=facts.unreadable,
         winner=found(winner),
-        ties=tuple(other.arch.digest for other in outcome.fitting[1:] if _ties(winner, other, deployed)),
+        ties=tuple(other.arch.digest for other in outcome.fitting[1:] if comparison.ties(winner.arch, other.arch)),
+        faster=None if faster is None else faster.digest,
+        best=None if outcome.best is winner else outcome.best.arch.digest,
         as_fast=_as_fast(winner, outcome, devices),
-        finalists=tuple(found(candidate) for candidate in outcome.finalists),
+        finalists=tuple(compared(candidate) for candidate in outcome.finalists),
         front=tuple(found(candidate) for candidate in pareto_front(known, problem.axis.name)),
         latency_fidelity={
             name: _fidelity(problem, table, outcome.timings[name]) for name, table in zip(devices, before, strict=True)
         },
         accuracy_fidelity=_of_accuracy(outcome.predictor),
     )
-
-
-def _ties(winner: Candidate, other: Candidate, deployed: Mapping[Arch, Evaluation]) -> bool:
-    best, next_best = (deployed.get(one.arch, one.evaluation) for one in (winner, other))
-    return best.score.ties(next_best.score)
 
 
 def _as_fast(winner: Candidate, outcome: Outcome, devices: Sequence[str]) -> tuple[str, ...]:

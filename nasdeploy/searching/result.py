@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.paired import PairedDifference
 from nasdeploy.core.score import Criterion, Metric
 from nasdeploy.core.settings import Settings
 from nasdeploy.runtimes.runtime import Precision
@@ -36,6 +37,23 @@ class LatencyRecord(Settings):
     """The largest by the smallest median of the processes that it was measured in."""
 
 
+class DifferenceRecord(Settings):
+    """The score and the loss of a finalist less the winner's, on the same held-out samples.
+
+    The standard errors are those of differences sample by sample, which are far smaller than those of the scores.
+    """
+
+    value: float
+    error: float
+    loss: float
+    loss_error: float
+
+    @classmethod
+    def of(cls, found: PairedDifference) -> "DifferenceRecord":
+        """Return a difference as JSON holds it."""
+        return cls(value=found.value, error=found.error, loss=found.loss, loss_error=found.loss_error)
+
+
 class NetworkRecord(Settings):
     """One architecture with what is known of it.
 
@@ -56,6 +74,9 @@ class NetworkRecord(Settings):
     penalty: float | None = None
     """What the network, as it is deployed, was ranked by, smaller for better ones; left out of JSON where that is the
     metric, and of a network whose outputs were no numbers."""
+    difference: DifferenceRecord | None = None
+    """How the network compares with the winner; left out of JSON where that is not known: of the winner, of what is no
+    finalist that meets the budget, in int8, and for a metric that is no mean over samples."""
     original: bool = False
     """Whether it is the run's original, with weights of its own; left out of JSON if it is not."""
     costs: dict[str, int | float]
@@ -105,7 +126,7 @@ class NetworkRecord(Settings):
         return next((one.measured_ms for one in self.latency.values()), None)
 
 
-_LEFT_OUT = {"original": False, "penalty": None}
+_LEFT_OUT = {"original": False, "penalty": None, "difference": None}
 """What is left out of the JSON of a network where it has these values."""
 _NETWORK_KEYS = {name: name if cost.is_count else cost.key for name, cost in NETWORK_COSTS.items()}
 """The names of costs in the JSON of a network."""
@@ -241,7 +262,13 @@ class SearchResult(Settings):
     """Held-out samples beside these that were left out, because they cannot be read."""
     winner: NetworkRecord
     ties: tuple[str, ...]
-    """Digests of finalists that meet the budget and are within one standard error of the winner."""
+    """Digests of finalists that meet the budget and are worse than the winner by no more than one standard error: of
+    the difference between the two where their records say it, else of the winner's score."""
+    faster: str | None = None
+    """The digest of the fastest of these that is told to be faster than the winner (or cheaper, without latencies);
+    None if there is none, and in results of earlier versions."""
+    best: str | None = None
+    """The digest of the best finalist that meets the budget, where the winner is a faster one that was preferred."""
     as_fast: tuple[str, ...] = ()
     """Digests of finalists whose latency on the first device is not told from the winner's by several processes."""
     finalists: tuple[NetworkRecord, ...]

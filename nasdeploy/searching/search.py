@@ -13,6 +13,7 @@ from statistics import median
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget, UserError
+from nasdeploy.core.paired import SampleScores
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.score import Score, proportion, together
@@ -22,6 +23,7 @@ from nasdeploy.latency.protocol import Timing
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.searching.budget import Budget
 from nasdeploy.searching.feasibility import is_reachable
+from nasdeploy.searching.outcome import FinalistComparison, Outcome
 from nasdeploy.searching.predictors.predictor import FittedPredictor
 from nasdeploy.searching.problem import (
     Candidate,
@@ -148,35 +150,11 @@ def _together(before: Evaluation, after: Evaluation) -> Evaluation:
 Measure = Callable[[str, Sequence[Arch]], Mapping[Arch, Timing]]
 """Latencies of whole networks on the device of that name."""
 
-Timings = Mapping[str, Mapping[Arch, Timing]]
-"""The timings by device, of whole networks."""
-
 Deploy = Callable[[Sequence[Arch]], Mapping[Arch, Evaluation]]
 """Accuracies of networks as their device computes them; of none where it does so as the supernet does."""
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search found: all candidates by rank, the finalists by rank, and the winner among them."""
-
-    candidates: list[Candidate]
-    finalists: list[Candidate]
-    fitting: list[Candidate]
-    """The finalists that meet the budget; the winner is the first."""
-    timings: Timings
-    """The timings of all finalists that were ever measured; empty without a latency budget."""
-    tables: Sequence[LatencyTable]
-    """The tables as corrected by what was measured."""
-    rounds: int
-    deployed: Mapping[Arch, Evaluation] = field(default_factory=dict)
-    """Accuracies of those that fit as their device computes them; empty where it does so as the supernet does."""
-    predictor: FittedPredictor | None = None
-    """The last that a strategy fitted to accuracies."""
-
-    @property
-    def winner(self) -> Candidate:
-        """The best that meets the budget."""
-        return self.fitting[0]
+Sampled = Callable[[Sequence[Arch]], Mapping[Arch, SampleScores]]
+"""What networks are worth on each of the held-out samples; of none where that is not known."""
 
 
 @dataclass
@@ -197,6 +175,8 @@ class Search:
     """What the strategy may use beside the problem."""
     deploy: Deploy = lambda archs: {}
     """Asked for finalists that meet the budget, which are ranked by its answers."""
+    sampled: Sampled = lambda archs: {}
+    """Asked for finalists that meet the budget, which are compared by its answers."""
     candidates: tuple[Arch, ...] = ()
     """The architectures that are evaluated in any case, whatever the strategy proposes, if they are within the
     budget."""
@@ -233,7 +213,20 @@ class Search:
         """What was found, those that fit ranked by their accuracy on the device."""
         deployed = self.deploy([candidate.arch for candidate in fitting])
         fitting.sort(key=lambda c: replace(c, evaluation=deployed.get(c.arch, c.evaluation)).rank, reverse=True)
-        return Outcome(candidates, finalists, fitting, self._timings, tables, rounds, deployed, self._predictor)
+        comparison, best = self._compared(fitting, deployed, tables), fitting[0]
+        if self.settings.prefer == "fast" and (faster := comparison.faster(best.arch)) is not None:
+            fitting.sort(key=lambda candidate: candidate.arch != faster)
+        known = self._timings, tables, rounds, deployed, self._predictor
+        return Outcome(candidates, finalists, fitting, best, comparison, *known)
+
+    def _compared(
+        self, fitting: Sequence[Candidate], deployed: Mapping[Arch, Evaluation], tables: Sequence[LatencyTable]
+    ) -> FinalistComparison:
+        """Compare finalists, sample by sample but where their device computes other scores than the supernet."""
+        samples = self.sampled([candidate.arch for candidate in fitting]) if len(fitting) > 1 and not deployed else {}
+        axis = Problem(self.space, self.budget, *tables).axis.name
+        timings = self._timings.get(_device(tables[0]), {}) if tables else {}
+        return FinalistComparison.of(fitting, axis, deployed, timings, samples)
 
     def _measured_within(self, arch: Arch) -> bool:
         """Whether a measured network leaves the reserve of every latency limit free; True where there is none."""

@@ -57,6 +57,9 @@ class SearchSettings(Settings):
     random. The papers: 1."""
     finalists: int = Field(default=8, ge=1, le=1000)
     """Networks that are measured on the device as a whole at the end of a round of search."""
+    prefer: Literal["accurate", "fast"] = "accurate"
+    """The winner among the finalists that meet the budget: the best, or the fastest that is worse by no more than one
+    standard error of the difference between the two, taken sample by sample."""
     measured_rounds: int = Field(default=5, ge=1, le=5)
     """Searches, each with a table that knows what was measured before, until a finalist meets the budget."""
     probability: float = Field(default=0.9, ge=0.5, lt=1.0)

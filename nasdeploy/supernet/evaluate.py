@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
+from nasdeploy.core.paired import SampleScores
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.score import Criterion, Score, compares
 from nasdeploy.core.space import SearchSpace
@@ -185,6 +186,17 @@ class Evaluator:
     def score_of(self, runner: PartRunner) -> Score:
         """Return the score, on all samples, of what else computes the parts of a network."""
         return self._score(runner, 0, None)
+
+    def sample_scores(self, arch: Arch) -> SampleScores | None:
+        """Return what an architecture is worth on each of the samples; None for a task that does not say."""
+        runner, parts = _WithinMemory(self.network(arch), self._at_once), []
+        for _, outputs, targets in self._computed(runner, 0, None):
+            part = self.task.sample_scores(outputs, targets)
+            if part is None:
+                return None
+            parts.append(part)
+        values, losses = (torch.cat(each).double().numpy(force=True) for each in zip(*parts, strict=True))
+        return SampleScores(self.task.metric, values, losses)
 
     def ranking_by(self, criterion: Criterion) -> "Evaluator":
         """Return what scores in the same way, for networks to be ranked by a criterion.

@@ -67,6 +67,12 @@ class Classification(Task):
 
         return score_logits(batches)
 
+    def sample_scores(self, outputs: "Tensor", targets: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Return whether logits `[N, classes]` are right, as 1 and 0, and the cross-entropy, of each image `[N]`."""
+        from nasdeploy.tasks.image_data import sample_scores
+
+        return sample_scores(outputs, targets)
+
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """Return `input` and `logits` for the one part of the network."""
         return {plan.only.name: (("input",), ("logits",))}

@@ -227,13 +227,22 @@ def score_logits(batches: Iterable[tuple[Tensor, Tensor]]) -> Score:
     with torch.no_grad():
         for computed, labels in batches:
             logits, labels = computed.float().cpu(), labels.cpu()
-            right = (logits.argmax(1) == labels) & logits.isfinite().all(1)
-            correct += int(right.sum())
+            correct += int(_right(logits, labels).sum())
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             count += len(labels)
     if not count:
         raise ValueError("no images to score on")
     return proportion(TOP1, correct, count, loss / count)
+
+
+def sample_scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether logits `[N, classes]` are right, as 1 and 0, and their cross-entropy, of each image `[N]`."""
+    computed, labels = logits.float().cpu(), labels.cpu()
+    return _right(computed, labels).float(), F.cross_entropy(computed, labels, reduction="none")
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
 
 
 Distillation = Callable[[Tensor, Tensor], Tensor]

@@ -198,6 +198,13 @@ class Task(ABC):
         Outputs that are no numbers are wrong, whatever they are.
         """
 
+    def sample_scores(self, outputs: Outputs, targets: Targets) -> "tuple[Tensor, Tensor] | None":
+        """Return what outputs are worth on each sample: values and label losses `[N]`, whose means are the score's.
+
+        Networks are compared by them sample by sample. None, as here, for a metric that is no mean over samples.
+        """
+        return None
+
     @abstractmethod
     def tensor_names(self, plan: Plan) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
         """Return the names of the deliverable's inputs and outputs, by part, in the plan's order."""

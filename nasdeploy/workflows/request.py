@@ -107,8 +107,8 @@ def foresee_search(recipe: Recipe, asked: Asked, space: SearchSpace, strict: boo
 def _without_original(what: str) -> UserError:
     """Return the refusal of a search that compares outputs with those of a network that is not there."""
     return UserError(
-        f"{what} to compare outputs with, as one whose first phase trains the largest network alone; set search.score "
-        "to metric or loss"
+        f"{what} to compare outputs with, as one with a phase of the largest network alone does; set search.score to "
+        "metric or loss"
     )
 
 

@@ -17,6 +17,7 @@ from torch.distributed.distributed_c10d import Store
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import InfeasibleBudget
+from nasdeploy.core.paired import SampleScores
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
 from nasdeploy.distributed import FailedElsewhere
@@ -29,10 +30,11 @@ from nasdeploy.report.figures import draw_cuts, draw_front
 from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
 from nasdeploy.searching.loss_table import LossTable
 from nasdeploy.searching.measured_losses import measure_losses
+from nasdeploy.searching.outcome import Outcome
 from nasdeploy.searching.predictors.predictor import load_predictor, save_predictor
 from nasdeploy.searching.problem import Problem, candidates_of
 from nasdeploy.searching.result import BudgetRecord, SearchResult
-from nasdeploy.searching.search import Outcome, Search
+from nasdeploy.searching.search import Search
 from nasdeploy.searching.strategies import StrategyContext
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.workflows.evaluator import deploy_for, open_evaluator, supernet_of
@@ -84,6 +86,7 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
                 seed=recipe.seed,
                 progress=progress,
                 context=replace(strategy_context(request, supernet), losses=losses),
+                sampled=lambda archs: _sampled(evaluator, archs, progress),
                 deploy=deploy_for(request, evaluator, supernet, progress),
                 candidates=tuple(evaluator.own),
             ).run()
@@ -126,6 +129,19 @@ def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) ->
 
 def _score_of(evaluator: Evaluator) -> Callable[[ScoringJob], Score]:
     return lambda job: evaluator(job.arch, job.first, job.end)
+
+
+def _sampled(evaluator: Evaluator, archs: Sequence[Arch], progress: Progress) -> dict[Arch, SampleScores]:
+    """Return what networks are worth on each of the held-out samples, if the task says so."""
+    found = {}
+    with progress.task("differences between finalists", len(archs)) as task:
+        for arch in archs:
+            scores = evaluator.sample_scores(arch)
+            if scores is None:
+                return {}
+            found[arch] = scores
+            task.advance()
+    return found
 
 
 @contextmanager

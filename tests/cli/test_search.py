@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
-from nasdeploy.cli.search import asked_of, strategy_of
+from nasdeploy.cli.search import asked_of, preference_of, strategy_of
 from nasdeploy.cli.wording import OPTIONS, typed
 from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import UserError
@@ -47,6 +47,13 @@ def test_a_part_of_the_range_has_its_unit(text: str) -> None:
 def test_a_strategy_is_changed_for_one_call() -> None:
     assert strategy_of(None) == []
     assert strategy_of("evolution") == ["search.strategy=evolution"]
+
+
+def test_what_is_preferred_is_changed_for_one_call() -> None:
+    assert preference_of(None) == []
+    assert preference_of("fast") == ["search.prefer=fast"]
+    with pytest.raises(UserError, match=r"^--prefer small: give accurate or fast$"):
+        preference_of("small")
 
 
 def test_an_unknown_strategy_is_refused_with_the_nearest_name() -> None:

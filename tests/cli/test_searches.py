@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from nasdeploy.cli.app import app
+from nasdeploy.cli.searches import describe
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
-from nasdeploy.searching.result import LatencyBounds
+from nasdeploy.searching.result import DifferenceRecord, LatencyBounds
 from nasdeploy.store.files import write_json
 from nasdeploy.store.networks import FinetuneRecord, HeldOutScore, finetune_directory
 from nasdeploy.store.run import Run
@@ -79,6 +80,27 @@ def test_show_has_every_device_and_the_ties(run: Run) -> None:
     assert "measured ms on board" in latest and "8 +- 0.4" in latest and "8.5" in latest
     assert first.splitlines()[-1] == f"within one standard error of it: {'3' * 12}"
     assert json.loads(shown("show", "1", "--json"))["winner"]["digest"] == "0" * 12
+
+
+def test_the_faster_network_that_is_no_worse_is_named_or_what_was_passed_over_for_it() -> None:
+    difference = DifferenceRecord(value=-0.003, error=0.004, loss=0.0, loss_error=0.1)
+    winner, other = (made.found(x * 12, predicted=4.0, measured=ms) for x, ms in (("0", 4.0), ("1", 3.5)))
+    compared = other.model_copy(update={"difference": difference})
+    found = made.result(winner, made.at_most(latency_ms=5.0), finalists=(winner, compared), faster=other.digest)
+    told = f"{'1' * 12} takes 12 % less time and is not told to be worse: -0.30 +- 0.40 points (paired); --prefer fast"
+    assert describe(found).splitlines()[-1] == f"{told} takes it"
+    slower = winner.model_copy(update={"difference": difference.model_copy(update={"value": 0.003})})
+    fast = found.model_copy(update={"winner": other, "finalists": (slower, other), "faster": None, "best": "0" * 12})
+    assert describe(fast).splitlines()[-1] == (
+        f"{'1' * 12} takes 12 % less time than {'0' * 12}, the best by rank, and is not told to be worse: "
+        "-0.30 +- 0.40 points (paired)"
+    )
+    cheap = made.found("2" * 12, value=0.495, costs={"macs": 0.5})
+    plain = made.result(winner, made.at_most(macs=300.0), finalists=(winner, cheap), ties=("2" * 12,), faster="2" * 12)
+    assert describe(plain).splitlines()[-2:] == [
+        f"within one standard error of it: {'2' * 12}",
+        f"{'2' * 12} takes 50 % less MACs and is not told to be worse: -0.50 +- 1.00 points; --prefer fast takes it",
+    ]
 
 
 def test_compare_says_what_sets_the_winners_apart(run: Run) -> None:

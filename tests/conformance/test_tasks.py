@@ -125,6 +125,12 @@ def test_outputs_are_compared_with_those_of_an_original(task: Task, data: TaskDa
     assert replace(found, divergence=None, criterion="metric") == smallest
     assert found.divergence is not None and found.divergence > 1e-6
     assert compared(largest).divergence == pytest.approx(0.0, abs=1e-6)
+    sampled = evaluator.sample_scores(supernet.space.smallest())
+    assert (sampled is None) == (not task.metric.is_mean)
+    if sampled is not None:
+        assert (sampled.values.mean(), sampled.losses.mean()) == pytest.approx(
+            (smallest.value, smallest.loss), rel=1e-5
+        )
 
 
 def test_what_is_learned_from_improves(task: Task, recipe: nd.Recipe, data: TaskData) -> None:

@@ -153,6 +153,23 @@ def test_a_search_ranks_by_loss_and_divergence_from_the_original(run: Run) -> No
     assert (content["score"], "penalty" in content["winner"], plain.winner.penalty) == ("metric", False, None)
 
 
+def test_finalists_are_compared_with_the_winner_sample_by_sample(run: Run) -> None:
+    found = searched(run, "search.finalists=4")
+    others = [one for one in found.finalists if one.digest != found.winner.digest]
+    for one in others:
+        assert one.difference is not None
+        assert one.difference.value == pytest.approx(one.value - found.winner.value)
+        assert one.difference.loss == pytest.approx((one.loss or 0) - (found.winner.loss or 0), abs=1e-6)
+        assert (one.digest in found.ties) == (one.difference.value >= -one.difference.error)
+    assert others and found.winner.difference is None
+    assert load_result(run.search_result) == found
+    content = json.loads(run.search_result.read_text())
+    assert [len(one.get("difference", ())) for one in content["finalists"]].count(4) == len(others)
+    by_speed = searched(run, "search.finalists=4", "search.prefer=fast")
+    assert by_speed.winner.digest == found.faster or (found.faster is None and by_speed.winner == found.winner)
+    assert by_speed.best == (None if found.faster is None else found.winner.digest)
+
+
 def test_comparing_with_an_original_that_is_not_there_is_refused_in_one_line(run: Run) -> None:
     refusal = r"runs/x: search.score is divergence, and this run keeps no original to compare outputs with, .* loss$"
     with pytest.raises(UserError, match=refusal):
