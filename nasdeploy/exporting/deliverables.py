@@ -312,8 +312,9 @@ class ImageReference:
 class PictureDeliverable:
     """The deliverable of a classifier of images: preprocessing, labels, and a sample that is a picture."""
 
-    def __init__(self, network: Network, data: ImageData, progress: Progress) -> None:
-        self._data, self._progress = data, progress
+    def __init__(self, network: Network, task: Task, data: TaskData) -> None:
+        assert isinstance(data, ImageData), f"task {task.name} delivers pictures, and its data are none"
+        self._data = data
         self.reference = ImageReference.of(network, data.sets, data.settings)
 
     def examples(self) -> Examples:

@@ -40,14 +40,14 @@ from nasdeploy.supernet.networks import copied
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.image_data import ImageData
-from nasdeploy.tasks.task import Task, TaskData
+from nasdeploy.tasks.task import Delivery, Task, TaskData
 
 T = TypeVar("T")
 _NONE = Extras()
 
 
 class Deliverable(Protocol):
-    """What is delivered of a network beside its files, and what they are proved by: by the kind of the task's data."""
+    """What is delivered of a network beside its files, and what they are proved by."""
 
     @property
     def reference(self) -> Reference:
@@ -64,6 +64,13 @@ class Deliverable(Protocol):
 
     def embed(self, stage: Path, passed: Sequence[Artefact]) -> tuple[Embedded, ...]:
         """Write models that preprocess by themselves beside others in `stage`; raises `CheckFailed`."""
+
+
+DELIVERABLES: Mapping[Delivery, Callable[[Network, Task, TaskData], Deliverable]] = {
+    "tensors": TensorDeliverable,
+    "pictures": PictureDeliverable,
+}
+"""What is delivered by what a task says of it."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class Exporter:
 
     def _context(self, arch: Arch, stage: Path) -> ExportContext:
         network, recalibration = self._network(arch)
-        deliverable = self._deliverable(network)
+        deliverable = DELIVERABLES[self.task.delivery](network, self.task, self.data)
         conversions = Conversions(
             network, deliverable.examples(), self.target.max_drop, self.progress, names=deliverable.reference.names
         )
@@ -151,11 +158,6 @@ class Exporter:
         return ExportContext(
             stage, deliverable, conversions, Gate(deliverable.reference, self.target, self.progress), facts
         )
-
-    def _deliverable(self, network: Network) -> Deliverable:
-        if isinstance(self.data, ImageData):
-            return PictureDeliverable(network, self.data, self.progress)
-        return TensorDeliverable(network, self.task, self.data)
 
     def _require_able(self, context: ExportContext, jobs: Sequence[ExportJob], extras: Extras) -> None:
         """Raise `UserError` for what is not there for networks of this task."""

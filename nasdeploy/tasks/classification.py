@@ -28,6 +28,7 @@ class Classification(Task):
     name = "classification"
     metric = TOP1
     data_settings = DataSettings
+    delivery = "pictures"
 
     def open(self, settings: DataSettings, seed: int, run: "Run | None" = None) -> TaskData:
         """Return the images that the settings name, split by `seed` or as `run` remembers it; see `Task.open`."""

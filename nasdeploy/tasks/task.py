@@ -7,7 +7,7 @@ deliverable takes and gives. Everything else (supernets, costs, latency, search,
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
@@ -30,6 +30,8 @@ Outputs = Any
 Targets = Any
 """What outputs are compared with, e.g. labels `[N]`."""
 Batch = tuple[Inputs, Targets]
+Delivery = Literal["tensors", "pictures"]
+"""What goes out beside a network's files: tensors, or pictures with their preprocessing and the names of classes."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ class Task(ABC):
     """What its scores measure."""
     data_settings: ClassVar[type[Settings]]
     """The section `data` of its recipes."""
+    delivery: ClassVar[Delivery] = "tensors"
+    """What its networks are delivered with, a key of `nasdeploy.exporting.export.DELIVERABLES`."""
 
     @abstractmethod
     def open(self, settings: Any, seed: int, run: "Run | None" = None) -> TaskData:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import nasdeploy as nd
 from nasdeploy.core.progress import Progress
+from nasdeploy.exporting.export import DELIVERABLES
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.store.networks import kept_original
 from nasdeploy.supernet.evaluate import Evaluator
@@ -66,6 +67,10 @@ def supernet(recipe: nd.Recipe, data: TaskData) -> Supernet:
 
 def test_every_task_is_tested() -> None:
     assert set(TASKS) <= set(RECIPES)
+
+
+def test_what_a_task_delivers_is_known(task: Task) -> None:
+    assert task.delivery in DELIVERABLES
 
 
 def equal(some: Inputs, other: Inputs) -> bool:

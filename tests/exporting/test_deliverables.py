@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from nasdeploy.nn import FAMILIES
 from nasdeploy.nn.network import PartRunner
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.task import Batch, Inputs, Task, TaskData
 from tests.exporting.models import DEVICE, QUICK
+from tests.exporting.models import exporter as exporter_of_images
 from tests.families.families import registered
 from tests.families.space import CONTEXT, FEATURES, FRAMES, WRITTEN, Writer
 
@@ -190,6 +193,19 @@ def test_the_sample_holds_what_pytorch_and_the_files_give(bundle: Path) -> None:
     for part, outputs in sample.expected("encoder.onnx").items():
         for expected, found in zip(sample.outputs[""][part], outputs, strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+class Distances(Classification):
+    """Images whose users make something else of the logits than labels."""
+
+    delivery = "tensors"
+
+
+def test_the_task_says_what_is_delivered_whatever_its_data_are(tmp_path: Path) -> None:
+    pictured = exporter_of_images(tmp_path, recalibrate=False)
+    jobs = plan_jobs(["onnx"], DEVICE, "fp16")
+    with pytest.raises(UserError, match="fp16: networks of task classification are exported in fp32 only"):
+        replace(pictured, task=Distances()).export(pictured.supernet.space.smallest(), tmp_path / "out", jobs)
 
 
 class Wrong(OnnxFormat):
