@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from nasdeploy.cli.main import main
 from nasdeploy.training.trainer import Trainer
 from tests.data.pictures import write_folder
+from tests.forked import nasdeploy
 from tests.training.recipes import CONTENT
-
-COMMAND = [sys.executable, "-c", "from nasdeploy.cli.main import main; main()"]
 
 
 @pytest.fixture(autouse=True)
@@ -201,32 +200,20 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported() -> None:
 # -- whole processes
 
 
-def started() -> subprocess.Popen[str]:
-    """A training process of many epochs."""
-    return subprocess.Popen(
-        [*COMMAND, "train", "long.yaml"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def newest() -> str:
     return max((path.name for path in Path("runs/long/checkpoints").glob("epoch-*.pt")), default="")
 
 
 def stopped_after_an_epoch(stop: signal.Signals) -> tuple[int, str]:
-    """Exit code and stderr of a training that is stopped once it has finished one more epoch."""
-    before, deadline = newest(), monotonic() + 120
-    process = started()
+    """Exit code and stderr of a training of many epochs that is stopped once it has finished one more."""
+    before, deadline, said = newest(), monotonic() + 300, Path(f"said-{stop.name}")
+    process = nasdeploy("train", "long.yaml", said=said)
     while newest() == before:
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, said.read_text()
         assert monotonic() < deadline
         sleep(0.01)
-    process.send_signal(stop)
-    _, said = process.communicate()
-    return process.returncode, said
+    os.kill(process.pid, stop)
+    return process.wait(300), said.read_text()
 
 
 def metrics(path: str) -> list[dict[str, Any]]:
@@ -238,7 +225,7 @@ def metrics(path: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_ctrl_c_and_kill_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    train = {**CONTENT["train"], "epochs": 20, "validate_every": 10}
+    train = {**CONTENT["train"], "epochs": 12, "validate_every": 6}
     write("long.yaml", name="long", train=train)
     write("calm.yaml", name="calm", train=train)
     code, said = stopped_after_an_epoch(signal.SIGINT)
@@ -251,6 +238,6 @@ def test_ctrl_c_and_kill_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "train", "long.yaml", "--quiet") == 0
     assert run(monkeypatch, "train", "calm.yaml", "--quiet") == 0
     assert metrics("runs/long/metrics.jsonl") == metrics("runs/calm/metrics.jsonl")
-    last = [torch.load(f"runs/{name}/checkpoints/epoch-000020.pt", weights_only=True) for name in ("long", "calm")]
+    last = [torch.load(f"runs/{name}/checkpoints/epoch-000012.pt", weights_only=True) for name in ("long", "calm")]
     for name, tensor in last[0]["weights"].items():
         assert torch.equal(tensor, last[1]["weights"][name]), name

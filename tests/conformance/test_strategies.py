@@ -18,7 +18,7 @@ from tests.searching.budgets import budget_of
 from tests.searching.landscape import CODES, SPACE, Landscape, problem_at
 from tests.searching.losses import loss_table_of
 
-SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15, gradient_steps=50)
+SETTINGS = SearchSettings(rounds=8, parents=40, mutations=15, crossovers=15, gradient_steps=20)
 SHORT = SETTINGS.model_copy(update={"rounds": 3})
 NEAR = 0.02
 """Of top-1: what 250 evaluations of 19,683 architectures have to come within of the best."""
@@ -104,7 +104,7 @@ def test_ends_when_a_tiny_space_is_used_up(name: str, part: float) -> None:
         evaluated.extend(drawn)
         return [evaluation(arch) for arch in drawn]
 
-    settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50, gradient_steps=50)
+    settings = SearchSettings(rounds=30, parents=200, mutations=50, crossovers=50, gradient_steps=20)
     STRATEGIES[name].run(problem, evaluate, settings, generator(0, "test"), context_of(name, TOY_LOSSES))
     allowed = [
         arch for arch, fits in zip(archs(), problem.feasible(problem.costs(TOY.encode(archs()))), strict=True) if fits

@@ -10,6 +10,7 @@ from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn.network import Network
 from nasdeploy.spaces.grown import GrownSettings
 from tests.convert.test_onnx import operators, run
+from tests.exporting.converted import functions_read_once  # noqa: F401
 
 PADDED = {"padding": "same", "bn_eps": 1e-3}
 STAGES = [

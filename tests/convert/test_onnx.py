@@ -18,6 +18,7 @@ from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.spaces import load_space
+from tests.exporting.converted import functions_read_once  # noqa: F401
 
 CPU = load_device("cpu")
 SPACE = load_space("digits", 10)

@@ -15,6 +15,7 @@ from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.latency.tables import SPACE, archs
 from tests.small_spaces import Square, ToySpace
 

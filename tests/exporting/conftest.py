@@ -1,5 +1,5 @@
 """What the tests of exports share."""
 
-from tests.exporting.converted import converted_once
+from tests.exporting.converted import converted_once, functions_read_once
 
-__all__ = ["converted_once"]
+__all__ = ["converted_once", "functions_read_once"]

@@ -20,6 +20,7 @@ from nasdeploy.nn.network import Network, NetworkPart, SessionRunner
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.runtimes.runtime import TorchModel, integer_values, random_input
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.families.families import registered
 from tests.families.space import Writer
 from tests.families.test_writer import frames, write

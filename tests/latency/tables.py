@@ -1,6 +1,7 @@
 """Latency tables of the toy space without measuring anything."""
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import product
 from typing import Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from nasdeploy.core.arch import Arch
 from nasdeploy.latency.machine import Fingerprint
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
-from nasdeploy.latency.table import Conditions, LatencyTable, network_terms
+from nasdeploy.latency.table import Conditions, LatencyTable, MeasuredNetwork, network_terms
 from nasdeploy.runtimes.device import Device
 from tests.small_spaces import ToySpace
 
@@ -48,11 +49,16 @@ def entries(seed: int = 0) -> dict[str, Timing]:
     return {key: timing(float(draw.uniform(1e-4, 1e-3))) for key in SPACE.distinct_blocks()}
 
 
-def archs() -> list[Arch]:
-    """Every architecture of the space, once."""
+@cache
+def _archs() -> tuple[Arch, ...]:
     names = [choice.name for choice in SPACE.choices]
     combinations = product(*(choice.values for choice in SPACE.choices))
-    return list({SPACE.arch(dict(zip(names, values, strict=True))): None for values in combinations})
+    return tuple({SPACE.arch(dict(zip(names, values, strict=True))): None for values in combinations})
+
+
+def archs() -> list[Arch]:
+    """Every architecture of the space, once."""
+    return list(_archs())
 
 
 def true_seconds(arch: Arch, known: Mapping[str, Timing]) -> float:
@@ -62,8 +68,8 @@ def true_seconds(arch: Arch, known: Mapping[str, Timing]) -> float:
     return 0.9 * total + 2e-5 * plan.total(lambda block: 1) + 1e-7 * params + 5e-5
 
 
-def table(noise: float = 0.0, seed: int = 0) -> LatencyTable:
-    """A table calibrated on every seventh architecture, every eleventh of the others held out."""
+@cache
+def _networks(noise: float, seed: int) -> tuple[MeasuredNetwork, ...]:
     draw = np.random.default_rng(seed)
     known = entries(seed)
     networks = []
@@ -72,4 +78,9 @@ def table(noise: float = 0.0, seed: int = 0) -> LatencyTable:
         if place % 7 == 0 or place % 11 == 0:
             seconds = true_seconds(arch, known) * (1 + noise * draw.standard_normal())
             networks.append(network_terms(known, SPACE, arch, role, timing(seconds)))
-    return LatencyTable.fitted(CONDITIONS, AT, known, networks)
+    return tuple(networks)
+
+
+def table(noise: float = 0.0, seed: int = 0) -> LatencyTable:
+    """A table calibrated on every seventh architecture, every eleventh of the others held out."""
+    return LatencyTable.fitted(CONDITIONS, AT, entries(seed), list(_networks(noise, seed)))

@@ -23,6 +23,7 @@ from nasdeploy.nn.inverted_residual import InvertedResidualFamily, InvertedResid
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.nn.reference import randomise
 
 ACTIVATIONS = {"RE": "relu", "HS": "hswish"}

@@ -21,6 +21,7 @@ from nasdeploy.nn.residual import BasicBlockFamily, BottleneckFamily
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import load_device
 from tests.convert.test_onnx import operators
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.nn.reference import randomise
 
 BASIC = BasicBlock(9, 16, 24, 32, 2, "relu")
