@@ -24,7 +24,6 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
         "blocks.inverted_residual:__init__",
         "convert.fast_export:_batch_norm",
         "convert.fast_export:_conv",
-        "store.run:create",
     }
 )
 """Functions that take more, still; nothing may be added."""

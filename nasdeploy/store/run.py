@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import time_ns
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 from unicodedata import normalize
 
 from pydantic import AfterValidator, Field
@@ -58,6 +58,17 @@ class Manifest(Settings):
         return len(self.classes) if self.outputs is None else self.outputs
 
 
+class RememberedData(TypedDict, total=False):
+    """What a run remembers of its data, so that it is told from other data; see `Manifest`."""
+
+    classes: Sequence[str]
+    outputs: int | None
+    images: str | None
+    data: tuple[DataFacts, bytes] | None
+    """All images in figures, and the content of the file that says what each is for."""
+    range: tuple[float, float] | None
+
+
 class Run:
     """A run directory. Make one with `create`, `open` or `latest`; write to it only inside `lock`."""
 
@@ -76,35 +87,29 @@ class Run:
         *,
         recipe: Mapping[str, Any],
         space: str,
-        classes: Sequence[str] = (),
-        outputs: int | None = None,
-        images: str | None = None,
-        data: tuple[DataFacts, bytes] | None = None,
-        range: tuple[float, float] | None = None,
         seed: int,
+        **remembered: Unpack[RememberedData],
     ) -> "Run":
-        """Return a new run `root/name`; `space` is the space's digest, `images` the fingerprint of the training images.
+        """Return a new run `root/name`; `space` is the space's digest.
 
-        `data`: all images in figures, and the content of the file that says what each is for. Raises `UserError` if
-        there is one of that name.
+        Raises `UserError` if there is one of that name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(
                 f"run name '{name}': use letters, digits, '.', '_' and '-', starting with a letter or digit"
             )
         path = root / name
+        facts: dict[str, Any] = {**remembered, "classes": tuple(remembered.get("classes", ()))}
+        data = facts.pop("data", None)
         manifest = Manifest(
             name=name,
             recipe=dict(recipe),
             space=space,
-            classes=tuple(classes),
-            outputs=outputs,
-            images=images,
-            data=data[0] if data else None,
-            range=range,
             seed=seed,
+            data=data[0] if data else None,
             versions=installed_versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **facts,
         )
         run = cls(path, manifest)
         with writable(path):

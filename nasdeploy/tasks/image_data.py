@@ -5,10 +5,10 @@ else, and images that taught would be tested on. Losses are in float32 or float6
 extreme logits.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from nasdeploy.data.images import ImageSets, readable
 from nasdeploy.data.inventory import OpenedData
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.split import changes, load_split, sets_of, split_content, split_sets
-from nasdeploy.store.run import Run
+from nasdeploy.store.run import RememberedData, Run
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import Batch, CalibrationInputs, HeldOutSamples, Inputs, TaskData
 
@@ -111,7 +111,7 @@ class ImageData(TaskData):
             return cls(sets_of_run(run, settings, seed, data), settings)
         return cls(split_sets(data, settings, seed), settings)
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RememberedData:
         """Return the classes, and path, digest, class and use of every image; see `TaskData.record`."""
         made = self.sets.split
         return {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nasdeploy.data.batches import Memory
     from nasdeploy.nn.network import PartRunner
-    from nasdeploy.store.run import Run
+    from nasdeploy.store.run import RememberedData, Run
     from nasdeploy.training.settings import TrainSettings
 
 Inputs = tuple["Tensor", ...]
@@ -95,8 +95,8 @@ class TaskData(ABC):
     """What to do where inputs hold what is no number."""
 
     @abstractmethod
-    def record(self) -> Mapping[str, Any]:
-        """Return what a run remembers of its data, as arguments of `Run.create`: so that it is told from other data."""
+    def record(self) -> "RememberedData":
+        """Return what a run remembers of this data, so that it is told from other data."""
 
     @abstractmethod
     def train_batches(

@@ -15,7 +15,7 @@ from nasdeploy.distributed.ranks import Ranks, joined
 from nasdeploy.latency.table import find_table
 from nasdeploy.recipe import Recipe, with_range
 from nasdeploy.runtimes.device import load_device
-from nasdeploy.store.run import RUNS, Run
+from nasdeploy.store.run import RUNS, RememberedData, Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks import task_of
 from nasdeploy.tasks.task import Task, TaskData
@@ -207,15 +207,18 @@ def _context(recipe: Recipe, space: SearchSpace, settings: TrainSettings) -> Sam
 
 def _create(request: _Request, data: TaskData, space: SearchSpace) -> Run:
     recipe = request.recipe
+    remembered: RememberedData = {
+        "range": request.measured,
+        "outputs": None if data.labels else data.outputs,
+        **data.record(),
+    }
     return Run.create(
         request.directory.parent,
         request.directory.name,
         recipe=recipe.to_json(),
         space=space.digest,
-        range=request.measured,
         seed=recipe.seed,
-        outputs=None if data.labels else data.outputs,
-        **data.record(),
+        **remembered,
     )
 
 

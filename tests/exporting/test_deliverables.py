@@ -31,6 +31,7 @@ from nasdeploy.exporting.manifest import OWN_STATISTICS, ExportOrigin, TaskManif
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.nn import FAMILIES
 from nasdeploy.nn.network import PartRunner
+from nasdeploy.store.run import RememberedData
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
@@ -63,7 +64,7 @@ class Frames(TaskData):
         for at in range(0, SAMPLES, batch_size):
             yield (frames[at : at + batch_size],), tokens[at : at + batch_size]
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RememberedData:
         return {}
 
     def _none(self, *given: Any, **named: Any) -> Any:

@@ -24,6 +24,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import PartRunner
 from nasdeploy.spaces import KINDS
 from nasdeploy.spaces.kind import SpaceSettings
+from nasdeploy.store.run import RememberedData
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.task import Batch, CalibrationInputs, HeldOutSamples, Inputs, Objective, Task, TaskData
 from tests.families.families import registered as families_registered
@@ -113,7 +114,7 @@ class WritingData(TaskData):
         self.search, self.val, self.other = made["search"], made["val"], made["test"]
         self.outputs, self.train_samples = settings.vocabulary, settings.train
 
-    def record(self) -> Mapping[str, Any]:
+    def record(self) -> RememberedData:
         return {}
 
     def train_batches(
