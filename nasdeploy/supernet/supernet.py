@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, Step
@@ -93,11 +94,10 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     so different that no weights of their own shapes serve them all.
     """
     plan, first = supernet.space.plan(arch), next(supernet.parameters())
-    with torch.device("meta"):
+    with first.device, _NothingDrawn():
         network = Network(plan)
     if first.dtype != torch.get_default_dtype():
         network.to(first.dtype)
-    network.to_empty(device=first.device)
     with torch.no_grad():
         # What no block computes with would hold whatever the memory held, and be saved with the network.
         for buffer in network.buffers():
@@ -109,6 +109,20 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
             if not all(torch.equal(to, tensor) for to, tensor in _copies(supernet, network, step)):
                 raise ValueError(f"slot {step.slot}: its weights in a network of its own do not serve {step.name}")
     return network.train(supernet.training)
+
+
+_DRAWING = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
+"""The functions that initialise weights of PyTorch's modules."""
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves new weights as memory holds them: drawing what is then copied over takes longer than copying it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func in _DRAWING else func(*args, **given)
 
 
 def _copies(supernet: Supernet, network: Network, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
