@@ -1,11 +1,12 @@
 """What the README says is typed here as it stands."""
 
-import os
+import io
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import typer
 import yaml
 
 from nasdeploy.cli.app import app
+from nasdeploy.cli.main import main
 from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
+from tests.hasty import measure_hastily
 from tests.noise import despite_noise
 
 ROOT = Path(__file__).parents[1]
@@ -62,30 +65,36 @@ def mentioned() -> list[str]:
     return [line.strip() for line in lines if re.match(r"    (nasdeploy|torchrun .*nasdeploy) ", line)]
 
 
-def in_shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a command gives, of the shell's words: in a process of its own most would go into importing PyTorch."""
+    split = subprocess.run(f"printf '%s\\0' {line}", shell=True, cwd=folder, capture_output=True, text=True, check=True)
+    program, *words = split.stdout.split("\0")[:-1]
+    assert program == "nasdeploy"
+    with (
+        chdir(folder),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", [program, *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.mark.slow
 def test_commands_run_as_typed(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
-
-    def run(line: str) -> subprocess.CompletedProcess[str]:
-        return in_shell(line, tmp_path)
-
     for command in typed():
         given = command.removeprefix("nasdeploy ")
         done = despite_noise(
-            partial(run, f"{command} {QUICKER.get(given, '')}"), partial(run, "nasdeploy profile --restart --quiet")
+            partial(run, f"{command} {QUICKER.get(given, '')}", tmp_path),
+            partial(run, "nasdeploy profile --restart --quiet", tmp_path),
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    for run in ("digits", "photos"):
-        (model,) = (tmp_path / "runs" / run / "export").glob("*/model.onnx")
+    for name in ("digits", "photos"):
+        (model,) = (tmp_path / "runs" / name / "export").glob("*/model.onnx")
         assert model.stat().st_size > 10_000
 
 
@@ -97,12 +106,13 @@ def test_what_is_made_quicker_is_there() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path) -> None:
+def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_hastily(monkeypatch)
     (tmp_path / "small.yaml").write_text(
         f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8"
     )
     for command in typed(PAGES[name]):
-        done = in_shell(f"{command} {QUICKER_IN_PAGES.get(command.removeprefix('nasdeploy '), '')}", tmp_path)
+        done = run(f"{command} {QUICKER_IN_PAGES.get(command.removeprefix('nasdeploy '), '')}", tmp_path)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 

@@ -27,6 +27,7 @@ SMALL = [
     "train.batch_size=2",
     "train.warmup_epochs=0",
     "train.validate_random=0",
+    "train.random_networks=1",
     "train.threads=1",
     "recalibration.batch_size=2",
     "recalibration.batches=1",

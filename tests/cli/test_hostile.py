@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.chdir(root)
     try:
         run, space = trained_run(root), one_stage()
-        write_json(
-            root / "astray.yaml", {**run.manifest.recipe, "name": "y", "data": {"kind": "folder", "path": "nowhere"}}
-        )
+        data = {"kind": "folder", "path": "nowhere"}
+        write_json(root / "astray.yaml", {"name": "y", "space": run.manifest.recipe["space"], "data": data})
         latency_table(space, 1e-4).save(root / "table.json")
         arch = space.smallest()
         found = results.result(
@@ -87,12 +87,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+_command_of = cache(typer.main.get_command)
+
+
 @pytest.fixture(autouse=True)
 def _no_work(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_: object) -> None:
         raise UserError("everything was accepted; the work begins")
 
     monkeypatch.chdir(place)
+    # As long as most commands take here.
+    monkeypatch.setattr("typer.main.get_command", _command_of)
     monkeypatch.setattr(Exporter, "_network", begun)
 
 

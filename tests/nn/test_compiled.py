@@ -1,5 +1,6 @@
 """Compiled blocks: the same losses and gradients in the supernet as computed operation by operation."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from nasdeploy.nn import FAMILIES, Forward, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.nn.network import StaticBlock
+from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.image_data import distillation_loss, label_loss
@@ -28,7 +30,17 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
 from nasdeploy.training.settings import DistillationSettings
 from tests.nn.reference import randomise
-from tests.small_spaces import two_stages
+
+SPACE = MobileNetTable.model_validate_json(
+    """{"name": "tiny", "resolution": [6], "activation": "swish", "stem": {"width": [8]},
+    "stages": [
+        {"width": [8], "depth": [1], "kernel": [3, 5], "expand": [1, 2], "stride": 1},
+        {"width": [12], "depth": [1, 2], "kernel": [3], "expand": [2], "stride": 2, "se": true}],
+    "head": {"width": [16], "expand": 2}}"""
+).build(3)
+"""Every kind of block and few of each: compiling one takes a second."""
+FRUGAL = {"TORCHINDUCTOR_VEC_ISA_OK": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+"""The settings of inductor that pay for few kernels: no programs that try vector instructions, no processes beside."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +53,7 @@ def forget() -> Iterator[None]:
 
 def step(forward_of: Callable[[Block], Forward]) -> tuple[Losses, dict[str, Tensor]]:
     torch.manual_seed(0)
-    supernet = Supernet(two_stages())
+    supernet = Supernet(SPACE)
     randomise(supernet)
     objective = Objective(partial(label_loss, smoothing=0.1), distillation_loss(DistillationSettings()))
     made = SandwichStep(supernet, Classification(), objective, {}, execution=StepComputation(forward_of=forward_of))
@@ -61,12 +73,12 @@ def test_a_sandwich_step_is_the_same_bit_for_bit_without_code_generation() -> No
 
 @pytest.mark.slow
 def test_a_block_is_compiled_once_whatever_networks_it_stands_in() -> None:
-    space, forward_of = two_stages(), compiled("aot_eager")
-    supernet, images, rng = Supernet(space), torch.randn(2, 3, 8, 8), np.random.default_rng(1)
-    archs = [space.sample(rng) for _ in range(3)]
+    forward_of = compiled("aot_eager")
+    supernet, images, rng = Supernet(SPACE), torch.randn(2, 3, 8, 8), np.random.default_rng(1)
+    archs = [SPACE.sample(rng) for _ in range(3)]
     for arch in [*archs, *archs]:
         supernet(images, arch, forward_of=forward_of)
-    blocks = {step.block for arch in archs for step in space.plan(arch)}
+    blocks = {step.block for arch in archs for step in SPACE.plan(arch)}
     assert counters["stats"]["unique_graphs"] == len(blocks)
 
 
@@ -74,7 +86,7 @@ def test_a_block_that_cannot_be_compiled_is_named() -> None:
     def backend(*arguments: object) -> None:
         raise RuntimeError("no C++ compiler\nis here")
 
-    block = next(step.block for step in two_stages().plan(two_stages().smallest()) if isinstance(step.block, MBConv))
+    block = next(step.block for step in SPACE.plan(SPACE.smallest()) if isinstance(step.block, MBConv))
     module = StaticBlock(block)
     tensors = FAMILIES[MBConv].slice(module.weights, block)
     with pytest.raises(UserError) as caught:
@@ -90,6 +102,8 @@ def test_generated_code_agrees_and_trains() -> None:
     # In a process of its own: generated code brings its own OpenMP, which can end a process that holds other runtimes.
     cases = Path(__file__).with_name("generated_code.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cases.parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=cases.parents[2], env={**os.environ, **FRUGAL}
+    )
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
