@@ -3,7 +3,6 @@
 A model that is measured is in the form and the precision that its device wants.
 """
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.convert.versions import OPSET, lowest
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.plan import TensorType
+from nasdeploy.core.progress import without_logs
 from nasdeploy.nn.network import Network, NetworkPart, StaticBlock
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.runtime import Model, Target, TorchModel
@@ -85,14 +85,9 @@ def _exported(module: nn.Module, inputs: Sequence[TensorType], batch: int, **nam
 @contextmanager
 def _silent() -> Iterator[None]:
     """Leave out the exporter's remarks about itself."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+    with without_logs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check(model: ModelProto) -> None:

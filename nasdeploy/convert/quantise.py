@@ -4,7 +4,6 @@ Quantised operators are written as pairs of QuantizeLinear and DequantizeLinear 
 a recipe says how each wants them. Weights have a scale for each output channel.
 """
 
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from nasdeploy.convert.versions import lowest
+from nasdeploy.core.progress import without_logs
 from nasdeploy.runtimes.runtime import Array
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -199,13 +199,8 @@ def _cleaned(model: ModelProto) -> ModelProto:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Leave out the quantiser's reports, and its advice to optimise a model first that is exported folded."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(level)
+    with without_logs(), redirect_stdout(StringIO()):
+        yield
 
 
 _CPUINFO = Path("/proc/cpuinfo")

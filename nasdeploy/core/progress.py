@@ -1,5 +1,6 @@
 """Progress as a user sees it: a bar with rate and time left on a terminal, plain lines elsewhere. All on stderr."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,17 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.2g} seconds"
+
+
+@contextmanager
+def without_logs() -> Iterator[None]:
+    """Leave out what libraries log meanwhile, warnings included."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 class Work:
