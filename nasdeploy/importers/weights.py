@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.importers.archives import UnreadableArchive, open_archive, stored_tensor
+from nasdeploy.supernet.archives import UnreadableArchive, open_archive, stored_tensor
 from nasdeploy.supernet.weights import uncomputable
 
 PREFIXES = ("module.", "model.", "_orig_mod.")

@@ -5,7 +5,6 @@ Weights that nothing can be learned from or computed with are told before anythi
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.store.checkpoints import is_whole
 from nasdeploy.store.files import replacing
+from nasdeploy.supernet.archives import UnreadableArchive, open_archive
 from nasdeploy.supernet.supernet import Supernet
 
 _SCHEMA = 1
@@ -58,8 +58,8 @@ def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
 def _unpickled(path: Path) -> Any:
     """Tensors and plain values from PyTorch's archive, None if it holds anything else."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError):
+        return open_archive(path).everything()
+    except UnreadableArchive:
         return None
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from nasdeploy.core.errors import UserError, one_line, suggestion
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
+from nasdeploy.supernet.archives import UnreadableArchive, open_archive
 from nasdeploy.supernet.weights import uncomputable
 from nasdeploy.tasks.task import Outputs
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
@@ -114,21 +114,8 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the teacher's state dict in train.distillation.teacher_weights")
     try:
-        state: Any
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        UnpicklingError,
-        RuntimeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        EOFError,
-    ):
+        state: Any = load_file(path) if path.suffix == ".safetensors" else open_archive(path).everything()
+    except (SafetensorError, UnreadableArchive, ValueError, LookupError):
         state = None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: damaged, or no state dict (names and tensors alone); save it with model.state_dict()")

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,23 @@ def test_code_in_a_file_does_not_run(file: Path, write: object, monkeypatch: pyt
     assert not Path("executed").exists()
     pickle.loads(pickle.dumps(Malicious()))
     assert Path("executed").exists(), "the trap does not work"
+
+
+class Greedy:
+    """Takes half a gigabyte when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return bytearray, (1 << 29,)
+
+
+def test_a_small_file_takes_little_memory(file: Path) -> None:
+    torch.save({"schema": 1, "space": two_stages().digest, "weights": {}, "epoch": Greedy()}, file)
+    tracemalloc.start()
+    assert "no weights of this version" in refusal(file)
+    assert "no weights of a supernet" in initialisation(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 @pytest.mark.parametrize(

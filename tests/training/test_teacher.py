@@ -1,5 +1,6 @@
 """Teachers give the logits of their model, and what does not fit is refused."""
 
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nasdeploy.training.sandwich import SandwichStep
 from nasdeploy.training.teacher import require_fit, torchvision_teacher, without_gradient
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
+from tests.supernet.test_weights import Greedy
 
 NAME = "squeezenet1_1"
 SIDE = 33
@@ -121,6 +123,16 @@ def test_a_missing_file_and_a_pickled_model(network: nn.Module, tmp_path: Path) 
     assert f"{path}: no such file" in refusal(lambda: torchvision_teacher(NAME, path, 3))
     torch.save(network, path)
     assert "save it with model.state_dict()" in refusal(lambda: torchvision_teacher(NAME, path, 3))
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"features.0.bias": Greedy()}, path)
+    tracemalloc.start()
+    assert "save it with model.state_dict()" in refusal(lambda: torchvision_teacher(NAME, path, 3))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 # -- ONNX

@@ -7,7 +7,7 @@ times as much as the weights.
 
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,9 +17,11 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 import torch
 from torch import Tensor
 
-from nasdeploy.importers.pickles import LARGEST, Call, Named, Stored, UnreadablePickle, described
+from nasdeploy.supernet.pickles import LARGEST, Call, Named, Stored, UnreadablePickle, described
 
 _MOST_DIMENSIONS = 8
+_DEEPEST = 32
+"""The most collections inside one another: those of a checkpoint with its optimizer are six."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _DAMAGED = "it is damaged or cut off"
@@ -66,6 +68,40 @@ class Archive:
         raw = self.storages.read(wanted)
         flat = {storage: _flat(raw[storage.name], storage.dtype) for storage in storages}
         return {name: flat[t.storage].as_strided(t.size, t.stride, t.offset) for name, t in found.items()}
+
+    def everything(self) -> Any:
+        """Return all that it holds, with its tensors read; raises `UnreadableArchive` if some of it is not plain."""
+        tensors = self.tensors({str(id(call)): call for call in _calls(self.content)})
+        return _filled(self.content, tensors, {}, _DEEPEST)
+
+
+def _calls(content: Any) -> Iterator[Call]:
+    """Yield the calls in nested collections; one that is there several times, or holds itself, is gone through once."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, Call):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)
+
+
+def _filled(value: Any, tensors: Mapping[str, Tensor], known: dict[int, Any], levels: int) -> Any:
+    """Return a value with tensors in place of their calls; `known` are collections that were made before."""
+    if isinstance(value, Call | Named | Stored):
+        if (tensor := tensors.get(str(id(value)))) is None:
+            raise UnreadableArchive("it holds more than tensors and plain values")
+        return tensor
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not levels:
+        raise UnreadableArchive(f"its collections are nested more than {_DEEPEST} times")
+    if id(value) not in known:
+        entries = value.values() if isinstance(value, dict) else value
+        filled = [_filled(entry, tensors, known, levels - 1) for entry in entries]
+        known[id(value)] = dict(zip(value, filled, strict=True)) if isinstance(value, dict) else type(value)(filled)
+    return known[id(value)]
 
 
 def _flat(raw: bytearray, dtype: torch.dtype) -> Tensor:
