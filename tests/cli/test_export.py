@@ -27,7 +27,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import extract
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.workflows.export import request_export
-from tests.exporting.converted import converted_once  # noqa: F401
+from tests.exporting.converted import converted_once, functions_read_once  # noqa: F401
 from tests.exporting.models import DEVICE, QUICK, Tampered, latency_table, supernet_of
 from tests.searching import results
 from tests.small_spaces import one_stage
