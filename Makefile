@@ -21,16 +21,16 @@ test: style
 	$(MAKE) --no-print-directory -j2 --output-sync=target runtimes types
 	$(MAKE) --no-print-directory latency
 
-# What catches most in about three minutes: no whole runs, no exports, no processes of their own.
+# What catches most in about two minutes: no whole runs, no exports, no searches, no processes of their own.
 QUICK := tests/test_layers.py tests/test_sizes.py tests/test_torch_free.py tests/test_recipe.py tests/core tests/blocks \
 	tests/spaces tests/store tests/tasks tests/nn tests/supernet tests/searching tests/data tests/latency \
-	tests/initial_recipe tests/report tests/conformance/test_spaces.py \
+	tests/initial_recipe tests/conformance/test_spaces.py \
 	tests/training/test_sandwich.py tests/training/test_losses_of.py tests/training/test_optimizer.py \
 	tests/workflows/test_request.py tests/cli/test_main.py
 
 quick: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not latency" $(QUICK) \
-		--ignore=tests/nn/test_compiled.py
+		--ignore=tests/nn/test_compiled.py --ignore=tests/searching/strategies --ignore=tests/searching/predictors
 
 ordinary: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
@@ -40,7 +40,7 @@ runtimes: $(INSTALLED) $(OLDEST)
 
 # Only the files that have such tests are collected, which takes as long as they do.
 latency: $(INSTALLED)
-	$(BIN)/pytest -m latency $$(grep -rl --include='test_*.py' 'mark\.latency' tests) || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m latency $$(grep -rl --include='test_*.py' 'mark\.latency' tests) || [ $$? -eq 5 ]
 
 lint: style types
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from tests.hasty import measure_hastily
 from tests.noise import despite_noise
 from tests.workflows.runs import trained_run
 
-NASDEPLOY = Path(sys.executable).with_name("nasdeploy")
 RECIPE = """
 name: tiny
 space:
@@ -42,7 +40,7 @@ search: {latency: 1000ms, rounds: 2, parents: 8, mutations: 4, crossovers: 4, fi
 pytestmark = pytest.mark.slow
 
 
-def run(directory: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def ended(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What a command gave, in this process."""
     with (
         chdir(directory),
@@ -51,10 +49,17 @@ def run(directory: Path, *arguments: str, code: int = 0) -> subprocess.Completed
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(sys, "argv", ["nasdeploy", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as stopped:
             main()
-    assert ended.value.code == code, err.getvalue()
-    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+    assert isinstance(stopped.value.code, int)
+    return subprocess.CompletedProcess(arguments, stopped.value.code, out.getvalue(), err.getvalue())
+
+
+def run(directory: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The same of a command that ends so."""
+    done = ended(directory, *arguments)
+    assert done.returncode == code, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -187,28 +192,16 @@ def test_damaged_files_are_named_and_nothing_is_lost(finished, tmp_path):
     assert (copy / "runs/tiny/search.json").exists()
 
 
-def in_process(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [NASDEPLOY, *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 @pytest.mark.latency
 def test_parts_of_the_measured_range_are_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trained_run(tmp_path)
-    profiled = in_process(tmp_path, "profile", "--quiet")
-    assert profiled.returncode == 0, profiled.stderr
+    run(tmp_path, "profile", "--quiet")
     budgets = []
     for part in ("60%", "80%"):
         done = despite_noise(
-            lambda part=part: in_process(tmp_path, "search", "--latency", part, "--json"),
-            lambda: in_process(tmp_path, "profile", "--restart", "--quiet"),
+            lambda part=part: ended(tmp_path, "search", "--latency", part, "--json"),
+            lambda: ended(tmp_path, "profile", "--restart", "--quiet"),
         )
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
