@@ -2,7 +2,7 @@
 
 oneDNN, by which PyTorch computes there, has no gradient of a depthwise weight for kernels of more than three columns,
 nor for images smaller than what a kernel covers. It takes one that is made for any groups instead: in place of a
-convolution's own time it takes 5 to 70 times that. Here the same sums are made otherwise; the output and the gradient
+convolution's own time it takes 4 to 80 times that. Here the same sums are made otherwise; the output and the gradient
 of the image stay PyTorch's. Milliseconds of the gradient of the weight, for 32 images in channels-last layout, on one
 thread of an AMD EPYC:
 
@@ -15,7 +15,9 @@ thread of an AMD EPYC:
          240       5       1    12        12    5.4  by pairs
          144       5       2    24        12    5.7  by pairs
          120       5       1    28        32     16  by pairs
-         672       3       1     8       2.6     12  by offsets, which is therefore not done
+         144       5       2    56        46     38  by pairs, which is not done
+         144       5       2    59        48    103  by pairs, which is not done: they need a column more
+         672       3       1     8       2.6     12  by offsets, which is not done
 
 Where all images together have fewer than 1,024 channels, calling functions takes longer than is saved.
 """
@@ -28,8 +30,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _FEWEST = 1024
-_PAIRED = 5
-"""The kernel whose gradient is summed by pairs of columns."""
+_PAIRED, _WIDEST = 5, 32
+"""The kernel whose gradient is summed by pairs of columns, and the largest side of its images."""
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int], groups: int) -> bool:
@@ -46,7 +48,7 @@ def is_faster(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int], 
     return (
         groups == channels == len(weight)
         and images * channels >= _FEWEST
-        and (_overhangs(kernel, side, stride, margins) or _pairs(kernel, stride, margins))
+        and (_overhangs(kernel, side, stride, margins) or _pairs(kernel, side, stride, margins))
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
@@ -61,10 +63,10 @@ def _overhangs(kernel: int, side: int, stride: int, margins: tuple[int, int]) ->
     return before == after and side < kernel + -before % stride
 
 
-def _pairs(kernel: int, stride: int, margins: tuple[int, int]) -> bool:
+def _pairs(kernel: int, side: int, stride: int, margins: tuple[int, int]) -> bool:
     before, after = margins
-    symmetric = before == after == kernel // 2
-    return kernel == _PAIRED and (stride in (1, 2) if symmetric else stride == 2 and before != after)
+    strides = (1, 2) if before == after == kernel // 2 else (2,) if before != after else ()
+    return kernel == _PAIRED and side <= _WIDEST and stride in strides
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int]) -> Tensor:

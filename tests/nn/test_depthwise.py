@@ -128,6 +128,8 @@ def test_it_serves_training_on_the_cpu_alone(monkeypatch: pytest.MonkeyPatch) ->
     ("kernel", "side", "stride", "padding", "faster"),
     [
         *((5, side, stride, padding, True) for side in (3, 12) for stride in (1, 2) for padding in get_args(Padding)),
+        (5, 32, 1, "symmetric", True),
+        (5, 33, 1, "symmetric", False),
         (3, 2, 1, "symmetric", True),
         (3, 3, 1, "symmetric", False),
         (3, 3, 2, "symmetric", True),
