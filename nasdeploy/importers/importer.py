@@ -1,6 +1,6 @@
 """The result of importing a network: the table of its blocks, and its weights by the slots of its grown space."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -92,6 +92,18 @@ class Importer(Protocol):
 
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
+
+
+Read = Callable[[str, Any, Imported], None]
+"""Reads a model of one class: under which name errors speak of it, the model, and what is read of it."""
+
+
+def reader_of(model: nn.Module, name: str, readers: Mapping[type[nn.Module], Read]) -> Read:
+    """Return what reads models of a model's class; raises `UserError` if that is none of the library's `readers`."""
+    if type(model) in readers:
+        return readers[type(model)]
+    known = ", ".join(each.__name__ for each in readers)
+    raise UserError(f"{name}: models of class {type(model).__name__} cannot be read; those of classes {known} can")
 
 
 def no_weights(name: str) -> UserError:

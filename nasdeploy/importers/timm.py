@@ -1,6 +1,6 @@
 """Models of timm (Wightman 2019)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from timm.models import EfficientNet, MobileNetV3, ResNet
 from torch import nn
 
 from nasdeploy.core.errors import UserError, suggestion
-from nasdeploy.importers.importer import ExpectedImages, Imported, fetching, no_weights
+from nasdeploy.importers.importer import ExpectedImages, Imported, Read, fetching, no_weights, reader_of
 from nasdeploy.importers.resnet import read_resnet
 from nasdeploy.importers.timm_efficientnet import read_efficientnet, read_mobilenet_v3
 
@@ -35,21 +35,19 @@ class Timm:
 
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
-        if type(model) not in _CLASSES:
-            known = ", ".join(each.__name__ for each in _CLASSES)
-            kind = type(model).__name__
-            raise UserError(f"timm:{name}: models of class {kind} cannot be read; those of classes {known} can")
+        full = f"timm:{name}"
+        read = reader_of(model, full, _CLASSES)
         found = Imported(name, expected_images(model))
-        _CLASSES[type(model)](f"timm:{name}", model, found)
+        read(full, model, found)
         return found
 
 
-_CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
+_CLASSES: Mapping[type[nn.Module], Read] = {
     EfficientNet: read_efficientnet,
     MobileNetV3: read_mobilenet_v3,
     ResNet: read_resnet,
 }
-"""The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
+"""What reads models of each class."""
 _MODULES = ("timm.models.efficientnet", "timm.models.hardcorenas", "timm.models.mobilenetv3", "timm.models.resnet")
 """The modules of timm that make models of these classes."""
 

@@ -1,6 +1,6 @@
 """Models of torchvision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,18 @@ from torch import nn
 from torchvision.models import EfficientNet, MNASNet, MobileNetV2, MobileNetV3, ResNet
 
 from nasdeploy.core.errors import UserError, suggestion
-from nasdeploy.importers.importer import ExpectedImages, Imported, fetching
+from nasdeploy.importers.importer import ExpectedImages, Imported, Read, fetching, reader_of
 from nasdeploy.importers.resnet import read_resnet
 from nasdeploy.importers.torchvision_mobile import read_efficientnet, read_mnasnet, read_mobilenet
 
-_CLASSES: Mapping[type[nn.Module], Callable[[str, Any, Imported], None]] = {
+_CLASSES: Mapping[type[nn.Module], Read] = {
     EfficientNet: read_efficientnet,
     MNASNet: read_mnasnet,
     MobileNetV2: read_mobilenet,
     MobileNetV3: read_mobilenet,
     ResNet: read_resnet,
 }
-"""The reading of models of each class: under which name errors speak of it, the model, and what is read of it."""
+"""What reads models of each class."""
 
 
 class Torchvision:
@@ -46,12 +46,10 @@ class Torchvision:
 
     def read(self, model: nn.Module, name: str) -> Imported:
         """Return a model as rows and weights; raises `UserError` that names what no block can express."""
-        if type(model) not in _CLASSES:
-            known = ", ".join(each.__name__ for each in _CLASSES)
-            kind = type(model).__name__
-            raise UserError(f"torchvision:{name}: models of class {kind} cannot be read; those of classes {known} can")
+        full = f"torchvision:{name}"
+        read = reader_of(model, full, _CLASSES)
         found = Imported(name, expected_images(name))
-        _CLASSES[type(model)](f"torchvision:{name}", model, found)
+        read(full, model, found)
         return found
 
 
