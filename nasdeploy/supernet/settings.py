@@ -26,7 +26,7 @@ class StartSettings(Settings):
     `run:DIR`, an earlier run with the same space. `weights`: a file with the model's own state dict, of PyTorch or
     safetensors; if left out, the library fetches those that it has published. `classifier`: `keep` a classifier of as
     many classes as the data have, which are then the same in the same order, or begin with a `new` one, as with any
-    other number of classes.
+    other number of classes. That of a run is kept only if it learned classes of the same names.
     """
 
     model: str
