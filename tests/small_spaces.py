@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -137,7 +136,8 @@ def grown(classes: int = 3) -> SearchSpace:
 
 def every_code(space: SearchSpace) -> Codes:
     """All combinations of values, once."""
-    return np.array(list(product(*(range(len(choice.values)) for choice in space.choices))), dtype=np.int16)
+    sizes = [len(choice.values) for choice in space.choices]
+    return np.ascontiguousarray(np.indices(sizes, dtype=np.int16).reshape(len(sizes), -1).T)
 
 
 @dataclass(frozen=True)

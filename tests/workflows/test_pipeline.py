@@ -32,7 +32,7 @@ data:
   kind: digits
   size: 8
   augment: {crop: pad, pad: 1, flip: false}
-train: {epochs: 6, batch_size: 32, learning_rate: 0.8, warmup_epochs: 0.5, validate_every: 3}
+train: {epochs: 4, batch_size: 32, learning_rate: 0.8, warmup_epochs: 0.5, validate_every: 2}
 recalibration: {batch_size: 64, batches: 4, search_batches: 2}
 search: {latency: 1000ms, rounds: 2, parents: 8, mutations: 4, crossovers: 4, finalists: 4}
 """
