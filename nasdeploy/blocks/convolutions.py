@@ -5,10 +5,10 @@ from typing import Self
 
 from nasdeploy.blocks.feature_maps import (
     Activation,
-    FeatureMaps,
     Gate,
     PaddedConvolution,
     Padding,
+    PlainResidual,
     PlainShortcut,
     percent_of,
     squeeze_params,
@@ -17,7 +17,7 @@ from nasdeploy.core.plan import Block
 
 
 @dataclass(frozen=True)
-class ConvBlock(FeatureMaps, PaddedConvolution, Block):
+class ConvBlock(PlainResidual, PaddedConvolution, Block):
     """Convolution, batch normalisation, activation, and maybe a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. MobileNet v3 ends with one of kernel size 1,
@@ -35,11 +35,6 @@ class ConvBlock(FeatureMaps, PaddedConvolution, Block):
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
-
-    @property
-    def residual(self) -> bool:
-        """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def macs(self) -> int:
@@ -62,7 +57,7 @@ class ConvBlock(FeatureMaps, PaddedConvolution, Block):
 
 
 @dataclass(frozen=True)
-class FusedInvertedResidual(FeatureMaps, PaddedConvolution, Block):
+class FusedInvertedResidual(PlainResidual, PaddedConvolution, Block):
     """Convolution that expands, squeeze-and-excitation, projection 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -89,11 +84,6 @@ class FusedInvertedResidual(FeatureMaps, PaddedConvolution, Block):
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
     """The padding of the expanding convolution."""
-
-    @property
-    def residual(self) -> bool:
-        """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def macs(self) -> int:

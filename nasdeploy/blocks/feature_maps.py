@@ -69,6 +69,17 @@ class FeatureMaps:
         return self.stride == 1 and self.in_channels == self.out_channels
 
 
+class PlainResidual(FeatureMaps):
+    """The feature maps of a block that adds its input to its output, as it is, where `shortcut` and shapes allow it."""
+
+    shortcut: PlainShortcut
+
+    @property
+    def residual(self) -> bool:
+        """Whether there is a shortcut."""
+        return self.shortcut == "identity" and self.keeps_shape
+
+
 class PaddedConvolution:
     """The padding of a block's convolution of several taps; it has no fields of its own either."""
 

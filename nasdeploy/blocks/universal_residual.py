@@ -5,8 +5,8 @@ from typing import Self
 
 from nasdeploy.blocks.feature_maps import (
     Activation,
-    FeatureMaps,
     Padding,
+    PlainResidual,
     PlainShortcut,
     margins,
     percent_of,
@@ -16,7 +16,7 @@ from nasdeploy.core.plan import Block
 
 
 @dataclass(frozen=True)
-class UniversalInvertedResidual(FeatureMaps, Block):
+class UniversalInvertedResidual(PlainResidual, Block):
     """Optional depthwise convolution, expansion 1x1, optional depthwise convolution, projection 1x1, and a shortcut.
 
     `[in_channels, side, side] -> [out_channels, side / stride, ...]`. Convolutions are followed by batch normalisation,
@@ -70,11 +70,6 @@ class UniversalInvertedResidual(FeatureMaps, Block):
     def middle_margins(self) -> tuple[int, int]:
         """The rows (and columns) of zeros before and after the input of the middle depthwise convolution."""
         return margins(self.expanded_side, self.middle_kernel, self.strides[1], self.padding)
-
-    @property
-    def residual(self) -> bool:
-        """Whether there is a shortcut."""
-        return self.shortcut == "identity" and self.keeps_shape
 
     @property
     def macs(self) -> int:
