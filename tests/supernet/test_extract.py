@@ -43,7 +43,7 @@ def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch
     return [(a, b.grad) for a, b in zip(sliced.parameters(), network.parameters(), strict=True) if b.grad is not None]
 
 
-def require_bit_equal(supernet: Supernet, holder: Supernet, arch: Arch, images: Tensor) -> None:
+def check_bit_equal(supernet: Supernet, holder: Supernet, arch: Arch, images: Tensor) -> None:
     """Compare outputs and gradients in the supernet with those of the extracted network; `holder` holds gradients."""
     layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     network = extract(supernet, arch).to(memory_format=layout)
@@ -71,7 +71,7 @@ def test_output_and_gradients_are_bit_equal(name: str, layout: str) -> None:
     rng = np.random.default_rng(list(LAYOUTS).index(layout))
     images = torch.randn(2, 3, IMAGE_SIDE[name], IMAGE_SIDE[name]).to(memory_format=LAYOUTS[layout])
     for arch in (space.smallest(), space.largest(), *(space.sample(rng) for _ in range(ARCHS))):
-        require_bit_equal(supernet, holder, arch, images)
+        check_bit_equal(supernet, holder, arch, images)
 
 
 def test_networks_that_learn_from_many_images_are_bit_equal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_networks_that_learn_from_many_images_are_bit_equal(monkeypatch: pytest.
     randomise(supernet)
     holder, images = deepcopy(supernet), torch.randn(64, 3, 12, 12).to(memory_format=torch.channels_last)
     for arch in (space.smallest(), space.largest()):
-        require_bit_equal(supernet, holder, arch, images)
+        check_bit_equal(supernet, holder, arch, images)
     assert all(way.called for way in summed)
 
 
