@@ -4,11 +4,13 @@ How fast the machine trains a supernet is measured: one step of random images, t
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from time import perf_counter
 
+import numpy as np
 import torch
 
 from nasdeploy.core.cpus import bound_cpus, cpu_quota
@@ -24,7 +26,7 @@ from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.optimizer import layout_of
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import SandwichStep
+from nasdeploy.training.sandwich import Sandwich, SandwichStep
 from nasdeploy.training.settings import TrainSettings
 
 _MOST_STEPS = 6
@@ -45,9 +47,17 @@ def has_gpu() -> bool:
     return compute_device().type == "cuda"
 
 
-def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
-    """Return time of a sandwich step by its images: the shortest of some steps of `batch` images, after one to warm
-    up."""
+Drawing = Callable[[SearchSpace, np.random.Generator], Sandwich]
+"""Draws the networks of a step."""
+
+
+def sandwich_rule(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
+    """Return the networks of a step as recipes have them by default."""
+    return draw(space, TrainSettings().random_networks, rng)
+
+
+def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawing = sandwich_rule) -> float:
+    """Return time of a step by its images: the shortest of some steps of `batch` images, after one to warm up."""
     set_threads(None)
     device = compute_device()
     settings = TrainSettings()
@@ -62,7 +72,7 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int) -> float:
     while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
         start = perf_counter()
         # The losses that a step returns are numbers, so that its work on a GPU is done.
-        step(draw(space, settings.random_networks, generator(0, "speed", len(times))), (images,), labels)
+        step(drawing(space, generator(0, "speed", len(times))), (images,), labels)
         times.append(perf_counter() - start)
     return min(times[1:]) / batch
 
@@ -113,6 +123,11 @@ class SearchShape:
     parents: int
     rounds: int
     evaluation_s: float
+    cuts: int = 0
+    """The entries of the table of loss, where the strategy has one."""
+    table_s: float = 0.0
+    """The estimated seconds that measuring that table takes."""
+    strategy: str = "evolution"
 
     @property
     def evaluations(self) -> int:
@@ -143,8 +158,8 @@ class Draft:
 
     @property
     def search_s(self) -> float:
-        """Estimated time of the search's evaluations."""
-        return self.search.evaluations * self.search.evaluation_s
+        """Estimated time of the search's evaluations, and of its table of loss."""
+        return self.search.evaluations * self.search.evaluation_s + self.search.table_s
 
 
 def draft_for(folder: FolderSummary, hours: float) -> Draft:

@@ -12,7 +12,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.importers.importer import ExpectedImages
 from nasdeploy.initial_recipe.choices import Shape, has_gpu, seconds_per_image
-from nasdeploy.initial_recipe.pretrained import PretrainedDraft, drafted
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft, drafted, original_alone
 from nasdeploy.recipe import Recipe, recipe_of, space_of
 from nasdeploy.spaces import load_space, name_of
 from nasdeploy.spaces.kind import GivenSpace
@@ -91,6 +91,6 @@ def run_draft(folder: FolderSummary, start: StartSettings, network: TrainedRun, 
     least = data.augment.scale[0] if data.augment.crop == "random-resized" else None
     shape = Shape(name_of(space), data.size, data.shorter_side, data.augment.crop, data.augment.policy, least)
     batch = 64 if has_gpu() else _FEW if data.size > _SMALL else _MANY
-    image_s = seconds_per_image(load_space(space, len(folder.classes)), data.size, batch)
+    image_s = seconds_per_image(load_space(space, len(folder.classes)), data.size, batch, original_alone)
     kept = start.model_copy(update={"classifier": "keep" if network.same_classes else "new"})
     return drafted(folder, kept, network, space, shape, image_s, hours)

@@ -7,7 +7,8 @@ from typing import Any
 from nasdeploy.core.progress import duration
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.initial_recipe.pretrained import PretrainedDraft
+from nasdeploy.initial_recipe.choices import SearchShape
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft, original_rate
 from nasdeploy.spaces.grown import GrownSettings, GrownStage
 from nasdeploy.spaces.kind import SpaceSettings
 
@@ -94,8 +95,8 @@ def phases_text(draft: PretrainedDraft) -> str:
     warmups = {name: round(0.08 * epochs, 2) for name, epochs in (("o", phases.original), ("e", phases.elastic))}
     return f"""\
 # Timed on {draft.machine} (too long if it was busy): an epoch of {training.images} images takes \
-{duration(phases.original_s)} for the original, {duration(phases.elastic_s)} for
-# the networks cut out of it; all of training {duration(draft.training_s)}.
+{duration(phases.original_s)} for the original,
+# {duration(phases.elastic_s)} for networks cut out of it; all of training {duration(draft.training_s)}.
 train:
   batch_size: {training.batch_size}
   reference_batch: {training.batch_size}
@@ -107,11 +108,11 @@ train:
     - name: original        # the pretrained network on these images
       epochs: {phases.original}
       sampling: {{kind: largest}}
-      learning_rate: 0.0006
+      learning_rate: {original_rate(training.batch_size)}
       classifier_rate: {_classifier_rate(draft)}
       warmup_epochs: {warmups["o"]}
-    - name: elastic         # the networks cut out of it learn from it
-      epochs: {phases.elastic}
+    - name: elastic         # networks cut out of it learn from it, to be good without more training
+{noted(f"      epochs: {phases.elastic}", _ELASTIC)}
 {"" if draft.network.elastic else _SORTED}\
       distillation: {{kind: kl, temperature: 2.0, beta: 0.5, teacher: original}}
       learning_rate: 0.001
@@ -119,6 +120,7 @@ train:
 """
 
 
+_ELASTIC = "the chosen one gains more by the time; 1 to 3 for networks as they are cut"
 _SORTED = "      sort_channels: activation\n"
 
 
@@ -128,10 +130,14 @@ def _classifier_rate(draft: PretrainedDraft) -> str:
     return "1.0" if kept else "3.0  # the classifier is new"
 
 
-def score_text() -> str:
-    """Return the line of section `search` that says what networks are ranked by."""
+def score_text(search: SearchShape) -> str:
+    """Return the lines of section `search` that say how networks are found, and what they are ranked by."""
     note = "loss + divergence from the original's outputs: tells networks apart on few images; or metric, loss"
-    return noted("  score: both", note) + "\n"
+    strategy = "" if search.strategy == "evolution" else noted(f"  strategy: {search.strategy}", _ADDITIVE) + "\n"
+    return strategy + noted("  score: both", note) + "\n"
+
+
+_ADDITIVE = "by the table of loss; or evolution, ..."
 
 
 def finetune_text(draft: PretrainedDraft) -> str:

@@ -92,10 +92,10 @@ def of_weights(draft: Draft) -> list[str]:
 def advice(draft: Draft, hours: float) -> list[str]:
     """Return what a user should know of the way that was chosen: that there is a better one, or that time is short."""
     if isinstance(draft, PretrainedDraft):
-        needed = draft.training_s + draft.search_s + draft.phases.finetuning_s
-        if needed <= 1.1 * 3600 * hours:
+        if draft.needed_s <= 1.1 * 3600 * hours:
             return []
-        return [f"{duration(3600 * hours)} is short: with the fewest epochs it takes about {duration(needed)} here"]
+        needed = duration(draft.needed_s)
+        return [f"{duration(3600 * hours)} is short: with the fewest epochs it takes about {needed} here"]
     if draft.shape.space != "alphanet":
         return []
     return [
@@ -207,15 +207,30 @@ recalibration:
 {noted(f"  batches: {2 * search.batches}", "for the exported network")}
 {noted(f"  search_batches: {search.batches}", "for each network during the search")}
 
-# Accuracy of {search.evaluations} networks, each in {duration(search.evaluation_s)}: {duration(draft.search_s)}; \
-with some minutes of measuring on the device.
+{_search_comment(draft)}
 search:
 {noted("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")}
-{score_text() if isinstance(draft, PretrainedDraft) else ""}  rounds: {search.rounds}
-{noted(f"  parents: {search.parents}", "random networks at first")}
+{score_text(search) if isinstance(draft, PretrainedDraft) else ""}  rounds: {search.rounds}
+{noted(f"  parents: {search.parents}", _FIRST[search.strategy])}
 {noted(f"  mutations: {half}", "in each round")}
   crossovers: {half}
 {finetune_text(draft) if isinstance(draft, PretrainedDraft) else ""}"""
+
+
+_FIRST = {"evolution": "random networks at first", "additive": "the best by the table of loss, at first"}
+"""What the first networks of a search are, by its strategy."""
+
+
+def _search_comment(draft: Draft) -> str:
+    """Return what the search does and how long that takes."""
+    search, measuring = draft.search, "with some minutes of measuring on the device."
+    evaluated = f"ccuracy of {search.evaluations} networks, each in {duration(search.evaluation_s)}"
+    if search.strategy != "additive":
+        return f"# A{evaluated}: {duration(draft.search_s)}; {measuring}"
+    return (
+        f"# A table of loss beside that of latency: what each of {search.cuts} cuts alone does, in "
+        f"{duration(search.table_s)}; then\n# a{evaluated}: {duration(draft.search_s)} in all, {measuring}"
+    )
 
 
 def _plain(name: str) -> str:

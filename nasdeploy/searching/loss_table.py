@@ -26,6 +26,9 @@ from nasdeploy.spaces.mobilenet import Staged
 from nasdeploy.store.files import write_json
 from nasdeploy.store.records import Count, read_record
 
+ENOUGH = 256
+"""The most held-out samples that a divergence is taken on: those of cuts differ by far more than its error on as many,
+and there are many cuts."""
 REMEDY = "delete it, and it is measured anew"
 NO_NUMBER = 1e6
 """The loss of networks whose outputs are no numbers: so large that they are chosen where there are no others."""

@@ -3,12 +3,12 @@
 Each is kept before the next one is measured, so that what was stopped goes on where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nasdeploy.core.progress import Progress
 from nasdeploy.nn.network import Network
-from nasdeploy.searching.loss_table import LossTable, read_loss_table, write_loss_table
+from nasdeploy.searching.loss_table import ENOUGH, LossTable, read_loss_table, write_loss_table
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.tasks.task import Outputs
 
@@ -24,8 +24,8 @@ def measure_losses(evaluator: Evaluator, path: Path, supernet: str, progress: Pr
         table = None
     if table is not None and not table.missing(space):
         return table
-    reference = list(evaluator.outputs(evaluator.network(space.largest())))
-    if table is None:
+    reference = list(_outputs(evaluator, evaluator.network(space.largest())))
+    if table is None or table.samples != _samples(reference):
         table = _begun(evaluator, supernet, reference)
     missing = table.missing(space)
     with progress.task("table of loss", len(missing)) as task:
@@ -39,8 +39,8 @@ def measure_losses(evaluator: Evaluator, path: Path, supernet: str, progress: Pr
 
 def _begun(evaluator: Evaluator, supernet: str, reference: Sequence[tuple[int, Outputs]]) -> LossTable:
     """Return a table without entries."""
-    space, samples = evaluator.space, sum(count for count, _ in reference)
-    table, largest = LossTable(space=space.digest, supernet=supernet, samples=samples), space.largest()
+    space, largest = evaluator.space, evaluator.space.largest()
+    table = LossTable(space=space.digest, supernet=supernet, samples=_samples(reference))
     if largest not in evaluator.own:
         return table
     return table.with_whole(_divergence(evaluator, evaluator.network(largest, inherited=True), reference))
@@ -49,7 +49,16 @@ def _begun(evaluator: Evaluator, supernet: str, reference: Sequence[tuple[int, O
 def _divergence(evaluator: Evaluator, network: Network, reference: Sequence[tuple[int, Outputs]]) -> float:
     """Return the mean divergence of a network's outputs from the reference's, batch by batch."""
     total = 0.0
-    pairs = zip(evaluator.outputs(network), reference, strict=True)
+    pairs = zip(_outputs(evaluator, network), reference, strict=True)
     for (count, outputs), (_, wanted) in pairs:
         total += count * float(evaluator.task.divergence(outputs, wanted))
-    return total / sum(count for count, _ in reference)
+    return total / _samples(reference)
+
+
+def _outputs(evaluator: Evaluator, network: Network) -> Iterator[tuple[int, Outputs]]:
+    """Yield a network's outputs on the samples that losses are measured on: the first ones, which stand for all."""
+    return evaluator.outputs(network, 0, ENOUGH if evaluator.samples > ENOUGH else None)
+
+
+def _samples(reference: Sequence[tuple[int, Outputs]]) -> int:
+    return sum(count for count, _ in reference)
