@@ -61,9 +61,9 @@ _RATE, _RATE_BATCH = 6e-4, 32
 _MANY_IMAGES = 4000
 """The number of images from which on there are enough steps of 64 of them, not 32."""
 _SEARCH_BATCH, _SEARCH_BATCHES = 64, 2
-_FORWARD = 1 / 3
-"""What a forward pass costs, in training steps."""
-_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 24, 200
+_FORWARD = 0.2
+"""What a forward pass of a network to choose from costs, in training steps of the original."""
+_FEWEST_EVALUATIONS, _MOST_EVALUATIONS = {"additive": 24, "evolution": 100}, 200
 _ROUNDS = {"additive": 3, "evolution": 10}
 
 
@@ -240,9 +240,10 @@ def _search(table: int, training: Training, step_s: float, seconds: float) -> Se
     calibrated, forward_s = _SEARCH_BATCH * _SEARCH_BATCHES, _FORWARD * step_s
     evaluation_s, cut_s = (calibrated + scored) * forward_s, (calibrated + min(scored, ENOUGH)) * forward_s
     table_s, wanted_s = table * cut_s, _SEARCH_SHARE * seconds
-    strategy = "additive" if table_s <= max(wanted_s, _FEWEST_EVALUATIONS * evaluation_s) else "evolution"
-    left_s = wanted_s - (table_s if strategy == "additive" else 0.0)
-    evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, int(left_s / evaluation_s)))
+    strategy = "additive" if table_s <= max(wanted_s, _FEWEST_EVALUATIONS["evolution"] * evaluation_s) else "evolution"
+    table_s = table_s if strategy == "additive" else 0.0
+    wanted = int((wanted_s - table_s) / evaluation_s)
+    evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS[strategy], wanted))
     rounds = _ROUNDS[strategy]
     parents = 4 * ceil(evaluations / (rounds + 1) / 2)
     return SearchShape(_SEARCH_BATCH, _SEARCH_BATCHES, parents, rounds, evaluation_s, table, table_s, strategy)
