@@ -145,9 +145,10 @@ def search(
     Bounds are named as the options of `nasdeploy search`: `latency_ms=5`, `latency_ms={"cpu": 5, "pi": (None, 40)}`,
     `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; without any, the recipe's latency counts. `data` and
     `space` are needed again where they were Python objects in training. With `precisions`, such as fp32 and int8, the
-    search chooses among these too. With `strict` a latency table that was measured under other conditions is refused.
-    Raises `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of `torchrun` that
-    only help.
+    search chooses among these too. With `changes={"search.prefer": "fast"}` the fastest finalist wins that is no worse
+    than the best, as far as can be told. With `strict` a latency table that was measured under other conditions is
+    refused. Raises `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of
+    `torchrun` that only help.
     """
     from nasdeploy.workflows.request import parse_precisions, request_searches
     from nasdeploy.workflows.search import search_all
