@@ -4,8 +4,8 @@ Also how far below a latency budget a network has to be so that it holds, before
 architectures with their costs, which of them no other beats, and that front while it grows.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -224,6 +224,25 @@ def candidates_of(problem: Problem, archs: Sequence[Arch], evaluations: Sequence
         Candidate(arch, evaluation, row)
         for arch, evaluation, row in zip(archs, evaluations, problem.named(costs), strict=True)
     ]
+
+
+def ranked(candidates: Sequence[Candidate], originals: Collection[Arch] = ()) -> list[Candidate]:
+    """Return candidates, the best first.
+
+    Where networks are ranked by how far their outputs are from an original's, that network would win for being itself.
+    It counts as far from it as the best other network, so that its label loss decides between these two.
+    """
+    others = (candidate for candidate in candidates if candidate.arch not in originals)
+    best = max(others, key=lambda candidate: candidate.rank, default=None)
+    away = None if best is None else best.evaluation.score.divergence
+
+    def judged(candidate: Candidate) -> Candidate:
+        if away is None or candidate.arch not in originals:
+            return candidate
+        score = replace(candidate.evaluation.score, divergence=away)
+        return replace(candidate, evaluation=replace(candidate.evaluation, score=score))
+
+    return sorted(map(judged, candidates), key=lambda candidate: candidate.rank, reverse=True)
 
 
 def pareto_front(found: Sequence[Candidate], axis: str) -> list[Candidate]:

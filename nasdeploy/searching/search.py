@@ -33,6 +33,7 @@ from nasdeploy.searching.problem import (
     median_bound,
     meets,
     predicted_budget,
+    ranked,
 )
 from nasdeploy.searching.settings import SearchSettings, require_parts
 from nasdeploy.searching.strategies import STRATEGIES, StrategyContext
@@ -212,7 +213,9 @@ class Search:
     ) -> Outcome:
         """What was found, those that fit ranked by their accuracy on the device."""
         deployed = self.deploy([candidate.arch for candidate in fitting])
-        fitting.sort(key=lambda c: replace(c, evaluation=deployed.get(c.arch, c.evaluation)).rank, reverse=True)
+        as_deployed = [replace(c, evaluation=deployed.get(c.arch, c.evaluation)) for c in fitting]
+        order = [candidate.arch for candidate in ranked(as_deployed, self.candidates)]
+        fitting.sort(key=lambda candidate: order.index(candidate.arch))
         comparison, best = self._compared(fitting, deployed, tables), fitting[0]
         if self.settings.prefer == "fast" and (faster := comparison.faster(best.arch)) is not None:
             fitting.sort(key=lambda candidate: candidate.arch != faster)
@@ -322,7 +325,7 @@ class Search:
         sound = [candidate for candidate in found if candidate.evaluation.score.is_sound]
         if not sound:
             raise UserError("no network of the supernet gives numbers (NaN): its training failed; train it again")
-        return sorted(sound, key=lambda candidate: candidate.rank, reverse=True)
+        return ranked(sound, self.candidates)
 
     def _finalists(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The best by rank; those that were measured before and did not fit are not tried again."""

@@ -14,9 +14,10 @@ from nasdeploy.core.score import proportion
 from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.searching.outcome import FinalistComparison, Outcome
+from nasdeploy.searching.problem import Candidate, ranked
 from nasdeploy.searching.search import Search
 from nasdeploy.searching.settings import SearchSettings
-from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.store.evaluations import Evaluation, Evaluations
 from nasdeploy.tasks.metrics import TOP1
 from tests.latency.tables import SPACE, archs, table, timing
 from tests.searching.accuracy import score
@@ -107,3 +108,17 @@ def test_the_fastest_wins_where_it_is_preferred(prefer: str, tmp_path: Path) -> 
         assert found.winner is found.best
         told = searched(tmp_path / "b", {0: 300} | dict.fromkeys(range(1, 5), 200), prefer="fast")
         assert told.winner is told.best
+
+
+def test_an_original_does_not_win_for_being_itself() -> None:
+    """The label loss decides between it and the best of the others."""
+
+    def candidate(arch: Arch, loss: float, divergence: float) -> Candidate:
+        made = replace(proportion(TOP1, 300, SAMPLES, loss), divergence=divergence, criterion="both")
+        return Candidate(arch, Evaluation(arch.digest, arch.text, made, 1.0), {})
+
+    networks = [candidate(NEAR, 0.75, 0.5), candidate(FASTER, 0.5, 0.5), candidate(FASTEST, 0.25, 2.0)]
+    for loss, expected in ((0.625, [FASTER, BEST, NEAR, FASTEST]), (0.375, [BEST, FASTER, NEAR, FASTEST])):
+        found = ranked([*networks, candidate(BEST, loss, 0.0)], (BEST,))
+        assert [one.arch for one in found] == expected
+    assert ranked([candidate(BEST, 1.0, 0.0)], (BEST,))[0].evaluation.score.penalty == 1.0
