@@ -13,6 +13,7 @@ from nasdeploy.data.datasets import open_data
 from nasdeploy.exporting.manifest import Recalibration, load_export
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.recipe import load_recipe
+from nasdeploy.workflows.verify import verify
 from tests.data.pictures import write_folder
 from tests.exporting.models import QUICK
 from tests.training.recipes import CONTENT
@@ -30,6 +31,7 @@ RECIPE = {
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
+    monkeypatch.setattr(verify, "__kwdefaults__", {**verify.__kwdefaults__, "protocol": QUICK})
     parts = {"train": {"ant": 12, "bee": 12, "cat": 12}, "test": {"ant": 4, "bee": 4, "cat": 4}}
     write_folder(Path("images"), parts, side=8)
     Path("tiny.yaml").write_text(yaml.safe_dump(RECIPE))
