@@ -10,24 +10,24 @@ EfficientNet-Lite0 is fine-tuned on DIR/train/CLASS, all but a tenth, which Fast
 network until its latency, measured in ONNX Runtime on one thread, is at most a share of the original's (`--choose`,
 on the machine that latency matters on), and trains what is left, with the original as its teacher, for the rest of the
 time: `--budget-epochs` in units of one epoch of the original, of which an epoch of a peer takes its share of the MACs
-and a third for the teacher. Then it is scored on all of DIR/test/CLASS. FastNAS's search is a gift: its time is not
-taken off; and where cuts.json has `{"fastnas": {"0.5": {"flops": "50%"}}}` it meets that share of the MACs, as the tool
-knows it. `--measure --json peers.json` then takes the latency of all networks trained.
+and a third for the teacher. Then it is scored on all of DIR/test/CLASS. Every network, the original too before it
+teaches, has its BN statistics recalibrated on 256 training images that are prepared as in testing, enlarged as smoothly
+as in training; so do nasdeploy's own networks. FastNAS's search is a gift: its time is not taken off, but it ends after
+`--fastnas-seconds`. Where cuts.json has `{"fastnas": {"0.5": {"flops": "50%"}}}` it meets that share of the MACs, as
+the tool knows it. `--measure --json peers.json` then takes the latency of all networks trained.
 EfficientNet-Lite0 is the smallest of its family, so no smaller sibling from timm stands here.
 """
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from tests.benchmarks.peers import (
     FastNAS,
@@ -43,58 +43,20 @@ from tests.benchmarks.peers import (
     pretrained,
     shapes,
 )
+from tests.benchmarks.photographs import (
+    Photographs,
+    batches,
+    central,
+    for_calibration,
+    per_epoch,
+    rate_at,
+    read,
+    some,
+)
 
 PEERS = ("resolution", "torch-pruning", "fastnas")
 TEACHER = 0.33
 """What the teacher's outputs cost, in units of a training step of the original."""
-
-
-class Photographs(NamedTuple):
-    """Images `[N, 3, height, width]` of bytes and their classes, on the device."""
-
-    images: Tensor
-    labels: Tensor
-
-
-def read(folder: Path, device: str, limit: int | None) -> Photographs:
-    """Return a folder's images, or some of them at random; those of another size than the first become of its size."""
-    classes = sorted(each.name for each in folder.iterdir())
-    files = [(file, label) for label, name in enumerate(classes) for file in sorted((folder / name).iterdir())]
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))[:limit].tolist()
-    size = Image.open(files[0][0]).size
-    arrays = []
-    for index in order:
-        image = Image.open(files[index][0]).convert("RGB")
-        arrays.append(np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)))
-    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    return Photographs(images.to(device), torch.tensor([files[index][1] for index in order], device=device))
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Return bytes as the network expects them."""
-    return images.float() / 127.5 - 1
-
-
-def augmented(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return random crops of 35 to 100 per cent of the area, mirrored at random, `[N, 3, side, side]`."""
-    area, stretch, across, down, mirror = torch.rand(5, len(images), device=images.device, generator=generator)
-    area, stretch = 0.35 + 0.65 * area, torch.exp((2 * stretch - 1) * math.log(4 / 3) / 2)
-    width, height = (area.sqrt() * stretch).clamp(max=1), (area.sqrt() / stretch).clamp(max=1)
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = width * torch.where(mirror < 0.5, -1.0, 1.0)
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = (2 * across - 1) * (1 - width)
-    theta[:, 1, 2] = (2 * down - 1) * (1 - height)
-    grid = F.affine_grid(theta, [len(images), 3, side, side], align_corners=False)
-    return F.grid_sample(normalised(images), grid, "bilinear", "reflection", align_corners=False)
-
-
-def central(images: Tensor, side: int) -> Tensor:
-    """Return the centre of the images, enlarged to 110 / 96 of the side, `[N, 3, side, side]`."""
-    whole = round(side * 110 / 96)
-    images = F.interpolate(normalised(images), (whole, whole), mode="bicubic", antialias=True).clamp(-1, 1)
-    start = (whole - side) // 2
-    return images[..., start : start + side, start : start + side]
 
 
 def train(
@@ -106,26 +68,13 @@ def train(
     AdamW, 8 per cent of warm-up and a cosine; with a teacher half the loss is the divergence from its outputs at
     temperature 2. The sides are the teacher's and the network's.
     """
-    device = data.images.device
-    order, random = torch.Generator().manual_seed(torch.initial_seed()), torch.Generator(device)
-    random.manual_seed(torch.initial_seed())
     groups = [
         {"params": [each for each, own in rates.items() if own == rate], "lr": rate} for rate in set(rates.values())
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=device.type == "cuda")
-    warm = max(1, round(0.08 * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))),
-    )
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=data.images.is_cuda)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
     model.train()
-    batches: list[Tensor] = []
-    for _ in range(steps):
-        if not batches:
-            batches = list(torch.randperm(len(data.labels), generator=order).to(device).split(64))
-            batches = batches[: max(1, len(data.labels) // 64)]
-        chosen = batches.pop()
-        images, labels = augmented(data.images[chosen], sides[0], random), data.labels[chosen]
+    for images, labels in batches(data, steps, sides[0], torch.initial_seed()):
         own = images if sides[0] == sides[1] else F.interpolate(images, sides[1:] * 2, mode="bilinear", antialias=True)
         outputs = model(own)
         loss = F.cross_entropy(outputs, labels)
@@ -138,6 +87,8 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
+    # Until here they are a moving average over the last dozen batches of crops, whatever came last.
+    update_bn(for_calibration(data, sides[1]), model)
     model.eval()
 
 
@@ -155,7 +106,7 @@ def original(options: argparse.Namespace, data: Photographs, classes: int) -> nn
         model.load_state_dict(torch.load(options.original, map_location=options.device, weights_only=True))
         return model.eval()
     rates = {each: 18e-4 if name.startswith("classifier") else 6e-4 for name, each in model.named_parameters()}
-    steps = max(1, round(options.epochs_original * (len(data.labels) // 64)))
+    steps = max(1, round(options.epochs_original * per_epoch(data)))
     train(model, rates, data, steps, (options.side, options.side))
     if options.original:
         torch.save(model.state_dict(), options.original)
@@ -174,7 +125,7 @@ def trained(
     model.to(options.device)
     epochs = options.budget_epochs / (own / whole + TEACHER)
     ready = time.perf_counter()
-    steps = max(1, round(epochs * (len(data.labels) // 64)))
+    steps = max(1, round(epochs * per_epoch(data)))
     rates = dict.fromkeys(model.parameters(), 1e-3)
     train(model, rates, data, steps, (options.side, side), plain(teacher, options.side).to(options.device))
     score = accuracy(model, test, side)
@@ -234,6 +185,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--latency-share", type=float, nargs="+", default=[0.5, 0.3])
     parser.add_argument("--epochs-original", type=float, default=4)
     parser.add_argument("--budget-epochs", type=float, default=8)
+    parser.add_argument("--fastnas-seconds", type=float, default=600, help="the most that a search of FastNAS may take")
     parser.add_argument("--limit-images", type=int, help="images of each folder that are used, at random")
     parser.add_argument("--original", type=Path, help="the fine-tuned original: read if it exists, else written")
     parser.add_argument("--choose", type=Path, metavar="FILE", help="measure latency here, write the cuts, and stop")
@@ -256,7 +208,7 @@ def main() -> None:
     begun = time.perf_counter()
     data, test = (read(options.images / each, options.device, options.limit_images) for each in ("train", "test"))
     tenth = len(data.labels) // 10
-    held_out, data = Photographs(*(each[:tenth] for each in data)), Photographs(*(each[tenth:] for each in data))
+    held_out, data = some(data, slice(tenth)), some(data, slice(tenth, None))
     print(f"{len(data.labels)} images to train on, read in {time.perf_counter() - begun:.1f} s", flush=True)
     begun = time.perf_counter()
     teacher = original(options, data, int(data.labels.max()) + 1)
@@ -269,7 +221,9 @@ def main() -> None:
     peers: dict[str, Peer] = {
         "resolution": LowerResolution(),
         "torch-pruning": TorchPruning(),
-        "fastnas": FastNAS(central(held_out.images[:256], options.side), held_out.labels[:256]),
+        "fastnas": FastNAS(
+            central(held_out.images[:256], options.side), held_out.labels[:256], options.fastnas_seconds
+        ),
     }
     cuts = json.loads(options.cuts.read_text()) if options.cuts else chosen(peers, teacher, options)
     if options.choose:

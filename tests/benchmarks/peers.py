@@ -150,9 +150,13 @@ class FastNAS:
 
     ratios = tuple(part / 8 for part in range(1, 9))
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        """Take held-out images `[N, 3, side, side]` as the network expects them; a search runs where they are."""
-        self.images, self.labels = images, labels
+    def __init__(self, images: Tensor, labels: Tensor, seconds: float) -> None:
+        """Take held-out images `[N, 3, side, side]` as the network expects them; a search runs where they are.
+
+        `seconds` is the most that a search may take.
+        """
+        self.images, self.labels, self.seconds = images, labels, seconds
+        self.end = inf
         self.folder = TemporaryDirectory()
 
     def candidates(self, original: nn.Module, side: int) -> Sequence[Cut]:
@@ -177,13 +181,17 @@ class FastNAS:
         return mtn.export(model), side
 
     def search(self, original: nn.Module, side: int, flops: str) -> tuple[nn.Module, dict[str, Any]]:
-        """Return the network of the tool's search and what that found out; a second search reuses the first."""
+        """Return the network of the tool's search and what that found out; a second search reuses the first.
+
+        Raises `TimeoutError` if it takes longer than it may.
+        """
         import modelopt.torch.nas.autonas as autonas
         import modelopt.torch.prune as mtp
 
         batches = self.images.split(128)
         # Statistics of BN are taken of so many batches for every score: fifty would cost more than all else.
         autonas.MODELOPT_QUEUE_MAXLEN = len(batches)
+        self.end = perf_counter() + self.seconds
         found: tuple[nn.Module, dict[str, Any]] = mtp.prune(
             plain(original, side).to(self.images.device),
             mode=[("fastnas", self.settings())],
@@ -212,6 +220,8 @@ class FastNAS:
 
     def score(self, model: nn.Module) -> float:
         """Return the per cent of the held-out images that the network is right on."""
+        if perf_counter() > self.end:
+            raise TimeoutError(f"its search was stopped after {self.seconds:.0f} s")
         with torch.no_grad():
             outputs = torch.cat([model.eval()(batch) for batch in self.images.split(128)])
         return 100 * float((outputs.argmax(1) == self.labels).float().mean())
