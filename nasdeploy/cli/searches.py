@@ -43,10 +43,12 @@ def describe(result: "SearchResult") -> str:
 def choice_lines(result: "SearchResult") -> list[str]:
     """Return what else could be chosen, or was not: the faster finalist that is no worse, or the best one."""
     finalists, lines = {one.digest: one for one in result.finalists}, []
-    if best := finalists.get(result.best or ""):
+    best = finalists.get(result.best or "")
+    if best is not None:
         less, how_much = _less(result, result.winner, best), _compared(result, best, -1)
         lines.append(f"{less} than {best.digest}, the best by rank, and is not told to be worse: {how_much}")
-    if faster := finalists.get(result.faster or ""):
+    # One that is no worse than the preferred network may well be worse than the best, and is not taken.
+    elif faster := finalists.get(result.faster or ""):
         less, how_much = _less(result, faster, result.winner), _compared(result, faster, 1)
         lines.append(f"{less} and is not told to be worse: {how_much}; --prefer fast takes it")
     return lines

@@ -90,7 +90,9 @@ def test_the_faster_network_that_is_no_worse_is_named_or_what_was_passed_over_fo
     told = f"{'1' * 12} takes 12 % less time and is not told to be worse: -0.30 +- 0.40 points (paired); --prefer fast"
     assert describe(found).splitlines()[-1] == f"{told} takes it"
     slower = winner.model_copy(update={"difference": difference.model_copy(update={"value": 0.003})})
-    fast = found.model_copy(update={"winner": other, "finalists": (slower, other), "faster": None, "best": "0" * 12})
+    fast = found.model_copy(
+        update={"winner": other, "finalists": (slower, other), "faster": "0" * 12, "best": "0" * 12}
+    )
     assert describe(fast).splitlines()[-1] == (
         f"{'1' * 12} takes 12 % less time than {'0' * 12}, the best by rank, and is not told to be worse: "
         "-0.30 +- 0.40 points (paired)"
