@@ -102,6 +102,7 @@ train:
   reference_batch: {training.batch_size}
   optimizer: adamw
   weight_decay: 0.01
+  label_smoothing: 0.0
   dropout: 0.0
   drop_connect: 0.0
   phases:
