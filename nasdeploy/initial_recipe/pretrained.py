@@ -61,7 +61,7 @@ _RATE, _RATE_BATCH = 6e-4, 32
 _MANY_IMAGES = 4000
 """The number of images from which on there are enough steps of 64 of them, not 32."""
 _SEARCH_BATCH, _SEARCH_BATCHES = 64, 2
-_FORWARD = 0.2
+_FORWARD = 0.3
 """What a forward pass of a network to choose from costs, in training steps of the original."""
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = {"additive": 24, "evolution": 100}, 200
 _ROUNDS = {"additive": 3, "evolution": 10}

@@ -469,11 +469,11 @@ def test_a_distillation_that_overflows_is_named_and_not_the_learning_rate() -> N
 def test_networks_that_overflow_in_the_first_step_do_not_blame_the_learning_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def enormous(supernet: Supernet, path: Path) -> None:
+    def enormous(supernet: Supernet, path: Path, **options: object) -> None:
         supernet.load_state_dict({name: 1e30 * value for name, value in supernet.state_dict().items()})
 
     monkeypatch.setattr("nasdeploy.workflows.start.initialise", enormous)
-    monkeypatch.setattr("nasdeploy.workflows.start.require_initialises", lambda *given: None)
+    monkeypatch.setattr("nasdeploy.workflows.start.require_initialises", lambda *given, **options: None)
     Path("w.pt").touch()
     said = refusal("train.most_skipped=0", init=Path("w.pt"))
     assert said.startswith("training diverged in epoch 1: not finite: ")

@@ -10,6 +10,7 @@ import nasdeploy as nd
 from tests.pretrained import COLOURS, MODEL, fitted, write_pictures
 
 QUICK = {
+    "data.augment.scale": [0.35, 1.0],
     "space.resolution": [64, 96],
     "search.rounds": 1,
     "search.parents": 6,
