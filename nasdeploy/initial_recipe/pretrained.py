@@ -241,7 +241,7 @@ def _search(table: int, training: Training, step_s: float, seconds: float) -> Se
     evaluation_s, cut_s = (calibrated + scored) * forward_s, (calibrated + min(scored, ENOUGH)) * forward_s
     table_s, wanted_s = table * cut_s, _SEARCH_SHARE * seconds
     strategy = "additive" if table_s <= max(wanted_s, _FEWEST_EVALUATIONS["evolution"] * evaluation_s) else "evolution"
-    table_s = table_s if strategy == "additive" else 0.0
+    table, table_s = (table, table_s) if strategy == "additive" else (0, 0.0)
     wanted = int((wanted_s - table_s) / evaluation_s)
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS[strategy], wanted))
     rounds = _ROUNDS[strategy]

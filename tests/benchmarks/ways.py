@@ -37,7 +37,7 @@ from nasdeploy.tasks.task import Batch, Inputs, Objective
 from nasdeploy.training.optimizer import classifier_parameters
 from nasdeploy.training.sandwich import RANDOM, Sandwich, SandwichStep
 from nasdeploy.training.teacher import without_gradient
-from tests.benchmarks.bench_importance import MODEL, pretrained
+from tests.benchmarks.peers import MODEL, pretrained
 from tests.benchmarks.photographs import (
     Photographs,
     Rates,
