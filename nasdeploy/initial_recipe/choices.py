@@ -113,6 +113,11 @@ class Training:
     epoch_s: float
     holdout: float
 
+    @property
+    def held_out(self) -> float:
+        """The number of images that are held out."""
+        return self.images * self.holdout / (1 - self.holdout)
+
 
 @dataclass(frozen=True)
 class SearchShape:
@@ -210,8 +215,7 @@ def search_for(training: Training, shape: Shape, image_s: float, hours: float) -
     else:
         batch_size = 128
         batches = max(2, min(8 if shape.space == "alphanet" else 16, ceil(2 * training.images / batch_size)))
-    scored = training.images * training.holdout / (1 - training.holdout)
-    evaluation_s = (batch_size * batches + scored) * image_s / FORWARD_PASSES_A_STEP
+    evaluation_s = (batch_size * batches + training.held_out) * image_s / FORWARD_PASSES_A_STEP
     wanted = int(_SEARCH_SHARE * 3600 * hours / evaluation_s)
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))
     rounds = 20 if evaluations >= 2000 else 10

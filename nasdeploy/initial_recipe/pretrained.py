@@ -63,6 +63,10 @@ _MANY_IMAGES = 4000
 _SEARCH_BATCH, _SEARCH_BATCHES = 64, 2
 _FORWARD = 0.3
 """What a forward pass of a network to choose from costs, in training steps of the original."""
+_FEWEST_HELD_OUT = 500
+"""The number of held-out images that suffices to rank networks (docs/pretrained.md): more only where there is time."""
+_WANTED_EVALUATIONS = 40
+"""The number of networks scored for which fewer images are held out, as far as they have to be."""
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = {"additive": 24, "evolution": 100}, 200
 _ROUNDS = {"additive": 3, "evolution": 10}
 
@@ -181,10 +185,11 @@ def drafted(
     hours: float,
 ) -> PretrainedDraft:
     """Return the recipe for a space, and for images on which a step of the original takes `step_s` seconds each."""
-    images, holdout = images_for(folder)
+    table = _cuts(space, len(folder.classes))
+    images, holdout = _division(folder, table, step_s, 3600 * hours)
     phases = _phases(images * step_s, _training_s(3600 * hours))
     training = Training(images, _batch_size(images), phases.original + phases.elastic, images * step_s, holdout)
-    search = _search(_cuts(space, len(folder.classes)), training, step_s, 3600 * hours)
+    search = _search(table, training, step_s, 3600 * hours)
     return PretrainedDraft(folder, shape, training, search, machine(), start, space, network, phases)
 
 
@@ -206,16 +211,30 @@ def _side(largest: int, epoch_s: float, seconds: float) -> int:
     return min(largest, _SMALLEST_SIDE)
 
 
+def _division(folder: FolderSummary, table: int, step_s: float, seconds: float) -> tuple[int, float]:
+    """Return how many images are learned from, and the part held out: what the search has time to score, if enough."""
+    images, holdout = images_for(folder)
+    given = images / (1 - holdout)
+    forward_s = _FORWARD * step_s
+    table_s = table * (_SEARCH_BATCH * _SEARCH_BATCHES + ENOUGH) * forward_s
+    evaluation_s = (_SEARCH_SHARE * seconds - table_s) / _WANTED_EVALUATIONS
+    in_time = evaluation_s / forward_s - _SEARCH_BATCH * _SEARCH_BATCHES
+    holdout = round(min(holdout, max(_FEWEST_HELD_OUT, in_time) / given), 4)
+    return round(given * (1 - holdout)), holdout
+
+
 def _sides(side: int) -> tuple[int, ...]:
     return tuple(sorted({round(part * side / 16) * 16 for part in _SIDES[:-1]} | {side}))
 
 
 def _phases(epoch_s: float, seconds: float) -> Phases:
-    def epochs(share: float, each_s: float) -> int:
-        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(share * seconds / each_s)))
+    def epochs(within_s: float, each_s: float) -> int:
+        return min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, round(within_s / each_s)))
 
     elastic_s, finetune_s = (_SANDWICH + _TEACHING) * epoch_s, (_CHOSEN + _TEACHING) * epoch_s
-    original, finetune = epochs(_ORIGINAL_SHARE, epoch_s), epochs(1 - _ORIGINAL_SHARE, finetune_s)
+    original = epochs(_ORIGINAL_SHARE * seconds, epoch_s)
+    # Where the fewest epochs of the original take more than its share, the chosen network has only the rest.
+    finetune = epochs(min((1 - _ORIGINAL_SHARE) * seconds, seconds - original * epoch_s), finetune_s)
     return Phases(original, _ELASTIC_EPOCHS, finetune, epoch_s, elastic_s, finetune_s)
 
 
@@ -236,8 +255,7 @@ def _cuts(space: str | SpaceSettings, classes: int) -> int:
 
 def _search(table: int, training: Training, step_s: float, seconds: float) -> SearchShape:
     """Return a search by a table of loss of so many entries, or by evolution where that would take too long."""
-    scored = training.images * training.holdout / (1 - training.holdout)
-    calibrated, forward_s = _SEARCH_BATCH * _SEARCH_BATCHES, _FORWARD * step_s
+    scored, calibrated, forward_s = training.held_out, _SEARCH_BATCH * _SEARCH_BATCHES, _FORWARD * step_s
     evaluation_s, cut_s = (calibrated + scored) * forward_s, (calibrated + min(scored, ENOUGH)) * forward_s
     table_s, wanted_s = table * cut_s, _SEARCH_SHARE * seconds
     strategy = "additive" if table_s <= max(wanted_s, _FEWEST_EVALUATIONS["evolution"] * evaluation_s) else "evolution"

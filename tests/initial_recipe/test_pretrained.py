@@ -79,6 +79,20 @@ def test_a_recipe_keeps_to_the_time_that_is_given(imported: Imported) -> None:
         assert found.phases.finetuning_s > 1.4 * found.training_s
 
 
+def test_a_short_time_is_kept_to_though_the_original_takes_more_than_its_part(imported: Imported) -> None:
+    found = pretrained_from(summary(train=10_000, side=32, test=1000), START, imported, 0.0157, 0.25)
+    assert found.phases.original == 2
+    assert found.phases.finetuning_s < 1.4 * found.phases.training_s
+    assert found.needed_s < 1.1 * 3600 * 0.25
+
+
+@pytest.mark.parametrize(("hours", "held_out"), [(0.02, 500), (2.0, 1000)])
+def test_no_more_is_held_out_than_the_search_has_time_to_score(hours: float, held_out: int, imported: Imported) -> None:
+    found = pretrained_from(summary(train=10_000, side=32, test=1000), START, imported, 0.0157, hours)
+    assert round(found.training.held_out) == held_out
+    assert found.training.images == 10_000 - held_out
+
+
 def test_networks_are_found_without_a_table_of_loss_where_that_would_take_too_long(imported: Imported) -> None:
     shape = Shape("alphanet", 224, 256, "random-resized", "none")
     found = drafted(summary(train=500, side=300), START, imported, "alphanet", shape, 0.5, 0.5)
