@@ -94,12 +94,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "bignas-imagenet": {
         "space": "bignas",
         "train.optimizer": "rmsprop",
+        "train.rmsprop_decay": 0.9,
+        "train.momentum": 0.9,
+        "train.epsilon": 1e-3,
         "train.weight_decay": 1e-5,
         "train.dropout": 0.2,
         "train.random_networks": 2,
         "train.sampling.kind": "sandwich",
         "train.distillation.kind": "kl",
         "train.distillation.temperature": 1.0,
+        "search.strategy": "coarse-to-fine",
     },
 }
 PUBLISHED["attentivenas-imagenet"] = {

@@ -1,4 +1,4 @@
-"""Weights and computation of stem and pooling head. Widths are leading channels."""
+"""Weights and computation of stem and heads. Widths are leading channels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -112,17 +112,19 @@ class PoolHeadFamily(BatchNormFamily):
 
 
 class ClassifierHeadWeights(nn.Module):
-    """Weights of heads that differ in the side of their feature map alone; layers that they lack are None."""
+    """Weights that serve several heads of one number of classes and of the same layers; those they lack are None."""
 
     def __init__(self, blocks: Sequence[ClassifierHead], sharing: Sharing) -> None:
         super().__init__()
         first = blocks[0]
-        conv, hidden = first.conv_channels, first.hidden_channels
-        self.conv = nn.Conv2d(first.in_channels, conv, 1, bias=False) if conv else None
+        conv, hidden = max(block.conv_channels for block in blocks), max(block.hidden_channels for block in blocks)
+        pooled, features = max(block.pooled for block in blocks), max(block.features for block in blocks)
+        inside = max(block.in_channels for block in blocks)
+        self.conv = nn.Conv2d(inside, conv, 1, bias=False) if conv else None
         self.conv_norm = _norm(conv, first.bn_eps) if conv else None
-        self.hidden = nn.Conv2d(first.pooled, hidden, 1, bias=first.hidden_bias) if hidden else None
+        self.hidden = nn.Conv2d(pooled, hidden, 1, bias=first.hidden_bias) if hidden else None
         self.hidden_norm = _norm(hidden, first.bn_eps) if hidden and first.hidden_norm else None
-        self.classifier = nn.Linear(first.features, first.classes)
+        self.classifier = nn.Linear(features, first.classes)
 
 
 class HiddenTensors(NamedTuple):
@@ -148,14 +150,12 @@ class ClassifierHeadFamily(BatchNormFamily):
 
     @staticmethod
     def slice(weights: ClassifierHeadWeights, block: ClassifierHead) -> ClassifierHeadTensors:
-        """Return the weights as they are."""
-        conv = hidden = None
+        """Return the leading channels."""
+        conv, inside, out = None, block.in_channels, block.conv_channels
         if weights.conv is not None and weights.conv_norm is not None:
-            conv = ConvTensors(weights.conv.weight, slice_norm(weights.conv_norm, block.conv_channels))
-        if weights.hidden is not None:
-            norm = slice_norm(weights.hidden_norm, block.hidden_channels) if weights.hidden_norm is not None else None
-            hidden = HiddenTensors(weights.hidden.weight, weights.hidden.bias, norm)
-        return ClassifierHeadTensors(conv, hidden, (weights.classifier.weight, weights.classifier.bias))
+            conv = ConvTensors(slice_matrix(weights.conv.weight, out, inside), slice_norm(weights.conv_norm, out))
+        classifier = slice_matrix(weights.classifier.weight, block.classes, block.features)
+        return ClassifierHeadTensors(conv, _slice_hidden(weights, block), (classifier, weights.classifier.bias))
 
     @staticmethod
     def forward(block: ClassifierHead, tensors: ClassifierHeadTensors, x: Tensor, *, context: Context) -> Tensor:
@@ -174,3 +174,13 @@ class ClassifierHeadFamily(BatchNormFamily):
         if context.drop:
             x = F.dropout(x, context.drop)
         return F.linear(x, *tensors.classifier)
+
+
+def _slice_hidden(weights: ClassifierHeadWeights, block: ClassifierHead) -> HiddenTensors | None:
+    if weights.hidden is None:
+        return None
+    hidden, bias = block.hidden_channels, weights.hidden.bias
+    norm = None if weights.hidden_norm is None else slice_norm(weights.hidden_norm, hidden)
+    if bias is not None and len(bias) > hidden:
+        bias = bias[:hidden]
+    return HiddenTensors(slice_matrix(weights.hidden.weight, hidden, block.pooled), bias, norm)

@@ -1,4 +1,4 @@
-"""Search spaces that are tables of stages (AlphaNet, Table 7): stem, MBConv stages, pooling head; choices per stage."""
+"""Search spaces that are tables of stages (AlphaNet, Table 7): stem, MBConv stages, head; choices per stage."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 from pydantic import AfterValidator, Field, model_validator
 
 from nasdeploy.blocks.feature_maps import Activation, strided
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.arch import Arch, Choice
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block, TensorType
-from nasdeploy.core.settings import Settings
+from nasdeploy.core.settings import Settings, refuse_unused
 from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.spaces.kind import SpaceSettings
 
@@ -57,10 +57,20 @@ class StageRow(Settings):
 
 
 class HeadRow(Settings):
-    """The pooling head: `expand` times the last stage's width before pooling, `width` after it."""
+    """The layers behind the last stage.
 
+    `kind`: `pool`, a 1x1 convolution to `expand` times the last stage's width, pooling, a layer of `width`, and the
+    classifier (AlphaNet); `convolution`, a 1x1 convolution to `width`, pooling, and the classifier (BigNAS).
+    """
+
+    kind: Literal["pool", "convolution"] = "pool"
     width: Values
     expand: int = Field(default=6, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _used(self) -> "HeadRow":
+        refuse_unused(self, "kind", {"expand": ("pool",)})
+        return self
 
 
 class MobileNetTable(SpaceSettings):
@@ -134,14 +144,11 @@ class MobileNetSpace(SearchSpace):
 
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
         """Return the block of a slot; None beyond the stage's depth."""
-        table, resolution = self.table, values["resolution"]
-        last = len(table.stages)
+        stem = self.table.stem
         if slot.name == "stem":
-            return Stem(resolution, values["width.0"], table.stem.kernel, table.stem.stride, table.activation, 3)
+            return Stem(values["resolution"], values["width.0"], stem.kernel, stem.stride, self.table.activation, 3)
         if slot.name == "head":
-            width, out = values[f"width.{last}"], values[f"width.{last + 1}"]
-            side = self._sides[resolution][last]
-            return PoolHead(side, width, out, table.head.expand, self.classes, table.activation)
+            return self._head(values)
         stage, number = _place(slot)
         return None if number > values.get(f"depth.{stage}", number) else self._mbconv(stage, number, values)
 
@@ -157,6 +164,13 @@ class MobileNetSpace(SearchSpace):
             se=row.se,
             activation=row.activation or self.table.activation,
         )
+
+    def _head(self, values: Mapping[str, int]) -> Block:
+        row, activation, last = self.table.head, self.table.activation, len(self.table.stages)
+        side, width, out = self._sides[values["resolution"]][last], values[f"width.{last}"], values[f"width.{last + 1}"]
+        if row.kind == "convolution":
+            return ClassifierHead(side, width, self.classes, activation, conv_channels=out)
+        return PoolHead(side, width, out, row.expand, self.classes, activation)
 
     def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
         """One RGB image at the architecture's resolution."""

@@ -149,7 +149,7 @@ KEYS = {
 }
 DIGESTS = {
     "alphanet": "cf23de1c44e7",
-    "bignas": "843dcd16add0",
+    "bignas": "5bb0975cc6f2",
     "cifar10": "f9e446bdf53c",
     "digits": "f9aad47bc356",
 }

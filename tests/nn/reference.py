@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import MBConv
-from nasdeploy.nn.heads import PoolHeadWeights, StemWeights
+from nasdeploy.nn.heads import ClassifierHeadWeights, PoolHeadWeights, StemWeights
 from nasdeploy.nn.inverted_residual import InvertedResidualWeights
 from nasdeploy.nn.network import Network, StaticBlock
 
@@ -95,6 +95,18 @@ def head(block: PoolHead, weights: PoolHeadWeights) -> nn.Module:
     return with_state(made, weights.expand, weights.expand_norm, weights.project, weights.classifier)
 
 
+def classifier_head(block: ClassifierHead, weights: ClassifierHeadWeights) -> nn.Module:
+    """A head with a convolution and no hidden layer."""
+    made = nn.Sequential(
+        *convolution(block.in_channels, block.conv_channels, 1),
+        ACTIVATION[block.activation](),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(block.conv_channels, block.classes),
+    )
+    return with_state(made, weights.conv, weights.conv_norm, weights.classifier)
+
+
 def with_state(made: nn.Module, *sources: nn.Module | None) -> nn.Module:
     """`made` with copies of the sources' tensors, layer by layer."""
     layers = [m for m in made.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
@@ -113,6 +125,9 @@ def reference(module: StaticBlock) -> nn.Module:
     if isinstance(block, MBConv):
         assert isinstance(weights, InvertedResidualWeights)
         return mbconv(block, weights)
+    if isinstance(block, ClassifierHead):
+        assert isinstance(weights, ClassifierHeadWeights)
+        return classifier_head(block, weights)
     assert isinstance(block, PoolHead)
     assert isinstance(weights, PoolHeadWeights)
     return head(block, weights)

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasdeploy.blocks.heads import PoolHead, Stem
+from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import MBConv
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import BATCH, RUNNING, Context, Statistics
+from nasdeploy.nn.heads import ClassifierHeadFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily, InvertedResidualWeights, zero_last_scales
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.spaces import load_space
@@ -47,6 +48,7 @@ BLOCKS = [
     mbconv(5, 11, 13, expand=3, stride=2),
     PoolHead(4, 20, 48, 6, 10, "swish"),
     PoolHead(1, 13, 9, 2, 3, "hswish"),
+    ClassifierHead(4, 20, 10, "swish", conv_channels=48),
 ]
 
 
@@ -75,13 +77,14 @@ def test_a_fresh_block_is_initialised_as_torch_does() -> None:
     assert {n.eps for n in weights.modules() if isinstance(n, nn.BatchNorm2d)} == {1e-5}
 
 
-def test_the_last_scale_of_every_inverted_residual_of_alphanet_is_set_to_zero() -> None:
-    space = load_space("alphanet")
+@pytest.mark.parametrize(("name", "blocks"), [("alphanet", 37), ("bignas", 26)])
+def test_the_last_scale_of_every_inverted_residual_is_set_to_zero(name: str, blocks: int) -> None:
+    space = load_space(name)
     network = Network(space.plan(space.largest()))
     zero_last_scales(network)
     norms = {name: norm for name, norm in network.named_modules() if isinstance(norm, nn.BatchNorm2d)}
     last = {name for name in norms if name.endswith("project_norm")}
-    assert len(last) == 37
+    assert len(last) == blocks
     for name, norm in norms.items():
         assert norm.weight.unique().tolist() == [0.0 if name in last else 1.0], name
         assert norm.bias.unique().tolist() == [0.0], name
@@ -214,6 +217,31 @@ def test_smaller_blocks_take_leading_channels_and_the_centre_of_the_kernel() -> 
         assert torch.equal(sliced.squeeze.reduce_bias, weights.reduce.bias[:16])
         assert weights.shortcut is not None
         assert torch.equal(sliced.shortcut, weights.shortcut.weight[:24, :16])
+
+
+def test_smaller_heads_take_leading_channels() -> None:
+    large, small = (
+        ClassifierHead(4, inside, 5, "swish", conv, hidden, hidden_norm=True)
+        for inside, conv, hidden in ((24, 32, 40), (16, 24, 8))
+    )
+    weights = ClassifierHeadFamily.cover([small, large], Sharing())
+    randomise(weights)
+    assert {name: tuple(tensor.shape) for name, tensor in weights.named_parameters() if tensor.ndim > 1} == {
+        "conv.weight": (32, 24, 1, 1),
+        "hidden.weight": (40, 32, 1, 1),
+        "classifier.weight": (5, 40),
+    }
+    narrow = StaticBlock(small)
+    own, whole = narrow.state_dict(), weights.state_dict()
+    narrow.load_state_dict(
+        {
+            name: whole[name.removeprefix("weights.")][tuple(slice(size) for size in tensor.shape)]
+            for name, tensor in own.items()
+        }
+    )
+    x = torch.randn(2, 16, 4, 4)
+    for mode in (True, False):
+        assert torch.equal(StaticBlock(small, weights).train(mode)(x), narrow.train(mode)(x))
 
 
 def test_weights_hold_only_what_some_block_needs() -> None:

@@ -166,15 +166,14 @@ class CoarseToFine:
 
 def grid(space: SearchSpace, most: int, rng: np.random.Generator) -> Codes:
     """Codes `[n, choices]` of the finest grid of at most `most` points; so many of the coarsest if it has more."""
-    kinds = list(dict.fromkeys(_kind(choice.name) for choice in space.choices))
-    levels = max(2, int(most ** (1 / len(kinds)) + 1e-9))
-    place = np.array([kinds.index(_kind(choice.name)) for choice in space.choices])
+    kind = np.array([choice.name.partition(".")[0] for choice in space.choices])
     last = np.array([len(choice.values) - 1 for choice in space.choices])
+    # A kind of which every choice has one value takes no levels from the others.
+    kinds = np.unique(kind[last > 0])
+    levels = max(2, int(most ** (1 / max(len(kinds), 1)) + 1e-9))
     points = np.array(list(product(np.linspace(0, 1, levels), repeat=len(kinds))))
-    codes = np.floor(points[:, place] * last + 0.5).astype(np.int16)
+    codes = np.zeros((len(points), len(last)), dtype=np.int16)
+    for part, one in zip(points.T, kinds, strict=True):
+        codes[:, kind == one] = np.floor(part[:, None] * last[kind == one] + 0.5)
     codes = np.unique(space.canonical(codes), axis=0)
     return codes if len(codes) <= most else codes[np.sort(rng.permutation(len(codes))[:most])]
-
-
-def _kind(name: str) -> str:
-    return name.partition(".")[0]

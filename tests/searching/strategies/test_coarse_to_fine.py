@@ -6,7 +6,9 @@ import pytest
 from nasdeploy.core.randomness import generator
 from nasdeploy.searching.strategies.evolution import grid
 from nasdeploy.spaces import load_space
+from nasdeploy.spaces.fixed import FixedSpace
 from tests.searching.landscape import SPACE
+from tests.small_spaces import one_stage
 
 
 def test_choices_of_a_kind_go_together() -> None:
@@ -18,6 +20,14 @@ def test_choices_of_a_kind_go_together() -> None:
         for width in range(3)
         for kernel in range(3)
     }
+
+
+def test_choices_without_a_choice_take_no_levels_from_the_others() -> None:
+    """BigNAS, whose expansion is 6 wherever there is one: four levels of all else, of which kernels have two."""
+    codes = grid(load_space("bignas"), 512, generator(0, "test"))
+    assert len(codes) == 4 * 4 * 4 * 2
+    alone = FixedSpace(one_stage(), one_stage().largest())
+    assert grid(alone, 512, generator(0, "test")).tolist() == [[0] * len(alone.choices)]
 
 
 @pytest.mark.parametrize("name", ["alphanet", "digits"])
