@@ -314,7 +314,7 @@ class PictureDeliverable:
 
     def __init__(self, network: Network, task: Task, data: TaskData) -> None:
         assert isinstance(data, ImageData), f"task {task.name} delivers pictures, and its data are none"
-        self._data = data
+        self._data, self._task = data, task
         self.reference = ImageReference.of(network, data.sets, data.settings)
 
     def examples(self) -> Examples:
@@ -332,6 +332,7 @@ class PictureDeliverable:
             preprocessing=self.reference.preprocessing,
             labels=self._data.labels,
             data=self._data.sets.split.facts,
+            task=self._task.name,
         )
 
     def sample(self, models: Mapping[str, Callable[[], Sessions]]) -> Sample:

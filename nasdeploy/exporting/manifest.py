@@ -249,6 +249,14 @@ class ExportManifest(BundleManifest):
     """The class names in the order of the logits."""
     data: DataFacts | None = None
     """The run's images; None in bundles of earlier versions."""
+    task: str = Classification.name
+    """The key in `nasdeploy.tasks.TASKS` of what the network was trained for."""
+
+    @model_serializer(mode="wrap")
+    def _of_classification(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of JSON the task that bundles of earlier versions are of, which do not name it."""
+        fields: dict[str, Any] = serialise(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("task", Classification.name)}
 
     @property
     def interfaces(self) -> tuple[PartFacts, ...]:
@@ -258,7 +266,7 @@ class ExportManifest(BundleManifest):
     @property
     def task_name(self) -> str:
         """The name of the task that the network was trained for."""
-        return Classification.name
+        return self.task
 
     @property
     def input_text(self) -> str:
@@ -284,7 +292,7 @@ def load_export(directory: Path) -> BundleManifest:
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with `nd.export()`")
     content = read_object(path, "export again")
-    kind: type[BundleManifest] = TaskManifest if "task" in content else ExportManifest
+    kind: type[BundleManifest] = TaskManifest if "parts" in content else ExportManifest
     manifest = parse_record(kind, content, path, "export again")
     for artefact in manifest.artefacts:
         if artefact.proof.problems:

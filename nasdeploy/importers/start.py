@@ -25,12 +25,13 @@ def open_model(start: StartSettings) -> Imported:
     express.
     """
     importer = IMPORTERS[start.kind]
+    untrained = importer.model(start.name)
+    # What cannot be read is refused before anything is fetched, or looked for in a file.
+    importer.read(untrained, start.name)
     if start.weights is None:
-        # What cannot be read is refused before anything is fetched.
-        importer.read(importer.model(start.name), start.name)
         return importer.read(importer.model(start.name, pretrained=True), start.name)
     given = read_state_dict(Path(start.weights))
-    classes = classes_of(importer.model(start.name), given)
+    classes = classes_of(untrained, given)
     model = importer.model(start.name, classes=classes)
     load_into(model, given, start.model)
     imported = importer.read(model, start.name)

@@ -136,7 +136,10 @@ def load_into(model: nn.Module, given: GivenWeights, name: str) -> None:
 
 
 def classes_of(model: nn.Module, given: GivenWeights) -> int:
-    """Return the number of classes that weights for a network, whose own may be others, have a classifier for."""
+    """Return the number of classes that weights for a network, whose own may be others, have a classifier for.
+
+    Raises `UserError` for a network without a classifier.
+    """
     weight = f"{_classifier(model)}.weight"
     found, own = _renamed(model, given.tensors).get(weight), model.state_dict()[weight]
     # Of what differs in more than classes the network's own are kept: it is refused when it is loaded.
@@ -172,8 +175,13 @@ def _without_counters(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _classifier(model: nn.Module) -> str:
-    """Return the name of the classifier, the last matrix of a network."""
+    """Return the name of the classifier, the last matrix of a network; raises `UserError` if it has none."""
     matrices: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not matrices:
+        raise UserError(
+            f"weights for a model of class {type(model).__name__}: it has no linear layer that would be its "
+            "classifier; name a model that ends in one"
+        )
     return matrices[-1]
 
 

@@ -17,7 +17,7 @@ from nasdeploy.core.cpus import bound_cpus, cpu_quota
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
-from nasdeploy.data.settings import DataSettings
+from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.nn.network import compute_device, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
@@ -97,10 +97,7 @@ class Shape:
     space: str
     size: int
     resize: int
-    crop: str
-    policy: str
-    least: float | None = None
-    """The smallest part of a picture that a random crop takes; None for the usual one."""
+    augment: AugmentSettings
 
 
 @dataclass(frozen=True)
@@ -179,9 +176,10 @@ def shape_for(side: int) -> Shape:
     """Return the shape for images whose shorter side has `side` pixels (the median)."""
     if side <= _SMALL:
         size = max(side, 8)
-        return Shape("digits" if side <= _TINY else "cifar10", size, size, "pad", "none")
+        augment = AugmentSettings(crop="pad", pad=max(1, size // 8))
+        return Shape("digits" if side <= _TINY else "cifar10", size, size, augment)
     size = min(224, side // 16 * 16)
-    return Shape("alphanet", size, round(size * 8 / 7), "random-resized", "v0-mstd0.5")
+    return Shape("alphanet", size, round(size * 8 / 7), AugmentSettings(policy="v0-mstd0.5"))
 
 
 def _time_an_image(shape: Shape, classes: int) -> float:

@@ -88,8 +88,7 @@ def run_draft(folder: FolderSummary, start: StartSettings, network: TrainedRun, 
     Times a few steps, which takes some seconds.
     """
     space, data = network.recipe.space, network.recipe.images
-    least = data.augment.scale[0] if data.augment.crop == "random-resized" else None
-    shape = Shape(name_of(space), data.size, data.shorter_side, data.augment.crop, data.augment.policy, least)
+    shape = Shape(name_of(space), data.size, data.shorter_side, data.augment)
     batch = 64 if has_gpu() else _FEW if data.size > _SMALL else _MANY
     image_s = seconds_per_image(load_space(space, len(folder.classes)), data.size, batch, original_alone)
     kept = start.model_copy(update={"classifier": "keep" if network.same_classes else "new"})

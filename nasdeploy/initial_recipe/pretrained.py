@@ -14,6 +14,7 @@ import numpy as np
 from nasdeploy.core.settings import parse
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
+from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import ExpectedImages, Imported
 from nasdeploy.initial_recipe.choices import (
     Draft,
@@ -170,7 +171,7 @@ def pretrained_from(
     images, _ = images_for(folder)
     largest = largest_side(folder, imported)
     side = _side(largest, images * image_s, _training_s(3600 * hours))
-    shape = Shape("grown", side, round(side / imported.expected.crop_pct), "random-resized", "none", _LEAST_CROP)
+    shape = Shape("grown", side, round(side / imported.expected.crop_pct), AugmentSettings(scale=(_LEAST_CROP, 1.0)))
     space = parse(GrownSettings, _space(imported, _sides(side)), start.model)
     return drafted(folder, start, imported, space, shape, image_s * (side / largest) ** 2, hours)
 

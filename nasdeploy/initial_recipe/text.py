@@ -1,7 +1,7 @@
 """A first recipe as commented YAML."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.settings import settings_in
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.inspect import FolderSummary, inspect_folder
+from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import Imported
 from nasdeploy.importers.start import open_model
 from nasdeploy.initial_recipe.choices import Draft, draft_for
@@ -145,11 +146,7 @@ def _data(draft: Draft) -> str:
         noted(f"  resize: {shape.resize}", "shorter side before the centre crop, in evaluation"),
         *(preprocessing_lines(draft) if isinstance(draft, PretrainedDraft) else []),
         "  augment:",
-        f"    crop: {shape.crop}",
-        *([f"    pad: {max(1, shape.size // 8)}"] if shape.crop == "pad" else []),
-        *([noted(f"    scale: [{shape.least}, 1.0]", "of the picture's area")] if shape.least is not None else []),
-        noted("    flip: true", "false if left and right matter, as in text"),
-        noted(f"    policy: {shape.policy}", "none, trivial, imagenet, v0-mstd0.5, rand-m9-mstd0.5"),
+        *_augment(shape.augment),
         noted(
             f"  holdout: {draft.training.holdout}",
             "of the training images, for the search's accuracy; never trained on",
@@ -164,6 +161,19 @@ def _data(draft: Draft) -> str:
         noted("  on_unreadable: stop", "or skip"),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _augment(augment: AugmentSettings) -> Iterator[str]:
+    usual = AugmentSettings()
+    yield f"    crop: {augment.crop}"
+    if augment.crop == "pad":
+        yield f"    pad: {augment.pad}"
+    if augment.scale != usual.scale:
+        yield noted(f"    scale: {list(augment.scale)}", "of the picture's area")
+    if augment.ratio != usual.ratio:
+        yield noted(f"    ratio: {list(augment.ratio)}", "of a crop's width and height")
+    yield noted(f"    flip: {str(augment.flip).lower()}", "false if left and right matter, as in text")
+    yield noted(f"    policy: {augment.policy}", "none, trivial, imagenet, v0-mstd0.5, rand-m9-mstd0.5")
 
 
 _RANGE = "values of black and white, measured on the training images; or two numbers, e.g. [0, 4095]"

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -209,11 +208,7 @@ class LatencyTable(Settings):
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
         """Return the seconds that a slot's block adds to a network's prediction; the calibration's offset is on top."""
         once = self.calibration.per_block + self.calibration.per_param * block.params
-        return self.calibration.slope * self._entry(slot, block) + slot.part.runs * once
-
-    @cached_property
-    def _entry(self) -> SlotCost:
-        return entry_cost(self.entries)
+        return self.calibration.slope * entry_cost(self.entries)(slot, block) + slot.part.runs * once
 
     def latencies(self, space: SearchSpace) -> Callable[[Codes], Floats]:
         """Return a function that predicts many at once: from codes `[n, choices]` to seconds `[n]`."""

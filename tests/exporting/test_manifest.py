@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.data.settings import AugmentSettings, Preprocessing
+from nasdeploy.exporting.deliverables import PictureDeliverable
 from nasdeploy.exporting.manifest import (
     Artefact,
+    BundleManifest,
     ExportManifest,
     ExportOrigin,
     FileFacts,
@@ -23,9 +25,12 @@ from nasdeploy.exporting.manifest import (
     load_export,
 )
 from nasdeploy.exporting.record import Agreement, ModelLatency, Proof
+from nasdeploy.nn.network import Network
 from nasdeploy.runtimes.device import Device
+from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.file_scores import Accuracy
-from tests.exporting.models import interface
+from nasdeploy.tasks.image_data import ImageData
+from tests.exporting.models import folder_data, interface
 from tests.latency.tables import FINGERPRINT
 from tests.small_spaces import one_stage
 
@@ -120,6 +125,28 @@ def test_round_trip(proof: Proof, recalibration: Recalibration | str, budget: di
 def test_a_whole_export_is_loaded(tmp_path: Path) -> None:
     manifest = manifest_of(Proof())
     assert load_export(written(tmp_path, manifest)) == manifest
+
+
+def test_the_task_is_named_where_it_is_not_classification(tmp_path: Path) -> None:
+    assert "task" not in manifest_of(Proof()).model_dump(mode="json")
+    assert manifest_of(Proof()).task_name == "classification"
+    loaded = load_export(written(tmp_path, manifest_of(Proof(), task="counting")))
+    assert isinstance(loaded, ExportManifest)
+    assert loaded.task_name == "counting"
+
+
+class Counting(Classification):
+    """Another task whose deliverable is a picture's."""
+
+    name = "counting"
+
+
+def test_the_manifest_of_pictures_names_the_task_that_they_are_of(tmp_path: Path) -> None:
+    data, sets = folder_data(tmp_path)
+    network = Network(one_stage().plan(one_stage().largest())).eval()
+    facts = {name: getattr(manifest_of(Proof()), name) for name in BundleManifest.model_fields}
+    for task in (Classification(), Counting()):
+        assert PictureDeliverable(network, task, ImageData(sets, data)).manifest(facts).task_name == task.name
 
 
 def test_the_interface_is_the_plans() -> None:

@@ -116,3 +116,10 @@ def test_what_no_block_expresses_is_refused_before_its_weights_are_fetched(monke
     with pytest.raises(UserError, match="timm:mixnet_s: "):
         open_model(StartSettings(model="timm:mixnet_s"))
     assert fetched == [{}]
+
+
+def test_what_no_block_expresses_is_refused_before_its_weights_are_read(tmp_path):
+    """A model of torchvision whose classifier is a convolution."""
+    start = StartSettings(model="torchvision:squeezenet1_0", weights=str(tmp_path / "x.pth"))
+    with pytest.raises(UserError, match=r"^torchvision:squeezenet1_0: models of class SqueezeNet cannot be read"):
+        open_model(start)

@@ -166,6 +166,12 @@ def test_the_network_has_the_classes_of_the_weights(tmp_path):
         load_into(network(), weights, "timm:net")
 
 
+def test_a_network_without_a_classifier_is_refused(tmp_path):
+    for fit in (classes_of, lambda model, weights: load_into(model, weights, "timm:net")):
+        with pytest.raises(UserError, match="model of class Conv2d: it has no linear layer that would be its classifi"):
+            fit(nn.Conv2d(3, 4, 1), given(tmp_path))
+
+
 def test_old_files_lack_counters(tmp_path):
     model = another()
     load_into(model, given(tmp_path, **{"1.num_batches_tracked": None}), "timm:net")

@@ -28,7 +28,7 @@ def _on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_space_follows_the_size_of_the_images(side: int, space: str, size: int, crop: str) -> None:
     found = shape_for(side)
-    assert (found.space, found.size, found.crop) == (space, size, crop)
+    assert (found.space, found.size, found.augment.crop) == (space, size, crop)
     assert load_space(found.space, 2).name == space
 
 

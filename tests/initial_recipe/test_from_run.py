@@ -11,6 +11,7 @@ import pytest
 import nasdeploy as nd
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
+from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.initial_recipe import from_run
 from nasdeploy.initial_recipe.from_run import open_run, run_draft
 from nasdeploy.initial_recipe.text import check, recipe_text
@@ -53,7 +54,7 @@ def test_a_recipe_has_the_runs_space_weights_and_preprocessing(run: Run, tmp_pat
     assert load_recipe(str(out)) == recipe
     assert recipe.start == StartSettings(model=f"run:{tmp_path}/runs/x")
     assert recipe.space == theirs.space
-    for name in ("size", "resize", "mean", "std"):
+    for name in ("size", "resize", "mean", "std", "augment"):
         assert getattr(recipe.images, name) == getattr(theirs.images, name)
     # Its networks were trained with their channels where they are.
     assert [(phase.name, phase.sort_channels) for phase in recipe.train.phases] == [
@@ -105,6 +106,22 @@ def test_every_kind_of_space_is_read_back(space: object, run: Run) -> None:
     network = replace(open_run(START, CLASSES), recipe=theirs)
     text = recipe_text(run_draft(summary(), START, network, 1.0), "recipe.yaml")
     assert check(text, "recipe.yaml").space == theirs.space
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentSettings(crop="pad", pad=3, flip=False, policy="trivial"),
+        AugmentSettings(scale=(0.2, 0.9), ratio=(0.5, 2.0), policy="rand-m9-mstd0.5"),
+        AugmentSettings(crop="none"),
+    ],
+)
+def test_images_are_augmented_as_in_the_run(augment: AugmentSettings, run: Run) -> None:
+    network = open_run(START, CLASSES)
+    data = network.recipe.images.model_copy(update={"augment": augment})
+    theirs = replace(network, recipe=network.recipe.model_copy(update={"data": data}))
+    text = recipe_text(run_draft(summary(), START, theirs, 1.0), "recipe.yaml")
+    assert check(text, "recipe.yaml").images.augment == augment
 
 
 def test_a_largest_network_alone_has_its_channels_sorted(run: Run) -> None:

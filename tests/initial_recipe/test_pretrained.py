@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasdeploy.core.progress import Progress
+from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers import IMPORTERS
 from nasdeploy.importers.importer import Imported
 from nasdeploy.initial_recipe.choices import Shape
@@ -94,7 +95,7 @@ def test_no_more_is_held_out_than_the_search_has_time_to_score(hours: float, hel
 
 
 def test_networks_are_found_without_a_table_of_loss_where_that_would_take_too_long(imported: Imported) -> None:
-    shape = Shape("alphanet", 224, 256, "random-resized", "none")
+    shape = Shape("alphanet", 224, 256, AugmentSettings())
     found = drafted(summary(train=500, side=300), START, imported, "alphanet", shape, 0.5, 0.5)
     assert found.search.strategy == "evolution"
     assert "strategy" not in recipe_text(found, "recipe.yaml")

@@ -27,7 +27,7 @@ def test_every_recipe_says_what_was_chosen(
         found.shape.resize,
     )
     assert recipe.data.path == "/images/photos"
-    assert recipe.data.augment.crop == found.shape.crop
+    assert recipe.data.augment.crop == found.shape.augment.crop
     assert recipe.data.holdout == found.training.holdout
     assert (recipe.train.epochs, recipe.train.batch_size) == (found.training.epochs, found.training.batch_size)
     later = (recipe.search.rounds - 1) * (recipe.search.mutations + recipe.search.crossovers)

@@ -44,6 +44,17 @@ def test_range_is_that_of_all_predictions():
     assert noisy.range(SPACE) == pytest.approx((min(seconds), max(seconds)), rel=1e-12)
 
 
+def test_a_copy_with_other_entries_predicts_by_these():
+    exact, plan = table(), SPACE.plan(archs()[0])
+    before = exact.predict(plan).seconds, exact.range(SPACE)
+    double = {key: timing(2 * one.undisturbed) for key, one in exact.entries.items()}
+    copy = exact.model_copy(update={"entries": double})
+    codes = SPACE.encode([archs()[0]])
+    assert copy.latencies(SPACE)(codes)[0] == pytest.approx(copy.predict(plan).seconds, rel=1e-12)
+    assert copy.predict(plan).seconds > 1.5 * before[0]
+    assert copy.range(SPACE)[0] > 1.5 * before[1][0]
+
+
 def test_p95_is_the_median_times_what_whole_networks_show():
     known = table()
     ratios = [1.02, 1.5, 1.04, 1.03, 1.05]
