@@ -12,6 +12,7 @@ from nasdeploy.core.plan import Block, TensorType
 from nasdeploy.core.space import Codes, PartSpec, SearchSpace, Slot
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
+from nasdeploy.spaces.ofa import OfaTable
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,27 @@ GROWN = GrownSettings.model_validate_json(json.dumps(GROWN_CONTENT))
 
 def grown(classes: int = 3) -> SearchSpace:
     return GROWN.build(classes)
+
+
+OFA_CONTENT: dict[str, Any] = {
+    "kind": "ofa",
+    "name": "small-ofa",
+    "resolution": [9, 12],
+    "activation": "hswish",
+    "stem": {"width": 8, "stride": 1},
+    "first": {"width": 8, "activation": "relu"},
+    "stages": [
+        {"width": 16, "depth": [1, 2], "kernel": [3, 5, 7], "expand": [2, 3, 6], "stride": 2, "se": True},
+        {"width": 24, "depth": [1], "kernel": [3], "expand": [3, 4, 6], "activation": "relu"},
+    ],
+    "head": {"conv_channels": 32, "hidden_channels": 24},
+}
+"""A once-for-all space of 540 networks: a stage with every choice, and one of a block without a choice of kernel."""
+OFA = OfaTable.model_validate_json(json.dumps(OFA_CONTENT))
+
+
+def ofa(classes: int = 3) -> SearchSpace:
+    return OFA.build(classes)
 
 
 def every_code(space: SearchSpace) -> Codes:

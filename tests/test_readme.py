@@ -20,6 +20,7 @@ from nasdeploy.core.settings import parse
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
+from nasdeploy.spaces.ofa import OfaTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
 from tests.hasty import measure_hastily
@@ -140,15 +141,22 @@ def test_the_table_of_ones_own_is_a_space() -> None:
     assert table.build(3).size > 100
 
 
-def test_the_grown_space_is_one() -> None:
+def test_the_small_once_for_all_space_is_one() -> None:
     _, text, *_ = blocks("yaml")
+    space = parse(OfaTable, yaml.safe_load(text)["space"], "README.md").build(10)
+    # A stage of depths 2 to 4 with 6 choices a block, twice, and one of depths 2 and 3.
+    assert space.networks == 3 * (6**2 + 6**3 + 6**4) ** 2 * (6**2 + 6**3)
+
+
+def test_the_grown_space_is_one() -> None:
+    _, _, text, *_ = blocks("yaml")
     space = parse(GrownSettings, yaml.safe_load(text)["space"], "README.md").build(10)
     assert space.size == 2 * (3 * 2 * 3)
     assert space.named["original"] == space.largest()
 
 
 def test_the_phases_are_those_of_a_training() -> None:
-    _, _, text, _ = blocks("yaml")
+    *_, text, _ = blocks("yaml")
     train = parse(TrainSettings, yaml.safe_load(text)["train"], "README.md")
     assert (train.epochs, train.original_phase) == (12, 1)
 

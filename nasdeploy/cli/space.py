@@ -1,6 +1,7 @@
 """`nasdeploy space`: what a search space holds, and what one of its architectures costs."""
 
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,7 +63,7 @@ def list_spaces(as_json: JsonFlag = False) -> None:
 
     def text() -> str:
         rows = (
-            [s["space"], s["kind"], f"{s['size']:.3g}", f"{s['macs'][0] / 1e6:.3g} .. {s['macs'][1] / 1e6:.4g}"]
+            [s["space"], s["kind"], f"{s['networks']:.3g}", f"{s['macs'][0] / 1e6:.3g} .. {s['macs'][1] / 1e6:.4g}"]
             for s in spaces
         )
         return listing(["space", "kind", "architectures", "M MACs"], rows)
@@ -73,7 +74,7 @@ def list_spaces(as_json: JsonFlag = False) -> None:
 def _summary(settings: "SpaceSettings") -> dict[str, Any]:
     space = settings.build(CLASSES)
     macs = [space.plan(arch).macs for arch in (space.smallest(), space.largest())]
-    return {"space": space.name, "kind": settings.kind, "size": space.size, "macs": macs}
+    return {"space": space.name, "kind": settings.kind, "size": space.size, "networks": space.networks, "macs": macs}
 
 
 def find_space(name: str, classes: int | None = None) -> "SearchSpace":
@@ -116,6 +117,7 @@ def _space_result(space: "SearchSpace") -> dict[str, Any]:
         "classes": space.output_size,
         "digest": space.digest,
         "size": space.size,
+        "networks": space.networks,
         "blocks": len(space.distinct_blocks()),
         "choices": {choice.name: list(choice.values) for choice in space.choices},
         "smallest": _costs(space, space.smallest()),
@@ -144,7 +146,7 @@ def _space_text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"space {result['space']} ({result['digest']}) for {result['classes']} classes: "
-            f"{result['size']:.3g} architectures of {result['blocks']} distinct blocks",
+            f"{result['networks']:.3g} architectures of {result['blocks']} distinct blocks",
             *_choice_lines(result["choices"]),
             f"{'network':12} {'M MACs':>9} {'M params':>9}  digest",
             *(
@@ -156,11 +158,20 @@ def _space_text(result: dict[str, Any]) -> str:
 
 
 def _choice_lines(choices: dict[str, list[int]]) -> list[str]:
-    """One line for all choices of a kind: `width` for `width.0`, `width.1`, ..."""
+    """One line for all choices of a kind: `width` for `width.0`, `width.1`, ...; many with equal values are counted."""
     kinds: dict[str, list[str]] = {}
     for name, values in choices.items():
         kinds.setdefault(name.partition(".")[0], []).append(",".join(str(value) for value in values))
-    return [f"  {kind:12} {'  '.join(values)}" for kind, values in kinds.items()]
+    return [f"  {kind:12} {'  '.join(_counted(values))}" for kind, values in kinds.items()]
+
+
+def _counted(values: list[str]) -> list[str]:
+    """Return equal neighbours as one, with their number, where they are more than the stages of a usual table."""
+    runs = ((value, len(list(equal))) for value, equal in groupby(values))
+    return [text for value, n in runs for text in ([f"{value} (x{n})"] if n > _MOST_WRITTEN_OUT else [value] * n)]
+
+
+_MOST_WRITTEN_OUT = 8
 
 
 def _arch_text(result: dict[str, Any]) -> str:

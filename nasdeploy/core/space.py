@@ -193,6 +193,31 @@ class SearchSpace(ABC):
         """Number of combinations of values."""
         return prod(len(choice.values) for choice in self.choices)
 
+    @cached_property
+    def networks(self) -> int:
+        """The number of different networks: fewer than combinations where a choice is not read in all of them."""
+        groups: list[tuple[set[int], set[int]]] = []
+        for marked, decisive, _ in self._presence[1]:
+            group, deciding = {*marked, *decisive}, {*decisive}
+            for other in [each for each in groups if each[0] & group]:
+                groups.remove(other)
+                group, deciding = group | other[0], deciding | other[1]
+            groups.append((group, deciding))
+        sizes = np.array([len(choice.values) for choice in self.choices])
+        alone = np.delete(sizes, [place for group, _ in groups for place in group])
+        return prod(alone.tolist()) * prod(self._ways(sizes, group, sorted(deciding)) for group, deciding in groups)
+
+    def _ways(self, sizes: npt.NDArray[np.int64], group: set[int], decisive: list[int]) -> int:
+        """Return the number of canonical combinations of choices of a group, some of which decide which are read."""
+        codes = np.zeros((prod(sizes[decisive].tolist()), len(sizes)), dtype=np.int16)
+        codes[:, decisive] = list(product(*(range(sizes[place]) for place in decisive)))
+        free = [place for place in group if place not in decisive]
+        codes[:, free] = sizes[free] - 1
+        canonical = self.canonical(codes)
+        kept = (canonical[:, decisive] == codes[:, decisive]).all(axis=1)
+        read = np.where(canonical[kept][:, free] > 0, sizes[free], 1)
+        return sum(prod(row) for row in read.tolist())
+
     def sample_codes(self, count: int, rng: np.random.Generator) -> Codes:
         """Codes `[count, choices]`, each choice uniform; not brought into canonical form."""
         return np.stack([rng.integers(len(c.values), size=count, dtype=np.int16) for c in self.choices], axis=1)
@@ -289,8 +314,13 @@ class SearchSpace(ABC):
 
     def distinct_blocks(self) -> dict[str, Block]:
         """Every block that some architecture holds, by key, in order of first appearance."""
+        return {key: block for block, key in self._keys.items()}
+
+    @cached_property
+    def _keys(self) -> Mapping[Block, str]:
+        """Return the key of each block, made once: most blocks stand in many places."""
         found = (block for slot in self.slots for block in self.blocks_of(slot) if block is not None)
-        return {block.key: block for block in found}
+        return {block: block.key for block in dict.fromkeys(found)}
 
     @cached_property
     def output_size(self) -> int:
@@ -302,7 +332,7 @@ class SearchSpace(ABC):
         """Twelve hexadecimal digits for choices, slots and blocks: equal for spaces with equal networks."""
         choices = [f"{c.name}={_list(c.values)}" for c in self.choices]
         blocks = [
-            f"{_place(slot)}*{slot.part.runs}:{block.key if block else '-'}"
+            f"{_place(slot)}*{slot.part.runs}:{self._keys[block] if block else '-'}"
             for slot in self.slots
             for block in self.blocks_of(slot)
         ]

@@ -17,8 +17,14 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.kind import GivenSpace, SpaceSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
+from nasdeploy.spaces.ofa import OfaTable
 
-KINDS: dict[str, type[SpaceSettings]] = {"table": MobileNetTable, "grown": GrownSettings, "python": GivenSpace}
+KINDS: dict[str, type[SpaceSettings]] = {
+    "table": MobileNetTable,
+    "ofa": OfaTable,
+    "grown": GrownSettings,
+    "python": GivenSpace,
+}
 """The settings class of each kind."""
 
 SPACES = {
@@ -26,6 +32,8 @@ SPACES = {
     "bignas": "bignas.yaml",
     "cifar10": "cifar10.yaml",
     "digits": "digits.yaml",
+    "ofa-mbv3": "ofa-mbv3.yaml",
+    "ofa-mbv3-w1.2": "ofa-mbv3-w1.2.yaml",
 }
 """The file of each space that has a name."""
 

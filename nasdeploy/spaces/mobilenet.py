@@ -1,7 +1,8 @@
 """Search spaces that are tables of stages (AlphaNet, Table 7): stem, MBConv stages, head; choices per stage."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -86,9 +87,7 @@ class MobileNetTable(SpaceSettings):
 
     @model_validator(mode="after")
     def _resolution_survives(self) -> "MobileNetTable":
-        strides = prod([self.stem.stride, *(stage.stride for stage in self.stages)])
-        if self.resolution[0] < strides:
-            raise ValueError(f"resolution {self.resolution[0]} is smaller than the product of the strides, {strides}")
+        require_sides(self.resolution, [self.stem.stride, *(stage.stride for stage in self.stages)])
         return self
 
     def build(self, output_size: int) -> "MobileNetSpace":
@@ -129,18 +128,13 @@ class MobileNetSpace(SearchSpace):
 
     def stage_of(self, slot: Slot) -> int | None:
         """Return the stage (from 0) that a slot belongs to; None for stem and head."""
-        return None if slot.name in ("stem", "head") else _place(slot)[0]
+        return None if slot.name in ("stem", "head") else place_of(slot)[0]
 
     @cached_property
     def _sides(self) -> dict[int, tuple[int, ...]]:
         """Return for each resolution the side of the feature map that enters each stage, and the head."""
-        sides = {}
-        for resolution in self.table.resolution:
-            side = [strided(resolution, self.table.stem.stride)]
-            for row in self.table.stages:
-                side.append(strided(side[-1], row.stride))
-            sides[resolution] = tuple(side)
-        return sides
+        strides = [self.table.stem.stride, *(row.stride for row in self.table.stages)]
+        return {resolution: sides_after(resolution, strides) for resolution in self.table.resolution}
 
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
         """Return the block of a slot; None beyond the stage's depth."""
@@ -149,7 +143,7 @@ class MobileNetSpace(SearchSpace):
             return Stem(values["resolution"], values["width.0"], stem.kernel, stem.stride, self.table.activation, 3)
         if slot.name == "head":
             return self._head(values)
-        stage, number = _place(slot)
+        stage, number = place_of(slot)
         return None if number > values.get(f"depth.{stage}", number) else self._mbconv(stage, number, values)
 
     def _mbconv(self, stage: int, number: int, values: Mapping[str, int]) -> MBConv:
@@ -216,7 +210,18 @@ def _choices(table: MobileNetTable) -> tuple[Choice, ...]:
     )
 
 
-def _place(slot: Slot) -> tuple[int, int]:
-    """Stage (from 0) and block number (from 1) of a slot called `stageS_blockN`."""
+def require_sides(resolutions: Values, strides: Sequence[int]) -> None:
+    """Raise `ValueError` for images in which a stride would find a single position to begin with."""
+    if resolutions[0] < prod(strides):
+        raise ValueError(f"resolution {resolutions[0]} is smaller than the product of the strides, {prod(strides)}")
+
+
+def sides_after(resolution: int, strides: Iterable[int]) -> tuple[int, ...]:
+    """Return the side of an image's feature map after each of the strides."""
+    return tuple(accumulate(strides, strided, initial=resolution))[1:]
+
+
+def place_of(slot: Slot) -> tuple[int, int]:
+    """Return stage (from 0) and block number (from 1) of a slot called `stageS_blockN`."""
     stage, number = slot.name.removeprefix("stage").split("_block")
     return int(stage) - 1, int(number)

@@ -172,7 +172,7 @@ def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
     classes = f" of {len(data.labels)} classes" if data.labels else ""
     progress.say(
         f"train: {run.path}, {data.train_samples} {samples}{classes}, "
-        f"space {space.name} with {space.size:.3g} architectures"
+        f"space {space.name} with {space.networks:.3g} architectures"
     )
     for name, trial in prepared.trials.items():
         progress.say(described(name, trial))

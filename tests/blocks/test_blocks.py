@@ -152,6 +152,8 @@ DIGESTS = {
     "bignas": "5bb0975cc6f2",
     "cifar10": "f9e446bdf53c",
     "digits": "f9aad47bc356",
+    "ofa-mbv3": "074e606f9018",
+    "ofa-mbv3-w1.2": "b3088cc220b1",
 }
 
 

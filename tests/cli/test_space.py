@@ -16,7 +16,7 @@ from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.datasets import DATASETS, open_data
 from nasdeploy.data.settings import KNOWN_CLASSES, DataSettings
-from nasdeploy.spaces import SPACES, load_space
+from nasdeploy.spaces import SPACES, load_settings, load_space
 from tests.data.pictures import write_folder
 from tests.small_spaces import GROWN_CONTENT
 from tests.training.recipes import CONTENT
@@ -105,10 +105,14 @@ def test_registered_spaces_are_listed() -> None:
         "space": "digits",
         "kind": "table",
         "size": digits.size,
+        "networks": digits.size,
         "macs": [digits.plan(digits.smallest()).macs, digits.plan(digits.largest()).macs],
     }
     lines = CliRunner().invoke(app, ["space", "list"]).stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [["space", "kind"], *([name, "table"] for name in SPACES)]
+    assert [line.split()[:2] for line in lines] == [
+        ["space", "kind"],
+        *([name, load_settings(name).kind] for name in SPACES),
+    ]
 
 
 def test_text_for_people() -> None:
@@ -157,6 +161,18 @@ def test_a_grown_space_shows_what_may_be_cut_stage_by_stage() -> None:
         ["middle", "100", "50,100", "100"],
     ]
     assert [line.split()[0] for line in lines[5:]] == ["network", "smallest", "original", "largest"]
+
+
+def test_many_choices_of_equal_values_are_counted() -> None:
+    lines = show("ofa-mbv3").splitlines()
+    assert "5.44e+20 architectures of 1251 distinct blocks" in lines[0]
+    assert [line.split() for line in lines[2:5]] == [
+        ["depth", *["2,3,4"] * 5],
+        ["kernel_size", "3,5,7", "(x20)"],
+        ["expand_ratio", "3,4,6", "(x20)"],
+    ]
+    result = shown("ofa-mbv3")
+    assert (result["size"], result["networks"]) == (25 * 3**45, 25 * 7371**5)
 
 
 def test_a_folders_classes_are_counted() -> None:

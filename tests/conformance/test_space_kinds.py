@@ -12,10 +12,14 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.recipe import parse_recipe
 from nasdeploy.spaces import KINDS, SPACES, load_settings, load_space
 from nasdeploy.spaces.kind import GivenSpace, SpaceSettings
-from tests.small_spaces import GROWN_CONTENT, ToySpace
+from tests.small_spaces import GROWN_CONTENT, OFA_CONTENT, ToySpace
 from tests.training.recipes import CONTENT, tiny_recipe
 
-EXAMPLES: dict[str, dict[str, Any]] = {"table": {"kind": "table", **CONTENT["space"]}, "grown": GROWN_CONTENT}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "table": {"kind": "table", **CONTENT["space"]},
+    "ofa": OFA_CONTENT,
+    "grown": GROWN_CONTENT,
+}
 FROM_FILES = [kind for kind in KINDS if kind != "python"]
 
 
@@ -76,7 +80,7 @@ def test_a_missing_key_is_named(example: dict[str, Any]) -> None:
     ("space", "said"),
     [
         ({"kind": "tabel"}, "mine.yaml: space.kind is \"tabel\": unknown kind of search space; did you mean 'table'?"),
-        ({"kind": 3}, "mine.yaml: space.kind is 3: unknown kind of search space; known: grown, python, table"),
+        ({"kind": 3}, "mine.yaml: space.kind is 3: unknown kind of search space; known: grown, ofa, python, table"),
         (["table"], 'mine.yaml: space is ["table"]: input should be a valid string'),
     ],
 )

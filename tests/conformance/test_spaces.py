@@ -17,20 +17,22 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Plan
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.spaces import SPACES, load_space
+from nasdeploy.spaces.kind import SpaceSettings
 from tests.families.space import Writer
-from tests.small_spaces import GROWN
+from tests.small_spaces import GROWN, OFA
 
 CLASSES = 7
+SMALL: dict[str, SpaceSettings] = {GROWN.name: GROWN, OFA.name: OFA}
 
 
 def made(name: str, classes: int = CLASSES) -> SearchSpace:
-    """A shipped space, a small one of another kind, or the one that is nothing like them."""
-    if name == GROWN.name:
-        return GROWN.build(classes)
+    """A shipped space, a small one of a kind, or the one that is nothing like them."""
+    if name in SMALL:
+        return SMALL[name].build(classes)
     return Writer(classes) if name == Writer.name else load_space(name, classes)
 
 
-LOADED = {name: made(name) for name in (*SPACES, GROWN.name, Writer.name)}
+LOADED = {name: made(name) for name in (*SPACES, *SMALL, Writer.name)}
 SEEDS = st.integers(0, 2**32)
 
 

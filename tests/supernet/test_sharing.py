@@ -6,15 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nasdeploy.blocks.inverted_residual import KernelTransform
-from nasdeploy.core.arch import Arch
-from nasdeploy.nn import FAMILIES
-from nasdeploy.nn.network import Network
 from nasdeploy.spaces.mobilenet import MobileNetSpace, MobileNetTable
 from nasdeploy.supernet.supernet import Supernet, extract
 from tests.nn.reference import randomise
+from tests.supernet.gradients import pulled_back, randomise_transforms
 
 TABLE = MobileNetTable.model_validate_json(
     """{"name": "kernels", "resolution": [9], "activation": "swish", "stem": {"width": [8], "stride": 1},
@@ -49,10 +47,7 @@ def supernet() -> Supernet:
     torch.manual_seed(0)
     made = Supernet(SPACE)
     randomise(made)
-    with torch.no_grad():
-        for name, parameter in made.named_parameters():
-            if ".transforms." in name:
-                parameter.add_(torch.randn_like(parameter) / 4)
+    randomise_transforms(made)
     return made
 
 
@@ -60,25 +55,6 @@ def test_there_is_a_matrix_for_each_step_between_kernels() -> None:
     names = {name.removeprefix("weights.") for name, _ in supernet().named_parameters() if ".transforms." in name}
     first = {f"stage1_block{n}.transforms.{step}" for n in (1, 2) for step in ("7to5", "5to3")}
     assert names == first | {f"stage2_block{n}.transforms.7to3" for n in (1, 2)}
-
-
-def pulled_back(holder: Supernet, network: Network, arch: Arch) -> list[Tensor | None]:
-    """Gradients in the supernet from those in the network, through nothing but the slices."""
-    holder.zero_grad()
-    for step in SPACE.plan(arch):
-        family = FAMILIES[type(step.block)]
-        tensors = flat(family.slice(holder.weights[step.slot], step.block))
-        own = flat(family.slice(network.block(step.name).weights, step.block))
-        learned = [(tensor, leaf.grad) for tensor, leaf in zip(tensors, own, strict=True) if tensor.requires_grad]
-        torch.autograd.backward([tensor for tensor, _ in learned], [grad for _, grad in learned])
-    return [parameter.grad for parameter in holder.parameters()]
-
-
-def flat(nested: object) -> list[Tensor]:
-    if nested is None or isinstance(nested, Tensor):
-        return [] if nested is None else [nested]
-    assert isinstance(nested, tuple)
-    return [tensor for item in nested for tensor in flat(item)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
