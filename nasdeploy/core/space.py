@@ -205,7 +205,8 @@ class SearchSpace(ABC):
             groups.append((group, deciding))
         sizes = np.array([len(choice.values) for choice in self.choices])
         alone = np.delete(sizes, [place for group, _ in groups for place in group])
-        return prod(alone.tolist()) * prod(self._ways(sizes, group, sorted(deciding)) for group, deciding in groups)
+        ways = (self._ways(sizes, group, sorted(deciding)) for group, deciding in groups)
+        return prod([*map(int, alone), *ways])
 
     def _ways(self, sizes: npt.NDArray[np.int64], group: set[int], decisive: list[int]) -> int:
         """Return the number of canonical combinations of choices of a group, some of which decide which are read."""

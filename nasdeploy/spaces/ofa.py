@@ -115,7 +115,7 @@ class OfaSpace(SearchSpace):
         row, slots = self.table.stages[stage], []
         for number in range(1, row.depth[-1] + 1):
             block = self._first[stage] + number - 1
-            depth = (f"depth.{stage}",) if number > row.depth[0] else ()
+            depth = (f"depth.{stage}",) if number > row.depth[0] or len(row.depth) == 1 else ()
             reads = ("resolution", f"kernel_size.{block}", f"expand_ratio.{block}", *depth)
             sharing = KernelTransform() if len(row.kernel) > 1 else Sharing()
             slots.append(Slot(f"stage{stage + 2}_block{number}", reads, sharing=sharing))

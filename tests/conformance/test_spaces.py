@@ -191,9 +191,12 @@ def test_sampling_reaches_every_value(space: SearchSpace) -> None:
     assert [len(np.unique(column)) for column in codes.T] == [len(choice.values) for choice in space.choices]
 
 
-def test_the_digest_tells_classes_and_spaces_apart(space: SearchSpace) -> None:
+def test_the_digest_tells_classes_and_spaces_apart() -> None:
     digests = [made(name, classes).digest for name in LOADED for classes in (CLASSES, CLASSES + 1)]
     assert len(set(digests)) == len(digests)
+
+
+def test_the_same_space_has_the_same_digest(space: SearchSpace) -> None:
     assert made(space.name).digest == space.digest
 
 

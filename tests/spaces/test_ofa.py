@@ -53,10 +53,8 @@ def test_published_macs_and_parameters(space, end, macs, params) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_macs_and_parameters_are_those_of_the_network(name) -> None:
-    space, rng = SPACES[name], np.random.default_rng(0)
-    for arch in (space.smallest(), space.largest(), space.sample(rng), space.sample(rng)):
-        plan = space.plan(arch)
-        assert counted(on_meta(plan), plan) == (plan.macs, plan.params)
+    plan = SPACES[name].plan(SPACES[name].sample(np.random.default_rng(0)))
+    assert counted(on_meta(plan), plan) == (plan.macs, plan.params)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -160,7 +158,7 @@ def test_a_space_for_small_images() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"resolution": [1, 12]}, "space: resolution 1 is smaller than the product of the strides, 2"),
+        ({"resolution": [1, 12]}, "resolution 1 is smaller than the product of the strides, 2"),
         ({"resolution": [12, 9]}, "list the values in ascending order, each once"),
         ({"first": {"width": 8, "widht": 8}}, "unknown key 'space.first.widht'; did you mean 'width'?"),
         ({"stages": [{**OFA_CONTENT["stages"][0], "kernel": [3, 4]}]}, "kernel sizes are odd"),
