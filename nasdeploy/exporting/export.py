@@ -33,7 +33,7 @@ from nasdeploy.exporting.proof import ExportTarget, Files, Gate, require_half
 from nasdeploy.exporting.record import Disagreement, Proof, Reference, Sessions
 from nasdeploy.latency.runners.open_runner import fingerprint
 from nasdeploy.nn import needs_calibration
-from nasdeploy.nn.network import Network
+from nasdeploy.nn.network import Network, keep_freed_memory
 from nasdeploy.store.records import installed_versions
 from nasdeploy.supernet.evaluate import calibrate, laid_out_for_device
 from nasdeploy.supernet.networks import copied
@@ -259,6 +259,7 @@ class Exporter:
         plan = self.supernet.space.plan(arch)
         if self.recalibration is None or not needs_calibration(plan):
             return self._extracted(arch).eval().cpu(), OWN_STATISTICS
+        keep_freed_memory()
         size, count = self.recalibration.batch_size, self.recalibration.batches
         batches = self.data.calibration(size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:

@@ -18,7 +18,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.nn.network import compute_device, set_threads
+from nasdeploy.nn.network import compute_device, keep_freed_memory, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
@@ -59,6 +59,7 @@ def sandwich_rule(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
 def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawing = sandwich_rule) -> float:
     """Return time of a step by its images: the shortest of some steps of `batch` images, after one to warm up."""
     set_threads(None)
+    keep_freed_memory()
     device = compute_device()
     settings = TrainSettings()
     layout = layout_of(settings, device)

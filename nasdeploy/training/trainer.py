@@ -22,7 +22,7 @@ from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.compiled import compiled
 from nasdeploy.nn.functional import BATCH, SYNCHRONISED
 from nasdeploy.nn.inverted_residual import zero_last_scales
-from nasdeploy.nn.network import set_threads
+from nasdeploy.nn.network import keep_freed_memory, set_threads
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.store.checkpoints import weights_in
 from nasdeploy.store.run import Run
@@ -89,6 +89,7 @@ class Trainer:
         checkpoint is written.
         """
         set_threads(self.settings.threads)
+        keep_freed_memory()
         set_tf32(self.settings)
         state = self._prepare(begin)
         position = state.position

@@ -27,7 +27,7 @@ from nasdeploy.distributed.jobs import InTurn
 from nasdeploy.exporting.conversions import Conversions, scoring_device
 from nasdeploy.exporting.deliverables import examples_of
 from nasdeploy.exporting.record import Disagreement, logits_of
-from nasdeploy.nn.network import Network, compute_device, fit_images, set_threads
+from nasdeploy.nn.network import Network, compute_device, fit_images, keep_freed_memory, set_threads
 from nasdeploy.recipe import Recipe, recipe_of
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.runtime import Session
@@ -54,6 +54,7 @@ def open_evaluator(
     the original needs one. Raises `UserError` for damaged weights, and for data that is missing or not that of the run.
     """
     set_threads(recipe.train.threads)
+    keep_freed_memory()
     task, settings, device = task_of(recipe.task), recipe.recalibration, compute_device()
     data = task.open(recipe.data, recipe.seed, run)
     memory = Memory(int(recipe.search.cache_gib * (1 << 30)))
