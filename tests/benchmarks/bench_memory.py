@@ -1,4 +1,4 @@
-"""What is saved where a process keeps freed memory (`nasdeploy.nn.network.keep_freed_memory`), and what memory it takes.
+"""What is saved where a process keeps freed memory (`nn.network.keep_freed_memory`), and what memory that takes.
 
     python -m tests.benchmarks.bench_memory [--side 96] [--threads 2] [--rounds 5]
 
