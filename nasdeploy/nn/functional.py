@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -79,6 +80,8 @@ class Middle(NamedTuple):
     """The scale of the last normalisation before it, if there is one."""
     width: int = 1
     """The number of neighbours that stay together, as the channels of a convolution's group do."""
+    channels_of: Callable[[Any], int] = attrgetter("mid_channels")
+    """The function that gives the number of the channels which a block takes: the leading ones."""
 
     def order(self, groups: Tensor) -> Tensor:
         """Return the order of channels in which their groups of neighbours stand in the given one."""

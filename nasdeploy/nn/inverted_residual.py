@@ -4,9 +4,10 @@ Widths are leading channels. Smaller kernels are what the slot's sharing rule sa
 (AlphaNet, section 4.1 and appendix B), or these times a learned matrix (once-for-all, section 3.3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 import torch
@@ -38,7 +39,7 @@ class InvertedResidualWeights(nn.Module):
 
     `transforms` holds a square matrix for each step from a kernel to the next smaller one, by its size in taps; it is
     None where smaller kernels are centres. `residual` says whether all of the blocks have a shortcut, `expanding`
-    whether all of them have an expansion.
+    whether all of them have an expansion, `squeezing` whether they squeeze to different numbers of channels.
     """
 
     def __init__(self, blocks: Sequence[InvertedResidual], sharing: Sharing) -> None:
@@ -63,6 +64,7 @@ class InvertedResidualWeights(nn.Module):
         self.transforms = _identities(kernels) if isinstance(sharing, KernelTransform) else None
         self.residual = all(block.residual for block in blocks)
         self.expanding = all(block.expands for block in blocks)
+        self.squeezing = len({block.se_channels for block in blocks}) > 1
 
 
 def _identities(kernels: Sequence[int]) -> nn.ParameterDict:
@@ -145,20 +147,11 @@ class InvertedResidualFamily(BatchNormFamily):
 
     @staticmethod
     def middles(weights: InvertedResidualWeights) -> tuple[Middle, ...]:
-        """Return the channels between expansion and projection; none if a block takes them from its input."""
-        if weights.expand is None or weights.expand_norm is None or not weights.expanding:
-            return ()
-        tensors = [
-            (weights.expand.weight, 0),
-            *norm_entries(weights.expand_norm),
-            (weights.depthwise.weight, 0),
-            *norm_entries(weights.depthwise_norm),
-            (weights.project.weight, 1),
-        ]
-        if weights.reduce is not None and weights.restore is not None:
-            assert weights.restore.bias is not None
-            tensors += [(weights.reduce.weight, 1), (weights.restore.weight, 0), (weights.restore.bias, 0)]
-        return (Middle(tuple(tensors), weights.project.weight, weights.depthwise_norm.weight),)
+        """Return the channels between expansion and projection, and those in the middle of squeeze-and-excitation.
+
+        The former are none if a block takes them from its input, the latter if all blocks have the same.
+        """
+        return (*_between(weights), *_squeezed(weights))
 
     @staticmethod
     def forward(block: InvertedResidual, tensors: InvertedResidualTensors, x: Tensor, *, context: Context) -> Tensor:
@@ -182,6 +175,30 @@ class InvertedResidualFamily(BatchNormFamily):
         return y + _shortcut(block, tensors.shortcut, x) if block.residual else y
 
 
+def _between(weights: InvertedResidualWeights) -> Iterator[Middle]:
+    if weights.expand is None or weights.expand_norm is None or not weights.expanding:
+        return
+    tensors = [
+        (weights.expand.weight, 0),
+        *norm_entries(weights.expand_norm),
+        (weights.depthwise.weight, 0),
+        *norm_entries(weights.depthwise_norm),
+        (weights.project.weight, 1),
+    ]
+    if weights.reduce is not None and weights.restore is not None:
+        assert weights.restore.bias is not None
+        tensors += [(weights.reduce.weight, 1), (weights.restore.weight, 0), (weights.restore.bias, 0)]
+    yield Middle(tuple(tensors), weights.project.weight, weights.depthwise_norm.weight)
+
+
+def _squeezed(weights: InvertedResidualWeights) -> Iterator[Middle]:
+    if weights.reduce is None or weights.restore is None or not weights.squeezing:
+        return
+    assert weights.reduce.bias is not None
+    tensors = ((weights.reduce.weight, 0), (weights.reduce.bias, 0), (weights.restore.weight, 1))
+    yield Middle(tensors, weights.restore.weight, channels_of=attrgetter("se_channels"))
+
+
 def _kernel(weights: InvertedResidualWeights, channels: int, kernel_size: int) -> Tensor:
     """Return the depthwise weight `[channels, 1, kernel_size, kernel_size]`, transformed step by step if the rule says
     so."""
@@ -195,6 +212,10 @@ def _kernel(weights: InvertedResidualWeights, channels: int, kernel_size: int) -
         taps = centre_crop(weight, channels, smaller).flatten(1)
         weight = F.linear(taps, transforms[_name(smaller, size)]).view(channels, 1, smaller, smaller)
         size = smaller
+    if weights.depthwise.weight.stride(1) == 1 and weight.stride(1) != 1:
+        # Strides as in channels-last layout, which is the same memory: PyTorch goes by them where an image has one
+        # pixel, and an extracted network's weights have them.
+        weight = weight.view(channels, size, size, 1).permute(0, 3, 1, 2)
     return weight
 
 

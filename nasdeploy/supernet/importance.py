@@ -5,16 +5,19 @@ did. Sorting by the L1 norm of what reads a channel is once-for-all's (Cai et al
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nasdeploy.core.errors import lookup
+from nasdeploy.core.plan import Block
 from nasdeploy.nn import FAMILIES
 from nasdeploy.nn.functional import Middle
 from nasdeploy.nn.network import Network, PartRunner
@@ -97,10 +100,15 @@ def sort_channels(
     criterion: str,
     batches: Iterable[Any] = (),
     drive: Callable[[PartRunner, Any], object] | None = None,
+    trained: Mapping[str, Iterable[Block]] = MappingProxyType({}),
 ) -> None:
     """Permute the channels inside the blocks of every slot in place, the most important first.
 
     The largest network computes what it did, up to the order of sums, in training mode and with its running statistics.
+    So do those made of blocks that are `trained` already, given by slot: each of these keeps the channels that it has,
+    and what is sorted is the channels that a block has beside those of the next narrower one (once-for-all keeps the
+    inner channels of a block, but not those in the middle of its squeeze-and-excitation).
+
     `batches`, taken by `drive` as in `calibrate`, are those on which activations are looked at; criteria of weights
     alone take none. What a caller keeps for each channel beside the supernet (an optimiser's moments, averaged weights)
     is not permuted. Raises `UserError` for an unknown criterion, `ValueError` if it needs batches and there are none.
@@ -112,9 +120,17 @@ def sort_channels(
             score = found.score(middle, moments[slot, number])
             if score is not None:
                 groups = score.view(-1, middle.width).sum(1)
-                order = middle.order(groups.argsort(descending=True, stable=True))
+                kept = {middle.channels_of(block) // middle.width for block in trained.get(slot, ())}
+                order = middle.order(_sorted_between(groups, kept))
                 for tensor, dimension in middle.tensors:
                     tensor.copy_(tensor.index_select(dimension, order))
+
+
+def _sorted_between(importance: Tensor, kept: Collection[int]) -> Tensor:
+    """Return places by falling importance `[n]`, where the first `k` remain the first for each number `k` kept."""
+    ends = sorted({0, len(importance), *kept})
+    parts = [importance[first:end].argsort(descending=True, stable=True) + first for first, end in pairwise(ends)]
+    return torch.cat(parts)
 
 
 def _middles(supernet: Supernet) -> Iterator[tuple[str, int, Middle]]:
@@ -130,20 +146,19 @@ def _moments(
 ) -> dict[tuple[str, int], _Moments]:
     """Return what channels hold in the largest network, by slot and set of channels."""
     network = extract(supernet, supernet.space.largest())
-    found = {(slot, number): _Moments() for slot, number, _ in _middles(supernet)}
-    with _Watching(_projections(network, found)):
+    found, watched = {}, []
+    for slot, number, middle in _middles(supernet):
+        found[slot, number] = moments = _Moments()
+        watched.append((_same_in(network, slot, supernet.weights[slot], middle.projection), moments))
+    with _Watching(watched):
         calibrate(network, batches, drive)
     return found
 
 
-def _projections(network: Network, found: Mapping[tuple[str, int], _Moments]) -> list[tuple[Tensor, _Moments]]:
-    """Return the weights of a network that read sets of channels, with what is found out about these."""
-    return [
-        (FAMILIES[type(step.block)].middles(network.block(step.name).weights)[number].projection, moments)
-        for step in network.plan
-        for (slot, number), moments in found.items()
-        if slot == step.name
-    ]
+def _same_in(network: Network, slot: str, weights: nn.Module, wanted: Tensor) -> Tensor:
+    """Return the parameter of a network that is called as the wanted one of a slot's weights is."""
+    name = next(name for name, parameter in weights.named_parameters() if parameter is wanted)
+    return network.block(slot).weights.get_parameter(name)
 
 
 class _Watching(TorchFunctionMode):

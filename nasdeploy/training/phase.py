@@ -1,12 +1,15 @@
 """One phase of a training, ready to be gone through."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 import torch
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError, lookup
+from nasdeploy.core.plan import Block
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.supernet.importance import CRITERIA
 from nasdeploy.supernet.supernet import Supernet
@@ -29,6 +32,22 @@ class Phase:
     """The networks to validate, by name."""
     teacher: Teacher | None = None
     """The teacher from outside the supernet; None if it is in the supernet, or left by an earlier phase."""
+
+
+def trained_blocks(space: SearchSpace, phases: Sequence[Phase], ended: Sequence[int]) -> dict[str, set[Block]]:
+    """Return the blocks that the first phases trained, by the slot whose weights they have.
+
+    `ended` are the numbers of epochs at which these phases ended, counted from the beginning of the first one.
+    """
+    epochs = [end - began for began, end in pairwise((0, *ended))]
+    went = [(phase, count) for phase, count in zip(phases, epochs, strict=False) if phase.settings.trains == "all"]
+    allowed = [values for phase, count in went if count for values in phase.sampler.allowed(count)]
+    found: defaultdict[str, set[Block]] = defaultdict(set)
+    for slot in space.slots:
+        for values in {tuple(one[name] for name in slot.reads) for one in allowed}:
+            blocks = (space.block_at(slot, dict(zip(slot.reads, each, strict=True))) for each in product(*values))
+            found[slot.weights or slot.name].update(block for block in blocks if block is not None)
+    return found
 
 
 def require_trainable(settings: TrainSettings, space: SearchSpace) -> None:

@@ -20,6 +20,8 @@ from nasdeploy.latency.table import LatencyTable
 from nasdeploy.training.sandwich import LARGEST, RANDOM, SMALLEST, Sandwich
 from nasdeploy.training.settings import StageSettings, TrainSettings
 
+ChoiceValues = Mapping[str, tuple[int, ...]]
+"""Values of each choice, by name and ascending."""
 CostOf = Callable[[Codes], Floats]
 """A function from codes `[n, choices]` to costs `[n]`."""
 
@@ -102,6 +104,10 @@ class Attentive:
     choose: Callable[[Sequence[float]], int]
     """The function that gives the place of the loss that wins."""
 
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """See `Sampler`."""
+        return [self.space.values_of]
+
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """Draw both ends, and random networks of which each is the winner of candidates of about the same cost."""
         groups = [self.prior.draw(self.candidates, rng) for _ in range(self.random_networks)]
@@ -116,8 +122,8 @@ class Allowed:
     """The architectures of a space whose choices have only some of their values, as coarse schedules allow them."""
 
     space: SearchSpace
-    values: Mapping[str, tuple[int, ...]]
-    """The allowed values of each choice, by name and ascending."""
+    values: ChoiceValues
+    """The values that are allowed."""
 
     def largest(self) -> Arch:
         """Return the architecture with the largest value of every choice."""
@@ -167,6 +173,12 @@ def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator) -> 
 class Sampler(Protocol):
     """Draws the networks of a step; everything random comes from the generator, and nothing is remembered."""
 
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """Return the values by choice among which the networks of a phase's first `epochs` epochs have theirs.
+
+        There is one for each stage of these epochs.
+        """
+
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """Draw the networks of a step in `epoch` of a phase (from 0); `losses` serves those that choose by it."""
 
@@ -177,6 +189,10 @@ class SandwichRule:
 
     stages: Stages
     random_networks: int
+
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """See `Sampler`."""
+        return _within(self.stages, epochs)
 
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
@@ -189,6 +205,10 @@ class SingleNetwork:
 
     stages: Stages
 
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """See `Sampler`."""
+        return _within(self.stages, epochs)
+
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
         return Sandwich({LARGEST: (_current(self.stages, epoch).sample(rng),)})
@@ -199,6 +219,10 @@ class FixedNetwork:
     """Always the same network, which learns from the labels."""
 
     arch: Arch
+
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """See `Sampler`."""
+        return [{name: (value,) for name, value in self.arch.items()}]
 
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
@@ -270,6 +294,10 @@ def networks_to_validate(context: SamplerContext) -> dict[str, Arch]:
     random = [space.sample(rng) for _ in range(settings.validate_random)]
     ends = {SMALLEST: space.smallest(), LARGEST: space.largest()}
     return ends | {f"{RANDOM}_{arch.digest}": arch for arch in random}
+
+
+def _within(stages: Stages, epochs: int) -> list[ChoiceValues]:
+    return [allowed.values for start, allowed in stages if start < epochs]
 
 
 def _current(stages: Stages, epoch: int) -> Allowed:

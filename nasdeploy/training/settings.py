@@ -166,7 +166,8 @@ class LearningSettings(Settings):
     """The weights that learn: all of them, or those of the last layer alone."""
     sort_channels: str | None = None
     """The criterion by which channels are sorted before the first step, so that narrower networks keep the most
-    important ones (a key of `nasdeploy.supernet.importance.CRITERIA`); null leaves them where they are."""
+    important ones (a key of `nasdeploy.supernet.importance.CRITERIA`); null leaves them where they are. Networks that
+    earlier phases trained keep the channels that they have: channels move only between their widths."""
     patience: int | None = Field(default=None, ge=1)
     """The epochs without a better validation score after which training ends early, with the weights of the best
     epoch; null for no such end."""

@@ -35,7 +35,7 @@ from nasdeploy.training.loop import TrainingLoop
 from nasdeploy.training.monitor import Metrics, MetricsFile, PhaseSteps, monitored
 from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
 from nasdeploy.training.original import HeldOutScoring, keep_original, say_kept, say_sliced, teacher_of
-from nasdeploy.training.phase import Phase
+from nasdeploy.training.phase import Phase, trained_blocks
 from nasdeploy.training.sandwich import SandwichStep, StepComputation, skipped_text
 from nasdeploy.training.settings import ORIGINAL, TrainSettings
 
@@ -105,7 +105,7 @@ class Trainer:
         if self._leaves_original(position):
             with self.ranks.agreed():
                 if self.ranks.first:
-                    self._between_phases(state.averaged, None, leaves_original=True)
+                    self._between_phases(state.averaged, None, leaves_original=True, ended=position.ended)
         # The first process has written the last line by then.
         self.ranks.wait()
         steps, skipped = position.epoch * self.steps_per_epoch, position.skips.to_plain()
@@ -130,7 +130,7 @@ class Trainer:
         criterion, leaves_original = phase.settings.sort_channels, self._leaves_original(state.position)
         with self.ranks.agreed():
             if self.ranks.first and (criterion is not None or leaves_original):
-                self._between_phases(state.supernet, criterion, leaves_original)
+                self._between_phases(state.supernet, criterion, leaves_original, state.position.ended)
         if criterion is not None:
             # Sums of other processes might be rounded otherwise, and order channels otherwise.
             self.ranks.share(state.supernet.state_dict().values())
@@ -147,7 +147,9 @@ class Trainer:
         """Return whether the phase that has just ended leaves the original."""
         return position.phase - 1 == self.settings.original_phase
 
-    def _between_phases(self, supernet: Supernet, criterion: str | None, leaves_original: bool) -> None:
+    def _between_phases(
+        self, supernet: Supernet, criterion: str | None, leaves_original: bool, ended: Sequence[int]
+    ) -> None:
         """Keep the original, sort channels, and tell what networks reach that are merely sliced."""
         scoring = HeldOutScoring(self.task, self.data, self.recalibration, self.seed, self.ranks.device)
         space = self.space
@@ -155,7 +157,11 @@ class Trainer:
             checkpoint = weights_in(self.checkpoints.latest()).facts
             say_kept(keep_original(self.directory, scoring.of(supernet), space, checkpoint), self.progress)
         if criterion is not None:
-            sort_channels(supernet, criterion, scoring.calibration(space.plan(space.largest())), self.task.outputs)
+            batches, trained = (
+                scoring.calibration(space.plan(space.largest())),
+                trained_blocks(space, self.phases, ended),
+            )
+            sort_channels(supernet, criterion, batches, self.task.outputs, trained)
         if leaves_original:
             say_sliced(scoring.of(supernet), space, self.seed, self.progress)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -106,7 +107,7 @@ class MixFamily(LayerNormFamily):
     @staticmethod
     def middles(weights: MixWeights) -> tuple[Middle, ...]:
         tensors = ((weights.up.weight, 0), (weights.up.bias, 0), (weights.down.weight, 1))
-        return (Middle(tensors, weights.down.weight),)
+        return (Middle(tensors, weights.down.weight, channels_of=attrgetter("hidden")),)
 
     @staticmethod
     def forward(block: Mix, tensors: MixTensors, x: Tensor, *, context: Context) -> Tensor:

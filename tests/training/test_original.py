@@ -1,6 +1,6 @@
 """The original of a training: kept when the phases of the largest network end, and the teacher of those after it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.plan import Block
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.nn.network import PartRunner
@@ -105,11 +106,15 @@ class Sorting:
         criterion: str,
         batches: Iterable[Any],
         drive: Callable[[PartRunner, Any], object] | None,
+        trained: Mapping[str, Collection[Block]],
     ) -> None:
         assert criterion == "activation"
         found = list(batches)
         self.batches.append(len(found))
-        importance.sort_channels(supernet, criterion, found, drive)
+        assert {slot: set(blocks) for slot, blocks in trained.items()} == {
+            step.name: {step.block} for step in supernet.space.plan(supernet.space.largest())
+        }
+        importance.sort_channels(supernet, criterion, found, drive, trained)
 
 
 def test_channels_are_sorted_once_where_a_phase_begins(
