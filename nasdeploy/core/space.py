@@ -17,6 +17,8 @@ from nasdeploy.core.plan import Block, Part, Plan, Step, TensorType
 
 Codes = npt.NDArray[np.int16]
 Mask = npt.NDArray[np.bool_]
+RESOLUTION = "resolution"
+"""The name of the choice that is the side of the images, in spaces that have it."""
 
 
 @dataclass(frozen=True)

@@ -264,11 +264,13 @@ class Exporter:
         batches = self.data.calibration(size, count, self.seed)
         with self.progress.task("recalibration, batches", count) as task:
             images = (inputs[0] for inputs in _counted(batches(plan), task))
-            network = calibrate(laid_out_for_device(self._extracted(arch)), images)
+            average = self.recalibration.average
+            network = calibrate(laid_out_for_device(self._extracted(arch)), images, average=average)
         asked = min(size, self.data.train_samples)
         facts = Recalibration(
             batch_size=asked,
             batches=count,
+            average=average,
             augment=self.data.settings.augment if isinstance(self.data, ImageData) else AugmentSettings(),
             seed=self.seed,
             unreadable=asked * count - batches.samples,

@@ -19,6 +19,7 @@ from nasdeploy.store.checkpoints import WeightsFacts
 from nasdeploy.store.networks import OwnWeights
 from nasdeploy.store.records import DataFacts, parse_record, read_object
 from nasdeploy.store.run import ClassName
+from nasdeploy.supernet.settings import Average
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.file_scores import Count
 
@@ -79,6 +80,13 @@ class Recalibration(Settings):
     seed: int
     unreadable: Annotated[int, Field(ge=0)] = 0
     """Images that were drawn and left out, because they cannot be read."""
+    average: Average = "cumulative"
+
+    @model_serializer(mode="wrap")
+    def _usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of JSON the average that there was alone in earlier versions."""
+        found: dict[str, Any] = serialise(self)
+        return found if self.average != "cumulative" else {k: v for k, v in found.items() if k != "average"}
 
 
 class ExportOrigin(Settings):

@@ -24,6 +24,8 @@ class Statistics:
     """How far the running ones move towards the batch's, from 0 to 1."""
     synchronised: bool = False
     """Whether the batch is that of all processes together."""
+    biased: bool = False
+    """Whether the running variance moves towards the batch's own, not to what it tells of the variance of all."""
 
 
 BATCH = Statistics(batch=True)
@@ -110,7 +112,15 @@ def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float 
         return synchronised_batch_norm(x, norm.weight, norm.bias, eps)
     if statistics.batch and not statistics.momentum:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, eps)
-    return F.batch_norm(x, norm.mean, norm.var, norm.weight, norm.bias, statistics.batch, statistics.momentum, eps)
+    mean, var = norm.mean, norm.var
+    if statistics.biased:
+        mean, var = torch.zeros_like(mean), torch.zeros_like(var)
+        y = F.batch_norm(x, mean, var, norm.weight, norm.bias, True, 1.0, eps)
+        count = x.numel() // x.shape[1]
+        norm.mean.lerp_(mean, statistics.momentum)
+        norm.var.lerp_(var * ((count - 1) / count), statistics.momentum)
+        return y
+    return F.batch_norm(x, mean, var, norm.weight, norm.bias, statistics.batch, statistics.momentum, eps)
 
 
 def pad_and_convolve(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int], groups: int = 1) -> Tensor:

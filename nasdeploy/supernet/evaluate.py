@@ -21,6 +21,7 @@ from nasdeploy.nn import needs_calibration
 from nasdeploy.nn.functional import Context, Statistics
 from nasdeploy.nn.network import Network, PartRunner, fit_images, layout_for
 from nasdeploy.supernet.networks import copied
+from nasdeploy.supernet.settings import Average
 from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks.task import Batch, Inputs, Outputs, Targets, Task
 
@@ -31,9 +32,12 @@ Scored = Callable[[Plan, int, int | None], Iterable[Batch]]
 
 
 def calibrate(
-    network: Network, batches: Iterable[Any], drive: Callable[[PartRunner, Any], object] | None = None
+    network: Network,
+    batches: Iterable[Any],
+    drive: Callable[[PartRunner, Any], object] | None = None,
+    average: Average = "cumulative",
 ) -> Network:
-    """Set running statistics to the cumulative average over batches (BigNAS, section 3.4; AlphaNet).
+    """Set running statistics to an average over batches, by default the cumulative one (BigNAS, section 3.4; AlphaNet).
 
     `drive` takes a batch through the network's parts; by default a batch is the one input of the one part. Square
     images of another size are rescaled. The network is returned in evaluation mode; one without running statistics
@@ -41,7 +45,7 @@ def calibrate(
     """
     if not needs_calibration(network.plan):
         return network.eval()
-    runner, calibrated = _Calibrating(network), False
+    runner, calibrated = _Calibrating(network, average), False
     with torch.no_grad():
         for batch in batches:
             calibrated = True
@@ -57,16 +61,17 @@ def calibrate(
 class _Calibrating:
     """A network whose running statistics become the average over all runs of each part."""
 
-    def __init__(self, network: Network) -> None:
-        self.plan, self._network = network.plan, network
-        self._runs: Counter[str] = Counter()
+    def __init__(self, network: Network, average: Average) -> None:
+        self.plan, self._network, self._weighted = network.plan, network, average == "image-weighted"
+        self._counted: Counter[str] = Counter()
 
     def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of a part, normalised by the batch."""
-        self._runs[part] += 1
+        weight = len(inputs[0]) if self._weighted else 1
+        self._counted[part] += weight
         fitting = fit_images(self.plan.part(part), [_placed(tensor, self._network) for tensor in inputs])
         # The first average has weight 1 and so replaces whatever was there.
-        statistics = Statistics(batch=True, momentum=1.0 / self._runs[part])
+        statistics = Statistics(batch=True, momentum=weight / self._counted[part], biased=self._weighted)
         return self._network.compute(part, *fitting, context=Context(statistics))
 
 
@@ -100,12 +105,13 @@ def recalibrated(
     arch: Arch,
     batches: Iterable[Any],
     drive: Callable[[PartRunner, Any], object] | None = None,
+    average: Average = "cumulative",
 ) -> Network:
     """Return the sub-network `arch` with statistics of `batches`, in evaluation mode, where the supernet is.
 
-    It is in the layout that is fastest there. See `calibrate` for `drive`.
+    It is in the layout that is fastest there. See `calibrate` for `drive` and `average`.
     """
-    return calibrate(laid_out_for_device(extract(supernet, arch)), batches, drive)
+    return calibrate(laid_out_for_device(extract(supernet, arch)), batches, drive, average)
 
 
 def laid_out_for_device(network: Network) -> Network:
@@ -152,6 +158,7 @@ class Evaluator:
         self._at_once: dict[Hashable, int] = {}
         self._statistics: dict[Arch, dict[str, Tensor]] = {}
         self._criterion: Criterion = "metric"
+        self._average: Average = "cumulative"
         self._originals: dict[tuple[int, int | None], list[Outputs]] = {}
 
     @property
@@ -166,7 +173,7 @@ class Evaluator:
         """
         network = laid_out_for_device(extract(self._supernet, arch)) if inherited else self.extracted(arch)
         batches = self._calibration(network.plan) if needs_calibration(network.plan) else ()
-        return calibrate(network, batches, self.task.outputs)
+        return calibrate(network, batches, self.task.outputs, self._average)
 
     def __call__(self, arch: Arch, first: int = 0, end: int | None = None) -> Score:
         """Return the score of one architecture on the samples from `first` up to `end`, by default on all.
@@ -212,9 +219,17 @@ class Evaluator:
 
     def having(self, own: Mapping[Arch, Network]) -> "Evaluator":
         """Return what scores in the same way, on the same samples, where others have weights of their own."""
-        return Evaluator(
+        found = Evaluator(
             self._supernet, self.task, self._calibration, self._batches, self.samples, self.unreadable, own
         )
+        found._average = self._average
+        return found
+
+    def averaging(self, average: Average) -> "Evaluator":
+        """Return what scores in the same way, with statistics that are such an average over calibration's batches."""
+        found = self.having(self.own)
+        found._criterion, found._average = self._criterion, average
+        return found
 
     def _score(self, runner: PartRunner, first: int, end: int | None) -> Score:
         if not compares(self._criterion):

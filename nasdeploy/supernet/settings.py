@@ -1,10 +1,18 @@
 """What a supernet begins with, and how networks extracted from it are recalibrated. Torch-free."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from nasdeploy.core.settings import Settings
+
+Average = Literal["cumulative", "image-weighted"]
+"""How statistics of batches become those of a network.
+
+`cumulative` is the mean over batches of their means and of their unbiased variances (BigNAS, AlphaNet);
+`image-weighted` that of their means and of their own, biased variances, each batch counting by its images
+(once-for-all). Either leaves out the variance between the batches' means.
+"""
 
 
 class RecalibrationSettings(Settings):
@@ -13,6 +21,12 @@ class RecalibrationSettings(Settings):
     batch_size: int = Field(default=256, ge=2, le=65536)
     batches: int = Field(default=64, ge=1, le=10000)
     search_batches: int = Field(default=32, ge=1, le=10000)
+    average: Average = "cumulative"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the usual average, which runs and evaluations of earlier versions do not name."""
+        return {name: value for name, value in plain(self).items() if (name, value) != ("average", "cumulative")}
 
 
 FROM_LIBRARIES = ("timm", "torchvision")

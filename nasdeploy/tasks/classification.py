@@ -54,7 +54,8 @@ class Classification(Task):
         def label(logits: "Tensor", labels: "Tensor") -> "Tensor":
             return label_loss(logits, labels, settings.label_smoothing, weights_on(logits.device))
 
-        return Objective(label, distillation_loss(settings.distillation), settings.distillation.beta)
+        found = settings.distillation
+        return Objective(label, distillation_loss(found), found.beta, found.label_weight)
 
     def divergence(self, outputs: "Tensor", reference: "Tensor") -> "Tensor":
         """Return the mean Kullback-Leibler divergence of logits `[N, classes]` from those of a reference, in nats."""

@@ -273,6 +273,14 @@ def kl_divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy of the student's probabilities with the teacher's, mean over the batch of logits `[N, classes]`.
+
+    It is once-for-all's distillation: the Kullback-Leibler divergence plus the teacher's entropy.
+    """
+    return F.cross_entropy(_exact(student), F.softmax(_exact(teacher.detach()), dim=1))
+
+
 def alpha_divergence(log_p: Tensor, log_q: Tensor, alpha: float, clip: float) -> tuple[Tensor, Tensor]:
     """The divergence D `[N]` and its surrogate loss `[N]` for log-probabilities `[N, classes]` (AlphaNet, section 3).
 
@@ -309,6 +317,8 @@ def distillation_loss(settings: "DistillationSettings") -> Distillation | None:
     """Return the distillation that the settings name; None if sub-networks learn from the labels."""
     if settings.kind == "none":
         return None
+    if settings.kind == "cross-entropy":
+        return soft_cross_entropy
     if settings.kind == "kl":
         return partial(kl_divergence, temperature=settings.temperature)
     return partial(

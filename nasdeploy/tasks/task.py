@@ -43,15 +43,17 @@ class Objective:
     distillation: Callable[[Outputs, Outputs], "Tensor"] | None = None
     """The loss of a student's outputs against a teacher's, a scalar; None where all learn from the targets."""
     beta: float = 1.0
-    """The weight of the distillation; that of the label loss beside it is 1 - beta (AlphaNet, Eq. 8)."""
+    """The weight of the distillation."""
+    label_weight: float | None = None
+    """The weight of the label loss beside it; None for 1 - beta (AlphaNet, Eq. 8)."""
 
     def student(self, outputs: Outputs, targets: Targets, teacher: Outputs | None) -> "Tensor":
         """Return the loss of a network that learns from a teacher's outputs, or from targets if it has no teacher."""
         if self.distillation is None or teacher is None:
             return self.label(outputs, targets)
-        if self.beta == 1.0:
-            return self.distillation(outputs, teacher)
-        return self.beta * self.distillation(outputs, teacher) + (1.0 - self.beta) * self.label(outputs, targets)
+        weight = 1.0 - self.beta if self.label_weight is None else self.label_weight
+        distilled = self.beta * self.distillation(outputs, teacher)
+        return distilled + weight * self.label(outputs, targets) if weight else distilled
 
 
 class CalibrationInputs(ABC):

@@ -13,7 +13,13 @@ from nasdeploy.core.randomness import generator, seed_for
 from nasdeploy.tasks.task import Batch, Inputs
 from nasdeploy.training.checkpoint import TrainingState
 from nasdeploy.training.monitor import ENDED_EARLY, Metrics, Monitor, Validation, ValidationStopped, peak_memory
-from nasdeploy.training.optimizer import clip_gradients, laid_out, learning_rate, set_learning_rate
+from nasdeploy.training.optimizer import (
+    clip_gradients,
+    give_zero_gradients,
+    laid_out,
+    learning_rate,
+    set_learning_rate,
+)
 from nasdeploy.training.phase import Phase
 from nasdeploy.training.sandwich import (
     Cause,
@@ -113,6 +119,8 @@ class TrainingLoop:
         own = self._gradients_of(sandwich, inputs, targets)
         averaged = ranks.average(state.supernet.parameters(), to_tensor(own, stop).to(ranks.device))
         losses, stop = from_tensor(averaged, own) if ranks.world > 1 else (own, stop)
+        if settings.unused_weights == "coast":
+            give_zero_gradients(state.optimizer)
         # After averaging: all processes then find the same overflow, and their scales stay equal.
         state.scaler.unscale_(state.optimizer)
         norm = clip_gradients(state.supernet.parameters(), settings)
@@ -137,7 +145,7 @@ class TrainingLoop:
         """Return why a step is not finite; raises `UserError` if the teacher is not, on any of the processes."""
         trainer, position = self.trainer, self.state.position
         with trainer.ranks.agreed():
-            rows = broken_rows(self._gradients_of, inputs)
+            rows = broken_rows(self._gradients_of, sandwich, inputs)
             if rows:
                 raise self._broken_teacher(rows, len(inputs[0]))
         first, autocast = position.epoch == 0 and not position.totals.steps, trainer.settings.autocast

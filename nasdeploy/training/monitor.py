@@ -73,7 +73,7 @@ class Validation:
         def batches(plan: Plan, first: int, end: int | None) -> Iterator[Batch]:
             return _until(asked_to_stop, self._data.validation(size))
 
-        evaluator = Evaluator(supernet, self._task, self._calibration, batches)
+        evaluator = Evaluator(supernet, self._task, self._calibration, batches).averaging(self._recalibration.average)
         scores = {name: evaluator(arch) for name, arch in self._archs.items()}
         return {name: _plain(score) for name, score in scores.items()}
 

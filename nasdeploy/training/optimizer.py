@@ -84,11 +84,16 @@ def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> f
     """Return the learning rate at iteration `step` of a phase (from 0), scaled to the recipe's batch size.
 
     It is a linear warm-up times a decay. Both count from the first iteration; the decay ends at `lowest`, and warm-up
-    may begin below that.
+    may begin below that. Or warm-up comes first, reaches the whole rate in its last iteration, and the decay counts
+    from the one after it.
     """
+    base, warmup = settings.learning_rate * settings.batch_size / settings.reference_batch, settings.warmup_epochs
     epoch = step / steps_per_epoch
-    base = settings.learning_rate * settings.batch_size / settings.reference_batch
-    return base * _warmup(settings, epoch) * max(settings.lowest, _decay(settings, epoch))
+    if settings.warmup == "times-decay":
+        return base * _warmup(settings, epoch) * max(settings.lowest, _decay(settings, epoch, settings.epochs))
+    if epoch < warmup:
+        return base * _warmup(settings, (step + 1) / steps_per_epoch)
+    return base * max(settings.lowest, _decay(settings, epoch - warmup, settings.epochs - warmup))
 
 
 def _warmup(settings: TrainSettings, epoch: float) -> float:
@@ -98,11 +103,23 @@ def _warmup(settings: TrainSettings, epoch: float) -> float:
     return min(1.0, start + (1.0 - start) * epoch / settings.warmup_epochs)
 
 
-def _decay(settings: TrainSettings, epoch: float) -> float:
+def _decay(settings: TrainSettings, epoch: float, epochs: float) -> float:
     if settings.decay == "cosine":
-        return 0.5 * (1.0 + cos(pi * epoch / settings.epochs))
+        return 0.5 * (1.0 + cos(pi * epoch / epochs))
     # In floating point 0.6 / 0.1 is less than 6.
     return settings.step_factor ** floor(epoch / settings.step_epochs + 1e-9)
+
+
+def give_zero_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Give zeros to parameters without a gradient that the optimizer has updated before: it then lets them coast.
+
+    Momentum goes on and weights decay. What a phase has not trained yet stays as it is, and neither does it depend on
+    whether the phase was interrupted.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None and optimizer.state.get(parameter):
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def clip_gradients(parameters: Iterable[Tensor], settings: TrainSettings) -> float:

@@ -1,7 +1,7 @@
 """The original of a training: its largest network as the phases left it that trained that network alone.
 
 It is recalibrated and kept in the run before anything else changes the supernet, and may teach all networks from then
-on: frozen, in evaluation mode, by statistics of its own.
+on: frozen, by statistics of its own or by those of each batch.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import nn
 
 from nasdeploy.core import cost_registry
 from nasdeploy.core.arch import Arch
@@ -27,7 +28,8 @@ from nasdeploy.supernet.networks import keep_network, load_network
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import CalibrationInputs, Task, TaskData
-from nasdeploy.training.teacher import Teacher, without_gradient
+from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.teacher import SizedTeacher, Teacher, without_gradient
 
 _SHARES = (0.75, 0.5, 0.25)
 """The shares of the largest network's MACs of the networks that are sliced to see what they reach."""
@@ -58,7 +60,8 @@ class HeldOutScoring:
         # In an order in which the first ones stand for all.
         held_out = self.data.held_out(self.recalibration.batch_size, self.seed, self.device, None)
         samples = len(held_out) if self.task.metric.is_mean else 0
-        return Evaluator(supernet, self.task, self.calibration, held_out, samples)
+        found = Evaluator(supernet, self.task, self.calibration, held_out, samples)
+        return found.averaging(self.recalibration.average)
 
 
 def keep_original(run: Run, evaluator: Evaluator, space: SearchSpace, checkpoint: WeightsFacts) -> Score:
@@ -105,8 +108,18 @@ def sliced(space: SearchSpace, seed: int) -> Mapping[float, Arch]:
     return {float(shares[place]): space.decode(codes[place : place + 1])[0] for place in nearest if shares[place] < 1.0}
 
 
-def teacher_of(run: Run, space: SearchSpace, task: Task, device: torch.device, layout: torch.memory_format) -> Teacher:
-    """Return the original of a run as a teacher; raises `UserError` if it is gone or damaged."""
+def teacher_of(
+    run: Run,
+    space: SearchSpace,
+    task: Task,
+    device: torch.device,
+    layout: torch.memory_format,
+    settings: DistillationSettings = DistillationSettings(),
+) -> Teacher:
+    """Return the original of a run as a teacher, by the statistics that the settings name.
+
+    Raises `UserError` if it is gone or damaged.
+    """
     kept = kept_original(run)
     if kept is None:
         raise UserError(
@@ -114,4 +127,7 @@ def teacher_of(run: Run, space: SearchSpace, task: Task, device: torch.device, l
             "it, or start anew with `restart=True`"
         )
     network = load_network(kept, space).to(device).to(memory_format=layout).requires_grad_(False)
+    if settings.teacher_statistics == "batch":
+        by_slot = {step.slot: network.block(step.name).weights for step in network.plan.steps}
+        return SizedTeacher(nn.ModuleDict(by_slot), space, task)
     return without_gradient(lambda *inputs: task.outputs(network, inputs))

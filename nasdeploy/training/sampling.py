@@ -3,8 +3,9 @@
 Some are chosen by their loss among others of about the same cost (AttentiveNAS, sections 3.2 and 3.3).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.costs import Costs, Floats
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.randomness import generator
-from nasdeploy.core.space import Codes, SearchSpace
+from nasdeploy.core.space import RESOLUTION, Codes, SearchSpace
 from nasdeploy.latency.table import LatencyTable
 from nasdeploy.training.sandwich import LARGEST, RANDOM, SMALLEST, Sandwich
 from nasdeploy.training.settings import StageSettings, TrainSettings
@@ -133,6 +134,15 @@ class Allowed:
         """Draw an architecture with each choice uniform over the allowed values."""
         return self.space.arch({name: values[rng.integers(len(values))] for name, values in self.values.items()})
 
+    def keeping(self, values: Mapping[str, tuple[int, ...]]) -> "Allowed":
+        """Return the same with only the given values of some choices, by name."""
+        return Allowed(self.space, {**self.values, **values})
+
+    def at_one_resolution(self, rng: np.random.Generator) -> "Allowed":
+        """Return the same at a resolution that is drawn, where the space has one."""
+        allowed = self.values.get(RESOLUTION)
+        return self if allowed is None else self.keeping({RESOLUTION: (allowed[rng.integers(len(allowed))],)})
+
     def smallest(self) -> Arch:
         """Return the architecture with the smallest allowed value of every choice."""
         return self.space.arch({name: values[0] for name, values in self.values.items()})
@@ -215,6 +225,20 @@ class SingleNetwork:
 
 
 @dataclass(frozen=True)
+class UniformNetworks:
+    """Uniform random networks of what is allowed, of one resolution, which learn alike (once-for-all, section 3.3)."""
+
+    stages: Stages
+    random_networks: int
+
+    def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
+        """See `Sampler`."""
+        allowed = _current(self.stages, epoch).at_one_resolution(rng)
+        drawn = tuple(allowed.sample(rng) for _ in range(self.random_networks))
+        return Sandwich({RANDOM: drawn}, leader=None, all_regularised=True)
+
+
+@dataclass(frozen=True)
 class FixedNetwork:
     """Always the same network, which learns from the labels."""
 
@@ -252,6 +276,17 @@ class SamplerContext:
         except UserError as error:
             raise UserError(f"train.sampling.arch: {error}") from None
 
+    @property
+    def largest(self) -> Sampler:
+        """The sampler of the largest network alone; raises `UserError` if it is to have a resolution of no choice."""
+        space, values = self.space, self.space.values_of
+        if self.settings.sampling.resolutions == "largest":
+            return FixedNetwork(space.largest())
+        if RESOLUTION not in values:
+            raise UserError(f"train.sampling.resolutions: space {space.name} has no resolutions; leave it out")
+        only = Allowed(space, {name: (choices[-1],) for name, choices in values.items()})
+        return SingleNetwork([(0, only.keeping({RESOLUTION: values[RESOLUTION]}))])
+
     def attentive(self, choose: Callable[[Sequence[float]], int]) -> Attentive:
         """Return the sampler that chooses among candidates by their losses."""
         settings = self.settings
@@ -272,7 +307,8 @@ SAMPLERS: Mapping[str, Callable[[SamplerContext], Sampler]] = {
     "best-up": lambda context: context.attentive(lambda losses: int(np.argmin(losses))),
     "worst-up": lambda context: context.attentive(lambda losses: int(np.argmax(losses))),
     "single": lambda context: SingleNetwork(context.stages),
-    "largest": lambda context: FixedNetwork(context.space.largest()),
+    "uniform": lambda context: UniformNetworks(context.stages, context.settings.random_networks),
+    "largest": lambda context: context.largest,
     "alone": lambda context: FixedNetwork(context.arch),
 }
 """The ways of drawing networks, by the name that a recipe gives (`settings.SAMPLING_KEYS` says what each reads)."""
@@ -284,16 +320,50 @@ def sampler_from(context: SamplerContext) -> Sampler:
 
 
 def networks_to_validate(context: SamplerContext) -> dict[str, Arch]:
-    """Return networks that show how training goes, by name: both ends and random ones, or the one that is trained."""
+    """Return networks that show how training goes, by name: both ends and random ones, or the one that is trained.
+
+    Uniform sampling has also those at both ends of each choice, and nothing that its last stage does not allow.
+    """
     space, settings = context.space, context.settings
     if settings.sampling.kind == "alone":
         return {"alone": context.arch}
     if settings.sampling.kind == "largest":
         return {LARGEST: space.largest()}
     rng = generator(context.seed, "validation")
-    random = [space.sample(rng) for _ in range(settings.validate_random)]
-    ends = {SMALLEST: space.smallest(), LARGEST: space.largest()}
-    return ends | {f"{RANDOM}_{arch.digest}": arch for arch in random}
+    found: SearchSpace | Allowed = space if settings.sampling.kind != "uniform" else context.stages[-1][1]
+    between = _at_ends(found) if isinstance(found, Allowed) else {}
+    random = [found.sample(rng) for _ in range(settings.validate_random)]
+    ends = {SMALLEST: found.smallest(), LARGEST: found.largest()}
+    return ends | between | {f"{RANDOM}_{arch.digest}": arch for arch in random}
+
+
+def _at_ends(allowed: Allowed) -> dict[str, Arch]:
+    """Return networks of the largest resolution by name, such as `kernel3-depth4`.
+
+    Choices of a kind, such as all depths, are all at their smallest value or all at their largest, in every combination
+    but that of the largest network.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, values in allowed.values.items():
+        if name != RESOLUTION and len(values) > 1:
+            kinds.setdefault(name.partition(".")[0], []).append(name)
+    found = {}
+    for smallest in list(product((True, False), repeat=len(kinds)))[:-1]:
+        ends = {
+            kind: {name: allowed.values[name][0 if small else -1] for name in names}
+            for (kind, names), small in zip(kinds.items(), smallest, strict=True)
+        }
+        named = zip(ends.items(), smallest, strict=True)
+        name = "-".join(_named(kind, values.values(), small) for (kind, values), small in named)
+        only = {name: (value,) for values in ends.values() for name, value in values.items()}
+        found[name] = allowed.keeping(only).largest()
+    return found
+
+
+def _named(kind: str, values: Iterable[int], smallest: bool) -> str:
+    """Return the first word of a kind of choices with their value, or which one that is where it differs."""
+    different = set(values)
+    return kind.partition("_")[0] + (str(*different) if len(different) == 1 else "-min" if smallest else "-max")
 
 
 def _within(stages: Stages, epochs: int) -> list[ChoiceValues]:

@@ -22,7 +22,7 @@ from nasdeploy.nn.functional import BATCH, Statistics
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import Inputs, Objective, Outputs, Targets, Task
 from nasdeploy.training.optimizer import overflowed
-from nasdeploy.training.teacher import Teacher
+from nasdeploy.training.teacher import SizedTeacher, Teacher
 
 LARGEST, RANDOM, SMALLEST = "largest", "random", "smallest"
 ROLES = (LARGEST, RANDOM, SMALLEST)
@@ -40,6 +40,8 @@ class Sandwich:
 
     It learns from the labels itself. None: all networks learn alike, from the teacher or from the labels.
     """
+    all_regularised: bool = False
+    """Whether every network is regularised, and not the leader alone."""
 
     @property
     def archs(self) -> tuple[Arch, ...]:
@@ -82,19 +84,19 @@ class SandwichStep:
     task: Task
     objective: Objective
     drop_rates: Mapping[str, float]
-    """The drop rates of the leading network; the others are not regularised."""
+    """The drop rates of the leading network, or of all where the sandwich says so; others are not regularised."""
     teacher: Teacher | None = None
     """What all networks learn from, the largest included (once-for-all); None if the others learn from the leader."""
     execution: StepComputation = StepComputation()
 
     def __call__(self, sandwich: Sandwich, inputs: Inputs, targets: Targets) -> Losses:
         """Add the gradients of all networks on a batch to those of the parameters. Returns the losses."""
-        teacher = self.taught(inputs)
+        teacher = self.taught(inputs, sandwich)
         losses: dict[str, list[Tensor]] = {}
         for role, archs in sandwich.networks.items():
             for arch in archs:
                 leads = role == sandwich.leader
-                outputs = self.outputs(inputs, arch, self.drop_rates if leads else None)
+                outputs = self.outputs(inputs, arch, self.drop_rates if leads or sandwich.all_regularised else None)
                 loss = self.objective.student(outputs, targets, teacher)
                 torch.autograd.backward(self.execution.scale(loss))
                 losses.setdefault(role, []).append(loss.detach())
@@ -123,12 +125,13 @@ class SandwichStep:
         with how.precision():
             return self.task.outputs(self.supernet.bind(arch, drop_rates, how.statistics, how.forward_of), inputs)
 
-    def taught(self, inputs: Inputs) -> Outputs | None:
-        """Return the teacher's outputs on a batch; None if there is no teacher of its own."""
+    def taught(self, inputs: Inputs, sandwich: Sandwich) -> Outputs | None:
+        """Return the teacher's outputs on a batch for some networks; None if there is no teacher of its own."""
         if self.teacher is None:
             return None
+        teacher = self.teacher.beside(sandwich.archs) if isinstance(self.teacher, SizedTeacher) else self.teacher
         with self.execution.precision():
-            return self.teacher(*inputs)
+            return teacher(*inputs)
 
 
 def tensors_in(outputs: Outputs) -> Iterator[Tensor]:
@@ -296,9 +299,9 @@ class StepGuard:
         return False
 
 
-def broken_rows(step: SandwichStep, inputs: Inputs) -> list[int]:
+def broken_rows(step: SandwichStep, sandwich: Sandwich, inputs: Inputs) -> list[int]:
     """Return for which samples of a batch the step's own teacher, if it has one, gives numbers that are not finite."""
-    outputs = step.taught(inputs)
+    outputs = step.taught(inputs, sandwich)
     found = [] if outputs is None else [_broken(tensor) for tensor in tensors_in(outputs)]
     rows: list[int] = torch.stack(found).any(0).nonzero().flatten().tolist() if found else []
     return rows

@@ -20,6 +20,8 @@ _DECAYS: Mapping[str, tuple[str, ...]] = {"step_epochs": ("step",), "step_factor
 """The decays of the learning rate that use a key."""
 ORIGINAL = "original"
 """The teacher that earlier phases of the same training left."""
+_TAUGHT = ("alpha", "kl", "cross-entropy")
+"""The kinds of distillation, of which each has a teacher."""
 _OF_OTHER_TEACHERS = ("teacher_classes", "teacher_outputs", "teacher_mean", "teacher_std")
 
 
@@ -28,26 +30,30 @@ class DistillationSettings(Settings):
 
     `kind`: `alpha`, adaptive alpha-divergence between `alpha_min` and `alpha_max` with importance weights clipped at
     `clip` (AlphaNet, section 3); `kl`, Kullback-Leibler divergence with softmax `temperature` T, times T^2 (BigNAS,
-    AttentiveNAS; AlphaNet, Eq. 8); `none`, the labels instead. The loss is `beta` times that plus 1 - beta times the
-    label loss.
+    AttentiveNAS; AlphaNet, Eq. 8); `cross-entropy` with the teacher's probabilities (once-for-all); `none`, the labels
+    instead. The loss is `beta` times that plus `label_weight` times the label loss, by default 1 - beta times.
 
     `teacher`: `largest`, the largest network of the same step, which learns from the labels; or a model of its own,
     which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a finished
     run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights` (.safetensors, or PyTorch's);
     `onnx:FILE`; or `original`, the largest network as earlier phases of the same training left it, by its own
-    statistics. How such a model is to be read, where it differs from the data: `teacher_classes`, the order of its
-    classes, by name (`natural`: 1, 2, 10; `ignore-case`; `reversed`) or as the list of their names; `teacher_outputs`,
-    `probabilities` if it ends in a softmax or sigmoid, of which the logarithm is taken; `teacher_mean` and
-    `teacher_std`, what it expects images to be normalised by (0 and 1 for 0..1, 0 and 1/255 for 0..255).
+    statistics and at its own resolution or, with `teacher_statistics: batch`, by those of each batch and at the
+    resolution of the step's networks, if they share one (once-for-all). How another model is to be read, where it
+    differs from the data: `teacher_classes`, the order of its classes, by name (`natural`: 1, 2, 10; `ignore-case`;
+    `reversed`) or as the list of their names; `teacher_outputs`, `probabilities` if it ends in a softmax or sigmoid, of
+    which the logarithm is taken; `teacher_mean` and `teacher_std`, what it expects images to be normalised by (0 and 1
+    for 0..1, 0 and 1/255 for 0..255).
     """
 
-    kind: Literal["alpha", "kl", "none"] = "alpha"
+    kind: Literal["alpha", "kl", "cross-entropy", "none"] = "alpha"
     alpha_min: float = Field(default=-1.0, ge=-10.0, le=10.0)
     alpha_max: float = Field(default=1.0, ge=-10.0, le=10.0)
     clip: float = Field(default=5.0, gt=0.0)
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
     beta: float = Field(default=1.0, gt=0.0, le=1.0)
+    label_weight: float | None = Field(default=None, ge=0.0, le=100.0)
     teacher: str = "largest"
+    teacher_statistics: Literal["own", "batch"] = "own"
     teacher_weights: str | None = None
     teacher_classes: Literal["natural", "ignore-case", "reversed"] | tuple[str, ...] | None = None
     teacher_outputs: Literal["logits", "probabilities"] = "logits"
@@ -69,7 +75,9 @@ class DistillationSettings(Settings):
 
     @model_validator(mode="after")
     def _used(self) -> "DistillationSettings":
-        refuse_unused(self, "kind", {"temperature": ("kl",), "beta": ("alpha", "kl"), "teacher": ("alpha", "kl")})
+        taught = dict.fromkeys(("beta", "label_weight", "teacher"), _TAUGHT)
+        refuse_unused(self, "kind", {"temperature": ("kl",), **taught})
+        refuse_unused(self, "teacher", {"teacher_statistics": (ORIGINAL,)})
         if self.teacher.startswith("torchvision:") != (self.teacher_weights is not None):
             raise ValueError("teacher: torchvision:NAME and teacher_weights: FILE go together")
         if (self.teacher_mean is None) != (self.teacher_std is None):
@@ -86,7 +94,8 @@ SAMPLING_KEYS: Mapping[str, tuple[str, ...]] = {
     "best-up": _ATTENTIVE,
     "worst-up": _ATTENTIVE,
     "single": ("stages",),
-    "largest": (),
+    "uniform": ("stages",),
+    "largest": ("resolutions",),
     "alone": ("arch",),
 }
 """The ways of drawing a step's networks (`sampling.SAMPLERS` has one for each), and the settings that each reads."""
@@ -108,8 +117,9 @@ class SamplingSettings(Settings):
 
     `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`, `worst-up`: the same, but each
     random one is that of `candidates` with the lowest or highest label loss on the batch; they are drawn from one
-    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `largest`: always
-    the largest network, and `alone`: always the network `arch`, by labels.
+    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `uniform`:
+    `random_networks` uniform ones of one resolution, all regularised alike, from a teacher that is none of them or by
+    labels (once-for-all). `largest`: always the largest network, and `alone`: always the network `arch`, by labels.
     """
 
     kind: str = "sandwich"
@@ -124,6 +134,8 @@ class SamplingSettings(Settings):
     """The number of equal bins of latency."""
     arch: dict[str, Any] | None = None
     stages: tuple[StageSettings, ...] = ()
+    resolutions: Literal["largest", "all"] = "largest"
+    """The resolutions that the largest network is trained at: its own, or one drawn uniformly for each step."""
 
     @field_validator("kind")
     @classmethod
@@ -179,6 +191,9 @@ class LearningSettings(Settings):
     warmup_epochs: float = Field(default=5.0, ge=0.0)
     warmup_start: float = Field(default=0.001, ge=0.0, le=1.0)
     """The part of the learning rate that warm-up begins at."""
+    warmup: Literal["times-decay", "before-decay"] = "times-decay"
+    """Whether warm-up multiplies the decay, which counts from the first iteration (AlphaNet), or comes before it: the
+    decay then counts from the end of warm-up and takes the epochs that are left (once-for-all)."""
     decay: Literal["cosine", "step"] = "cosine"
     step_epochs: float = Field(default=2.4, gt=0.0)
     step_factor: float = Field(default=0.97, gt=0.0, lt=1.0)
@@ -193,6 +208,9 @@ class LearningSettings(Settings):
     """The optimizer's epsilon: 1e-3 for rmsprop and 1e-8 for adamw if left out."""
     weight_decay: float = Field(default=1e-5, ge=0.0)
     """The decay of weights; normalisation parameters and biases have none."""
+    unused_weights: Literal["rest", "coast"] = "rest"
+    """What happens in a step to weights that none of its networks has: nothing, or momentum and decay act on those that
+    were trained before in the phase, as with a gradient of zero (once-for-all)."""
     clip_value: float | None = Field(default=1.0, gt=0.0)
     """The value to whose positive and negative gradients are clipped; null for no clipping."""
     clip_norm: float | None = Field(default=None, gt=0.0)
@@ -201,9 +219,9 @@ class LearningSettings(Settings):
     """The decay of a moving average of the weights, which is then validated and handed on; null for none."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """The drop probability before the classifier of the largest network."""
+    """The drop probability before the classifier of the largest network, with `uniform` sampling of all networks."""
     drop_connect: float = Field(default=0.2, ge=0.0, lt=1.0)
-    """The drop probability of blocks of the largest network in the last two stages; it grows with depth."""
+    """The drop probability of blocks in the last two stages of the same networks; it grows with depth."""
     distillation: DistillationSettings = DistillationSettings()
     sampling: SamplingSettings = SamplingSettings()
     random_networks: int = Field(default=2, ge=0, le=64)
@@ -247,7 +265,8 @@ class TrainSettings(LearningSettings):
     batch_size: int = Field(default=256, ge=2, le=65536)
     reference_batch: int = Field(default=256, ge=1, le=1_000_000)
     validate_every: int = Field(default=1, ge=1)
-    """The epochs between validations of the smallest, the largest and `validate_random` random networks."""
+    """The epochs between validations of the smallest, the largest and `validate_random` random networks; with `uniform`
+    sampling also of those at both ends of each choice that has several values."""
     validate_random: int = Field(default=2, ge=0, le=64)
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """The steps between checkpoints inside an epoch; there is one after each epoch anyway."""
@@ -328,12 +347,14 @@ class TrainSettings(LearningSettings):
             )
         if settings.epochs and settings.warmup_epochs > settings.epochs:
             raise ValueError(f"warmup_epochs is {settings.warmup_epochs}, more than the {settings.epochs} epochs")
+        if settings.epochs and settings.warmup == "before-decay" and settings.warmup_epochs == settings.epochs:
+            raise ValueError(f"warmup: before-decay leaves none of the {settings.epochs} epochs for the decay")
         if settings.clip_value is not None and settings.clip_norm is not None:
             raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
-        if settings.sampling.kind in ("best-up", "worst-up") and not settings.random_networks:
-            raise ValueError(
-                f"sampling.kind {settings.sampling.kind} chooses random networks, and random_networks is 0"
-            )
+        if settings.sampling.kind in ("best-up", "worst-up", "uniform") and not settings.random_networks:
+            raise ValueError(f"sampling.kind {settings.sampling.kind} draws random networks, and random_networks is 0")
+        if settings.unused_weights == "coast" and settings.optimizer == "sgd" and not settings.momentum:
+            raise ValueError("unused_weights: coast needs momentum; set unused_weights: rest")
         original = self.original_phase
         if settings.distillation.teacher == ORIGINAL and (original is None or number <= original):
             raise ValueError(

@@ -11,11 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError, one_line, suggestion
+from nasdeploy.core.space import RESOLUTION, SearchSpace
+from nasdeploy.nn import eager
+from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
 from nasdeploy.supernet.archives import UnreadableArchive, open_archive
+from nasdeploy.supernet.supernet import SubNetwork
 from nasdeploy.supernet.weights import uncomputable
-from nasdeploy.tasks.task import Outputs
+from nasdeploy.tasks.task import Outputs, Task
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
 
 Teacher = Callable[..., Outputs]
@@ -38,6 +43,28 @@ def without_gradient(network: Callable[..., Outputs]) -> Teacher:
 
 def _cloned(outputs: Outputs) -> Outputs:
     return outputs.clone() if isinstance(outputs, Tensor) else tuple(map(_cloned, outputs))
+
+
+@dataclass(frozen=True)
+class SizedTeacher:
+    """A `Teacher`: the largest network of a space, by batch statistics, at the resolution of those that it teaches."""
+
+    weights: nn.ModuleDict
+    """The network's weights by slot."""
+    space: SearchSpace
+    task: Task
+
+    def beside(self, archs: Sequence[Arch]) -> Teacher:
+        """Return the teacher of some networks: at their resolution if they share one, else at its own."""
+        largest, shared = self.space.largest(), {arch.get(RESOLUTION) for arch in archs}
+        if len(shared) == 1 and RESOLUTION in largest:
+            largest = self.space.arch({**largest, RESOLUTION: shared.pop()})
+        network = SubNetwork(self.weights, self.space.plan(largest), {}, Context(BATCH), eager)
+        return without_gradient(lambda *inputs: self.task.outputs(network, inputs))
+
+    def __call__(self, *inputs: Tensor) -> Outputs:
+        """Return the outputs at its own resolution."""
+        return self.beside(())(*inputs)
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,8 @@ class Trainer:
         rates = drop_rates(self.space, settings.dropout, settings.drop_connect)
         objective, teacher = self.task.objective(settings, self.data), phase.teacher
         if settings.distillation.teacher == ORIGINAL:
-            teacher = teacher_of(self.directory, self.space, self.task, self.ranks.device, self.layout)
+            where = (self.ranks.device, self.layout)
+            teacher = teacher_of(self.directory, self.space, self.task, *where, settings.distillation)
         return SandwichStep(state.supernet, self.task, objective, rates, teacher, execution)
 
     def _prepare(self, begin: Callable[[Supernet], None]) -> TrainingState:

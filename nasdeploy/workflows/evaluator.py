@@ -66,7 +66,7 @@ def open_evaluator(
     supernet = load_supernet(weights, space).to(device)
     own = {arch: network.to(device) for arch, network in _original(run, space)}
     evaluator = Evaluator(supernet, task, calibration, held_out, samples, held_out.unreadable, own)
-    return evaluator.ranking_by(criterion)
+    return evaluator.averaging(settings.average).ranking_by(criterion)
 
 
 def _original(run: Run, space: SearchSpace) -> Iterator[tuple[Arch, Network]]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nasdeploy.nn.functional import rescale
 from nasdeploy.supernet.evaluate import calibrate
+from nasdeploy.supernet.settings import Average
 from nasdeploy.supernet.supernet import Supernet, extract, input_side
 from tests.nn.reference import randomise, reference_network
 from tests.small_spaces import two_stages
@@ -28,8 +29,9 @@ def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
     return [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
 
 
+@pytest.mark.parametrize("average", ["cumulative", "image-weighted"])
 @pytest.mark.parametrize("sizes", [[4], [4, 4, 4], [5, 2, 3]])
-def test_statistics_are_the_mean_over_batches_of_each_batchs_own(sizes: list[int]) -> None:
+def test_statistics_are_the_mean_over_batches_of_each_batchs_own(sizes: list[int], average: Average) -> None:
     supernet = fresh_supernet()
     network = extract(supernet, supernet.space.largest())
     other = reference_network(network).train()
@@ -40,12 +42,14 @@ def test_statistics_are_the_mean_over_batches_of_each_batchs_own(sizes: list[int
     with torch.no_grad():
         for batch in images:
             other(rescale(batch, input_side(network.plan)))
-    calibrate(network, images)
+    calibrate(network, images, average=average)
+    # Each batch counts by its images in once-for-all, whose variances are the batches' own.
+    weights, unbiased = (None, 1) if average == "cumulative" else (sizes, 0)
     assert len(norms(network)) == len(seen)
     for norm, inputs in zip(norms(network), seen.values(), strict=True):
         channels = [x.numpy().swapaxes(0, 1).reshape(x.shape[1], -1) for x in inputs]
-        mean = np.mean([x.mean(1) for x in channels], axis=0)
-        variance = np.mean([x.var(1, ddof=1) for x in channels], axis=0)
+        mean = np.average([x.mean(1) for x in channels], axis=0, weights=weights)
+        variance = np.average([x.var(1, ddof=unbiased) for x in channels], axis=0, weights=weights)
         np.testing.assert_allclose(norm.running_mean.numpy(), mean, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(norm.running_var.numpy(), variance, rtol=1e-9)
 

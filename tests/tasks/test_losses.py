@@ -148,7 +148,13 @@ def test_the_divergence_of_alpha_minus_one_never_exceeds_two() -> None:
     assert ours(student, teacher, -1.0)[0].max() <= (CLIP - 1) / 2
 
 
-EVERY = [{"kind": "alpha"}, {"kind": "kl"}, {"kind": "kl", "temperature": 0.5}, {"kind": "kl", "temperature": 4.0}]
+EVERY = [
+    {"kind": "alpha"},
+    {"kind": "cross-entropy"},
+    {"kind": "kl"},
+    {"kind": "kl", "temperature": 0.5},
+    {"kind": "kl", "temperature": 4.0},
+]
 
 
 def loss_of(changes: dict[str, object]) -> Distillation:
@@ -251,6 +257,16 @@ def test_kl_with_a_temperature_by_its_formula_and_finite_differences(temperature
     np.testing.assert_allclose(z.grad.numpy(), temperature * (softmax(student / temperature) - p) / 6, atol=1e-12)
 
 
+def test_cross_entropy_with_the_teachers_probabilities_by_its_formula() -> None:
+    student, teacher = logits(2.0, seed=14)
+    p, q = softmax(teacher), softmax(student)
+    z = torch.tensor(student, requires_grad=True)
+    loss = loss_of({"kind": "cross-entropy"})(z, torch.tensor(teacher))
+    torch.autograd.backward(loss)
+    assert loss.item() == pytest.approx(float(-(p * np.log(q)).sum(-1).mean()), rel=1e-12)
+    np.testing.assert_allclose(z.grad.numpy(), (q - p) / 6, atol=1e-12)
+
+
 def test_gradients_hardly_depend_on_a_high_temperature() -> None:
     # Hinton et al., 2015, section 2.1: the gradient tends to the difference of the centred logits over the classes.
     student, teacher = logits(1.0, seed=11)
@@ -260,7 +276,7 @@ def test_gradients_hardly_depend_on_a_high_temperature() -> None:
     np.testing.assert_allclose(z.grad.numpy(), (centred[0] - centred[1]) / 5 / 6, atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["alpha", "kl"])
+@pytest.mark.parametrize("kind", ["alpha", "kl", "cross-entropy"])
 def test_the_teacher_learns_nothing(kind: str) -> None:
     loss = distillation_loss(DistillationSettings(kind=kind))
     assert loss is not None

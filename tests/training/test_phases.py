@@ -195,10 +195,8 @@ def test_every_way_of_drawing_networks_may_be_that_of_a_phase() -> None:
         line["phase"]: [role for role in ("largest", "random", "smallest") if line[f"loss_{role}"] is not None]
         for line in lines
     }
-    assert trained == {
-        kind: ["largest"] if kind in ("single", "largest", "alone") else ["largest", "random", "smallest"]
-        for kind in SAMPLERS
-    }
+    roles = {**{kind: ["largest"] for kind in ("single", "largest", "alone")}, "uniform": ["random"]}
+    assert trained == {kind: roles.get(kind, ["largest", "random", "smallest"]) for kind in SAMPLERS}
 
 
 def test_a_run_does_not_go_on_with_other_phases() -> None:
