@@ -318,8 +318,8 @@ def test_every_network_of_a_step_is_regularised() -> None:
 
 FULL = "{name: full, epochs: 1, sampling: {kind: largest, resolutions: all}, distillation: {kind: none}}"
 ELASTIC = (
-    "{name: elastic, epochs: 1, warmup_epochs: 0.5, sampling: {kind: uniform, stages: [{from_epoch: 0, largest: {depth: 1}}]}, "
-    "unused_weights: coast, warmup: before-decay, sort_channels: projection, "
+    "{name: elastic, epochs: 1, warmup_epochs: 0.5, warmup: before-decay, unused_weights: coast, "
+    "sort_channels: projection, sampling: {kind: uniform, stages: [{from_epoch: 0, largest: {depth: 1}}]}, "
     "distillation: {kind: cross-entropy, label_weight: 1.0, teacher: original, teacher_statistics: batch}}"
 )
 
