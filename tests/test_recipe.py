@@ -91,7 +91,7 @@ def test_an_inline_table_is_a_space_of_its_own(file: Path) -> None:
         ("train.label_smoothing=1", "mine.yaml: train.label_smoothing is 1: input should be less than 1"),
         (
             "train.distillation.kind=beta",
-            "train.distillation.kind is \"beta\": input should be 'alpha', 'kl' or 'none'",
+            "train.distillation.kind is \"beta\": input should be 'alpha', 'kl', 'cross-entropy' or 'none'",
         ),
         ("train.warmup_epochs=9", "warmup_epochs is 9.0, more than the 3 epochs"),
         ("train={compile: true, sync_bn: true}", "compile excludes sync_bn, in which processes meet inside a block"),
