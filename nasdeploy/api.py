@@ -53,8 +53,8 @@ def init(
     """Return a recipe for a folder of images that trains for about `hours` on this machine.
 
     `start` is the pretrained network to start from, `timm:NAME` or `torchvision:NAME`, and `weights` a file with its
-    weights where the library is not to fetch its own; or `run:DIR`, a trained run, whose space and weights are taken.
-    Then `hours` are those of the whole way, up to the exported file.
+    weights where the library is not to fetch its own; or `run:DIR`, a trained run, whose space and weights are taken;
+    or a published supernet, such as `alphanet:FILE`. Then `hours` are those of the whole way, up to the exported file.
     With `out` the recipe is also written there, with comments; an earlier file is replaced. Raises `UserError` for a
     folder that holds no images that can be learned from, and for a network that cannot be had, or read.
     """
@@ -94,6 +94,32 @@ def train(
     start = None if init is None else Path(init)
     trained = workflow.train(loaded, directory, _told(progress), init=start, restart=restart)
     return trained or Run.open(directory)
+
+
+def import_supernet(
+    kind: str,
+    file: AnyPath,
+    *,
+    out: AnyPath,
+    data: AnyPath | None = None,
+    changes: Changes | None = None,
+    restart: bool = False,
+    progress: bool | Progress = False,
+) -> Run:
+    """Make a finished run in the directory `out` of a published supernet, and return it.
+
+    `kind` is what published it: `alphanet` or `attentivenas`. Nothing in `file` is executed. The recipe is the one that
+    such supernets were trained with; `data` and `changes` replace what it says. `data` is a folder of images of the
+    classes that it learned, ImageNet's unless it was trained further, in the order of their names; without it the
+    images are looked for when they are needed. Raises `UserError` for a run that is there already, unless `restart`
+    replaces it, and for a file that is no such supernet.
+    """
+    from nasdeploy.workflows.start import ImportRequest
+    from nasdeploy.workflows.start import import_supernet as workflow
+
+    folder = None if data is None else fspath(data)
+    request = ImportRequest(kind, Path(file), Path(out), folder, _assignments(changes), restart)
+    return workflow(request, _told(progress))
 
 
 def profile(

@@ -17,7 +17,7 @@ from nasdeploy.spaces import NamedOrSettings, load_space
 from nasdeploy.spaces.kind import GivenSpace
 from nasdeploy.spaces.resolve import resolve_arch
 from nasdeploy.store.run import Run
-from nasdeploy.supernet.settings import RecalibrationSettings, StartSettings
+from nasdeploy.supernet.settings import FROM_PUBLISHED, RecalibrationSettings, StartSettings
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.training.finetuning import FinetuneSettings
@@ -131,7 +131,7 @@ def _make_paths_absolute(content: dict[str, Any]) -> None:
             section[key] = _absolute(section[key])
     for section, key in ((start, "model"), *((teacher, "teacher") for teacher in teachers)):
         kind, _, place = str(section.get(key)).partition(":")
-        if kind in ("run", "onnx") and place:
+        if kind in ("run", "onnx", *FROM_PUBLISHED) and place:
             section[key] = f"{kind}:{_absolute(place)}"
 
 
@@ -178,7 +178,7 @@ def recipe_of(run: Run, assignments: Sequence[str] = (), data: str | None = None
 
 
 def start_of(model: str | None, weights: str | PathLike[str] | None) -> StartSettings | None:
-    """Return what a recipe starts from: `timm:NAME`, `torchvision:NAME` or `run:DIR`, and a file of weights for it.
+    """Return what a recipe starts from, such as `timm:NAME`, `run:DIR` or `alphanet:FILE`, with a file of weights.
 
     Raises `UserError` for another model, and for weights without one.
     """
@@ -187,7 +187,7 @@ def start_of(model: str | None, weights: str | PathLike[str] | None) -> StartSet
             raise UserError(f"`weights={fspath(weights)}`: weights of which network? name it with `start=timm:NAME`")
         return None
     kind, _, place = model.partition(":")
-    named = f"run:{_absolute(place)}" if kind == "run" and place else model
+    named = f"{kind}:{_absolute(place)}" if kind in ("run", *FROM_PUBLISHED) and place else model
     content = {"model": named, "weights": None if weights is None else _absolute(fspath(weights))}
     return parse(StartSettings, content, f"`start={model}`")
 

@@ -12,7 +12,7 @@ from nasdeploy.cli.available import devices, formats
 from nasdeploy.cli.export import export
 from nasdeploy.cli.models import bench, predict, verify
 from nasdeploy.cli.profile import profile
-from nasdeploy.cli.run import init, run
+from nasdeploy.cli.run import import_supernet, init, run
 from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
@@ -39,6 +39,7 @@ def _nasdeploy(
 app.command()(init)
 app.command()(run)
 app.command()(train)
+app.command("import")(import_supernet)
 app.command()(devices)
 app.command()(formats)
 app.command()(profile)

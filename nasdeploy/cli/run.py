@@ -1,4 +1,4 @@
-"""`nasdeploy init` and `nasdeploy run`: from a folder of images to a recipe, and from a recipe to a proved model."""
+"""`nasdeploy init`, `import` and `run`: to a recipe, to a run of published weights, and to a proved model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +27,8 @@ def init(
         typer.Option(
             "--from",
             metavar="MODEL",
-            help="Pretrained network to start from, timm:NAME or torchvision:NAME; or a trained run, run:DIR.",
+            help="Pretrained network to start from, timm:NAME or torchvision:NAME; a trained run, run:DIR; or a "
+            "published supernet, e.g. alphanet:FILE.",
         ),
     ] = None,
     weights: Annotated[
@@ -87,6 +88,41 @@ def _written(
     found = first_recipe(data, hours, str(out), progress, start)
     write_text(out, found.text)
     return found
+
+
+def import_supernet(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What published it: alphanet, attentivenas.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Its weights, of PyTorch or safetensors.")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run directory that it becomes.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder of images of its classes [default: looked for when it is needed]."
+        ),
+    ] = None,
+    assignments: SetOption = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Replace the run in that directory.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Make a finished run of a published supernet; nothing in its file is executed."""
+    import nasdeploy
+    from nasdeploy.core.progress import Progress
+
+    progress = Progress(quiet, typed)
+    run = nasdeploy.import_supernet(
+        kind, file, out=out, data=data, changes=assignments or (), restart=restart, progress=progress
+    )
+    facts = run.facts("train")
+    result = {"run": str(run.path), "space": run.manifest.recipe["space"], "classes": run.manifest.output_size}
+    emit(
+        {**result, **facts["imported"]},
+        as_json,
+        lambda: (
+            f"imported {file} as {run.path}: space {result['space']}, {result['classes']} classes\n"
+            f"continue with: nasdeploy evaluate {out}, or nasdeploy search --run {out}"
+        ),
+    )
 
 
 @with_budget

@@ -22,6 +22,7 @@ OPTIONS = {
 
 COMMANDS = {
     **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "finetune", "export")},
+    "nd.import_supernet": "import",
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
     "workflows.searches.results": "search list",

@@ -127,9 +127,9 @@ def load_into(model: nn.Module, given: GivenWeights, name: str) -> None:
     for weights that nothing can be computed with.
     """
     own, weights = (_without_counters(tensors) for tensors in (model.state_dict(), _renamed(model, given.tensors)))
-    differences = _differences({key: tuple(tensor.shape) for key, tensor in own.items()}, weights)
-    if differences:
-        raise UserError(f"{given.path}: no weights of {name}: {', '.join(differences)}; name the file of that network")
+    found = differences({key: tuple(tensor.shape) for key, tensor in own.items()}, weights)
+    if found:
+        raise UserError(f"{given.path}: no weights of {name}: {', '.join(found)}; name the file of that network")
     if (defect := uncomputable(weights)) is not None:
         raise UserError(f"{given.path}: no weights to start from: {one_line(defect)}; {_OTHER}")
     model.load_state_dict(weights, strict=False)
@@ -185,8 +185,11 @@ def _classifier(model: nn.Module) -> str:
     return matrices[-1]
 
 
-def _differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> list[str]:
-    """Say what is missing, what is surplus and what has another shape or kind of numbers, counted."""
+def differences(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor]) -> list[str]:
+    """Return what is missing, what is surplus and what has another shape or kind of numbers, counted, some of it named.
+
+    `expected` are shapes by name.
+    """
     shared = [name for name in expected if name in given]
     kinds = {
         "missing": [name for name in expected if name not in given],

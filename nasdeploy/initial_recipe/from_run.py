@@ -1,4 +1,4 @@
-"""A first recipe that starts from a trained run: its space and its weights, on other images.
+"""A first recipe that starts from a trained run, or a published supernet: its space and its weights, on other images.
 
 Its largest network is trained on them as a pretrained one would be, and then teaches all others.
 """
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.importers.importer import ExpectedImages
+from nasdeploy.importers.published import PublishedSupernet, read_published
 from nasdeploy.initial_recipe.choices import Shape, has_gpu, seconds_per_image
-from nasdeploy.initial_recipe.pretrained import PretrainedDraft, drafted, original_alone
-from nasdeploy.recipe import Recipe, recipe_of, space_of
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft, StartingNetwork, drafted, original_alone
+from nasdeploy.recipe import Recipe, load_recipe, recipe_of, space_of
 from nasdeploy.spaces import load_space, name_of
 from nasdeploy.spaces.kind import GivenSpace
 from nasdeploy.store.checkpoints import trained_weights
@@ -24,6 +26,24 @@ from nasdeploy.tasks.classification import Classification
 
 _SMALL, _FEW, _MANY = 48, 4, 32
 """The side of images up to which steps are timed with many of them, not few."""
+
+
+class StartingSupernet(StartingNetwork, Protocol):
+    """A supernet that a recipe starts from, of which the largest network is the one that learns first."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that it was trained with."""
+
+    @property
+    def same_classes(self) -> bool:
+        """Whether its classifier is kept."""
+
+
+def _expected(recipe: Recipe) -> ExpectedImages:
+    """Return the images that a recipe trains with."""
+    data = recipe.images
+    return ExpectedImages(data.size, data.mean, data.std, data.size / data.shorter_side)
 
 
 @dataclass(frozen=True)
@@ -40,19 +60,20 @@ class TrainedRun:
     @property
     def expected(self) -> ExpectedImages:
         """The images that it was trained with."""
-        data = self.recipe.images
-        return ExpectedImages(data.size, data.mean, data.std, data.size / data.shorter_side)
+        return _expected(self.recipe)
 
     @property
     def classes(self) -> int:
         """The number of classes that it learned."""
-        return len(self.run.manifest.classes)
+        return self.run.manifest.output_size
 
     @cached_property
     def notes(self) -> Sequence[str]:
         """What becomes of its classifier, where the number of classes does not tell."""
         if self.same_classes:
             return [f"the classifier of {self.run.path} is kept: it learned the same classes"]
+        if self.classes == self.wanted and not self.run.manifest.classes:
+            return [f"a new classifier is begun: {self.run.path} does not know the names of its classes"]
         if self.classes == self.wanted:
             return [f"a new classifier is begun: the classes of {self.run.path} are others than those of the folder"]
         return []
@@ -82,8 +103,50 @@ def open_run(start: StartSettings, classes: Sequence[str]) -> TrainedRun:
     return TrainedRun(run, recipe, run.manifest.classes == tuple(classes), len(classes))
 
 
-def run_draft(folder: FolderSummary, start: StartSettings, network: TrainedRun, hours: float) -> PretrainedDraft:
-    """Return a recipe that starts from a run, and takes about `hours` here from training to export.
+@dataclass(frozen=True)
+class PublishedStart:
+    """A published supernet that a recipe starts from."""
+
+    supernet: PublishedSupernet
+    recipe: Recipe
+    """The recipe that such supernets were trained with."""
+    wanted: int
+    """The number of classes of the images."""
+    elastic: bool = True
+
+    @property
+    def expected(self) -> ExpectedImages:
+        """The images that it was trained with."""
+        return _expected(self.recipe)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes that it learned."""
+        return self.supernet.classes
+
+    @property
+    def same_classes(self) -> bool:
+        """Whether it learned as many classes as the images have: a file names none."""
+        return self.classes == self.wanted
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What to know of the file, and what becomes of the classifier where the number of classes does not tell."""
+        kept = f"the classifier of {self.supernet.path} is kept: its classes must be the folder's, in the same order"
+        return [*self.supernet.notes, *([kept] if self.same_classes else [])]
+
+
+def open_published(start: StartSettings, classes: Sequence[str]) -> PublishedStart:
+    """Return the published supernet that a recipe for images of some classes starts from.
+
+    Raises `UserError` for a file that is not there, or holds no such weights.
+    """
+    supernet = read_published(start.kind, Path(start.name))
+    return PublishedStart(supernet, load_recipe(supernet.recipe, [f"space={supernet.space}"]), len(classes))
+
+
+def run_draft(folder: FolderSummary, start: StartSettings, network: StartingSupernet, hours: float) -> PretrainedDraft:
+    """Return a recipe that starts from a trained supernet, and takes about `hours` here from training to export.
 
     Times a few steps, which takes some seconds.
     """

@@ -14,7 +14,7 @@ from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import Imported
 from nasdeploy.importers.start import open_model
 from nasdeploy.initial_recipe.choices import Draft, draft_for
-from nasdeploy.initial_recipe.from_run import open_run, run_draft
+from nasdeploy.initial_recipe.from_run import open_published, open_run, run_draft
 from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
 from nasdeploy.initial_recipe.pretrained_text import (
@@ -26,7 +26,7 @@ from nasdeploy.initial_recipe.pretrained_text import (
     start_text,
 )
 from nasdeploy.recipe import Recipe, parse_recipe
-from nasdeploy.supernet.settings import StartSettings
+from nasdeploy.supernet.settings import FROM_PUBLISHED, StartSettings
 
 USUAL_START = "timm:efficientnet_b0"
 """The network that is recommended for photographs."""
@@ -73,6 +73,8 @@ def _drafting(folder: FolderSummary, hours: float, start: StartSettings | None) 
         return partial(draft_for, folder, hours)
     if start.kind == "run":
         return partial(run_draft, folder, start, open_run(start, folder.classes), hours)
+    if start.kind in FROM_PUBLISHED:
+        return partial(run_draft, folder, start, open_published(start, folder.classes), hours)
     return partial(pretrained_draft, folder, start, open_model(start), hours)
 
 

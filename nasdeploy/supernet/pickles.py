@@ -3,6 +3,12 @@
 `torch.load(weights_only=True)` runs a pickle with few functions allowed, which is too much for files of strangers:
 130 bytes that call `bytearray(10 ** 9)` take a gigabyte. It also refuses what common training scripts keep beside their
 weights, such as their arguments. Here a call is a record of what would be called, and of what.
+
+Scripts keep objects of their own classes too, such as their settings, and those classes are not there when somebody
+else reads the file. A pickle makes such an object without arguments (`NEWOBJ`, or `copyreg._reconstructor` in the first
+two protocols) and then hands it its state, which is data. So a class that nobody knows may be named, and an object of
+it be made of nothing: what is kept is a record with the class's name. Harm is done by what is called (`REDUCE`), or
+made of arguments, which no such object needs: of unknown names that is refused, although it would not be done either.
 """
 
 import io
@@ -70,7 +76,9 @@ _PLAIN = _MAPPINGS | {
     "torch.Size",
     "torch.device",
 }
-"""Classes and functions whose objects training scripts keep beside weights; what else is named is refused."""
+"""Classes and functions whose objects training scripts keep beside weights; what else is called is refused."""
+_RECONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor")
+"""The function that makes an object without arguments, as Python 3 and Python 2 call it."""
 _REBUILDS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter")
 _TYPE = re.compile(r"[A-Z][A-Za-z0-9]*Storage|b?float\d+|u?int\d+|bool|long")
 
@@ -87,8 +95,9 @@ class Described:
 def described(stream: io.BytesIO) -> Described:
     """Return what the pickle at a stream's position describes, and leave the stream behind it.
 
-    Dictionaries keep their entries with strings and integers for keys. Raises `UnreadablePickle` for what is damaged,
-    too large, or names a class or function that has no business beside weights.
+    Dictionaries keep their entries with strings and integers for keys; an object of a class that is not known is a
+    `Call` without arguments. Raises `UnreadablePickle` for what is damaged or too large, or calls a function that has
+    no business beside weights.
     """
     machine = _Machine()
     try:
@@ -182,8 +191,11 @@ class _Machine:
                 self._stack.append(_named(*str(argument).split(" ", 1)))
             case "STACK_GLOBAL":
                 self._stack.append(_named(*self._popped(2)))
-            case "REDUCE" | "NEWOBJ":
+            case "REDUCE":
                 self._stack.append(_called(*self._popped(2)))
+            case "NEWOBJ":
+                made, arguments = self._popped(2)
+                self._stack.append(_made(made) if arguments == () else _called(made, arguments))
             case "NEWOBJ_EX":
                 function, arguments, _ = self._popped(3)
                 self._stack.append(_called(function, arguments))
@@ -221,18 +233,31 @@ class _Machine:
 
 
 def _named(module: Any, name: Any) -> Named:
-    named = Named(str(module), str(name))
-    known = str(named) in _PLAIN or str(named).startswith(_REBUILDS)
-    # What torch itself names are types of storages and of numbers: `torch.FloatStorage`, `torch.float32`.
-    if not known and not (named.module in ("torch", "torch.storage") and _TYPE.fullmatch(named.name)):
-        raise UnreadablePickle(f"its pickle would use {one_line(named)}")
-    return named
+    return Named(str(module), str(name))
 
 
 def _called(function: Any, arguments: Any) -> Any:
+    """Return what a call of a known function describes; raises `UnreadablePickle` for any other."""
     if not isinstance(function, Named) or not isinstance(arguments, tuple):
         raise UnreadablePickle("its pickle is damaged")
+    if str(function) in _RECONSTRUCTORS and len(arguments) == 3:
+        return _made(arguments[0])
+    if not _is_known(function):
+        raise UnreadablePickle(f"its pickle would use {one_line(function)}")
     return {} if str(function) in _MAPPINGS else Call(function, arguments)
+
+
+def _made(kind: Any) -> Any:
+    """Return what an object of a class is that is made without arguments: a mapping, or a record with its name."""
+    if not isinstance(kind, Named):
+        raise UnreadablePickle("its pickle is damaged")
+    return {} if str(kind) in _MAPPINGS else Call(kind, ())
+
+
+def _is_known(named: Named) -> bool:
+    # What torch itself names are types of storages and of numbers: `torch.FloatStorage`, `torch.float32`.
+    of_torch = named.module in ("torch", "torch.storage") and _TYPE.fullmatch(named.name) is not None
+    return str(named) in _PLAIN or str(named).startswith(_REBUILDS) or of_torch
 
 
 _IGNORED = {"PROTO", "FRAME", "STOP"}

@@ -33,11 +33,16 @@ FROM_LIBRARIES = ("timm", "torchvision")
 """The libraries whose models a supernet can be grown from, by what stands before the colon."""
 
 
+FROM_PUBLISHED = ("alphanet", "attentivenas")
+"""The kinds of published supernets that a supernet can begin as, by what stands before the colon."""
+
+
 class StartSettings(Settings):
     """The pretrained network whose weights a supernet begins with.
 
     `model`: `timm:NAME` or `torchvision:NAME`, a model of that library, which the recipe's space was grown from; or
-    `run:DIR`, an earlier run with the same space. `weights`: a file with the model's own state dict, of PyTorch or
+    `run:DIR`, an earlier run with the same space; or a published supernet of the recipe's space, such as
+    `alphanet:FILE`. `weights`: a file with the model's own state dict, of PyTorch or
     safetensors; if left out, the library fetches those that it has published. `classifier`: `keep` a classifier of as
     many classes as the data have, which are then the same in the same order, or begin with a `new` one, as with any
     other number of classes. That of a run is kept only if it learned classes of the same names.
@@ -51,22 +56,24 @@ class StartSettings(Settings):
     @classmethod
     def _named(cls, model: str) -> str:
         kind, _, name = model.partition(":")
-        if kind not in (*FROM_LIBRARIES, "run") or not name:
-            raise ValueError("write timm:NAME, torchvision:NAME or run:DIR")
+        if kind not in (*FROM_LIBRARIES, *FROM_PUBLISHED, "run") or not name:
+            published = ", ".join(f"{name}:FILE" for name in FROM_PUBLISHED)
+            raise ValueError(f"write timm:NAME, torchvision:NAME or run:DIR, or for a published supernet {published}")
         return model
 
     @model_validator(mode="after")
     def _used(self) -> "StartSettings":
-        if self.kind == "run" and self.weights is not None:
-            raise ValueError("weights belong to a model of a library; a run brings its own")
+        if self.kind not in FROM_LIBRARIES and self.weights is not None:
+            own = "a run" if self.kind == "run" else "a published supernet"
+            raise ValueError(f"weights belong to a model of a library; {own} brings its own")
         return self
 
     @property
     def kind(self) -> str:
-        """The library, or `run`."""
+        """The library, the kind of published supernets, or `run`."""
         return self.model.partition(":")[0]
 
     @property
     def name(self) -> str:
-        """The name of the model in its library, or the directory of the run."""
+        """The name of the model in its library, the file of the published supernet, or the directory of the run."""
         return self.model.partition(":")[2]

@@ -42,8 +42,18 @@ if TYPE_CHECKING:
 
 
 def sets_of_run(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:
-    """Opened data, split as it was when the run was begun; raises `UserError` unless it is the same."""
+    """Opened data, split as it was when the run was begun; raises `UserError` unless it is the same.
+
+    A run that was begun without data, by the import of weights, knows how many classes there are, and splits anew.
+    """
     learned = run.manifest.classes
+    if not learned and len(data.classes) == run.manifest.output_size:
+        return _split_anew(run, settings, seed, data)
+    if not learned:
+        raise UserError(
+            f"data: {len(data.classes)} classes, and the weights that {run.path} was imported with tell "
+            f"{run.manifest.output_size} apart; give the folder of the images that they learned with `data`"
+        )
     if data.classes != learned:
         missing, new = (sorted(set(a) - set(b)) for a, b in ((learned, data.classes), (data.classes, learned)))
         differing = [f"{word} {_some(names)}" for word, names in (("without", missing), ("with", new)) if names]

@@ -5,7 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,9 +39,10 @@ def rezipped(content: bytes, change: Callable[[str, bytes], bytes | None], metho
     return buffer.getvalue()
 
 
-def with_pickle(pickled: bytes) -> bytes:
-    """An archive of PyTorch with another pickle."""
-    return rezipped(saved(network().state_dict()), lambda name, old: pickled if name.endswith("data.pkl") else old)
+def with_pickle(pickled: bytes, state: Mapping[str, Tensor] | None = None) -> bytes:
+    """An archive of PyTorch with another pickle, beside the storages of a state dict."""
+    whole = saved(network().state_dict() if state is None else state)
+    return rezipped(whole, lambda name, old: pickled if name.endswith("data.pkl") else old)
 
 
 CALLS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
@@ -103,12 +104,15 @@ def pickled_call(call: str, how: str = "reduce") -> bytes:
 HOWS = ("stacked", "inst", "obj", "newobj", "newobj_ex", "build", "extension", "identity")
 
 
-def pickles() -> Iterator[tuple[str, bytes]]:
-    """Pickles that would call something: beside weights, by themselves, in places where one may not look."""
+def pickles(state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Pickles that would call something: beside weights, by themselves, in places where one may not look.
+
+    The weights are those of `state`, by default of `network`.
+    """
     for call in CALLS:
-        yield f"{call}.pt", with_pickle(_beside(pickled_call(call)))
+        yield f"{call}.pt", with_pickle(_beside(pickled_call(call), state), state)
     for how in HOWS:
-        yield f"{how}.pt", with_pickle(_beside(pickled_call("system", how)))
+        yield f"{how}.pt", with_pickle(_beside(pickled_call("system", how), state), state)
     evil = pickled_call("exec")
     yield "key.pt", with_pickle(b"\x80\x02}(" + evil + b"K\x01u.")
     yield "dropped.pt", with_pickle(b"\x80\x02" + evil + b"0}.")
@@ -121,9 +125,9 @@ def pickles() -> Iterator[tuple[str, bytes]]:
     yield "safetensors-by-name.safetensors", b"\x80\x02" + evil + b"."
 
 
-def _beside(call: bytes) -> bytes:
+def _beside(call: bytes, state: Mapping[str, Tensor] | None = None) -> bytes:
     """The pickle of a state dict, with a call as another entry."""
-    with zipfile.ZipFile(io.BytesIO(saved(network().state_dict()))) as archive:
+    with zipfile.ZipFile(io.BytesIO(saved(network().state_dict() if state is None else state))) as archive:
         pickled = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
     return b"\x80\x02}(X\x0a\0\0\0state_dict" + pickled[2:-1] + b"X\x05\0\0\0other" + call + b"u."
 
@@ -163,6 +167,37 @@ def misfits() -> Iterator[tuple[str, bytes]]:
     yield "sparse.pt", saved({**state, "0.weight": torch.eye(3).to_sparse()})
     yield "optimizer.pt", saved({"optimizer": {"state": {0: {"step": torch.zeros(1)}}}})
     yield "module.pt", saved(network())
+
+
+def misfits_of(state: Mapping[str, Tensor], conv: str, head: str, norm: str) -> Iterator[tuple[str, bytes]]:
+    """Weights that are almost those of a published supernet; `conv`, `head` and `norm` are names of modules in it."""
+    weight, classifier = f"{conv}.weight", f"{head}.weight"
+    features = state[classifier].shape[1]
+    changes: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+        "published-missing": lambda s: s.pop(weight),
+        "published-without-a-head": lambda s: s.pop(classifier),
+        "published-half-of-the-statistics": lambda s: s.pop(f"{norm}.running_mean"),
+        "published-surplus": lambda s: s.update({f"{conv}.bias": torch.zeros(3)}),
+        "published-shape": lambda s: s.update({weight: torch.zeros(1, 2, 3)}),
+        "published-whole-numbers": lambda s: s.update({weight: s[weight].to(torch.int8)}),
+        "published-wide-head": lambda s: s.update({classifier: torch.ones(1000, features + 8)}),
+        "published-other-classes": lambda s: s.update(
+            {classifier: torch.randn(7, features), f"{head}.bias": torch.zeros(7)}
+        ),
+        "published-no-classes": lambda s: s.update(
+            {classifier: torch.zeros(0, features), f"{head}.bias": torch.zeros(0)}
+        ),
+        "published-wide-and-empty": lambda s: s.update({classifier: torch.zeros(2**40, 0)}),
+        "published-halves-of-a-head": lambda s: s.update({f"{head}.bias": torch.zeros(7)}),
+        "published-nan": lambda s: s.update({weight: torch.full_like(s[weight], torch.nan)}),
+        "published-uniform": lambda s: s.update({weight: torch.ones_like(s[weight])}),
+        "published-variance": lambda s: s.update({f"{norm}.running_var": -torch.ones_like(s[f"{norm}.running_var"])}),
+        "published-name-of-lines": lambda s: s.update({"a\nb" * 2000: torch.zeros(1)}),
+    }
+    for name, change in changes.items():
+        copy = dict(state)
+        change(copy)
+        yield f"{name}.pt", saved({"epoch": 1, "state_dict": copy}, legacy=True)
 
 
 # -- claims
