@@ -88,7 +88,7 @@ ATTENTIVENAS = Layout(
     head=ALPHANET.head,
     unused=ALPHANET.unused,
 )
-"""The same names: a file does not tell which of the two it is of. They were trained alike but for the sampling."""
+"""AttentiveNAS's names, which are AlphaNet's: a file does not tell which of the two it is of."""
 
 PUBLISHED: dict[str, Layout] = {"alphanet": ALPHANET, "attentivenas": ATTENTIVENAS}
 """The layout of each kind, by what stands before the colon in `--from`."""

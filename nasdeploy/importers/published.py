@@ -46,6 +46,23 @@ class PublishedSupernet:
         return {key: tensor for key, tensor in self.weights.items() if classifier or not key.startswith(_CLASSIFIER)}
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """What the tensors of a file are as a supernet of a space."""
+
+    space: str
+    classes: int
+    """The number of classes of the classifier; that of ImageNet where it has none."""
+    weights: Mapping[str, Tensor]
+    """The tensors by the names of our state dict, with what a new supernet has in place of what the file may lack."""
+    parameters: Mapping[str, Tensor]
+    """The tensors of the file that are parameters, by their names in it, with those that no network computes with."""
+    problems: tuple[str, ...]
+    """What is missing, surplus or of another shape, counted and named as in the file; empty where the file fits."""
+    notes: tuple[str, ...]
+    """What the file lacks that it may lack."""
+
+
 def read_published(kind: str, path: Path) -> PublishedSupernet:
     """Return the supernet in a file of `torch.save` or safetensors, which is of the layout of that kind.
 
@@ -102,23 +119,6 @@ def published_weights(start: StartSettings, space: SearchSpace) -> Mapping[str, 
 
 
 # -- as a supernet of ours
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """What the tensors of a file are as a supernet of a space."""
-
-    space: str
-    classes: int
-    """The number of classes of the classifier; that of ImageNet where it has none."""
-    weights: Mapping[str, Tensor]
-    """The tensors by the names of our state dict, with what a new supernet has in place of what the file may lack."""
-    parameters: Mapping[str, Tensor]
-    """The tensors of the file that are parameters, by their names in it, with those that no network computes with."""
-    problems: tuple[str, ...]
-    """What is missing, surplus or of another shape, counted and named as in the file; empty where the file fits."""
-    notes: tuple[str, ...]
-    """What the file lacks that it may lack."""
 
 
 def _fitted(layout: Layout, tensors: Mapping[str, Tensor]) -> _Fitted:

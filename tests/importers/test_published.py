@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.importers.layouts import PUBLISHED
-from nasdeploy.importers.published import published_weights, read_published
+from nasdeploy.importers.published import PublishedSupernet, published_weights, read_published
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.settings import FROM_PUBLISHED, StartSettings
 from nasdeploy.supernet.supernet import Supernet, extract
@@ -35,16 +35,19 @@ def test_every_kind_can_be_started_from() -> None:
     assert tuple(PUBLISHED) == FROM_PUBLISHED
 
 
-@pytest.mark.parametrize("kind", ["alphanet", "attentivenas"])
-def test_a_file_is_counted(kind: str, file: Path) -> None:
-    found = read_published(kind, file)
-    assert (found.space, found.recipe, found.classes) == ("alphanet", f"{kind}-imagenet", 1000)
+@pytest.fixture(scope="module")
+def found(file: Path) -> PublishedSupernet:
+    return read_published("attentivenas", file)
+
+
+def test_a_file_is_counted(found: PublishedSupernet) -> None:
+    assert (found.space, found.recipe, found.classes) == ("alphanet", "attentivenas-imagenet", 1000)
     assert (found.tensors, found.parameters) == (469, 23_934_704)
     assert found.notes == ()
 
 
-def test_every_tensor_has_its_place(file: Path, tensors: dict[str, Tensor]) -> None:
-    weights = read_published("alphanet", file).weights
+def test_every_tensor_has_its_place(found: PublishedSupernet, tensors: dict[str, Tensor]) -> None:
+    weights = found.weights
     own = {key for key in Supernet(load_space("alphanet")).state_dict() if not key.endswith("num_batches_tracked")}
     assert weights.keys() == own
     unused = [
@@ -55,11 +58,10 @@ def test_every_tensor_has_its_place(file: Path, tensors: dict[str, Tensor]) -> N
     assert len(weights) == len(learned)
 
 
-@pytest.mark.parametrize("network", ["a0", "a3"])
-def test_networks_compute_what_is_described(network: str, file: Path, tensors: dict[str, Tensor]) -> None:
-    space = load_space("alphanet")
+def test_a_network_computes_what_is_described(found: PublishedSupernet, tensors: dict[str, Tensor]) -> None:
+    space, network = load_space("alphanet"), "a3"
     supernet = Supernet(space)
-    supernet.load_state_dict(read_published("alphanet", file).weights, strict=False)
+    supernet.load_state_dict(found.weights, strict=False)
     images = torch.randn(2, 3, *[alphanet.NETWORKS[network][0]] * 2)
     with torch.no_grad():
         logits = extract(supernet, space.named[network]).eval()(images)
