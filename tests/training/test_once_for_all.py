@@ -149,7 +149,7 @@ def test_the_largest_network_alone_may_be_trained_at_every_resolution() -> None:
 
 
 def test_no_network_at_all_and_coasting_without_momentum_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sampling\.kind uniform draws random networks, and random_networks is 0"):
+    with pytest.raises(ValueError, match=r"sampling\.kind uniform chooses random networks, and random_networks is 0"):
         settings(random_networks=0)
     with pytest.raises(ValueError, match="unused_weights: coast needs momentum; set unused_weights: rest"):
         settings(momentum=0.0, nesterov=False)
