@@ -351,8 +351,9 @@ class TrainSettings(LearningSettings):
             raise ValueError(f"warmup: before-decay leaves none of the {settings.epochs} epochs for the decay")
         if settings.clip_value is not None and settings.clip_norm is not None:
             raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
-        if settings.sampling.kind in ("best-up", "worst-up", "uniform") and not settings.random_networks:
-            raise ValueError(f"sampling.kind {settings.sampling.kind} chooses random networks, and random_networks is 0")
+        kind = settings.sampling.kind
+        if kind in ("best-up", "worst-up", "uniform") and not settings.random_networks:
+            raise ValueError(f"sampling.kind {kind} chooses random networks, and random_networks is 0")
         if settings.unused_weights == "coast" and settings.optimizer == "sgd" and not settings.momentum:
             raise ValueError("unused_weights: coast needs momentum; set unused_weights: rest")
         original = self.original_phase
