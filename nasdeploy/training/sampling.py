@@ -231,6 +231,10 @@ class UniformNetworks:
     stages: Stages
     random_networks: int
 
+    def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
+        """See `Sampler`."""
+        return _within(self.stages, epochs)
+
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
         allowed = _current(self.stages, epoch).at_one_resolution(rng)

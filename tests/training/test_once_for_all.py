@@ -114,6 +114,9 @@ def test_choices_are_uniform_and_independent() -> None:
 def test_stages_limit_what_is_drawn_and_what_is_validated() -> None:
     stages = [{"from_epoch": 0, "largest": {"kernel_size": 3, "depth": 1, "expand_ratio": 2}}]
     found = drawn(SPACE, 60, sampling={"kind": "uniform", "stages": stages})
+    sampler = sampler_from(SamplerContext(SPACE, settings(sampling={"kind": "uniform", "stages": stages}), 0))
+    (allowed,) = sampler.allowed(1)
+    assert (allowed["kernel_size.3"], allowed["depth.1"], allowed["expand_ratio.0"]) == ((3, 5, 7), (2,), (4, 6))
     seen: dict[str, set[int]] = {}
     for arch in (arch for each in found for arch in each.archs):
         for name, value in arch.items():
