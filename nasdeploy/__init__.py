@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nasdeploy.api import Export, export, finetune, import_supernet, init, profile, search, train
+    from nasdeploy.api import Export, export, finetune, import_supernet, init, pack, profile, search, train, unpack
     from nasdeploy.core.arch import Arch, Choice
     from nasdeploy.core.errors import CheckFailed, InfeasibleBudget, NasdeployError, UserError
     from nasdeploy.core.plan import Block, TensorType
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "nasdeploy.api": ("Export", "export", "finetune", "import_supernet", "init", "profile", "search", "train"),
+    "nasdeploy.api": (
+        "Export",
+        "export",
+        "finetune",
+        "import_supernet",
+        "init",
+        "pack",
+        "profile",
+        "search",
+        "train",
+        "unpack",
+    ),
     "nasdeploy.core.arch": ("Arch", "Choice"),
     "nasdeploy.core.errors": ("CheckFailed", "InfeasibleBudget", "NasdeployError", "UserError"),
     "nasdeploy.core.plan": ("Block", "TensorType"),
@@ -36,7 +47,7 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [  # noqa: RUF022 (a test compares it with the above)
-    "Export", "export", "finetune", "import_supernet", "init", "profile", "search", "train",
+    "Export", "export", "finetune", "import_supernet", "init", "pack", "profile", "search", "train", "unpack",
     "Arch", "Choice", "CheckFailed", "InfeasibleBudget", "NasdeployError", "UserError", "Block", "TensorType",
     "SearchSpace", "Slot", "ExportManifest", "LatencyTable", "Recipe", "SearchResult", "Run",
 ]  # fmt: skip

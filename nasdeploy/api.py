@@ -268,6 +268,28 @@ def export(
     return Export(directory, manifest)
 
 
+def pack(run: Run | AnyPath | None = None, out: AnyPath | None = None, *, progress: bool | Progress = False) -> Path:
+    """Write a trained run, by default the latest, into one file for another machine, and return its path.
+
+    It is NAME.nasdeploy in the working directory unless `out` names another, which must not be there yet. Data,
+    checkpoints and exports are not in it; latency tables that the run used are.
+    """
+    from nasdeploy.workflows.pack import pack as write
+
+    return write(_run(run), None if out is None else Path(out), _told(progress)).path
+
+
+def unpack(file: AnyPath, out: AnyPath | None = None, *, progress: bool | Progress = False) -> Run:
+    """Make the run in a file that `pack` wrote a run here, in runs/NAME unless `out` names a directory; return it.
+
+    Its images may lie elsewhere here: `search` and `export` take the folder as `data`. Raises `UserError`, and leaves
+    nothing behind, for a file that is damaged, of another version or no such file.
+    """
+    from nasdeploy.workflows.unpack import unpack as read
+
+    return read(Path(file), None if out is None else Path(out), _told(progress)).run
+
+
 def _arch_text(arch: Arch | str | None) -> str | None:
     """Return an architecture as the workflows take it."""
     return json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch

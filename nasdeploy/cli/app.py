@@ -11,6 +11,7 @@ from nasdeploy import __version__
 from nasdeploy.cli.available import devices, formats
 from nasdeploy.cli.export import export
 from nasdeploy.cli.models import bench, predict, verify
+from nasdeploy.cli.packs import pack, unpack
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import import_supernet, init, run
 from nasdeploy.cli.search import app as search
@@ -47,6 +48,8 @@ app.add_typer(search, name="search")
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(export)
+app.command()(pack)
+app.command()(unpack)
 app.command()(predict)
 app.command()(verify)
 app.command()(bench)

@@ -21,7 +21,7 @@ OPTIONS = {
 """The option for each argument of the library that messages name."""
 
 COMMANDS = {
-    **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "finetune", "export")},
+    **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "finetune", "export", "pack")},
     "nd.import_supernet": "import",
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.supernet.archives import UnreadableArchive, open_archive, stored_tensor
+from nasdeploy.supernet.tensor_files import read_tensors
 from nasdeploy.supernet.weights import uncomputable
 
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -58,7 +57,7 @@ def read_state_dict(path: Path) -> GivenWeights:
         raise UserError(f"{path}: no such file; {_OTHER}")
     try:
         if _is_safetensors(path):
-            return GivenWeights(path, _stripped(_read_safetensors(path)))
+            return GivenWeights(path, _stripped(read_tensors(path).tensors))
         archive = open_archive(path)
         found = list(_state_dicts(archive.content))
         if not found:
@@ -79,14 +78,6 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         begins = file.read(9)
     return path.suffix == ".safetensors" or begins[8:] == b"{"
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, whose sizes the library compares with the file's own before it reads any."""
-    try:
-        return load_file(path)
-    except (SafetensorError, ValueError, LookupError) as error:
-        raise UnreadableArchive(f"damaged, or no safetensors ({one_line(error)})") from None
 
 
 def _state_dicts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:

@@ -3,11 +3,10 @@
 Each is kept before the next one is measured, so that what was stopped goes on where it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nasdeploy.core.progress import Progress
-from nasdeploy.nn.network import Network
 from nasdeploy.searching.loss_table import ENOUGH, LossTable, read_loss_table, write_loss_table
 from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.tasks.task import Outputs
@@ -24,13 +23,14 @@ def measure_losses(evaluator: Evaluator, path: Path, supernet: str, progress: Pr
         table = None
     if table is not None and not table.missing(space):
         return table
-    reference = list(_outputs(evaluator, evaluator.network(space.largest())))
+    reference = list(evaluator.outputs(evaluator.network(space.largest()), 0, _end(evaluator)))
     if table is None or table.samples != _samples(reference):
         table = _begun(evaluator, supernet, reference)
     missing = table.missing(space)
     with progress.task("table of loss", len(missing)) as task:
         for cut in missing:
-            loss = _divergence(evaluator, evaluator.network(cut.arch, inherited=True), reference)
+            network = evaluator.network(cut.arch, inherited=True)
+            loss = evaluator.divergence(network, reference, 0, _end(evaluator))
             table = table.with_loss(cut.arch, loss)
             write_loss_table(path, table)
             task.advance(note=f"{loss:.3g} for {cut}")
@@ -43,21 +43,13 @@ def _begun(evaluator: Evaluator, supernet: str, reference: Sequence[tuple[int, O
     table = LossTable(space=space.digest, supernet=supernet, samples=_samples(reference))
     if largest not in evaluator.own:
         return table
-    return table.with_whole(_divergence(evaluator, evaluator.network(largest, inherited=True), reference))
+    inherited = evaluator.network(largest, inherited=True)
+    return table.with_whole(evaluator.divergence(inherited, reference, 0, _end(evaluator)))
 
 
-def _divergence(evaluator: Evaluator, network: Network, reference: Sequence[tuple[int, Outputs]]) -> float:
-    """Return the mean divergence of a network's outputs from the reference's, batch by batch."""
-    total = 0.0
-    pairs = zip(_outputs(evaluator, network), reference, strict=True)
-    for (count, outputs), (_, wanted) in pairs:
-        total += count * float(evaluator.task.divergence(outputs, wanted))
-    return total / _samples(reference)
-
-
-def _outputs(evaluator: Evaluator, network: Network) -> Iterator[tuple[int, Outputs]]:
-    """Yield a network's outputs on the samples that losses are measured on: the first ones, which stand for all."""
-    return evaluator.outputs(network, 0, ENOUGH if evaluator.samples > ENOUGH else None)
+def _end(evaluator: Evaluator) -> int | None:
+    """Return where the samples end that losses are measured on: the first ones, which stand for all."""
+    return ENOUGH if evaluator.samples > ENOUGH else None
 
 
 def _samples(reference: Sequence[tuple[int, Outputs]]) -> int:

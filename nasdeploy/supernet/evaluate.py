@@ -190,6 +190,16 @@ class Evaluator:
         for count, outputs, _ in self._computed(_WithinMemory(network, self._at_once), first, end):
             yield count, outputs
 
+    def divergence(
+        self, network: Network, original: Iterable[tuple[int, Outputs]], first: int = 0, end: int | None = None
+    ) -> float:
+        """Return the mean divergence of a network's outputs from an original's on the same samples, as `outputs` gives
+        these."""
+        comparison = _Comparison(self.task, (outputs for _, outputs in original))
+        for _ in comparison.along(self._computed(_WithinMemory(network, self._at_once), first, end)):
+            pass
+        return comparison.mean
+
     def score_of(self, runner: PartRunner) -> Score:
         """Return the score, on all samples, of what else computes the parts of a network."""
         return self._score(runner, 0, None)

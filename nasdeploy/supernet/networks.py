@@ -3,8 +3,6 @@
 from hashlib import file_digest
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nasdeploy.core.arch import Arch
@@ -23,7 +21,9 @@ from nasdeploy.store.networks import (
     network_directory,
 )
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.archives import UnreadableArchive
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.tensor_files import read_tensors, write_tensors
 from nasdeploy.supernet.weights import uncomputable
 
 
@@ -33,27 +33,20 @@ def keep_network(run: Run, arch: Arch, network: Network, facts: NetworkFacts) ->
     Weights and record appear together, or not at all. Raises `UserError` for weights that nothing can be computed with,
     and where the run is used by another process or cannot be written.
     """
-    state = _plain(network)
+    state = network.state_dict()
     directory = network_directory(run, facts.kind, arch.digest)
     if (defect := uncomputable(state)) is not None:
         raise UserError(f"{directory}: network {arch.digest} is not kept, its weights are broken: {defect}")
     with run.lock():
         run.require_there()
         with replacing_directory(directory) as partial:
-            save_file(state, partial / WEIGHTS)
+            write_tensors(partial / WEIGHTS, state)
             with (partial / WEIGHTS).open("rb") as file:
                 sha256 = file_digest(file, "sha256").hexdigest()
             stated = facts.model_dump(mode="json")
             record = KeptNetworkRecord(**stated, digest=arch.digest, arch=arch.to_json(), sha256=sha256)
             write_json(partial / RECORD, record.model_dump(mode="json"))
     return KeptNetwork(directory, record)
-
-
-def _plain(network: Network) -> dict[str, Tensor]:
-    """Return the tensors of a network as a file holds them, those of shared weights under each of their names."""
-    # Copies: safetensors takes neither channels-last tensors nor two names of one memory.
-    state = network.state_dict()
-    return {name: value.cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
 
 def load_network(kept: KeptNetwork, space: SearchSpace) -> Network:
@@ -64,8 +57,8 @@ def load_network(kept: KeptNetwork, space: SearchSpace) -> Network:
     kept.require_whole()
     plan = space.plan(kept.arch(space))
     try:
-        state = load_file(kept.weights)
-    except (SafetensorError, OSError, ValueError, LookupError):
+        state = read_tensors(kept.weights).tensors
+    except (UnreadableArchive, OSError):
         raise UserError(f"{kept.weights}: damaged, or no safetensors; {REMEDY}") from None
     network = _empty(plan)
     if (difference := _difference(network, state)) is not None:

@@ -1,23 +1,25 @@
 """Supernet weights in files: written whole, read without pickle, and only into the space that they belong to.
 
-Weights that nothing can be learned from or computed with are told before anything starts from them.
+Checkpoints, which hold an optimizer's state beside the weights, are files of PyTorch, and what is handed on is one of
+safetensors. Weights that nothing can be learned from or computed with are told before anything starts from them.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.store.checkpoints import is_whole
+from nasdeploy.store.checkpoints import is_whole, supernet_facts, supernet_file
 from nasdeploy.store.files import replacing
+from nasdeploy.store.run import Facts, Run
 from nasdeploy.supernet.archives import UnreadableArchive, open_archive
 from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.tensor_files import TensorFile, digest_of, read_tensors, write_tensors
 
 _SCHEMA = 1
 _HEAD = "weights.head.classifier."
@@ -26,6 +28,8 @@ _OTHER_CHECKPOINT = "delete it to go on from the one before"
 _ANOTHER_TRAINING = "restore it, or train anew with `restart=True`"
 _ARCHIVES = (".pt", ".pth")
 _SAFE = ".safetensors"
+_STATED = "nasdeploy"
+"""The key of the header's metadata under which JSON says what the weights are of."""
 FORMATS = (*_ARCHIVES, _SAFE)
 """Suffixes of files that a supernet can start from."""
 _MOST_NAMED = 3
@@ -39,28 +43,75 @@ def save(path: Path, supernet: Supernet, **more: Any) -> None:
         torch.save(content, file)
 
 
+def keep_trained(run: Run, space: str, weights: Mapping[str, Tensor], epoch: int) -> Facts:
+    """Write the weights that training ended with into a run of a space (its digest), after so many epochs.
+
+    The result is what the manifest says of them: facts that `Run.finish` takes, which make them the run's. They appear
+    whole or not at all; raises `UserError` if they cannot be written.
+    """
+    save_alone(supernet_file(run), space, weights, epoch)
+    return supernet_facts(supernet_file(run), epoch)
+
+
+def save_alone(path: Path, space: str, weights: Mapping[str, Tensor], epoch: int) -> None:
+    """Write the weights of a supernet of a space (its digest), after so many epochs, as a file of safetensors, whole or
+    not at all."""
+    stated = {"schema": _SCHEMA, "space": space, "epoch": epoch, "sha256": digest_of(weights)}
+    with replacing(path) as partial:
+        write_tensors(partial, weights, {_STATED: json.dumps(stated)})
+
+
 def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:
-    """Return the content of a weights file.
+    """Return the content of a weights file: a checkpoint, or one of safetensors.
 
     Raises `UserError` if it is missing, damaged (with a `remedy`) or none of ours.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; train first, or name the run that holds it")
-    if not is_whole(path):
+    if (content := _content(path)) is None:
         raise UserError(f"{path}: damaged, or no weights of nasdeploy; {remedy}")
-    content = _unpickled(path)
     if not _is_ours(content):
         raise UserError(f"{path}: no weights of this version of nasdeploy; train again with `restart=True`")
     found: dict[str, Any] = content
     return found
 
 
-def _unpickled(path: Path) -> Any:
-    """Tensors and plain values from PyTorch's archive, None if it holds anything else."""
+def _content(path: Path) -> Any:
+    """Return what a file holds, {} if that is more than tensors and plain values, and None if it is damaged."""
+    if path.suffix == _SAFE:
+        return _safe(path)
+    if not is_whole(path):
+        return None
     try:
         return open_archive(path).everything()
     except UnreadableArchive:
+        return {}
+
+
+def _safe(path: Path) -> dict[str, Any] | None:
+    """Return what a file of safetensors says of its weights beside them, the weights alone where it is not ours, and
+    None if it is damaged."""
+    try:
+        file = read_tensors(path)
+        stated = _stated(file)
+    except (UnreadableArchive, OSError):
         return None
+    if stated is None:
+        return dict(file.tensors)
+    return {**stated, "weights": file.tensors} if stated.get("sha256") == digest_of(file.tensors) else None
+
+
+def _stated(file: TensorFile) -> dict[str, Any] | None:
+    """Return what we wrote beside weights; None if we did not."""
+    if _STATED not in file.metadata:
+        return None
+    try:
+        stated = json.loads(file.metadata[_STATED])
+    except (ValueError, RecursionError):
+        stated = None
+    if not isinstance(stated, dict):
+        raise UnreadableArchive("its metadata is damaged")
+    return stated
 
 
 def _is_ours(content: Any) -> bool:
@@ -156,25 +207,14 @@ def _initial(path: Path) -> Mapping[str, Tensor]:
         raise UserError(f"`init` {path}: not a file of weights ({', '.join(FORMATS)}); {_OTHER_WEIGHTS}")
     if not path.is_file():
         raise UserError(f"`init` {path}: no such file; {_OTHER_WEIGHTS}")
-    content: Any
-    if path.suffix == _SAFE:
-        content = _read_safe(path)
-    elif is_whole(path):
-        content = _unpickled(path)
-    else:
-        raise UserError(f"`init` {path}: damaged, or no weights of nasdeploy; {_OTHER_WEIGHTS}")
+    if (content := _content(path)) is None:
+        kind = "safetensors" if path.suffix == _SAFE else "weights of nasdeploy"
+        raise UserError(f"`init` {path}: damaged, or no {kind}; {_OTHER_WEIGHTS}")
     state = content["weights"] if _is_ours(content) else content
     if not state or not _are_tensors(state):
         raise UserError(f"`init` {path}: no weights of a supernet of this version; {_OTHER_WEIGHTS}")
     found: Mapping[str, Tensor] = state
     return found
-
-
-def _read_safe(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, LookupError):
-        raise UserError(f"`init` {path}: damaged, or no safetensors; {_OTHER_WEIGHTS}") from None
 
 
 def unsound(weights: Mapping[str, Tensor]) -> str | None:

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nasdeploy.core.arch import Arch
@@ -19,6 +17,7 @@ from nasdeploy.nn.functional import BATCH, Context
 from nasdeploy.runtimes.onnxruntime import onnxruntime_errors
 from nasdeploy.supernet.archives import UnreadableArchive, open_archive
 from nasdeploy.supernet.supernet import SubNetwork
+from nasdeploy.supernet.tensor_files import read_tensors
 from nasdeploy.supernet.weights import uncomputable
 from nasdeploy.tasks.task import Outputs, Task
 from nasdeploy.training.trial import Classifier, Normalisation, Reading
@@ -141,8 +140,8 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name the teacher's state dict in train.distillation.teacher_weights")
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else open_archive(path).everything()
-    except (SafetensorError, UnreadableArchive, ValueError, LookupError):
+        state: Any = read_tensors(path).tensors if path.suffix == ".safetensors" else open_archive(path).everything()
+    except UnreadableArchive:
         state = None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: damaged, or no state dict (names and tensors alone); save it with model.state_dict()")

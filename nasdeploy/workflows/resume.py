@@ -13,6 +13,7 @@ from nasdeploy.recipe import Recipe, learned_differences, recipe_of, with_range
 from nasdeploy.store.checkpoints import BEST, LostWeights, is_as_trained, is_whole, trained_weights, weights_in
 from nasdeploy.store.files import writable
 from nasdeploy.store.run import Facts, Run
+from nasdeploy.supernet.weights import keep_trained
 from nasdeploy.tasks.image_data import ImageData, sets_of_run
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.checkpoint import Checkpoints
@@ -52,7 +53,7 @@ def unfinished(recipe: Recipe, directory: Path) -> Run | None:
 
 
 def has_its_weights(run: Run) -> bool:
-    """Return whether the checkpoint that the finished training of a run ended with is there, and what it was."""
+    """Return whether the weights that the finished training of a run ended with are there, and what they were."""
     try:
         trained_weights(run)
     except LostWeights:
@@ -86,13 +87,34 @@ def leave_out_damaged(run: Run, progress: Progress) -> None:
         progress.say(f"train: {best} serves instead, as {checkpoints.restore_best().name}")
 
 
+def hand_on(run: Run, metrics: Facts, progress: Progress) -> Facts:
+    """Write the weights that training ended with; return what it leaves: its last metrics, and which weights these are.
+
+    A run that an earlier version finished stays as it is, with its last checkpoint: what was made from that goes by its
+    sum.
+    """
+    before = run.manifest.finished.get("train")
+    if before is not None and "supernet" not in before:
+        return trained_facts(run, metrics, progress)
+    newest = Checkpoints(run.checkpoints).newest()
+    assert newest is not None  # Training has just written it.
+    content = newest.content
+    found = keep_trained(run, content["space"], content["weights"], newest.position.epoch)
+    _tell_others(run, found["weights"], progress)
+    return {**metrics, **found}
+
+
 def trained_facts(run: Run, metrics: Facts, progress: Progress) -> Facts:
-    """Return what a finished training leaves: its last metrics, and which weights it ended with."""
+    """Return what a training leaves whose weights nobody takes from it: its last metrics, and its last checkpoint."""
     weights = weights_in(Checkpoints(run.checkpoints).latest()).facts.model_dump()
-    before = run.manifest.finished.get("train", {}).get("weights", weights)
-    if before != weights:
-        progress.say("train: the weights are not bit for bit those that training ended with before; search again")
+    _tell_others(run, weights, progress)
     return {**metrics, "weights": weights}
+
+
+def _tell_others(run: Run, weights: Facts, progress: Progress) -> None:
+    """Say so if the weights are others than a finished training of the run ended with before."""
+    if run.manifest.finished.get("train", {}).get("weights", weights) != weights:
+        progress.say("train: the weights are not bit for bit those that training ended with before; search again")
 
 
 def open_data_of(run: Run, recipe: Recipe) -> ImageSets:

@@ -58,9 +58,9 @@ def search(request: SearchRequest, progress: Progress) -> SearchResult | None:
         if meeting.store is None:
             return _search(request, supernet, progress, InTurn)
         if meeting.rank > 0:
-            _help_out(request, supernet, meeting.store, meeting.rank)
+            _help_out(request, _conditions(request, supernet), meeting.store, meeting.rank)
             return None
-        with leading(meeting.store, meeting.world, supernet) as store:
+        with leading(meeting.store, meeting.world, _conditions(request, supernet)) as store:
             scoring = partial(
                 PulledScoring, store=store, world=meeting.world, say=lambda text: progress.say(f"search: {text}")
             )
@@ -115,14 +115,23 @@ def _losses(request: SearchRequest, evaluator: Evaluator, supernet: str, progres
     return measure_losses(evaluator, request.run.path / LOSSES, supernet, progress)
 
 
-def _help_out(request: SearchRequest, supernet: str, store: Store, rank: int) -> None:
+def _conditions(request: SearchRequest, supernet: str) -> str:
+    """Return what is equal in processes that score networks alike, in one word.
+
+    That is the supernet (its digest), what networks are ranked by, and which of the held-out samples are the first.
+    """
+    settings = request.recipe.search
+    return f"{supernet}:{settings.score}:{'unshuffled' if settings.halving == 1 else 'shuffled'}"
+
+
+def _help_out(request: SearchRequest, conditions: str, store: Store, rank: int) -> None:
     """Evaluate what the first process asks for, until it ends."""
 
     def open_score() -> Callable[[ScoringJob], Score]:
         recipe = request.recipe
         return _score_of(open_evaluator(request.run, recipe, request.space, request.weights.path, recipe.search.score))
 
-    code = run_worker(store, rank, request.space, open_score, supernet)
+    code = run_worker(store, rank, request.space, open_score, conditions)
     if code:
         raise FailedElsewhere(code)
 

@@ -23,12 +23,12 @@ from nasdeploy.importers.start import initial_weights, open_model
 from nasdeploy.nn.inverted_residual import zero_last_scales
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.spaces import IMAGENET_CLASSES
-from nasdeploy.store.checkpoints import checkpoint_name, trained_weights, weights_in
+from nasdeploy.store.checkpoints import trained_weights
 from nasdeploy.store.files import locked_while_written, replacing_directory
 from nasdeploy.store.run import RememberedData, Run
 from nasdeploy.supernet.settings import FROM_PUBLISHED
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.supernet.weights import FORMATS, initialise, require_initialises, save
+from nasdeploy.supernet.weights import FORMATS, initialise, keep_trained, require_initialises
 from nasdeploy.tasks import task_of
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.checkpoint import Checkpoints
@@ -181,9 +181,8 @@ def _write(
         seed=recipe.seed,
         **remembered,
     )
-    path = run.checkpoints / checkpoint_name(0)
-    save(path, supernet, epoch=0, step=0)
-    run.finish("train", {"epoch": 0, "imported": _origin(found), "weights": weights_in(path).facts.model_dump()})
+    weights = keep_trained(run, space.digest, supernet.state_dict(), 0)
+    run.finish("train", {"epoch": 0, "imported": _origin(found), **weights})
 
 
 def _origin(found: PublishedSupernet) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from nasdeploy.training.sampling import SamplerContext, networks_to_validate, sa
 from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
-from nasdeploy.workflows.resume import leave_out_damaged, lines_on_range, measured_for, trained_facts, unfinished
+from nasdeploy.workflows.resume import hand_on, leave_out_damaged, lines_on_range, measured_for, unfinished
 from nasdeploy.workflows.start import beginning
 from nasdeploy.workflows.teacher import described, open_teachers
 
@@ -47,7 +47,7 @@ def train(
     """Train the supernet of a recipe in a run directory, resuming if it was begun there.
 
     `init` is a file of weights to start from, or the directory of a run; `require` raises what else has to be right of
-    the space. A finished run whose last checkpoint is lost or damaged goes on from the last whole one. Raises
+    the space. A finished run whose weights are lost or damaged goes on from the last whole checkpoint. Raises
     `UserError` for a run that is finished or of another recipe, unless `restart` discards it; that happens only when
     everything else was found to be right.
     Started by `torchrun`, all processes share each batch; only the first one writes, and the others return None;
@@ -115,7 +115,7 @@ def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
         metrics = trainer.run(prepared.begin)
         if ranks.first:
             facts = {**metrics, **_teacher_facts(request, prepared.trials)}
-            run.finish("train", trained_facts(run, facts, progress))
+            run.finish("train", hand_on(run, facts, progress))
     return run
 
 

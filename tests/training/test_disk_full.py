@@ -68,6 +68,21 @@ def test_a_checkpoint_that_does_not_fit(small: Path) -> None:
     assert names() == ["epoch-000002.pt", "epoch-000003.pt"]
 
 
+def test_weights_that_do_not_fit(small: Path) -> None:
+    train(tiny_recipe())
+    before = Path("runs/tiny/manifest.json").read_bytes()
+    Path("runs/tiny/supernet.safetensors").unlink()
+    fill(leaving=32 << 10)
+    with pytest.raises(UserError) as caught:
+        train(tiny_recipe())
+    assert str(caught.value) == f"runs/tiny/supernet.safetensors: {SAID}"
+    assert not list(Path("runs").rglob(".*.partial"))
+    assert Path("runs/tiny/manifest.json").read_bytes() == before
+    Path("filler").unlink()
+    train(tiny_recipe())
+    assert Path("runs/tiny/supernet.safetensors").exists()
+
+
 def test_metrics_that_do_not_fit(small: Path) -> None:
     with pytest.raises(UserError) as caught:
         train(tiny_recipe("train.checkpoint_steps=2"), After(3, lambda: fill(leaving=0)))

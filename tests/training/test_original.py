@@ -173,7 +173,9 @@ def test_a_phase_without_epochs_does_nothing_but_sort_channels(
     original = kept_original(finished[0])
     assert original is not None and kept.record.after == original.record.after
     assert run.facts("train")["phases"][1] == {"name": "elastic", "epochs": 0, "early": False}
-    assert trained_weights(run).path == run.checkpoints / "epoch-000002.pt"
+    handed_on = trained_weights(run)
+    assert handed_on.facts.epoch == 2
+    assert_same(dict(load_supernet(handed_on.path, space).state_dict()), dict(expected.state_dict()))
     with pytest.raises(UserError, match="training is finished"):
         train(without_steps)
 

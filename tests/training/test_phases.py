@@ -17,6 +17,7 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress, Rows, Work
 from nasdeploy.core.settings import override, parse
 from nasdeploy.recipe import Recipe, parse_recipe, train_alone
+from nasdeploy.store.checkpoints import supernet_file
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.training.checkpoint import Checkpoints
@@ -148,6 +149,7 @@ def test_checkpoints_that_tell_no_phases_are_gone_on_with() -> None:
         del content["phases_ended"]
         torch.save(content, path)
     Checkpoints(run.checkpoints).latest().unlink()
+    supernet_file(run).unlink()
     assert_same(outcome(train(tiny_recipe("train.epochs=2")))[0], finished)
 
 
@@ -252,6 +254,7 @@ def test_a_phase_ends_early_with_its_best_epoch(
     shutil.copytree(run.path, "runs/again")
     for number in (6, 7):
         Path(f"runs/again/checkpoints/epoch-00000{number}.pt").unlink()
+    Path("runs/again/supernet.safetensors").unlink()
     scripted.epochs = 5
     again = step.train(recipe, Path("runs/again"), QUIET)
     assert again is not None

@@ -186,9 +186,9 @@ def test_damaged_files_are_named_and_nothing_is_lost(finished, tmp_path):
     table.write_bytes(whole)
     (copy / "runs/tiny/search.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 99)
     assert "search.sqlite" in run(copy, "search", "--macs-m", "1", code=2).stderr
-    checkpoint = sorted((copy / "runs/tiny/checkpoints").iterdir())[-1]
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    assert checkpoint.name in run(copy, "export", code=2).stderr
+    weights = copy / "runs/tiny/supernet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert weights.name in run(copy, "export", code=2).stderr
     assert (copy / "runs/tiny/search.json").exists()
 
 

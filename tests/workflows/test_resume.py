@@ -1,20 +1,29 @@
-"""A finished run whose last checkpoint was lost or damaged: nothing goes on with the epoch before unasked."""
+"""A finished run whose weights were lost or damaged: nothing goes on with those of the epoch before unasked.
 
+In a run of an earlier version they are in its last checkpoint.
+"""
+
+import json
 import shutil
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from nasdeploy.cli.main import main
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
-from nasdeploy.recipe import recipe_of
-from nasdeploy.store.checkpoints import LostWeights, checkpoint_files, trained_weights
+from nasdeploy.recipe import recipe_of, space_of
+from nasdeploy.store.checkpoints import LostWeights, checkpoint_files, supernet_file, trained_weights, weights_in
+from nasdeploy.store.files import write_json
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.weights import keep_trained, load_supernet, read
 from nasdeploy.workflows import train as step
 from nasdeploy.workflows.evaluate import request_comparison
 from nasdeploy.workflows.export import request_export
@@ -36,10 +45,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def new(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, "runs/tiny")
     return Run.open(Path("runs/tiny"))
+
+
+@pytest.fixture
+def run(new: Run) -> Run:
+    """As an earlier version left it."""
+    supernet_file(new).unlink()
+    facts = {key: value for key, value in new.facts("train").items() if key != "supernet"}
+    weights = weights_in(checkpoint_files(new.checkpoints)[-1]).facts.model_dump()
+    new.finish("train", {**facts, "weights": weights})
+    return new
 
 
 def flipped(path: Path) -> None:
@@ -163,6 +182,83 @@ def test_weights_that_cannot_be_had_again_bit_for_bit_are_told(
     last.unlink()
     assert command(monkeypatch, *COMMAND.split()[1:]) == 0
     assert "not bit for bit those that training ended with before; search again" in capsys.readouterr().err
+
+
+# -- the file that weights are handed on in
+
+
+def lost(run: Run) -> None:
+    supernet_file(run).unlink()
+
+
+def flipped_there(run: Run) -> None:
+    flipped(supernet_file(run))
+
+
+def of_another_training(run: Run) -> None:
+    keep_trained(run, run.manifest.space, Supernet(space_of(run)).state_dict(), 3)
+
+
+def test_weights_are_handed_on_as_safetensors(new: Run) -> None:
+    found = trained_weights(new)
+    assert found.path == new.path / "supernet.safetensors"
+    assert new.facts("train")["weights"] == {"epoch": 3, "sha256": sha256(found.path.read_bytes()).hexdigest()}
+    last = read(checkpoint_files(new.checkpoints)[-1])
+    with safe_open(found.path, framework="pt") as file:
+        assert (
+            json.loads(file.metadata()["nasdeploy"]).items()
+            >= {"schema": 1, "space": last["space"], "epoch": 3}.items()
+        )
+        assert set(file.keys()) == set(last["weights"])
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in last["weights"].items())
+    shutil.rmtree(new.checkpoints)
+    assert trained_weights(new) == found
+    load_supernet(found.path, space_of(new))
+
+
+@pytest.mark.parametrize("lose", [lost, flipped_there, of_another_training])
+@pytest.mark.parametrize("also", [lambda run: None, newest_gone, newest_damaged], ids=["alone", "gone", "damaged"])
+def test_they_are_made_again_bit_for_bit(
+    also: Callable[[Run], None], lose: Callable[[Run], None], new: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, facts = supernet_file(new).read_bytes(), new.facts("train")
+    lose(new)
+    also(new)
+    with assert_stops(LostWeights, match=f"supernet.safetensors: .*; '{COMMAND}' makes them again"):
+        trained_weights(new)
+    assert command(monkeypatch, *COMMAND.split()[1:], "--quiet") == 0
+    assert supernet_file(new).read_bytes() == before
+    assert Run.open(new.path).facts("train")["weights"] == facts["weights"]
+    assert command(monkeypatch, *COMMAND.split()[1:], "--quiet") == 2
+
+
+def test_without_them_and_any_checkpoint_nothing_is_trained_unasked(
+    new: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(new.checkpoints)
+    supernet_file(new).unlink()
+    with assert_stops(LostWeights, match=f"are gone; restore it, or train anew with '{COMMAND} --restart'"):
+        trained_weights(new)
+    assert command(monkeypatch, *COMMAND.split()[1:], "--quiet") == 2
+    assert "no whole checkpoint is left; restore one, or start anew with --restart" in capsys.readouterr().err
+
+
+def test_a_process_killed_before_the_run_was_finished_resumes(new: Run) -> None:
+    """The file is there, and the manifest does not know of it."""
+    before = supernet_file(new).read_bytes()
+    manifest = json.loads((new.path / "manifest.json").read_text())
+    del manifest["finished"]["train"]
+    write_json(new.path / "manifest.json", manifest)
+    again = step.train(tiny_recipe(), new.path, QUIET)
+    assert again is not None
+    assert supernet_file(again).read_bytes() == before
+    assert again.facts("train")["weights"] == new.facts("train")["weights"]
+
+
+def test_a_manifest_that_was_edited_is_told(new: Run) -> None:
+    new.finish("train", {**new.facts("train"), "supernet": {"sha256": "none"}})
+    with pytest.raises(UserError, match=r"manifest\.json: finished\.train\.supernet: sha256 is .*; restore it"):
+        trained_weights(new)
 
 
 def test_train_needs_a_recipe_or_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

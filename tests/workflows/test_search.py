@@ -1,16 +1,19 @@
 """What a search leaves behind."""
 
 import math
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore
 
 from nasdeploy.core.cost_registry import NETWORK_COSTS
 from nasdeploy.core.errors import InfeasibleBudget
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
 from nasdeploy.core.settings import read_json
+from nasdeploy.distributed.ranks import Meeting
 from nasdeploy.latency.table import LatencyTable, table_path
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
@@ -30,6 +33,7 @@ from nasdeploy.workflows.search import search
 from tests.exporting.models import DEVICE, timing
 from tests.small_spaces import ToySpace
 from tests.workflows.runs import SPACE, table_of, trained_run
+from tests.workflows.test_original import keep, other_network
 
 QUIET = Progress(quiet=True)
 
@@ -163,3 +167,37 @@ def test_a_search_of_an_earlier_version_which_had_fewer_settings_is_not_repeated
     asked = replace(request, recipe=recipe.model_copy(update={"search": more}))
     with pytest.raises(pytest.fail.Exception, match="searched again"):
         whole_way._searched(asked, QUIET)
+
+
+def identities(run: Run, monkeypatch: pytest.MonkeyPatch, *changes: str) -> list[str]:
+    """By what the first process and another one of a search tell that they score alike."""
+    found: list[str] = []
+
+    class Stopped(Exception):
+        pass
+
+    def leads(store: object, world: int, conditions: str) -> None:
+        found.append(conditions)
+        raise Stopped
+
+    def helps(store: object, rank: int, space: object, open_score: object, conditions: str) -> int:
+        found.append(conditions)
+        return 0
+
+    monkeypatch.setattr("nasdeploy.workflows.search.leading", leads)
+    monkeypatch.setattr("nasdeploy.workflows.search.run_worker", helps)
+    for rank in (0, 1):
+        monkeypatch.setattr(
+            "nasdeploy.workflows.search.met", lambda rank=rank: nullcontext(Meeting(HashStore(), rank, 2))
+        )
+        with suppress(Stopped):
+            search(request_search(run, recipe_of(run, changes), {"macs": ("1",)}, False, QUIET), QUIET)
+    return found
+
+
+def test_processes_that_score_otherwise_are_told_apart(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(run, other_network())
+    changes = [(), ("search.score=loss",), ("search.score=both",), ("search.halving=2",)]
+    found = [identities(run, monkeypatch, *changed) for changed in changes]
+    assert all(first == other and len(first.split()) == 1 for first, other in found)
+    assert len({first for first, _ in found}) == len(changes)
