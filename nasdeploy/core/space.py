@@ -214,12 +214,9 @@ class SearchSpace(ABC):
         """Return the number of canonical combinations of choices of a group, some of which decide which are read."""
         codes = np.zeros((prod(sizes[decisive].tolist()), len(sizes)), dtype=np.int16)
         codes[:, decisive] = list(product(*(range(sizes[place]) for place in decisive)))
-        free = [place for place in group if place not in decisive]
-        codes[:, free] = sizes[free] - 1
-        canonical = self.canonical(codes)
-        kept = (canonical[:, decisive] == codes[:, decisive]).all(axis=1)
-        read = np.where(canonical[kept][:, free] > 0, sizes[free], 1)
-        return sum(prod(row) for row in read.tolist())
+        read, free = self.read(codes), [place for place in group if place not in decisive]
+        canonical = (read | (codes == 0)).all(axis=1)
+        return sum(prod(row) for row in np.where(read[canonical][:, free], sizes[free], 1).tolist())
 
     def sample_codes(self, count: int, rng: np.random.Generator) -> Codes:
         """Codes `[count, choices]`, each choice uniform; not brought into canonical form."""
@@ -258,6 +255,10 @@ class SearchSpace(ABC):
 
     def canonical(self, codes: Codes) -> Codes:
         """Codes `[n, choices]` of the same networks, 0 for each choice that no present slot reads."""
+        return np.where(self.read(codes), codes, 0).astype(codes.dtype)
+
+    def read(self, codes: Codes) -> Mask:
+        """Return which choices of codes `[n, choices]` some present slot reads."""
         always, sometimes = self._presence
         result, read = codes, np.broadcast_to(always, codes.shape).copy()
         while True:
@@ -266,7 +267,7 @@ class SearchSpace(ABC):
             canonical = np.where(read, codes, 0).astype(codes.dtype)
             # A choice that only absent slots read may be the one that makes them absent.
             if np.array_equal(canonical, result):
-                return canonical
+                return read
             result = canonical
 
     @cached_property

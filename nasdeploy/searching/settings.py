@@ -77,8 +77,9 @@ class SearchSettings(Settings):
     halving: int = Field(default=1, ge=1, le=16)
     """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out samples, the better
     half of them on half of these, and the better half of those on all. 1 scores every network on all."""
-    predictor: Literal["mlp", "linear"] = "mlp"
-    """The kind of accuracy predictor that `predictor-guided` and `differentiable` fit."""
+    predictor: Literal["mlp", "deep-mlp", "linear"] = "mlp"
+    """The kind of accuracy predictor that `predictor-guided` and `differentiable` fit; `deep-mlp` is once-for-all's,
+    three hidden layers of 400."""
     predictor_file: str | None = None
     """A predictor that an earlier search of the run kept, from which these two start."""
     reward: Literal["soft", "hard"] = "soft"

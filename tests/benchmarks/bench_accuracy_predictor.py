@@ -1,10 +1,12 @@
 """How well accuracy is predicted, and how fast a search on a predictor is.
 
-Trains the supernet of recipe `digits` unless the output folder holds it, evaluates sub-networks drawn uniformly as a
-search does, fits each kind of predictor on the first of them and judges it on the others, which took no part. Then it
-times 500 generations of 100 on the `alphanet` space with a predictor of each kind. What is evaluated is kept.
+Trains the supernet of a recipe, by default `digits`, unless the output folder holds it, evaluates sub-networks drawn
+uniformly as a search does, fits each kind of predictor on the first of them and judges it on the others, which took no
+part. Then it times 500 generations of 100 on the `alphanet` space with a predictor of each kind. What is evaluated is
+kept.
 
-python tests/benchmarks/bench_accuracy_predictor.py [--out DIR] [--fit 200] [--judge 100] [--no-training]
+python tests/benchmarks/bench_accuracy_predictor.py [--recipe NAME] [--data DIR] [--out DIR] [--fit 200] [--judge 100]
+    [--no-training]
 """
 
 import subprocess
@@ -43,6 +45,8 @@ def main() -> None:
 
 def _arguments() -> Namespace:
     parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="digits")
+    parser.add_argument("--data", help="the images of a recipe that has none itself")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy-predictor"))
     parser.add_argument("--fit", type=int, default=200)
     parser.add_argument("--judge", type=int, default=100)
@@ -51,7 +55,7 @@ def _arguments() -> Namespace:
 
 
 def _quality(arguments: Namespace) -> None:
-    run = _trained(arguments.out)
+    run = _trained(arguments)
     space = space_of(run)
     codes, found = _evaluated(run, space, arguments.fit + arguments.judge)
     targets = {
@@ -70,9 +74,12 @@ def _quality(arguments: Namespace) -> None:
         print(f"{target}: from {values.min():.3f} to {values.max():.3f}, standard deviation {values.std():.4f}")
 
 
-def _trained(path: Path) -> Run:
+def _trained(arguments: Namespace) -> Run:
+    path: Path = arguments.out
     if not (path / "manifest.json").exists() or not Run.open(path).is_finished("train"):
-        command = [Path(sys.executable).with_name("nasdeploy"), "train", "digits", "--run", str(path), "--quiet"]
+        data = ["--data", arguments.data] if arguments.data else []
+        program = str(Path(sys.executable).with_name("nasdeploy"))
+        command = [program, "train", arguments.recipe, *data, "--run", str(path), "--quiet"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return Run.open(path)
 

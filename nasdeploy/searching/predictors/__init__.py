@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from nasdeploy.searching.predictors.deep import DeepPerceptron
 from nasdeploy.searching.predictors.models import Kind, Mean, Perceptron, Ridge
 
-KINDS: Mapping[str, Kind] = {"mean": Mean(), "linear": Ridge(), "mlp": Perceptron()}
+KINDS: Mapping[str, Kind] = {"mean": Mean(), "linear": Ridge(), "mlp": Perceptron(), "deep-mlp": DeepPerceptron()}

@@ -1,6 +1,6 @@
 """Models of accuracy on one-hot choices: fitted with scikit-learn, kept as arrays, computed with NumPy. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,11 +27,46 @@ class Model(Protocol):
 class Kind(Protocol):
     """One kind of model."""
 
+    @property
+    def features(self) -> Callable[[SearchSpace], "OneHot"]:
+        """What makes the features of a space's codes that it is fitted on."""
+
     def fit(self, features: Floats, accuracies: Floats, rng: np.random.Generator) -> Model:
         """The model for features `[n, width]` and accuracies `[n]`."""
 
     def restore(self, arrays: Mapping[str, Floats]) -> Model:
         """The model with these `arrays`; raises `ValueError` if they are not those of this kind."""
+
+
+class OneHot:
+    """One column for each value of each choice of a space, 1 where an architecture has it."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        sizes = [len(choice.values) for choice in space.choices]
+        self.width = sum(sizes)
+        self._first = np.cumsum([0, *sizes[:-1]])
+
+    def parts(self, columns: Floats) -> list[Floats]:
+        """One array `[values]` for each choice, of columns `[width]`."""
+        return np.split(columns, self._first[1:])
+
+    def __call__(self, codes: Codes) -> Floats:
+        """Features `[n, width]` of codes `[n, choices]`."""
+        features = np.zeros((len(codes), self.width))
+        features[np.arange(len(codes))[:, None], self._first + codes] = 1.0
+        return features
+
+
+class PresentOneHot(OneHot):
+    """The same with 0 in all columns of a choice that no present slot reads: a block that is left out has no kernel."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__(space)
+        self._space, self._sizes = space, [len(choice.values) for choice in space.choices]
+
+    def __call__(self, codes: Codes) -> Floats:
+        """Features `[n, width]` of codes `[n, choices]`."""
+        return super().__call__(codes) * np.repeat(self._space.read(codes), self._sizes, axis=1)
 
 
 @dataclass(frozen=True)
@@ -65,6 +100,8 @@ class LinearModel:
 class Mean:
     """The mean of the accuracies, whatever the features: what any predictor has to beat."""
 
+    features = OneHot
+
     def fit(self, features: Floats, accuracies: Floats, rng: np.random.Generator) -> LinearModel:
         """The model for features `[n, width]` and accuracies `[n]`."""
         return LinearModel(np.zeros(features.shape[1]), np.array(accuracies.mean()))
@@ -76,6 +113,8 @@ class Mean:
 
 class Ridge:
     """Linear least squares with an L2 penalty, whose strength leave-one-out cross-validation chooses."""
+
+    features = OneHot
 
     def fit(self, features: Floats, accuracies: Floats, rng: np.random.Generator) -> LinearModel:
         """The model for features `[n, width]` and accuracies `[n]`."""
@@ -98,25 +137,6 @@ def finite_arrays(arrays: Mapping[str, Floats], *names: str) -> dict[str, Floats
         if values.dtype != np.float64 or not np.isfinite(values).all():
             raise ValueError(f"{name} holds something else than finite numbers in float64")
     return dict(arrays)
-
-
-class OneHot:
-    """One column for each value of each choice of a space, 1 where an architecture has it."""
-
-    def __init__(self, space: SearchSpace) -> None:
-        sizes = [len(choice.values) for choice in space.choices]
-        self.width = sum(sizes)
-        self._first = np.cumsum([0, *sizes[:-1]])
-
-    def parts(self, columns: Floats) -> list[Floats]:
-        """One array `[values]` for each choice, of columns `[width]`."""
-        return np.split(columns, self._first[1:])
-
-    def __call__(self, codes: Codes) -> Floats:
-        """Features `[n, width]` of codes `[n, choices]`."""
-        features = np.zeros((len(codes), self.width))
-        features[np.arange(len(codes))[:, None], self._first + codes] = 1.0
-        return features
 
 
 _MEMBERS = 3
@@ -174,6 +194,8 @@ class PerceptronModel:
 
 class Perceptron:
     """Ridge regression, then scikit-learn's `MLPRegressor` several times on what it leaves."""
+
+    features = OneHot
 
     def fit(self, features: Floats, accuracies: Floats, rng: np.random.Generator) -> PerceptronModel:
         """The model for features `[n, width]` and accuracies `[n]`."""

@@ -25,7 +25,7 @@ from nasdeploy.core.score import Criterion
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import Codes, SearchSpace
 from nasdeploy.searching.predictors import KINDS
-from nasdeploy.searching.predictors.models import LinearModel, Model, OneHot
+from nasdeploy.searching.predictors.models import LinearModel, Model
 from nasdeploy.searching.problem import Problem
 from nasdeploy.store.files import replacing
 from nasdeploy.store.records import parse_record
@@ -41,11 +41,11 @@ class AccuracyPredictor:
 
     def __init__(self, space: SearchSpace, kind: str, model: Model) -> None:
         self.space, self.kind, self.model = space, kind, model
-        self._features = OneHot(space)
+        self._features = KINDS[kind].features(space)
 
     def __call__(self, codes: Codes) -> Floats:
-        """Accuracies `[n]`, 0..1 but for errors, of codes `[n, choices]`."""
-        return self.model(self._features(codes))
+        """Accuracies `[n]`, 0..1 but for errors, of codes `[n, choices]`; equal for codes of the same network."""
+        return self.model(self._features(self.space.canonical(codes)))
 
     @property
     def terms(self) -> list[Floats] | None:
@@ -106,7 +106,8 @@ def fit_predictor(
 
 def fit(space: SearchSpace, kind: str, codes: Codes, accuracies: Floats, rng: np.random.Generator) -> AccuracyPredictor:
     """The predictor of a `kind` on all of the codes `[n, choices]` and accuracies `[n]`."""
-    return AccuracyPredictor(space, kind, KINDS[kind].fit(OneHot(space)(codes), accuracies, rng))
+    features = KINDS[kind].features(space)(space.canonical(codes))
+    return AccuracyPredictor(space, kind, KINDS[kind].fit(features, accuracies, rng))
 
 
 def quality_of(predicted: Floats, true: Floats) -> Quality:
@@ -232,7 +233,7 @@ def _model(path: Path, header: Header, space: SearchSpace, arrays: Mapping[str, 
             raise ValueError(f"unknown kind {header.kind}")
         model = KINDS[header.kind].restore(arrays)
         # One that is of other features than the space's says so here.
-        model(np.zeros((1, OneHot(space).width)))
+        model(np.zeros((1, KINDS[header.kind].features(space).width)))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); {_REMEDY}") from None
     return model

@@ -1,7 +1,10 @@
 """Models of accuracy: computed with NumPy as scikit-learn does, and as good as they should be."""
 
+from functools import cache
+
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import RidgeCV
 
 from nasdeploy.searching.predictors import KINDS
@@ -20,8 +23,17 @@ def rmse(model, accuracies):
     return float(np.sqrt(np.mean((model(FEATURES[200:]) - accuracies[200:]) ** 2)))
 
 
-def fit(kind, accuracies):
+def fitted_anew(kind, accuracies):
     return KINDS[kind].fit(FEATURES[:200], accuracies[:200], np.random.default_rng(0))
+
+
+def fit(kind, accuracies):
+    return _fitted(kind, accuracies.tobytes())
+
+
+@cache
+def _fitted(kind, accuracies):
+    return fitted_anew(kind, np.frombuffer(accuracies))
 
 
 def test_mean_is_the_mean():
@@ -39,8 +51,9 @@ def test_linear_finds_a_sum_over_choices():
 
 def test_a_perceptron_finds_an_interaction_that_is_no_sum():
     accuracies = ADDITIVE + INTERACTION
-    linear, perceptron = (rmse(fit(kind, accuracies), accuracies) for kind in ("linear", "mlp"))
+    linear, perceptron, deep = (rmse(fit(kind, accuracies), accuracies) for kind in ("linear", "mlp", "deep-mlp"))
     assert perceptron < 0.6 * linear
+    assert deep < 0.8 * linear
 
 
 def test_a_perceptron_is_its_linear_part_and_the_mean_of_its_members():
@@ -51,6 +64,24 @@ def test_a_perceptron_is_its_linear_part_and_the_mean_of_its_members():
     assert model(np.array([[1.0, 0.0]])) == pytest.approx([0.5 + 0.1 + (first + second) / 2])
 
 
+def test_a_deep_perceptron_is_once_for_alls_and_computes_what_pytorch_does():
+    model = fit("deep-mlp", ADDITIVE + INTERACTION)
+    (first, *hidden), units = (model.weights, *model.hidden), 400
+    assert (first.shape, [each.shape for each in hidden]) == ((FEATURES.shape[1], units), [(units, units)] * 2)
+    layers = [torch.nn.Linear(*weights.shape).double() for weights in (first, *hidden, model.output[:, None])]
+    offsets = (*model.offsets, model.output_offset[None])
+    with torch.no_grad():
+        for layer, weights, offset in zip(layers, (first, *hidden, model.output[:, None]), offsets, strict=True):
+            layer.weight.copy_(torch.from_numpy(weights.T))
+            layer.bias.copy_(torch.from_numpy(offset))
+    network = torch.nn.Sequential(*(each for layer in layers[:-1] for each in (layer, torch.nn.ReLU())), layers[-1])
+    x = torch.from_numpy(FEATURES[:20]).requires_grad_()
+    y = network(x)[:, 0]
+    y.sum().backward()
+    np.testing.assert_allclose(model(FEATURES[:20]), y.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(model.gradient(FEATURES[:20]), x.grad.numpy(), rtol=1e-9, atol=1e-15)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_its_arrays(kind):
     model = fit(kind, ADDITIVE + INTERACTION)
@@ -59,7 +90,8 @@ def test_a_model_is_its_arrays(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_generator_gives_the_same_model(kind):
-    assert (fit(kind, ADDITIVE)(FEATURES) == fit(kind, ADDITIVE)(FEATURES)).all()
+    accuracies = ADDITIVE + INTERACTION
+    assert (fit(kind, accuracies)(FEATURES) == fitted_anew(kind, accuracies)(FEATURES)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.searching.predictors.predictor import fit_predictor, quality_of
+from nasdeploy.searching.predictors.predictor import fit, fit_predictor, quality_of
 from nasdeploy.spaces import load_space
+from tests.small_spaces import ofa
 
 SPACE = load_space("digits", 10)
 CODES = SPACE.sample_codes(60, np.random.default_rng(0))
@@ -49,6 +50,15 @@ def test_what_is_said_before_a_predictor_is_used():
         f"RMSE {100 * linear.rmse:.2f} points, Kendall tau {linear.tau:.3f}; "
         f"mean: RMSE {100 * mean.rmse:.2f} points, Kendall tau 0.000"
     )
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_codes_of_the_same_network_are_predicted_alike(kind):
+    space = ofa()
+    codes = space.sample_codes(60, np.random.default_rng(0))
+    predictor = fit(space, kind, space.canonical(codes), codes.sum(axis=1) / 20, np.random.default_rng(0))
+    assert (space.canonical(codes) != codes).any()
+    assert (predictor(codes) == predictor(space.canonical(codes))).all()
 
 
 def test_the_part_held_out_is_not_learned():
