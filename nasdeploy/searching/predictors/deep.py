@@ -15,7 +15,7 @@ from nasdeploy.searching.predictors.models import PresentOneHot, finite_arrays
 
 _LAYERS, _UNITS = 3, 400
 _PENALTY = 0.04
-"""Of the weights' squares beside the mean squared error. With 0.08 all weights fell to 0."""
+"""The weight of the weights' squares beside the mean squared error. With 0.08 all weights fell to 0."""
 _ITERATIONS = 60
 
 
@@ -55,7 +55,7 @@ class DeepPerceptronModel:
         return found
 
     def _activations(self, features: Floats) -> list[Floats]:
-        """Return those of each hidden layer, `[n, units]`."""
+        """Return the activations of each hidden layer, `[n, units]`."""
         found = [np.maximum(features @ self.weights + self.offsets[0], 0.0)]
         for weights, offsets in zip(self.hidden, self.offsets[1:], strict=True):
             found.append(np.maximum(found[-1] @ weights + offsets, 0.0))

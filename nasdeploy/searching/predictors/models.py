@@ -58,7 +58,7 @@ class OneHot:
 
 
 class PresentOneHot(OneHot):
-    """The same with 0 in all columns of a choice that no present slot reads: a block that is left out has no kernel."""
+    """One-hot columns, all 0 for a choice that no present slot reads: a block that is left out has no kernel."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(space)
