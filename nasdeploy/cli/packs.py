@@ -7,6 +7,7 @@ import typer
 
 from nasdeploy.cli.output import JsonFlag, QuietFlag, chosen_run, emit
 from nasdeploy.cli.wording import typed
+from nasdeploy.core.escaping import escaped
 
 if TYPE_CHECKING:
     from nasdeploy.workflows.pack import Packed
@@ -56,5 +57,5 @@ def unpack(
 def _unpacked(found: "Unpacked") -> str:
     lines = [f"unpacked run {found.run.manifest.name} into {found.run.path}"]
     if not found.data_found:
-        lines.append(f"  its images lay in {found.data}; say where they are here with --data DIR")
+        lines.append(f"  its images lay in {escaped(found.data)}; say where they are here with --data DIR")
     return "\n".join(lines)

@@ -96,7 +96,7 @@ def unpack(path: Path, out: Path | None, progress: Progress) -> Unpacked:
             for each in (unpacked / RUN).iterdir():
                 each.rename(partial / each.name)
             tables = sorted((unpacked / PACKED_TABLES).glob("*.json"))
-            _require_whole(path, partial, tables)
+            _require_whole(pack, partial, tables)
             made, kept = _placed(tables)
             shutil.rmtree(unpacked)
     run = Run.open(directory)
@@ -120,11 +120,11 @@ def _require_known(pack: Pack) -> None:
 _ANOTHER = "pack it again with `nd.pack()`"
 
 
-def _require_whole(pack: Path, directory: Path, tables: list[Path]) -> None:
+def _require_whole(pack: Pack, directory: Path, tables: list[Path]) -> None:
     """Raise `UserError`, which names the pack, for a run or tables that are not what they should be."""
     checks: Mapping[str, Callable[[Path], None]] = {".npz": _require_arrays, ".sqlite": _require_tables}
     try:
-        _require_run(directory)
+        _require_run(directory, pack.listing.name)
         for path in sorted(directory.rglob("*")):
             if path.suffix in checks:
                 checks[path.suffix](path)
@@ -135,16 +135,18 @@ def _require_whole(pack: Path, directory: Path, tables: list[Path]) -> None:
     except (UserError, _Wrong) as error:
         # What would help where the run lay does not help here.
         what, _, _ = str(error).replace(f"{directory}/", "").partition(";")
-        raise UserError(f"{pack}: no whole run, {one_line(what)}; {_ANOTHER}") from None
+        raise UserError(f"{pack.path}: no whole run, {one_line(what)}; {_ANOTHER}") from None
 
 
-def _require_run(directory: Path) -> None:
+def _require_run(directory: Path, name: str) -> None:
     from nasdeploy.supernet.archives import UnreadableArchive
     from nasdeploy.supernet.tensor_files import read_tensors
     from nasdeploy.supernet.weights import read
 
     run = Run.open(directory)
     recipe_of(run)
+    if run.manifest.name != name:
+        raise _Wrong("its manifest and its listing call it by two names")
     if trained_weights(run).path != supernet_file(run):
         raise _Wrong("its manifest knows of no supernet.safetensors")
     if run.manifest.data is not None and not run.split.is_file():
@@ -213,10 +215,14 @@ def _require_tables(path: Path) -> None:
     try:
         with closing(sqlite3.connect(f"file:{path.resolve()}?mode=ro&immutable=1", uri=True)) as database:
             database.execute("PRAGMA trusted_schema = OFF")
-            found = database.execute("SELECT type, tbl_name FROM sqlite_master").fetchmany(100)
+            found = database.execute("SELECT type, tbl_name, sql FROM sqlite_master").fetchmany(100)
     except (sqlite3.DatabaseError, OverflowError, UnicodeError) as error:
         raise _Wrong(f"{path.name}: damaged ({one_line(error)})") from None
-    if not all(kind in ("table", "index") and name in _KNOWN_TABLES for kind, name in found):
+    # A virtual table is none of SQLite's own, but what a module makes of it.
+    plain = all(
+        kind in ("table", "index") and str(sql or "CREATE TABLE").startswith("CREATE TABLE") for kind, _, sql in found
+    )
+    if not plain or not {name for _, name, _ in found} <= _KNOWN_TABLES:
         raise _Wrong(f"{path.name}: holds more than evaluations")
 
 

@@ -101,12 +101,18 @@ class Command:
         process.wait()
         return not json.loads((self.run / "manifest.json").read_text())["finished"]
 
-    def outcome(self) -> tuple[Any, Any, list[dict[str, Any]]]:
-        """The last checkpoint, the best one, and the metrics but for speed and memory."""
+    def outcome(self) -> tuple[Any, Any, bytes, list[dict[str, Any]]]:
+        """The last checkpoint, the best one, the weights handed on, and the metrics but for speed and memory."""
         files = (self.run / "checkpoints" / name for name in (f"epoch-{self.epochs:06d}.pt", "best.pt"))
         last, best = (torch.load(file, weights_only=True) for file in files)
         lines = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
-        return last, best, [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
+        handed_on = (self.run / "supernet.safetensors").read_bytes()
+        return (
+            last,
+            best,
+            handed_on,
+            [{key: value for key, value in line.items() if key not in MACHINE} for line in lines],
+        )
 
 
 def same(a: Any, b: Any) -> bool:

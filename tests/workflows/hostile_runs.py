@@ -121,6 +121,7 @@ HARMS: dict[str, list[Callable[[bytes], bytes]]] = {
         *(_nothing, _cut, _pickled, lambda _: b"[" * 100_000, lambda _: b"{}", lambda _: b"[]", lambda _: b"\xff\xfe"),
         _manifest(lambda manifest: manifest.update(schema_version=2)),
         _manifest(lambda manifest: manifest.update(recipe={})),
+        _manifest(lambda manifest: manifest.update(name="\x1b[2Jy")),
         _manifest(lambda manifest: manifest.update(command="touch canary")),
         _manifest(lambda manifest: manifest["recipe"].update(task="unknown")),
         _manifest(lambda manifest: manifest["recipe"].update(space={"kind": "table", "name": "../../x"})),
@@ -146,6 +147,8 @@ HARMS: dict[str, list[Callable[[bytes], bytes]]] = {
     "run/search.sqlite": [
         *(_cut, _pickled, lambda content: content[:100] + b"\xff" * (len(content) - 100)),
         _database("CREATE TABLE evaluations (digest TEXT)", "CREATE TABLE mine (a)"),
+        _database("CREATE VIRTUAL TABLE evaluations USING rtree (id, low, high)"),
+        _database("CREATE TABLE evaluations (digest TEXT)", "CREATE INDEX evaluations_of ON evaluations (abs(digest))"),
         _database("CREATE VIEW evaluations AS SELECT 1 AS digest"),
         _database(
             "CREATE TABLE evaluations (digest TEXT)",

@@ -4,16 +4,21 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from nasdeploy.core.progress import Progress
+from nasdeploy.core.resources import resource_names
 from nasdeploy.latency.table import table_path
+from nasdeploy.runtimes import RUNTIMES
+from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.evaluations import Evaluations
+from nasdeploy.store.networks import FINETUNED, RECORD, WEIGHTS, NetworkKind
 from nasdeploy.supernet.weights import keep_trained
 from nasdeploy.tasks.metrics import TOP1
-from nasdeploy.workflows.pack import pack
-from nasdeploy.workflows.unpack import unpack
+from nasdeploy.workflows.pack import _AS_THEY_ARE, pack
+from nasdeploy.workflows.unpack import _OF_A_RUN, unpack
 from tests.exporting.models import DEVICE, supernet_of
 from tests.forked import ForkedProcess
 from tests.store.hostile_packs import packed
@@ -69,3 +74,18 @@ def test_each_is_refused_in_a_line_and_leaves_nothing(content: dict[str, bytes],
     (folder / "right").write_bytes(packed(content))
     os.chdir(place)
     assert unpack(folder / "right", None, Progress(quiet=True)).run.path == Path("runs/x")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(f"run/{name}" for name in _AS_THEY_ARE),
+        *("run/manifest.json", "run/supernet.safetensors", "run/searches/12.json"),
+        *("run/search.sqlite", *(f"run/search.int8.{runtime}.sqlite" for runtime in RUNTIMES)),
+        *(f"run/networks/{kind}-{'0' * 12}/{name}" for kind in get_args(NetworkKind) for name in (RECORD, WEIGHTS)),
+        *(f"run/finetune/{'0' * 12}/{name}" for name in (FINETUNED, "manifest.json", "metrics.jsonl")),
+        *(f"tables/{table_path(SPACE, load_device(name)).name}" for name in resource_names("profiles")),
+    ],
+)
+def test_what_is_packed_is_known_when_it_is_unpacked(place: str) -> None:
+    assert _OF_A_RUN.fullmatch(place)
