@@ -1,6 +1,7 @@
 """Recipes that come with nasdeploy: each trains, and the published ones hold the published values."""
 
 import json
+from collections.abc import Mapping, Sequence
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.resources import resource_names
 from nasdeploy.recipe import Recipe, load_recipe
+from nasdeploy.spaces import load_settings
 from nasdeploy.training.checkpoint import Checkpoints
 from nasdeploy.training.optimizer import learning_rate, make_optimizer
+from nasdeploy.training.sampling import SamplerContext, networks_to_validate, sampler_from
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
 
@@ -23,11 +26,8 @@ SMALL = [
     "data.holdout=0.1",
     "data.images_per_class=null",
     "data.workers=0",
-    "train.epochs=1",
     "train.batch_size=2",
-    "train.warmup_epochs=0",
     "train.validate_random=0",
-    "train.random_networks=1",
     "train.threads=1",
     "recalibration.batch_size=2",
     "recalibration.batches=1",
@@ -35,17 +35,35 @@ SMALL = [
 ]
 
 
+ROLES = {"sandwich": ("largest", "random", "smallest"), "largest": ("largest",), "uniform": ("random",)}
+ROLES["best-up"] = ROLES["sandwich"]
+OFA = load_settings("ofa-mbv3").model_dump(mode="json")
+SMALLER = {"ofa-mbv3-imagenet": [f"space={json.dumps({**OFA, 'resolution': [32, 64]})}"]}
+"""Where six phases are gone through, of up to nine networks that are validated, images are smaller than the space's."""
+ONE_EPOCH = ("epochs=1", "warmup_epochs=0", "random_networks=1")
+
+
+def small(name: str) -> Recipe:
+    """The recipe with an epoch of two steps, or one in each phase."""
+    phases = range(len(load_recipe(name).train.phases))
+    parts = [f"train.phases.{number}" for number in phases] or ["train"]
+    shorter = [f"{part}.{setting}" for part in parts for setting in ONE_EPOCH]
+    return load_recipe(name, [*SMALL, *shorter, *SMALLER.get(name, ())], "images")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", resource_names("recipes"))
 def test_two_steps_on_a_few_images(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images", {"train": {"ant": 3, "bee": 3}, "test": {"ant": 1, "bee": 1}}, side=40)
-    run = step.train(load_recipe(name, SMALL, "images"), Path("runs/few"), Progress(quiet=True))
-    (line,) = (json.loads(text) for text in run.metrics.read_text().splitlines())
+    recipe = small(name)
+    run = step.train(recipe, Path("runs/few"), Progress(quiet=True))
+    lines = [json.loads(text) for text in run.metrics.read_text().splitlines()]
     assert run.is_finished("train")
-    assert line["skipped_steps"] == 0
-    assert all(isfinite(line[f"loss_{role}"]) for role in ("largest", "random", "smallest"))
-    assert line["learning_rate"] == pytest.approx(learning_rate(load_recipe(name, SMALL, "images").train, 1, 2))
+    for line, settings in zip(lines, recipe.train.of_phases, strict=True):
+        assert line["skipped_steps"] == 0
+        assert all(isfinite(line[f"loss_{role}"]) for role in ROLES[settings.sampling.kind])
+        assert line["learning_rate"] == pytest.approx(learning_rate(settings, 1, 2))
     content = torch.load(Checkpoints(run.checkpoints).latest(), weights_only=True)
     assert all(tensor.isfinite().all() for tensor in content["weights"].values())
     assert content["optimizer"]["state"]
@@ -116,11 +134,76 @@ PUBLISHED["attentivenas-imagenet"] = {
 }
 
 
+PUBLISHED["ofa-mbv3-imagenet"] = {
+    "space": "ofa-mbv3",
+    "train.batch_size": 32 * 64,
+    "train.reference_batch": 32 * 64,
+    "train.warmup": "before-decay",
+    "train.warmup_start": 1 / 32,
+    "train.momentum": 0.9,
+    "train.nesterov": True,
+    "train.weight_decay": 3e-5,
+    "train.clip_value": None,
+    "train.label_smoothing": 0.1,
+    "train.dropout": 0.1,
+    "train.drop_connect": 0.0,
+    "train.distillation.kind": "cross-entropy",
+    "train.distillation.label_weight": 1.0,
+    "train.distillation.teacher": "original",
+    "train.distillation.teacher_statistics": "batch",
+    "recalibration.average": "image-weighted",
+    "recalibration.batch_size": 200,
+    "recalibration.batches": 10,
+    "recalibration.search_batches": 10,
+}
+
+
 def value(recipe: Recipe, key: str) -> Any:
     found: Any = recipe.to_json()
     for part in key.split("."):
         found = found[part]
     return found
+
+
+@pytest.mark.parametrize("name", ["ofa-mbv3-imagenet", "ofa-mbv3-cifar10"])
+def test_progressive_shrinking_has_its_six_phases(name: str) -> None:
+    recipe = load_recipe(name)
+    space = recipe.load_space(10)
+    full, *elastic = [SamplerContext(space, settings, 0) for settings in recipe.train.of_phases]
+    allowed = [kinds_of(sampler_from(context).allowed(1)) for context in (full, *elastic)]
+    kernel, depth, expand = (
+        list(values) for values in (allowed[5]["kernel"], allowed[5]["depth"], allowed[5]["expand"])
+    )
+    expected = [(kernel[-1:], depth[-1:], expand[-1:]), (kernel, depth[-1:], expand[-1:])]
+    expected += [(kernel, depth[-2:], expand[-1:]), (kernel, depth, expand[-1:])]
+    expected += [(kernel, depth, expand[-2:]), (kernel, depth, expand)]
+    assert [(each["kernel"], each["depth"], each["expand"]) for each in allowed] == expected
+    assert (kernel, len(depth), len(expand)) == ([3, 5, 7], 3, 3)
+    assert {tuple(each["resolution"]) for each in allowed} == {space.values_of["resolution"]}
+    assert [context.settings.random_networks for context in elastic] == [1, 2, 2, 4, 4]
+    assert [context.settings.sort_channels for context in elastic] == [None, None, None, "projection", "projection"]
+    assert [len(networks_to_validate(context)) for context in (full, *elastic)] == [1, 3, 5, 5, 9, 9]
+
+
+def kinds_of(stages: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, list[int]]:
+    """The values of all choices of a kind, which are the same in all stages and blocks."""
+    (values,) = stages
+    kinds: dict[str, set[tuple[int, ...]]] = {}
+    for name, each in values.items():
+        kinds.setdefault(name.partition(".")[0].partition("_")[0], set()).add(each)
+    assert all(len(found) == 1 for found in kinds.values())
+    return {kind: list(*found) for kind, found in kinds.items()}
+
+
+def test_once_for_alls_rates() -> None:
+    """By the rates of one GPU of 64 images, and the epochs after those of warm-up."""
+    published = [(120, 5, 0.03), (25, 0, 0.0025), (120, 5, 0.0075), (25, 0, 0.0025), (120, 5, 0.0075)]
+    _, *phases = load_recipe("ofa-mbv3-imagenet").train.of_phases
+    for (epochs, warmup, base), settings in zip(published, phases, strict=True):
+        assert (settings.epochs - warmup, settings.warmup_epochs) == (epochs, warmup)
+        assert learning_rate(settings, warmup * 620, 620) == pytest.approx(32 * base)
+        first = base + 31 * base / (620 * warmup) if warmup else 32 * base
+        assert learning_rate(settings, 0, 620) == pytest.approx(first)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
