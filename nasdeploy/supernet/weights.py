@@ -47,9 +47,11 @@ def keep_trained(run: Run, space: str, weights: Mapping[str, Tensor], epoch: int
     """Write the weights that training ended with into a run of a space (its digest), after so many epochs.
 
     The result is what the manifest says of them: facts that `Run.finish` takes, which make them the run's. They appear
-    whole or not at all; raises `UserError` if they cannot be written.
+    whole or not at all; raises `UserError` if they cannot be written, and if the run was deleted meanwhile.
     """
-    save_alone(supernet_file(run), space, weights, epoch)
+    with run.lock():
+        run.require_there()
+        save_alone(supernet_file(run), space, weights, epoch)
     return supernet_facts(supernet_file(run), epoch)
 
 

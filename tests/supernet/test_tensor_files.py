@@ -1,6 +1,7 @@
 """Files of safetensors: what is written is read, the bytes are the same each time, and headers take no memory."""
 
 import json
+import shutil
 import struct
 import tracemalloc
 from pathlib import Path
@@ -131,3 +132,11 @@ def test_what_cannot_be_written_leaves_what_was_there(run: Run, monkeypatch: pyt
         save_alone(supernet_file(run), two_stages().digest, supernet(seed=1).state_dict(), 5)
     assert supernet_file(run).read_bytes() == before
     assert [path.name for path in run.path.iterdir()] == [".lock", "manifest.json", "supernet.safetensors"]
+
+
+def test_a_run_that_was_deleted_meanwhile_does_not_come_back(run: Run) -> None:
+    with run.lock():
+        shutil.rmtree(run.path)
+        with pytest.raises(UserError, match="the run was deleted or replaced while it was used"):
+            keep_trained(run, two_stages().digest, supernet().state_dict(), 4)
+    assert not run.path.exists()
