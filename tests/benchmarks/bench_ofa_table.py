@@ -33,8 +33,9 @@ from nasdeploy.spaces import load_settings
 from tests.benchmarks.bench_profile import Stopwatch, report_table
 
 CLASSES = 1000
-RANGE, RUGGED = 0.12, 0.03
-"""Top-1 between the fewest and the most MACs, and what interactions add at most."""
+RANGE, RUGGED = 0.12, 0.12
+"""Top-1 between the fewest and the most MACs, and what pairs of choices add from the worst of all to the best of all:
+about half a point between networks of equal MACs."""
 
 
 def main() -> None:

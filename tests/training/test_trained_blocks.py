@@ -18,9 +18,11 @@ WIDTHS = {2: 32, 3: 48, 6: 96}
 """The middle channels of the second block by its expansion."""
 
 
-def elastic(*stages: tuple[int, dict[str, int]], name: str = "elastic", **more: Any) -> dict[str, Any]:
+def elastic(
+    *stages: tuple[int, dict[str, int]], name: str = "elastic", sampling: str = "single", **more: Any
+) -> dict[str, Any]:
     found = [{"from_epoch": epoch, "largest": largest} for epoch, largest in stages]
-    return {"name": name, "epochs": 4, "sampling": {"kind": "single", "stages": found}, **more}
+    return {"name": name, "epochs": 4, "sampling": {"kind": sampling, "stages": found}, **more}
 
 
 def middles(*phases: dict[str, Any], ended: tuple[int, ...], space: SearchSpace = SPACE) -> set[int]:
@@ -46,6 +48,7 @@ def middles(*phases: dict[str, Any], ended: tuple[int, ...], space: SearchSpace 
         # The phase ended before its second stage, or before its first step.
         ((WHOLE, elastic((0, {"expand_ratio": 2}), (3, {}))), (2, 5), (3, 6)),
         ((WHOLE, elastic((0, {"expand_ratio": 2}))), (2, 2), (6,)),
+        ((elastic((0, {"expand_ratio": 2}), sampling="uniform"),), (4,), (3, 6)),
         # A classifier that learns alone trains nothing inside.
         ((elastic((0, {}), trains="classifier"), elastic((0, {"expand_ratio": 1}), name="b")), (4, 8), (6,)),
         # No network has a second block.

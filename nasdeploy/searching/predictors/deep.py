@@ -1,8 +1,9 @@
 """Once-for-all's model of accuracy (section 4.1): three hidden layers of 400 ReLU units on one-hot choices. Torch-free.
 
 All columns are 0 of a choice of a block that is left out. How it was trained is not published. Here it is by L-BFGS as
-the smaller ones are: fitted on 200 networks of once-for-all's space, whose accuracies were made up, it ranked others
-with Kendall's tau 0.76 (by Adam 0.50), on 1,000 networks 0.91 (0.88), and took about as long.
+the smaller ones are: fitted on 200 networks of once-for-all's space with made-up accuracies it ranks others with
+Kendall's tau 0.62 to 0.66 (by 150 steps of Adam 0.47), fitted on 1,000 with 0.87 (0.86); in time the two differ little.
+`tests/benchmarks/bench_ofa_table.py` compares it with the smaller ones.
 """
 
 from collections.abc import Mapping
