@@ -108,10 +108,10 @@ def import_supernet(
 ) -> Run:
     """Make a finished run in the directory `out` of a published supernet, and return it.
 
-    `kind` is what published it: `alphanet` or `attentivenas`. Nothing in `file` is executed. The recipe is the one that
-    such supernets were trained with; `data` and `changes` replace what it says. `data` is a folder of images of the
-    classes that it learned, ImageNet's unless it was trained further, in the order of their names; without it the
-    images are looked for when they are needed. Raises `UserError` for a run that is there already, unless `restart`
+    `kind` is what published it: `alphanet`, `attentivenas` or `ofa`. Nothing in `file` is executed. The recipe is the
+    one that such supernets were trained with; `data` and `changes` replace what it says. `data` is a folder of images
+    of the classes that it learned, ImageNet's unless it was trained further, in the order of their names; without it
+    the images are looked for when they are needed. Raises `UserError` for a run that is there already, unless `restart`
     replaces it, and for a file that is no such supernet.
     """
     from nasdeploy.workflows.start import ImportRequest

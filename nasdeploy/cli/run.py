@@ -91,7 +91,7 @@ def _written(
 
 
 def import_supernet(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What published it: alphanet, attentivenas.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What published it: alphanet, attentivenas or ofa.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Its weights, of PyTorch or safetensors.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run directory that it becomes.")],
     data: Annotated[

@@ -29,8 +29,8 @@ class Layout:
     stem: Mapping[str, str]
     block: Mapping[str, str]
     head: Mapping[str, str]
-    unused: re.Pattern[str]
-    """The entries that no network computes with."""
+    unused: re.Pattern[str] = re.compile(r"(?!)")
+    """The entries that no network computes with; none by default."""
     plain: Callable[[str], str] = _as_it_is
     """Returns the name that an entry has here, whatever a version of the code that wrote the file called it."""
     transforms: str | None = None
@@ -90,5 +90,41 @@ ATTENTIVENAS = Layout(
 )
 """AttentiveNAS's names, which are AlphaNet's: a file does not tell which of the two it is of."""
 
-PUBLISHED: dict[str, Layout] = {"alphanet": ALPHANET, "attentivenas": ATTENTIVENAS}
+
+def _of_ofa(name: str) -> str:
+    """Return a name without what versions of once-for-all's code, and its networks by themselves, put in or leave out.
+
+    Files of 2020 say `mobile_inverted_conv` for `conv`. In a supernet the modules that are sliced are inside another of
+    the same name, and those of a network by itself are not.
+    """
+    name = name.replace(".mobile_inverted_conv.", ".conv.").replace(".linear.linear.", ".linear.")
+    return name.replace(".bn.bn.", ".bn.").replace(".conv.conv.weight", ".conv.weight")
+
+
+OFA = Layout(
+    recipes=dict.fromkeys(("ofa-mbv3", "ofa-mbv3-w1.2"), "ofa-mbv3-imagenet"),
+    stem={"conv": "first_conv.conv.{leaf}", "norm": "first_conv.bn.{leaf}"},
+    block={
+        "expand": "blocks.{block}.conv.inverted_bottleneck.conv.{leaf}",
+        "expand_norm": "blocks.{block}.conv.inverted_bottleneck.bn.{leaf}",
+        "depthwise": "blocks.{block}.conv.depth_conv.conv.{leaf}",
+        "transforms": "blocks.{block}.conv.depth_conv.conv.{leaf}_matrix",
+        "depthwise_norm": "blocks.{block}.conv.depth_conv.bn.{leaf}",
+        "reduce": "blocks.{block}.conv.depth_conv.se.fc.reduce.{leaf}",
+        "restore": "blocks.{block}.conv.depth_conv.se.fc.expand.{leaf}",
+        "project": "blocks.{block}.conv.point_linear.conv.{leaf}",
+        "project_norm": "blocks.{block}.conv.point_linear.bn.{leaf}",
+    },
+    head={
+        "conv": "final_expand_layer.conv.{leaf}",
+        "conv_norm": "final_expand_layer.bn.{leaf}",
+        "hidden": "feature_mix_layer.conv.{leaf}",
+        "classifier": "classifier.linear.{leaf}",
+    },
+    plain=_of_ofa,
+    transforms="transforms",
+)
+"""The names in once-for-all's files of MobileNet v3, of both widths, which the shapes of the tensors tell apart."""
+
+PUBLISHED: dict[str, Layout] = {"alphanet": ALPHANET, "attentivenas": ATTENTIVENAS, "ofa": OFA}
 """The layout of each kind, by what stands before the colon in `--from`."""

@@ -33,7 +33,7 @@ FROM_LIBRARIES = ("timm", "torchvision")
 """The libraries whose models a supernet can be grown from, by what stands before the colon."""
 
 
-FROM_PUBLISHED = ("alphanet", "attentivenas")
+FROM_PUBLISHED = ("alphanet", "attentivenas", "ofa")
 """The kinds of published supernets that a supernet can begin as, by what stands before the colon."""
 
 

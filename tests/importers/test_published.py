@@ -16,9 +16,12 @@ from nasdeploy.spaces import load_space
 from nasdeploy.supernet.settings import FROM_PUBLISHED, StartSettings
 from nasdeploy.supernet.supernet import Supernet, extract
 from tests.importers import published_alphanet as alphanet
+from tests.importers import published_ofa as ofa
 from tests.importers.hostile_import import CONV, NORM, SMALL, small_state
 
 OWN_HEAD = "head.classifier"
+OFA_SPACES = [(1.0, "ofa-mbv3", 7_678_880), (1.2, "ofa-mbv3-w1.2", 10_715_752)]
+"""The multiplier of the widths, the space, and the parameters of its supernet with the matrices of kernels."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,43 @@ def test_a_network_computes_what_is_described(found: PublishedSupernet, tensors:
         expected = alphanet.forward(tensors, network, images)
     assert float(expected.std()) > 0.1
     assert float((logits - expected).abs().max()) <= 1e-4
+
+
+# -- once-for-all
+
+
+@pytest.mark.parametrize(("multiplier", "space", "parameters"), OFA_SPACES)
+def test_files_of_once_for_all_are_told_apart_by_shapes(
+    multiplier: float, space: str, parameters: int, tmp_path: Path
+) -> None:
+    tensors = ofa.state_dict(multiplier)
+    assert len(tensors) == 475
+    for number, renamed in enumerate((tensors, ofa.old_names(tensors))):
+        found = read_published("ofa", ofa.write_file(tmp_path / f"{number}.pth", renamed, legacy=bool(number)))
+        assert (found.space, found.recipe, found.classes) == (space, "ofa-mbv3-imagenet", 1000)
+        assert (found.parameters, found.notes) == (parameters, ())
+        supernet = Supernet(load_space(space))
+        supernet.load_state_dict(found.weights, strict=False)
+        for seed in range(3):
+            network = ofa.SubNetwork.drawn(3 * number + seed)
+            images = torch.randn(1, 3, network.resolution, network.resolution)
+            with torch.no_grad():
+                logits = extract(supernet, supernet.space.arch(network.choices)).eval()(images)
+                expected = ofa.forward(tensors, network, images)
+            assert float(expected.std()) > 0.1
+            assert float((logits - expected).abs().max()) <= 1e-4
+
+
+def test_a_network_of_full_size_alone_is_a_supernet_without_transforms(tmp_path: Path) -> None:
+    tensors = ofa.static_names(ofa.state_dict(1.0))
+    assert len(tensors) == 435
+    found = read_published("ofa", ofa.write_file(tmp_path / "a.pth", tensors))
+    assert found.notes == ("no kernel transforms are in it: smaller kernels are the centres of the largest",)
+    assert found.weights["weights.stage2_block1.transforms.5to3"].equal(torch.eye(9))
+    with pytest.raises(UserError, match="no weights of alphanet: it holds those of space ofa-mbv3; read it as ofa"):
+        read_published("alphanet", tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"weights of space ofa-mbv3, and that of the recipe is ofa-mbv3-w1\.2, which"):
+        published_weights(StartSettings(model=f"ofa:{tmp_path / 'a.pth'}"), load_space("ofa-mbv3-w1.2"))
 
 
 # -- what is refused

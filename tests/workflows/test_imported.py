@@ -155,7 +155,7 @@ def tensors() -> dict[str, Tensor]:
 def whole(tensors: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> nd.Run:
     """Return a run of a file in the published layout, and 1000 classes of images that prove what is exported."""
     folder = tmp_path_factory.mktemp("alphanet")
-    classes = {f"n{number:04}": 1 for number in range(alphanet.CLASSES)}
+    classes = {f"n{number:04}": 2 for number in range(alphanet.CLASSES)}
     write_folder(folder / "imagenet", {"train": classes, "test": dict.fromkeys([*classes][:2], 1)}, side=8)
     file = alphanet.write_file(folder / "alphanet.pth.tar", tensors)
     return nd.import_supernet("alphanet", file, out=folder / "run", data=folder / "imagenet")
