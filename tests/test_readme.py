@@ -1,6 +1,7 @@
 """What the README says is typed here as it stands."""
 
 import io
+import json
 import re
 import runpy
 import shlex
@@ -17,13 +18,18 @@ import yaml
 from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
 from nasdeploy.core.settings import parse
+from nasdeploy.importers.layouts import PUBLISHED
 from nasdeploy.runtimes.device import Device
+from nasdeploy.spaces import load_space
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.spaces.ofa import OfaTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
 from tests.hasty import measure_hastily
+from tests.importers import hostile_import
+from tests.importers import published_alphanet as alphanet
+from tests.importers.published_files import thousand_classes
 from tests.noise import despite_noise
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +51,11 @@ QUICKER = {
     # A busy machine may be slower when it searches than when it was profiled.
     "search --latency 40%": "--set search.rounds=1 --set search.parents=6 --set search.probability=0.999",
 }
+_ARCH = json.dumps(load_space("digits").smallest().to_json())
 QUICKER_IN_PAGES = {
+    # A small supernet in AlphaNet's layout stands in for AlphaNet's.
+    "export --run runs/alphanet --arch a0": f"--arch '{_ARCH}' --set recalibration.batches=1",
+    "export --run runs/alphanet --arch a0 --no-recalibrate --out a0-as-it-is": f"--arch '{_ARCH}'",
     # A space of a few blocks in place of one of 266.
     "profile --device cpu --space digits": "--space small.yaml",
 }
@@ -109,6 +119,11 @@ def test_what_is_made_quicker_is_there() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_hastily(monkeypatch)
+    if name == "published.md":
+        monkeypatch.setitem(PUBLISHED, "alphanet", hostile_import.SMALL)
+        alphanet.write_file(tmp_path / "alphanet.pth.tar", hostile_import.small_state())
+        thousand_classes(tmp_path / "imagenet")
+        write_folder(tmp_path / "photos", {"train": {"ant": 12, "bee": 12}, "test": {"ant": 2, "bee": 2}}, side=12)
     (tmp_path / "small.yaml").write_text(
         f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8"
     )

@@ -4,6 +4,7 @@ Only functions of torch are used here, and nothing of nasdeploy: an independent 
 of MobileNet v3; kernels of 5 and 3 are computed from the next larger ones by a matrix of each block.
 """
 
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -69,6 +70,11 @@ class SubNetwork:
         """The sub-network as an architecture is written."""
         lists = {"depth": self.depths, "kernel_size": self.kernels, "expand_ratio": self.expands}
         return {"resolution": self.resolution, **{name: list(values) for name, values in lists.items()}}
+
+
+def arch_of(network: SubNetwork) -> str:
+    """The sub-network as the commands take it."""
+    return json.dumps(network.choices)
 
 
 # -- a file
