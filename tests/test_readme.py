@@ -29,6 +29,7 @@ from tests.data.pictures import write_folder
 from tests.hasty import measure_hastily
 from tests.importers import hostile_import
 from tests.importers import published_alphanet as alphanet
+from tests.importers import published_ofa as ofa
 from tests.importers.published_files import thousand_classes
 from tests.noise import despite_noise
 
@@ -122,6 +123,7 @@ def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: 
     if name == "published.md":
         monkeypatch.setitem(PUBLISHED, "alphanet", hostile_import.SMALL)
         alphanet.write_file(tmp_path / "alphanet.pth.tar", hostile_import.small_state())
+        ofa.write_file(tmp_path / "ofa-mbv3.pth", ofa.state_dict(1.0))
         thousand_classes(tmp_path / "imagenet")
         write_folder(tmp_path / "photos", {"train": {"ant": 12, "bee": 12}, "test": {"ant": 2, "bee": 2}}, side=12)
     (tmp_path / "small.yaml").write_text(
