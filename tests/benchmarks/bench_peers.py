@@ -13,8 +13,9 @@ time: `--budget-epochs` in units of one epoch of the original, of which an epoch
 and a third for the teacher. Then it is scored on all of DIR/test/CLASS. Every network, the original too before it
 teaches, has its BN statistics recalibrated on 256 training images that are prepared as in testing, enlarged as smoothly
 as in training; so do nasdeploy's own networks. FastNAS's search is a gift: its time is not taken off, but it ends after
-`--fastnas-seconds`. Where cuts.json has `{"fastnas": {"0.5": {"flops": "50%"}}}` it meets that share of the MACs, as
-the tool knows it. `--measure --json peers.json` then takes the latency of all networks trained.
+`--fastnas-seconds`; of 165 images each of its 166 scores takes a core of a CPU about six seconds.
+Where cuts.json has `{"fastnas": {"0.5": {"flops": "50%"}}}` it meets that share of the MACs, as the tool knows it.
+`--measure --json peers.json` then takes the latency of all networks trained.
 EfficientNet-Lite0 is the smallest of its family, so no smaller sibling from timm stands here.
 """
 
