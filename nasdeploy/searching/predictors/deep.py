@@ -2,7 +2,7 @@
 
 All columns are 0 of a choice of a block that is left out. How it was trained is not published. Here it is by L-BFGS as
 the smaller ones are: fitted on 200 networks of once-for-all's space with made-up accuracies it ranks others with
-Kendall's tau 0.62 to 0.66 (by 150 steps of Adam 0.47), fitted on 1,000 with 0.87 (0.86); in time the two differ little.
+Kendall's tau 0.62 to 0.66 (by 150 steps of Adam 0.47), fitted on 1,000 with 0.87 (0.86), in up to twice the time.
 `tests/benchmarks/bench_ofa_table.py` compares it with the smaller ones.
 """
 
