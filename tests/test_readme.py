@@ -56,7 +56,6 @@ _ARCH = json.dumps(load_space("digits").smallest().to_json())
 QUICKER_IN_PAGES = {
     # A small supernet in AlphaNet's layout stands in for AlphaNet's.
     "export --run runs/alphanet --arch a0": f"--arch '{_ARCH}' --set recalibration.batches=1",
-    "export --run runs/alphanet --arch a0 --no-recalibrate --out a0-as-it-is": f"--arch '{_ARCH}'",
     # A space of a few blocks in place of one of 266.
     "profile --device cpu --space digits": "--space small.yaml",
 }

@@ -96,26 +96,25 @@ def test_other_classes_than_those_of_the_data_are_refused(file: Callable[[int], 
         nd.import_supernet("alphanet", file(1000), out="other", changes={"space": "cifar10"})
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_later_steps_take_it_as_any_run(
-    known: bool, file: Callable[[int], Path], images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nasdeploy.workflows.start.IMAGENET_CLASSES", 3)
-    run = nd.import_supernet("alphanet", file(3), out="runs/small", data=images if known else None)
-    assert run.manifest.classes == (("ant", "bee", "cat") if known else ())
-    data, smallest = None if known else images, space_of(run).smallest()
-    result = nd.search(run, data=data, changes=SEARCH, macs_m=1.0)
+@pytest.mark.slow
+def test_later_steps_take_it_as_any_run(file: Callable[[int], Path], images: Path) -> None:
+    run = nd.import_supernet("alphanet", file(3), out="runs/small", data=images)
+    assert run.manifest.classes == ("ant", "bee", "cat")
+    result = nd.search(run, changes=SEARCH, macs_m=1.0)
     assert result.winner.costs["macs"] <= 1e6
-    exported = nd.export(run, data=data, changes=FEW)
+    exported = nd.export(run, changes=FEW)
     assert exported.manifest.digest == result.winner.digest
     assert exported.manifest.recalibration != OWN_STATISTICS
-    as_it_is = nd.export(run, smallest, data=data, recalibrate=False, out="as-it-is")
-    assert as_it_is.manifest.labels == ("ant", "bee", "cat")
-    assert as_it_is.manifest.recalibration == OWN_STATISTICS
+
+
+@pytest.mark.slow
+def test_images_may_be_given_later(file: Callable[[int], Path], images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasdeploy.workflows.start.IMAGENET_CLASSES", 3)
+    run = nd.import_supernet("alphanet", file(3), out="runs/small")
+    exported = nd.export(run, space_of(run).smallest(), data=images, recalibrate=False)
+    assert (exported.manifest.labels, exported.manifest.recalibration) == (("ant", "bee", "cat"), OWN_STATISTICS)
     changes = [f"{key}={value}" for key, value in FEW.items()]
-    compared = evaluate(
-        request_comparison([run.path], 2, 1, changes, None if known else str(images)), None, Progress(True)
-    )
+    compared = evaluate(request_comparison([run.path], 2, 1, changes, str(images)), None, Progress(True))
     assert compared["runs"][0]["run"] == str(run.path)
 
 
