@@ -51,16 +51,15 @@ def keep_trained(run: Run, space: str, weights: Mapping[str, Tensor], epoch: int
     """
     with run.lock():
         run.require_there()
-        save_alone(supernet_file(run), space, weights, epoch)
+        with replacing(supernet_file(run)) as partial:
+            write_alone(partial, space, weights, epoch)
     return supernet_facts(supernet_file(run), epoch)
 
 
-def save_alone(path: Path, space: str, weights: Mapping[str, Tensor], epoch: int) -> None:
-    """Write the weights of a supernet of a space (its digest), after so many epochs, as a file of safetensors, whole or
-    not at all."""
+def write_alone(path: Path, space: str, weights: Mapping[str, Tensor], epoch: int) -> None:
+    """Write the weights of a supernet of a space (its digest), after so many epochs, as a file of safetensors."""
     stated = {"schema": _SCHEMA, "space": space, "epoch": epoch, "sha256": digest_of(weights)}
-    with replacing(path) as partial:
-        write_tensors(partial, weights, {_STATED: json.dumps(stated)})
+    write_tensors(path, weights, {_STATED: json.dumps(stated)})
 
 
 def read(path: Path, remedy: str = _OTHER_CHECKPOINT) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a training that goes on, and so do exports, which are handed on as they are. Tor
 of a run of an earlier version into safetensors.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
@@ -14,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.escaping import as_json
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.table import TABLES, LatencyTable
 from nasdeploy.recipe import recipe_of
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.searching.result import load_result
 from nasdeploy.store.checkpoints import supernet_facts, supernet_file, trained_weights
-from nasdeploy.store.files import beside, locked_while_written, remove_partial_of, require_writable, write_json
+from nasdeploy.store.files import beside, disk_full_named, locked_while_written, remove_partial_of, require_writable
 from nasdeploy.store.networks import FINETUNED, RECORD, WEIGHTS, kept_networks
 from nasdeploy.store.packs import Listing, write_pack
 from nasdeploy.store.run import Run
@@ -66,7 +68,7 @@ def pack(run: Run, out: Path | None, progress: Progress) -> Packed:
     require_writable(path)
     with locked_while_written(path), run.reading():
         remove_partial_of(path)
-        with beside(path.absolute(), path) as inside:
+        with beside(path.absolute(), path) as inside, disk_full_named(path):
             inside.mkdir()
             files = {**_files_of(run, inside), **_tables_of(run)}
             progress.say(f"pack: {run.path}, {len(files)} files, {_megabytes(files.values()):.3g} MB")
@@ -109,16 +111,16 @@ def _weights_of(run: Run, workspace: Path) -> dict[str, Path]:
     weights = trained_weights(run)
     facts, file = run.facts("train"), weights.path
     if file != supernet_file(run):
-        from nasdeploy.supernet.weights import read, save_alone
+        from nasdeploy.supernet.weights import read, write_alone
 
         content, file = read(weights.path), workspace / supernet_file(run).name
-        save_alone(file, content["space"], content["weights"], weights.facts.epoch)
+        write_alone(file, content["space"], content["weights"], weights.facts.epoch)
         # Searches, evaluations and kept networks know them by the sum of the checkpoint.
         facts = {**facts, **supernet_facts(file, weights.facts.epoch, weights.facts)}
     manifest = run.manifest.model_dump(mode="json")
     manifest["finished"].pop("export", None)
     manifest["finished"]["train"] = facts
-    write_json(workspace / "manifest.json", manifest)
+    (workspace / "manifest.json").write_text(json.dumps(as_json(manifest), indent=2) + "\n", encoding="utf-8")
     return {"manifest.json": workspace / "manifest.json", supernet_file(run).name: file}
 
 

@@ -19,7 +19,7 @@ from nasdeploy.store.run import Run
 from nasdeploy.supernet.archives import UnreadableArchive
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.supernet.tensor_files import digest_of, read_tensors, write_tensors
-from nasdeploy.supernet.weights import initialise, keep_trained, load_supernet, save_alone
+from nasdeploy.supernet.weights import initialise, keep_trained, load_supernet
 from tests.small_spaces import two_stages
 from tests.supernet.test_weights import same, supernet
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_written_leaves_what_was_there(run: Run, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"supernet\.safetensors: cannot be written, disk full"):
-        save_alone(supernet_file(run), two_stages().digest, supernet(seed=1).state_dict(), 5)
+        keep_trained(run, two_stages().digest, supernet(seed=1).state_dict(), 5)
     assert supernet_file(run).read_bytes() == before
     assert [path.name for path in run.path.iterdir()] == [".lock", "manifest.json", "supernet.safetensors"]
 

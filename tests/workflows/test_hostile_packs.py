@@ -27,7 +27,7 @@ from tests.workflows.runs import SPACE, table_of, trained_run
 from tests.workflows.test_original import keep, other_network
 
 MORE_MEMORY = 256 << 20
-"""The largest pack has 34 MB."""
+"""The largest pack has 10 MB."""
 
 
 @pytest.fixture

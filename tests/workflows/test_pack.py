@@ -29,9 +29,11 @@ from nasdeploy.workflows.unpack import unpack
 from tests.exporting.models import DEVICE
 from tests.exporting.models import supernet_of as random_supernet
 from tests.forked import nasdeploy
+from tests.training.test_disk_full import SAID, fill, small
 from tests.workflows.runs import SPACE, table_of, trained_run
 from tests.workflows.test_original import keep, other_network
 
+__all__ = ["small"]
 QUIET = Progress(quiet=True)
 BUDGET = {"macs_m": 1.0}
 
@@ -179,6 +181,18 @@ def test_damaged_weights_are_not_packed(run: Run) -> None:
     with pytest.raises(UserError, match="damaged, or not the weights that training ended with"):
         nd.pack(run, "p")
     assert not [path for path in Path().iterdir() if "p" in path.suffixes or path.name.startswith(".p")]
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(small: Path, tmp_path: Path) -> None:
+    run = trained_run(small)
+    packed = nd.pack(run, tmp_path / "p")
+    fill(leaving=16 << 10)
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(UserError, match=f"^p: {SAID}"):
+        nd.pack(run, "p")
+    with pytest.raises(UserError, match=f"^runs/y: {SAID}"):
+        nd.unpack(packed, "runs/y")
+    assert sorted(Path().rglob("*")) == before
 
 
 @pytest.mark.slow
