@@ -24,6 +24,7 @@ from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.exporting.formats.format import Source
 from nasdeploy.exporting.formats.torch import TorchFormat
 from nasdeploy.exporting.manifest import ExportManifest
+from nasdeploy.supernet.evaluate import calibrate
 from nasdeploy.supernet.supernet import extract
 from tests.exporting.models import Tampered, exporter, jobs, latency_table
 from tests.small_spaces import one_stage
@@ -78,6 +79,25 @@ def test_figures_are_those_of_the_file_on_the_image_files(exported: tuple[Export
     assert (accuracy.images, accuracy.changed) == (75, 0)
     assert accuracy.top1 == accuracy.top1_pytorch == correct / 75
     assert accuracy.interval[0] < accuracy.top1 < accuracy.interval[1]
+
+
+def test_statistics_are_averaged_as_the_recipe_says(exported: tuple[Exporter, Path], tmp_path: Path) -> None:
+    made, out = exported
+    assert made.recalibration is not None
+    settings, arch = made.recalibration.model_copy(update={"average": "image-weighted"}), one_stage().named["t0"]
+    replace(made, recalibration=settings).export(arch, tmp_path / "out", jobs())
+    facts = [json.loads((each / "manifest.json").read_text())["recalibration"] for each in (tmp_path / "out", out)]
+    assert [each.pop("average", None) for each in facts] == ["image-weighted", None]
+    assert facts[0] == facts[1]
+    calibration = made.data.calibration(settings.batch_size, settings.batches, made.seed)
+    images = [inputs[0] for inputs in calibration(one_stage().plan(arch))]
+    network = calibrate(extract(made.supernet, arch), images, average="image-weighted")
+    with torch.no_grad():
+        expected = network(images[0]).numpy()
+    sessions = [onnxruntime.InferenceSession(each / "model.onnx") for each in (tmp_path / "out", out)]
+    found, usual = (session.run(None, {"input": images[0].numpy()})[0] for session in sessions)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(usual - expected).max() > 1e-4
 
 
 def test_recalibration_changes_the_file_and_keeping_statistics_does_not(

@@ -40,6 +40,17 @@ def test_an_architecture_is_extracted_recalibrated_and_scored() -> None:
         assert (found.value, found.samples) == (expected.value, 24)
         assert found.loss == pytest.approx(expected.loss, rel=1e-4)
     assert len(passes) == 2
+    weighted = calibrate(extract(supernet, supernet.space.smallest()), calibration, average="image-weighted")
+    averaging = evaluator.averaging("image-weighted")
+    for same in (averaging, averaging.having({}), averaging.ranking_by("loss")):
+        assert_equal_statistics(same.network(supernet.space.smallest()), weighted)
+    with pytest.raises(AssertionError):
+        assert_equal_statistics(evaluator.network(supernet.space.smallest()), weighted)
+
+
+def assert_equal_statistics(found: Network, expected: Network) -> None:
+    for buffer, other in zip(found.buffers(), expected.buffers(), strict=True):
+        torch.testing.assert_close(buffer, other, rtol=1e-5, atol=1e-6)
 
 
 class Divided:
