@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from nasdeploy.cli.wording import typed
+from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import Terminated, UserError
 from nasdeploy.core.progress import Progress, Work
 from nasdeploy.core.score import Score
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.evaluate import Evaluator
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.training.checkpoint import Checkpoints, TrainingState
@@ -426,9 +428,10 @@ def test_metrics_of_the_last_epoch_that_are_lost_are_named(monkeypatch: pytest.M
 
 
 def test_a_network_without_finite_logits_is_validated_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "nasdeploy.training.monitor.Evaluator", lambda *given: lambda arch: Score(TOP1, 0.1, 0.1, 9, float("nan"))
-    )
+    def scored(self: Evaluator, arch: Arch, first: int = 0, end: int | None = None) -> Score:
+        return Score(TOP1, 0.1, 0.1, 9, float("nan"))
+
+    monkeypatch.setattr(Evaluator, "__call__", scored)
     facts = train(tiny_recipe("train.epochs=1"), QUIET).facts("train")
     assert facts["validation"]["smallest"]["cross_entropy"] is None
 
