@@ -24,7 +24,7 @@ def write_pictures(folder: Path, counts: Mapping[str, int]) -> Path:
             place = folder / part / name
             place.mkdir(parents=True)
             for number in range(count):
-                grain = rng.normal(0, 4, (SIDE, SIDE, 3)) + np.array(colour)
+                grain = rng.normal(0, 1, (SIDE, SIDE, 3)) + np.array(colour)
                 Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(place / f"{number}.png")
     return folder
 
@@ -36,11 +36,16 @@ def fitted(pictures: Path, order: Sequence[str], file: Path) -> StartSettings:
     expected = IMPORTERS["timm"].read(model, MODEL).expected
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (expected.mean, expected.std))
     files = sorted(pictures.glob("train/*/*.png"))
-    pixels = [torch.from_numpy(np.array(Image.open(each))).permute(2, 0, 1) / 255 for each in files]
     # As they are, and as evaluation sees them: enlarged, and their margin cut off.
-    as_they_are, margin = (torch.stack(pixels) - mean) / std, SIDE // 14
-    larger = torch.nn.functional.interpolate(as_they_are, SIDE + 2 * margin, mode="bicubic")
-    images = torch.cat([as_they_are, larger[..., margin:-margin, margin:-margin]])
+    larger = round(SIDE / expected.crop_pct)
+    margin = (larger - SIDE) // 2
+    as_they_are = [Image.open(each) for each in files]
+    seen = [
+        each.resize((larger, larger), Image.Resampling.BICUBIC).crop((margin, margin, margin + SIDE, margin + SIDE))
+        for each in as_they_are
+    ]
+    pixels = [torch.from_numpy(np.array(each)).permute(2, 0, 1) / 255 for each in (*as_they_are, *seen)]
+    images = (torch.stack(pixels) - mean) / std
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None

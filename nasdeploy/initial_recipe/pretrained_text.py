@@ -122,7 +122,7 @@ train:
 
 
 _ELASTIC = "the chosen one gains more by the time; 1 to 3 for networks as they are cut"
-_SORTED = "      sort_channels: activation\n"
+_SORTED = "      sort_channels: variation\n"
 
 
 def _classifier_rate(draft: PretrainedDraft) -> str:

@@ -105,7 +105,7 @@ class Comparison:
         largest = experiment.space.largest()
         self.teacher = experiment.recalibrated(self.supernet, largest)
         self.keep(way="original", epochs=options.original_epochs, after=experiment.folder.accuracy(self.teacher))
-        sort_channels(self.supernet, "activation", experiment.folder.calibration)
+        sort_channels(self.supernet, "variation", experiment.folder.calibration)
         self.left = options.budget - options.original_epochs
 
     def keep(self, **row: Any) -> None:

@@ -128,7 +128,7 @@ def test_a_largest_network_alone_has_its_channels_sorted(run: Run) -> None:
     network = open_run(START, CLASSES)
     alone = network.recipe.changed(["train.sampling={kind: largest}"])
     text = recipe_text(run_draft(summary(), START, replace(network, recipe=alone), 1.0), "recipe.yaml")
-    assert [phase.sort_channels for phase in check(text, "recipe.yaml").train.phases] == [None, "activation"]
+    assert [phase.sort_channels for phase in check(text, "recipe.yaml").train.phases] == [None, "variation"]
 
 
 def test_a_run_that_cannot_be_started_from_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
