@@ -128,7 +128,7 @@ def import_supernet(request: ImportRequest, progress: Progress) -> Run:
                 Run.discard(request.directory)
     progress.say(
         f"import: {request.directory}, {found.tensors} tensors of {found.parameters:,} parameters, "
-        f"{found.classes} classes, space {space.name} with {space.size:.3g} architectures"
+        f"{found.classes} classes, space {space.name} with {space.networks:.3g} architectures"
     )
     return Run.open(request.directory)
 
