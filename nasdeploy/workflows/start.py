@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from os.path import realpath
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from nasdeploy.importers.start import initial_weights, open_model
 from nasdeploy.nn.inverted_residual import zero_last_scales
 from nasdeploy.recipe import Recipe, load_recipe
 from nasdeploy.spaces import IMAGENET_CLASSES
-from nasdeploy.store.checkpoints import trained_weights
+from nasdeploy.store.checkpoints import sum_of, trained_weights
 from nasdeploy.store.files import locked_while_written, replacing_directory
 from nasdeploy.store.run import RememberedData, Run
 from nasdeploy.supernet.settings import FROM_PUBLISHED
@@ -187,12 +186,10 @@ def _write(
 
 def _origin(found: PublishedSupernet) -> dict[str, Any]:
     """Return where the weights are from, as it stands in the manifest."""
-    with found.path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     return {
         "kind": found.kind,
         "file": found.path.name,
-        "sha256": digest,
+        "sha256": sum_of(found.path),
         "tensors": found.tensors,
         "parameters": found.parameters,
     }
