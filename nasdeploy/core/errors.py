@@ -21,6 +21,10 @@ class UserError(NasdeployError):
     exit_code = 2
 
 
+class ConversionRefused(UserError):
+    """A module that cannot be converted to what a runtime opens: one of many that are measured may be left out."""
+
+
 class InfeasibleBudget(NasdeployError):
     """A budget that no network of the space can meet."""
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from nasdeploy.convert import model_for
+from nasdeploy.convert import MeasuredModule, model_for, models_for
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.plan import Block, Part, Plan, TensorType
+from nasdeploy.core.plan import Block, Part, Plan
 from nasdeploy.core.progress import Progress, duration
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
@@ -22,7 +22,7 @@ from nasdeploy.latency.calibration import evenly, reference_block, stratified
 from nasdeploy.latency.campaign import Campaign, Journal, all_measured, drift_corrected_table
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.open_runner import open_runner
-from nasdeploy.latency.runners.runner import Runner
+from nasdeploy.latency.runners.runner import ModelMaker, Runner
 from nasdeploy.latency.table import Conditions, LatencyTable, Role, entry_cost
 from nasdeploy.latency.time_budget import (
     Pace,
@@ -104,7 +104,7 @@ _ABOUT = 1.1
 def measure_pace(space: SearchSpace, device: Device, runner: Runner, protocol: MeasurementProtocol) -> Pace:
     """Measure how long things take, from a few blocks; those that the runtime refuses are not among them."""
     blocks, trial = sampled_blocks(space), trial_protocol(protocol)
-    models = {key: partial(block_model, block, device) for key, block in blocks.items()}
+    models = block_models(blocks, device)
     # What is imported for the first model is no part of the others.
     next(iter(models.values()))()
     start = perf_counter()
@@ -126,11 +126,11 @@ def _profile(
     # One that was stopped goes on as it began.
     fresh = not journal.outcomes["blocks"]
     campaign.announce(space, pace)
-    blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
+    blocks = space.distinct_blocks()
     # In random order, so that a slow minute does not fall on all blocks of a stage, and on every network with it.
     shuffled = {key: blocks[key] for key in _in_random_order(list(blocks), "order of blocks")}
     for_networks = pace.of_networks(space, protocol.calibration_networks + protocol.held_out_networks, protocol)
-    found = campaign.timings("blocks", shuffled, protocol.blocks, for_networks)
+    found = campaign.timings("blocks", block_models(shuffled, device), protocol.blocks, for_networks)
     entries = {key: found[key] for key in blocks}
     for_blocks = perf_counter() - start
     if campaign.ends < inf and fresh:
@@ -212,25 +212,30 @@ def whole_network(parts: Mapping[str, Part], timings: Mapping[str, Timing]) -> T
     )
 
 
-def block_model(block: Block, device: Device) -> Model:
-    """Make a block with random weights, to be measured."""
-    return _model(StaticBlock(block), block.inputs, device)
+def block_models(blocks: Mapping[str, Block], device: Device) -> dict[str, ModelMaker]:
+    """Return makers of blocks with random weights, to be measured in this order, by key."""
+    return models_for({key: partial(measured_block, block) for key, block in blocks.items()}, device)
+
+
+def measured_block(block: Block) -> MeasuredModule:
+    """Return a block with random weights and the normalisations of a trained one."""
+    return MeasuredModule(_as_trained(StaticBlock(block)), block.inputs)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
     """Make the graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
-    return _model(StaticBlock(block), block.inputs, device)
+    return model_for(_as_trained(StaticBlock(block)), block.inputs, device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:
     """Make a whole network of one part with random weights, to be measured."""
-    return _model(Network(plan), [tensor for _, tensor in plan.only.inputs], device)
+    return model_for(_as_trained(Network(plan)), [tensor for _, tensor in plan.only.inputs], device)
 
 
-def _model(module: nn.Module, inputs: Sequence[TensorType], device: Device) -> Model:
+def _as_trained(module: nn.Module) -> nn.Module:
     randomise_norms(module)
-    return model_for(module, inputs, device)
+    return module
 
 
 def randomise_norms(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from nasdeploy.runtimes.executorch import ExecuTorch
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from nasdeploy.runtimes.openvino import OpenVino
 from nasdeploy.runtimes.pytorch import PyTorch
-from nasdeploy.runtimes.runtime import Runtime, Target
+from nasdeploy.runtimes.runtime import HERE_ONLY, Runtime, Target
 from nasdeploy.runtimes.tensorrt import TensorRt
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -30,7 +30,7 @@ def described_runtime(device: Target) -> Runtime:
     if device.precision not in runtime.precisions:
         able = " or ".join(runtime.precisions)
         raise UserError(f"device {device.name}: {device.runtime} does not run {device.precision}; use {able}")
-    if runtime.form != "onnx" and not device.is_local:
+    if runtime.form in HERE_ONLY and not device.is_local:
         raise UserError(
             f"device {device.name}: {device.runtime} runs on this machine only; use another runtime on a board"
         )

@@ -22,8 +22,12 @@ Array = npt.NDArray[Any]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-Form = Literal["onnx", "module", "program"]
-"""What a runtime opens: an ONNX file, a PyTorch module in this process, or only a file of its own that was exported."""
+Form = Literal["onnx", "ncnn", "mnn", "tflite", "module", "program"]
+"""What a runtime opens: an ONNX file, one of its own that blocks are converted to as well, a PyTorch module in this
+process, or only a file of its own that was exported."""
+
+HERE_ONLY: tuple[Form, ...] = ("module", "program")
+"""The forms of models that are never sent to a board."""
 
 
 LARGEST_BATCH = 32

@@ -177,7 +177,7 @@ def contender(text: str, device: Device) -> BenchModel:
 
 def _in_bundle(folder: Path, device: Device) -> Path:
     """Return the bundle's file that the device's runtime opens, if it has several that in the device's precision."""
-    kind = device.runtime if described_runtime(device).form == "program" else "onnx"
+    kind = "onnx" if described_runtime(device).form in ("onnx", "module") else device.runtime
     found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == kind]
     if not found:
         raise UserError(f"{folder}: holds no {kind} file, which device {device.name} is measured with; export one")

@@ -13,7 +13,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import evenly, relative_errors
 from nasdeploy.latency.campaign import Kind, all_measured
 from nasdeploy.latency.compare import Ratios, ratios
-from nasdeploy.latency.profile import block_model, named_parts, network_model, profile, whole_network
+from nasdeploy.latency.profile import block_models, named_parts, network_model, profile, whole_network
 from nasdeploy.latency.protocol import Rounds, Timing
 from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.runners.runner import ModelMaker, Runner
@@ -88,7 +88,7 @@ def check(
     keys = spread([key for key in by_latency(table.entries) if key in blocks], sample.entries)
     measured = _measure(
         runner,
-        {key: partial(block_model, blocks[key], device) for key in keys},
+        block_models({key: blocks[key] for key in keys}, device),
         "blocks",
         protocol.blocks,
         table,

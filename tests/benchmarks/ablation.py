@@ -23,7 +23,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import LatencyCalibration, fit, relative_deviation, relative_errors
 from nasdeploy.latency.campaign import POWERS, Campaign, Journal, drift_corrected_table
 from nasdeploy.latency.machine import Fingerprint
-from nasdeploy.latency.profile import block_model, choose_networks, network_model, reference_model
+from nasdeploy.latency.profile import block_models, choose_networks, network_model, reference_model
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, quality, usual_reference
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Runner
@@ -89,7 +89,7 @@ def measured(
 ) -> Measured:
     """Measure blocks, and the networks of `roles`, by default those that a table would have."""
     start = perf_counter()
-    blocks = {key: partial(block_model, block, device) for key, block in space.distinct_blocks().items()}
+    blocks = block_models(space.distinct_blocks(), device)
     with TemporaryDirectory() as folder, Recording(open_runner(device)) as runner:
         conditions = Conditions.of(space, device, runner.fingerprint, protocol)
         journal, progress = Journal(Path(folder, "journal.jsonl"), conditions), Progress(quiet=True)

@@ -29,7 +29,7 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.calibration import held_out_error
-from nasdeploy.latency.profile import block_model, network_model, profile, reference_model
+from nasdeploy.latency.profile import block_models, network_model, profile, reference_model
 from nasdeploy.latency.protocol import MeasurementProtocol, Timing
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
@@ -147,7 +147,7 @@ _known_nodes: dict[str, int] = {}
 
 def _nodes(block: Any, device: Device) -> int:
     if block.key not in _known_nodes:
-        content = block_model(block, device)
+        content = block_models({block.key: block}, device)[block.key]()
         assert isinstance(content, bytes)
         _known_nodes[block.key] = len(onnx.load_from_string(content).graph.node)
     return _known_nodes[block.key]

@@ -28,7 +28,7 @@ import numpy as np
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.settings import parse
 from nasdeploy.latency.campaign import Journal
-from nasdeploy.latency.profile import block_model, profile
+from nasdeploy.latency.profile import block_models, profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing, corrected, usual_reference
 from nasdeploy.latency.runners.open_runner import open_runner
 from nasdeploy.latency.table import LatencyTable
@@ -88,7 +88,7 @@ def report_timing(name: str, blocks: int, rounds: int) -> None:
     """Measure blocks of a space here and over SSH, in turn."""
     space = load_space(name, 10)
     chosen = dict(list(space.distinct_blocks().items())[:blocks])
-    models = {key: partial(block_model, block, LOCAL) for key, block in chosen.items()}
+    models = block_models(chosen, LOCAL)
     found: dict[str, list[dict[str, Timing]]] = {"here": [], "ssh": []}
     seconds: dict[str, list[float]] = {"here": [], "ssh": []}
     with server() as running:

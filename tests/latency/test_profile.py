@@ -69,17 +69,17 @@ def opened(monkeypatch):
         def watch(self, name):
             original = getattr(module, name)
 
-            def open_(item, device):
+            def open_(item, *device):
                 if len(self) >= self.limit:
                     raise Stopped
                 self.append(item)
-                return original(item, device)
+                return original(item, *device)
 
             monkeypatch.setattr(module, name, open_)
 
     monkeypatch.setattr(module, "measure_pace", lambda *_: Pace(opening=1e-2, call=1e-5, per_mac=1e-9))
     found = Opened()
-    found.watch("block_model")
+    found.watch("measured_block")
     found.watch("network_model")
     return found
 

@@ -1,6 +1,7 @@
 """Checking a table, with a runner that plays its device."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -93,7 +94,9 @@ def test_another_space_is_refused():
 
 def test_what_is_measured_are_the_blocks_and_networks_of_these_keys(monkeypatch):
     made = []
-    monkeypatch.setattr(module, "block_model", lambda block, device: made.append(block.key))
+    monkeypatch.setattr(
+        module, "block_models", lambda blocks, device: {key: partial(made.append, key) for key in blocks}
+    )
     monkeypatch.setattr(module, "network_model", lambda plan, device: made.append(plan))
 
     class Making(Replay):

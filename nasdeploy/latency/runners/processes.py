@@ -26,7 +26,7 @@ from nasdeploy.latency.measure import in_groups
 from nasdeploy.latency.protocol import MeasurementProtocol, Noise, Rounds, SustainedCalls, Timing
 from nasdeploy.latency.runners.open_runner import connected, crowding, open_runner
 from nasdeploy.latency.runners.remote_program import PROGRAM, Answer, frame_of, shown
-from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Runner, Say
+from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Runner, Say, made
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import LocalTarget, TorchModel, content_of
@@ -73,7 +73,9 @@ class ProcessRunner:
             yield {**refused, **self._measure(rounds, protocol, on_visits)}
 
     def _open(self, key: str | None, model: ModelMaker) -> Refusal | None:
-        content = model()
+        content = made(model)
+        if isinstance(content, Refusal):
+            return content
         # PyTorch's modules, which are no files, were refused.
         assert not hasattr(content, "module")
         self._send({"do": "open", "key": key}, content_of(content)[1])
@@ -237,14 +239,14 @@ class _Told:
 def _kept(model: ModelMaker, path: Path) -> ModelMaker:
     """Return a maker that makes the model once, and keeps it in a file: making takes longer than measuring."""
 
-    def made() -> bytes:
+    def kept() -> bytes:
         if not path.exists():
             content = model()
             assert not isinstance(content, TorchModel), "modules are measured in one process"
             path.write_bytes(content_of(content)[1])
         return path.read_bytes()
 
-    return made
+    return kept
 
 
 def combined(timings: Sequence[Timing]) -> Timing:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
-from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.errors import ConversionRefused, UserError, one_line
 from nasdeploy.latency.machine import Fingerprint, fingerprint_here
 from nasdeploy.latency.measure import Group, Timed, in_groups, measure
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
@@ -64,6 +64,14 @@ class Runner(Protocol):
 
 Open = Callable[[Model], Timed]
 """Opens a model in a runtime; raises `UserError` if that refuses it."""
+
+
+def made(maker: ModelMaker) -> Model | Refusal:
+    """Return a model, or why there is none: one that cannot be converted is no reason not to measure the others."""
+    try:
+        return maker()
+    except ConversionRefused as error:
+        return Refusal(str(error))
 
 
 def opened(model: Model, open_model: Open) -> Timed | Refusal:
@@ -127,7 +135,10 @@ class LocalRunner:
             yield {**refused, **measure_sessions(together, rounds, protocol, lambda: on_visits(1))}
 
     def _opened(self, maker: ModelMaker) -> Timed | Refusal:
-        return opened(maker(), lambda model: self._runtime.open(model, self._device))
+        model = made(maker)
+        if isinstance(model, Refusal):
+            return model
+        return opened(model, lambda model: self._runtime.open(model, self._device))
 
     def __enter__(self) -> "LocalRunner":
         return self

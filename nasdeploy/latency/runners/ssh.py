@@ -26,7 +26,7 @@ from nasdeploy.latency.runners.remote_program import (
     shown,
     why_ended,
 )
-from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Say
+from nasdeploy.latency.runners.runner import ModelMaker, Outcome, Refusal, Say, made
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.device import Device, SshHost
 from nasdeploy.runtimes.runtime import LocalTarget, numbers
@@ -161,7 +161,9 @@ class SshRunner:
 
     def _open(self, key: str | None, model: ModelMaker) -> Refusal | None:
         """Open a model on the board, the reference graph if it has no key; return why it cannot run, if it cannot."""
-        content = model()
+        content = made(model)
+        if isinstance(content, Refusal):
+            return content
         # PyTorch, which runs modules, is refused for a device that is a board.
         assert isinstance(content, bytes)
         self._opening = [key]

@@ -53,15 +53,15 @@ def test_table_is_like_one_that_is_measured_here(server, path, tmp_path):
 def watched(monkeypatch, at, act):
     """Keys that models were made for; before that of number `at`, `act` is called once."""
     made = []
-    original = module.block_model
+    original = module.measured_block
 
-    def block_model(block, device):
+    def measured_block(block):
         made.append(block.key)
         if len(made) == at:
             act()
-        return original(block, device)
+        return original(block)
 
-    monkeypatch.setattr(module, "block_model", block_model)
+    monkeypatch.setattr(module, "measured_block", measured_block)
     return made
 
 
@@ -108,13 +108,16 @@ def test_a_board_that_stays_away_ends_in_one_line_and_the_same_command_goes_on(o
 
 def test_a_block_that_the_runtime_refuses_is_named_after_all_others_were_measured(server, path, monkeypatch):
     broken = sorted(SPACE.distinct_blocks())[3]
-    original = module.block_model
+    original = module.block_models
 
-    def block_model(block, device):
-        content = original(block, device)
-        return content.replace(b"Conv", b"Conw") if block.key == broken else content
+    def block_models(blocks, device):
+        makers = original(blocks, device)
+        if broken in makers:
+            whole = makers[broken]
+            makers[broken] = lambda: whole().replace(b"Conv", b"Conw")
+        return makers
 
-    monkeypatch.setattr(module, "block_model", block_model)
+    monkeypatch.setattr(module, "block_models", block_models)
     with pytest.raises(UserError) as caught:
         profile(SPACE, device(server), path, QUIET, protocol=HASTY)
     assert f"cannot run 1 of {len(SPACE.distinct_blocks())} blocks, the first of them {broken}: " in str(caught.value)
