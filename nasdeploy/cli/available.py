@@ -43,13 +43,13 @@ def _device(device: "Device") -> dict[str, Any]:
 
 def _lacking(device: "Device") -> list[str]:
     """Say what has to be done on this machine before the device can be used; of a board only what reaches it."""
-    from importlib.util import find_spec
-
     from nasdeploy.runtimes import described_runtime
+    from nasdeploy.runtimes.device import missing_to_reach
 
     runtime = described_runtime(device)
     if not device.is_local:
-        return [] if find_spec("asyncssh") else ["run: pip install asyncssh"]
+        command = missing_to_reach(device)
+        return [f"run: {command}"] if command else []
     missing, obstacle = runtime.missing(), runtime.obstacle()
     return [*([f"run: {missing}"] if missing else ()), *([obstacle] if obstacle else ())]
 

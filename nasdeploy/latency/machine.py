@@ -44,7 +44,7 @@ class Fingerprint:
 def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
     """Return the fingerprint of this machine, running networks as `device` says in that version of its runtime."""
     return Fingerprint(
-        cpu=_cpu(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
+        cpu=cpu_name(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
         cores=bound_cpus(),
         governor=_read(_CPUFREQ / "scaling_governor").strip(),
         max_frequency=_megahertz(_read(_CPUFREQ / "cpuinfo_max_freq")),
@@ -74,10 +74,11 @@ def _shown(value: object) -> str:
     return "none known" if value in ("", None) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cpu(cpuinfo: str, board: str) -> str:
-    """Return the name of the processor; with family and model, because virtual machines shorten the name.
+def cpu_name(cpuinfo: str, board: str) -> str:
+    """Return the name of the processor, by `/proc/cpuinfo` and the name of its board.
 
-    ARM's cores have no name of their own: there it is the board's, with the number of the core's design.
+    With family and model, because virtual machines shorten the name. ARM's cores have no name of their own: there it is
+    the board's, with the number of the core's design.
     """
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     known: dict[str, str] = {}

@@ -4,7 +4,7 @@ NumPy and the standard library only: this also runs on a small board.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns, sleep
@@ -138,8 +138,9 @@ class _Measurement:
             reference = None if group.reference is None else self._opened(group.reference, 0.0, opened)
             sessions = {key: self._opened(opener, self.rounds.idle_s, opened) for key, opener in group.models.items()}
             readings = self._visit_all(sessions, reference, on_visit)
-            usual = None if reference is None else float(np.percentile(reference.runs, UNDISTURBED))
-            timings = {key: self._summary(each.runs, _noise_of(readings), usual) for key, each in sessions.items()}
+            usual = None if reference is None else undisturbed(reference.runs)
+            noise = _noise_of(readings)
+            timings = {key: summary(each.runs, self.protocol, usual, noise) for key, each in sessions.items()}
             return {key: self._with_throughput(sessions[key], timing) for key, timing in timings.items()}
         finally:
             for session in opened:
@@ -189,13 +190,6 @@ class _Measurement:
             if number >= discarded:
                 session.runs.append(mean)
 
-    def _summary(self, runs: list[float], noise: Noise, reference: float | None) -> Timing:
-        # Sorted, because rounding may put percentiles of nearly equal runs out of order.
-        p10, median, p90, p95 = np.sort(np.percentile(runs, [UNDISTURBED, 50, 90, 95])).tolist()
-        if not noise and p90 > self.protocol.noisy_above * median:
-            noise = "spread"
-        return Timing(median, p10, p90, p95, len(runs), utc_now(), noise, reference)
-
     def _with_throughput(self, session: _Session, timing: Timing) -> Timing:
         """Add the calls that are done in the protocol's time, in runs, so that the clock is read seldom."""
         if not self.protocol.sustained_s:
@@ -224,6 +218,23 @@ class _Measurement:
         for _ in range(calls):
             call()
         return clock() - start
+
+
+def summary(runs: Sequence[float], protocol: MeasurementProtocol, reference: float | None, noise: Noise = "") -> Timing:
+    """Return the timing of runs, in seconds, that end now; where nothing else disturbed them they may vary too much.
+
+    `reference` are the undisturbed seconds of the reference graph meanwhile, if there was one.
+    """
+    # Sorted, because rounding may put percentiles of nearly equal runs out of order.
+    p10, median, p90, p95 = np.sort(np.percentile(runs, [UNDISTURBED, 50, 90, 95])).tolist()
+    if not noise and p90 > protocol.noisy_above * median:
+        noise = "spread"
+    return Timing(median, p10, p90, p95, len(runs), utc_now(), noise, reference)
+
+
+def undisturbed(runs: Sequence[float]) -> float:
+    """Return the seconds of a run that nothing disturbs (`Timing.undisturbed`)."""
+    return float(np.percentile(runs, UNDISTURBED))
 
 
 def _noise_of(readings: list[SensorReading]) -> Noise:

@@ -1,7 +1,12 @@
-"""Device files (`profiles/NAME.yaml`): where networks run, here or on a board over SSH, in which runtime, and how."""
+"""Device files (`profiles/NAME.yaml`): where networks run, in which runtime, and how.
 
+That is here, on a board over SSH, or on a phone by `adb`, Android's debug bridge.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -25,10 +30,29 @@ class SshHost:
     port: int | None
 
 
-def parse_host(text: str) -> SshHost | None:
-    """Return the host that `ssh://[user@]host[:port]` names, None for `local`; raises ValueError for others."""
+@dataclass(frozen=True)
+class AdbHost:
+    """A phone with Android, by the serial number that `adb devices` lists; of one over Wi-Fi that is its address."""
+
+    serial: str
+
+
+_ADB = "adb:"
+_SERIAL = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:\[\]-]*")
+
+
+def parse_host(text: str) -> SshHost | AdbHost | None:
+    """Return the host that a text names: `ssh://[user@]host[:port]`, `adb:SERIAL`, or `local`, which is None.
+
+    Raises ValueError for others.
+    """
     if text == LOCAL:
         return None
+    if text.startswith(_ADB):
+        serial = text.removeprefix(_ADB)
+        if not _SERIAL.fullmatch(serial):
+            raise ValueError(f"'{text}' is no host; {_FORMS}")
+        return AdbHost(serial)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -48,7 +72,7 @@ def parse_host(text: str) -> SshHost | None:
     return SshHost(parts.hostname, parts.username, port)
 
 
-_FORMS = "write local, or ssh://user@host, or ssh://user@host:port"
+_FORMS = "write local, or ssh://user@host, or ssh://user@host:port, or adb:SERIAL"
 
 
 def _a_host(text: str) -> str:
@@ -65,9 +89,11 @@ class Device(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$")
     runtime: str
     host: Host = LOCAL
-    """The host: `local`, or `ssh://user@host[:port]`."""
+    """The host: `local`, `ssh://user@host[:port]`, or `adb:SERIAL`."""
     hosts: tuple[Host, ...] = ()
-    """The equal boards that share the work, in place of `host`."""
+    """The equal boards or phones that share the work, in place of `host`."""
+    benchmark: str = ""
+    """The file, on this machine, of the program that measures on a phone: the runtime's own, built for the phone."""
     python: str = Field(default="python3", min_length=1)
     """The Python of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
     precision: Precision = "fp32"
@@ -91,9 +117,20 @@ class Device(Settings):
             raise ValueError("python is that of a board, and this device is local; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _a_phones_program(self) -> "Device":
+        on_phone = any(isinstance(board, AdbHost) for board in self.boards)
+        if on_phone and not self.benchmark:
+            raise ValueError("host is a phone, and benchmark is missing: the file of the program that measures there")
+        if on_phone and self.python != "python3":
+            raise ValueError("python is that of a board, and this device is a phone; leave it out")
+        if self.benchmark and not on_phone:
+            raise ValueError("benchmark is the program that measures on a phone, and this device is none; leave it out")
+        return self
+
     @property
-    def boards(self) -> tuple[SshHost, ...]:
-        """The boards that it runs networks on, over SSH; none if that is this machine."""
+    def boards(self) -> tuple[SshHost | AdbHost, ...]:
+        """The boards that it runs networks on, over SSH, or phones, by `adb`; none if that is this machine."""
         found = (parse_host(text) for text in self.hosts or (self.host,))
         return tuple(host for host in found if host is not None)
 
@@ -101,6 +138,17 @@ class Device(Settings):
     def is_local(self) -> bool:
         """Whether it runs networks on this machine."""
         return not self.boards
+
+
+def missing_to_reach(device: Device) -> str | None:
+    """Return the command that installs what reaches a device which is not this machine; None if that is here."""
+    from importlib.util import find_spec
+
+    if any(isinstance(board, SshHost) for board in device.boards) and find_spec("asyncssh") is None:
+        return "pip install asyncssh"
+    if any(isinstance(board, AdbHost) for board in device.boards) and which("adb") is None:
+        return "apt-get install adb"
+    return None
 
 
 def load_device(name_or_path: str | Path) -> Device:

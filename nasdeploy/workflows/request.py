@@ -7,7 +7,6 @@ A precision has a device of its own, with a latency table of its own: `cpu` and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from nasdeploy.core.cost_registry import COSTS, on_device, split_name
@@ -21,7 +20,7 @@ from nasdeploy.latency.runners.open_runner import check_device
 from nasdeploy.latency.table import TABLES, LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes import described_runtime, runtime_of
-from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.runtimes.device import Device, load_device, missing_to_reach
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device
 from nasdeploy.searching.feasibility import require_feasible
@@ -307,8 +306,10 @@ def require_whole_way(recipe: Recipe, asked: Asked) -> None:
 def _reachable(device: Device) -> None:
     """Raise `UserError` unless the packages are here with which networks are measured on another machine."""
     described_runtime(device)
-    if find_spec("asyncssh") is None:
-        raise UserError(f"device {device.name}: it is measured over SSH, for which run: pip install asyncssh")
+    command = missing_to_reach(device)
+    if command is not None:
+        how = "over SSH" if "asyncssh" in command else "by adb"
+        raise UserError(f"device {device.name}: it is measured {how}, for which run: {command}")
 
 
 def export_device(recipe: Recipe, asked: Asked) -> str:

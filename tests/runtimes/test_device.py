@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.resources import resource_names
 from nasdeploy.runtimes import RUNTIMES, described_runtime, runtime_of
-from nasdeploy.runtimes.device import Device, SshHost, load_device
+from nasdeploy.runtimes.device import AdbHost, Device, SshHost, load_device
 
 
 @pytest.mark.parametrize("name", resource_names("profiles"))
@@ -48,13 +48,16 @@ def test_a_users_own_file(tmp_path):
         ),
         (
             "name: mine\nruntime: onnxruntime\nhost: adb://x\n",
-            "host is \"adb://x\": 'adb://x' is reached by 'adb'; write",
+            "host is \"adb://x\": 'adb://x' is no host; write",
         ),
         ("name: mine\nruntime: onnxruntime\nhosts: [ssh://a, b]\n", r"hosts\.1 is \"b\": 'b' does not say how"),
         ("name: mine\nruntime: onnxruntime\nhosts: [local]\n", r"this machine \(local\) cannot be one of them"),
         ("name: mine\nruntime: onnxruntime\nhosts: [ssh://a, ssh://a]\n", "names a board twice; name each once"),
         ("name: mine\nruntime: onnxruntime\nhost: ssh://a\nhosts: [ssh://b]\n", "both say where it is; write one"),
         ("name: mine\nruntime: onnxruntime\npython: /opt/python\n", "python is that of a board, and this device is"),
+        ("name: mine\nruntime: litert\nhost: adb:x\n", "host is a phone, and benchmark is missing: the file of"),
+        ("name: mine\nruntime: litert\nbenchmark: x\n", "benchmark is the program that measures on a phone, and"),
+        ("name: mine\nruntime: litert\nhost: adb:x\nbenchmark: b\npython: z\n", "python is that of a board, and this"),
     ],
 )
 def test_wrong_files_are_user_errors(tmp_path, text, message):
@@ -71,6 +74,9 @@ def test_boards_of_a_device():
     assert one.boards == (SshHost("pi", "me", 2222),)
     two = Device(name="pis", runtime="onnxruntime", hosts=("ssh://me@a", "ssh://me@b"))
     assert two.boards == (SshHost("a", "me", None), SshHost("b", "me", None))
+    phones = Device(name="phones", runtime="litert", hosts=("adb:a", "adb:b"), benchmark="x")
+    assert phones.boards == (AdbHost("a"), AdbHost("b"))
+    assert not phones.is_local
     assert not one.is_local
     assert not two.is_local
     assert load_device("cpu").is_local

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nasdeploy.runtimes.device import SshHost, parse_host
+from nasdeploy.runtimes.device import AdbHost, SshHost, parse_host
 
 
 @pytest.mark.parametrize(
@@ -16,19 +16,27 @@ from nasdeploy.runtimes.device import SshHost, parse_host
         ("ssh://board", SshHost("board", None, None)),
         ("ssh://me@192.168.0.7:22/", SshHost("192.168.0.7", "me", 22)),
         ("ssh://me@[fe80::1]:2222", SshHost("fe80::1", "me", 2222)),
+        ("adb:R58M123ABC", AdbHost("R58M123ABC")),
+        ("adb:emulator-5554", AdbHost("emulator-5554")),
+        ("adb:192.168.0.7:5555", AdbHost("192.168.0.7:5555")),
+        ("adb:[fe80::1]:5555", AdbHost("[fe80::1]:5555")),
     ],
 )
 def test_hosts(text, host):
     assert parse_host(text) == host
 
 
-FORMS = "write local, or ssh://user@host, or ssh://user@host:port"
+FORMS = "write local, or ssh://user@host, or ssh://user@host:port, or adb:SERIAL"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("adb://phone", f"'adb://phone' is reached by 'adb'; {FORMS}"),
+        ("adb://phone", f"'adb://phone' is no host; {FORMS}"),
+        ("adb:", f"'adb:' is no host; {FORMS}"),
+        ("adb:-s x", f"'adb:-s x' is no host; {FORMS}"),
+        ("adb:a;reboot", f"'adb:a;reboot' is no host; {FORMS}"),
+        ("usb://phone", f"'usb://phone' is reached by 'usb'; {FORMS}"),
         ("me@board", f"'me@board' does not say how it is reached; {FORMS}"),
         ("", f"'' does not say how it is reached; {FORMS}"),
         ("ssh://", f"'ssh://' is no host; {FORMS}"),

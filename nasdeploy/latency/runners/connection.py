@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.runtimes.device import SshHost
+from nasdeploy.runtimes.device import AdbHost, SshHost
 
 if TYPE_CHECKING:
     import asyncssh
@@ -38,8 +38,10 @@ class Timeouts:
     dead_after: int = _DEAD_AFTER
 
 
-def address(board: SshHost) -> str:
+def address(board: SshHost | AdbHost) -> str:
     """Return a board as it is written in a device file."""
+    if isinstance(board, AdbHost):
+        return f"adb:{board.serial}"
     user = f"{board.user}@" if board.user else ""
     host = f"[{board.host}]" if ":" in board.host else board.host
     return f"ssh://{user}{host}" + (f":{board.port}" if board.port else "")

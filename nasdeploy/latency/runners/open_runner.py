@@ -1,4 +1,4 @@
-"""From a device to its runner: this process, a board over SSH, or several equal boards that share the work.
+"""From a device to its runner: this process, a board over SSH, a phone by `adb`, or several that share the work.
 
 Of several boards each measures whole groups, so that interleaving is as on one board. One table holds timings of all of
 them, without any correction. So they have to be equal: the same fingerprint, and the same speed on a few models that
@@ -20,11 +20,12 @@ from nasdeploy.latency.calibration import evenly
 from nasdeploy.latency.machine import Fingerprint, differences
 from nasdeploy.latency.measure import Group, in_groups
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
+from nasdeploy.latency.runners.adb import AdbRunner
 from nasdeploy.latency.runners.connection import address
 from nasdeploy.latency.runners.runner import LocalRunner, ModelMaker, Outcome, Runner, Say
 from nasdeploy.latency.runners.ssh import SshRunner
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.device import AdbHost, Device, SshHost
 
 
 def open_runner(device: Device, say: Say = lambda text: None) -> Runner:
@@ -43,8 +44,13 @@ def connected(device: Device, say: Say) -> Runner:
     if device.is_local:
         return LocalRunner(device)
     if len(device.boards) == 1:
-        return SshRunner(device, device.boards[0], say)
+        return _on_board(device, device.boards[0], say)
     return RunnerPool.of(device, say)
+
+
+def _on_board(device: Device, board: SshHost | AdbHost, say: Say) -> Runner:
+    """Return the runner on one board or phone."""
+    return AdbRunner(device, board, say) if isinstance(board, AdbHost) else SshRunner(device, board, say)
 
 
 def crowding(device: Device, machine: Fingerprint) -> str | None:
@@ -136,7 +142,7 @@ class RunnerPool:
     def of(cls, device: Device, say: Say) -> "RunnerPool":
         """Return all boards of `device`, connected; raises `UserError` if one cannot be used."""
         with ExitStack() as opened:
-            boards = {address(board): opened.enter_context(SshRunner(device, board, say)) for board in device.boards}
+            boards = {address(board): opened.enter_context(_on_board(device, board, say)) for board in device.boards}
             pool = cls(boards, say)
             opened.pop_all()
             return pool
