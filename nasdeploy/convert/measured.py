@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import nn
 
 from nasdeploy.convert.fast_export import quick_onnx
+from nasdeploy.convert.ncnn import NcnnConverter
 from nasdeploy.convert.onnx import fixed_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.core.errors import ConversionRefused, UserError
@@ -83,7 +84,11 @@ class TorchConverter:
         return TorchModel(measured.module.eval(), inputs)
 
 
-CONVERTERS: Mapping[Form, Converter] = {"onnx": OnnxConverter(), "module": TorchConverter()}
+CONVERTERS: Mapping[Form, Converter] = {
+    "onnx": OnnxConverter(),
+    "ncnn": NcnnConverter(),
+    "module": TorchConverter(),
+}
 """The converters by the form of what they make. A new one is a file of this package and a line here."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nasdeploy.core.cpus import bound_cpus, cpu_quota, stopped_periods
-from nasdeploy.runtimes.runtime import Target
+from nasdeploy.runtimes.runtime import Precision, Target
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
@@ -39,10 +39,16 @@ class Fingerprint:
     """The processors' worth of time that the control groups leave, as containers have it; None for no limit."""
     idle_ms: float = 0.0
     """The milliseconds of doing nothing before each call of a whole network."""
+    computed_in: str = ""
+    """The precision that the processor computes in, where it cannot compute in the device's; "" where it can, and in
+    tables of earlier versions."""
 
 
-def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
-    """Return the fingerprint of this machine, running networks as `device` says in that version of its runtime."""
+def fingerprint_here(device: Target, runtime_version: str, computed_in: Precision | None = None) -> Fingerprint:
+    """Return the fingerprint of this machine, running networks as `device` says in that version of its runtime.
+
+    `computed_in` is the precision that the runtime computes in here, by default the device's.
+    """
     return Fingerprint(
         cpu=cpu_name(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
         cores=bound_cpus(),
@@ -57,6 +63,7 @@ def fingerprint_here(device: Target, runtime_version: str) -> Fingerprint:
         options=", ".join(f"{key}={value}" for key, value in sorted(device.options.items())),
         cpu_quota=cpu_quota(),
         idle_ms=device.idle_ms,
+        computed_in="" if computed_in in (None, device.precision) else str(computed_in),
     )
 
 
@@ -66,7 +73,7 @@ def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:
     return [
         f"{name.replace('_', ' ')}: measured with {_shown(before)}, here {_shown(now)}"
         for name, before, now in pairs
-        if before != now
+        if before != now and not (name == "computed_in" and before == "")
     ]
 
 

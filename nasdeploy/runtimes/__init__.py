@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.runtimes.executorch import ExecuTorch
+from nasdeploy.runtimes.ncnn import Ncnn
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
 from nasdeploy.runtimes.openvino import OpenVino
 from nasdeploy.runtimes.pytorch import PyTorch
@@ -14,6 +15,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": OnnxRuntime(),
     "onnxruntime-cuda": OnnxRuntimeCuda(),
     "openvino": OpenVino(),
+    "ncnn": Ncnn(),
     "tensorrt": TensorRt("tensorrt", "tensorrt"),
     "tensorrt-rtx": TensorRt("tensorrt_rtx", "tensorrt-rtx-cu13"),
     "torch": PyTorch(),
@@ -33,6 +35,11 @@ def described_runtime(device: Target) -> Runtime:
     if runtime.form in HERE_ONLY and not device.is_local:
         raise UserError(
             f"device {device.name}: {device.runtime} runs on this machine only; use another runtime on a board"
+        )
+    if runtime.largest_batch is not None and device.batch > runtime.largest_batch:
+        raise UserError(
+            f"device {device.name}: {device.runtime} takes at most {runtime.largest_batch} image(s) in a call, and the "
+            f"device's batch is {device.batch}; write batch: {runtime.largest_batch}"
         )
     return runtime
 

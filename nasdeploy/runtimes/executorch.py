@@ -45,6 +45,7 @@ class ExecuTorch:
 
     form: Form = "program"
     precisions: tuple[Precision, ...] = ("fp32",)
+    largest_batch: int | None = None
     oldest: str | None = None
 
     def __init__(self) -> None:

@@ -148,6 +148,9 @@ class Runtime(Protocol):
     precisions: tuple[Precision, ...]
     """What it runs."""
 
+    largest_batch: int | None
+    """The largest batch that a device may have, which is that of timed calls; None for any."""
+
     @property
     def oldest(self) -> str | None:
         """The first version that opens the models that are measured; None where none is known to be too old."""

@@ -1,6 +1,7 @@
 """Small models in the form that a runtime opens."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,7 +9,12 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from nasdeploy.core.plan import TensorType
+from nasdeploy.runtimes.ncnn import packed, read
+from nasdeploy.runtimes.ncnn_files import NcnnModel
 from nasdeploy.runtimes.runtime import Form, Model, TorchModel
+
+FILES: tuple[Form, ...] = ("onnx", "ncnn")
+"""The forms of files that models are measured in."""
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 BIAS = np.array([0.5, -0.5, 0.0, 1.0], dtype=np.float32)
@@ -33,13 +39,60 @@ def small_onnx(batch: int | str) -> bytes:
 
 def small(form: Form) -> Model:
     """The same for any batch."""
-    return small_onnx("batch") if form == "onnx" else TorchModel(_Small(), {"input": TensorType((6,))})
+    match form:
+        case "onnx":
+            return small_onnx("batch")
+        case "ncnn":
+            return _small_ncnn()
+        case _:
+            return TorchModel(_Small(), {"input": TensorType((6,))})
+
+
+def small_bytes(form: Form) -> bytes:
+    """The same as a file's content."""
+    model = small(form)
+    assert isinstance(model, bytes)
+    return model
+
+
+def written(form: Form, content: bytes, folder: Path) -> Path:
+    """Write a file with this content, whole or not, and any that belongs beside it; what is named to open it."""
+    path = folder / f"model.{'param' if form == 'ncnn' else form}"
+    if form == "ncnn":
+        whole = read(small_bytes(form))
+        path.with_suffix(".bin").write_bytes(whole.bin)
+        content = whole.param if content == small_bytes(form) else content
+    path.write_bytes(content)
+    return path
+
+
+def ncnn_bytes(*layers: str, weights: Sequence[np.ndarray] = ()) -> bytes:
+    """A model of these lines; `weights` are those of layers with a type before them, and biases without one."""
+    blobs = sum(int(layer.split()[3]) for layer in layers)
+    param = "".join(f"{line}\n" for line in ("7767517", f"{len(layers)} {blobs}", *layers))
+    # What has two dimensions is a matrix, and has its type before it: 0 for float32.
+    parts = [bytes(4) * (each.ndim > 1) + each.astype("<f4").tobytes() for each in weights]
+    return packed(NcnnModel.parse(param.encode(), b"".join(parts)))
+
+
+def _small_ncnn() -> bytes:
+    return ncnn_bytes(
+        "Input input 0 1 input 0=6",
+        # With a bias, and ReLU after it.
+        "InnerProduct sum 1 1 input sum 0=4 1=1 2=24 9=1",
+        "Split split 1 3 sum logits one other",
+        "BinaryOp double 2 1 one other doubled 0=0",
+        weights=[WEIGHT.T, BIAS],
+    )
 
 
 def relu_of(form: Form, *shape: int) -> Model:
     """An operator alone, for one input of that shape."""
     if form == "module":
         return TorchModel(nn.ReLU(), {"input": TensorType(shape[1:])})
+    if form == "ncnn":
+        _, channels, height, width = shape
+        return ncnn_bytes(f"Input input 0 1 input 0={width} 1={height} 2={channels}", "ReLU relu 1 1 input y")
     return onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape})
 
 
@@ -50,6 +103,9 @@ def matmul_chain(form: Form, size: int, length: int) -> Model:
         layer = nn.Linear(size, size, bias=False)
         layer.weight = nn.Parameter(torch.from_numpy(weight.T.copy()))
         return TorchModel(nn.Sequential(*[layer] * length), {"input": TensorType((size, size))})
+    if form == "ncnn":
+        products = [f"InnerProduct p{n} 1 1 x{n} x{n + 1} 0={size} 1=0 2={size * size}" for n in range(length)]
+        return ncnn_bytes(f"Input x0 0 1 x0 0={size} 1={size}", *products, weights=[weight.T] * length)
     nodes = [helper.make_node("MatMul", [f"x{number}", "weight"], [f"x{number + 1}"]) for number in range(length)]
     shape = (1, size, size)
     return onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, [numpy_helper.from_array(weight, "weight")])
@@ -62,14 +118,24 @@ def wide(form: Form) -> Model:
         layer = nn.Linear(1, 1, bias=False)
         layer.weight = nn.Parameter(torch.from_numpy(weight.T))
         return TorchModel(layer, {"input": TensorType((1024,))})
+    if form == "ncnn":
+        product = f"InnerProduct product 1 1 input y 0=4096 1=0 2={weight.size}"
+        return ncnn_bytes("Input input 0 1 input 0=1024", product, weights=[weight.T])
     node = helper.make_node("MatMul", ["input", "weight"], ["y"])
     return onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, [numpy_helper.from_array(weight, "weight")])
 
 
-def unknown_operator() -> bytes:
+def unknown_operator(form: Form) -> bytes:
     """An operator that no runtime has."""
+    if form == "ncnn":
+        return _small_of_unknown_layer()
     node = helper.make_node("Unheard", ["input"], ["y"], domain="nowhere", name="odd")
     return onnx_bytes([node], {"input": (1, 6)}, {"y": (1, 6)}, domains=("nowhere",))
+
+
+def _small_of_unknown_layer() -> bytes:
+    param = b"7767517\n2 2\nInput input 0 1 input 0=6\nUnheard odd 1 1 input y\n"
+    return b"ncnn %d\n%s" % (len(param), param)
 
 
 def onnx_bytes(

@@ -13,13 +13,16 @@ from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from tests.conformance.runtime_models import (
     BIAS,
+    FILES,
     WEIGHT,
     matmul_chain,
     relu_of,
     small,
+    small_bytes,
     small_onnx,
     unknown_operator,
     wide,
+    written,
 )
 
 
@@ -41,7 +44,7 @@ def usable(name):
 
 
 # Those of programs are in tests/runtimes/: a program of each of these graphs would take half a minute to convert.
-@pytest.fixture(params=devices("onnx", "module"))
+@pytest.fixture(params=devices(*FILES, "module"))
 def device(request):
     return usable(request.param)
 
@@ -49,6 +52,15 @@ def device(request):
 @pytest.fixture(params=devices("onnx"))
 def onnx_device(request):
     return usable(request.param)
+
+
+@pytest.fixture(params=devices(*FILES))
+def file_device(request):
+    return usable(request.param)
+
+
+def form_of(device):
+    return RUNTIMES[device.runtime].form
 
 
 def opened(device, model=None):
@@ -84,17 +96,22 @@ def test_results_are_the_callers(device):
         np.testing.assert_array_equal(output, copy)
 
 
-def test_model_can_be_a_file(onnx_device, tmp_path):
-    file = tmp_path / "model.onnx"
-    file.write_bytes(small_onnx("batch"))
-    from_file = runtime_of(onnx_device).open(file, onnx_device).run({"input": images(2)})
-    np.testing.assert_array_equal(from_file[0], opened(onnx_device).run({"input": images(2)})[0])
+def test_model_can_be_a_file(file_device, tmp_path):
+    form = form_of(file_device)
+    file = written(form, small_bytes(form), tmp_path)
+    from_file = runtime_of(file_device).open(file, file_device).run({"input": images(2)})
+    np.testing.assert_array_equal(from_file[0], opened(file_device).run({"input": images(2)})[0])
 
 
 def test_dynamic_batch_is_the_devices(device):
-    four = device.model_copy(update={"batch": 4})
-    assert dict(opened(four).inputs) == {"input": (4, 6)}
     assert dict(opened(device).inputs) == {"input": (1, 6)}
+    four, largest = device.model_copy(update={"batch": 4}), RUNTIMES[device.runtime].largest_batch
+    if largest is None:
+        assert dict(opened(four).inputs) == {"input": (4, 6)}
+        return
+    said = rf"^device here: {device.runtime} takes at most {largest} image\(s\) .* batch is 4; write batch: {largest}$"
+    with pytest.raises(UserError, match=said):
+        opened(four)
 
 
 def test_fixed_batch_is_the_models(onnx_device):
@@ -187,25 +204,26 @@ def _thread_seconds():
     return found
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", small_onnx(1)[:100]], ids=["empty", "text", "cut"])
-def test_damaged_model_is_a_user_error(onnx_device, tmp_path, content):
-    file = tmp_path / "model.onnx"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.onnx: .* cannot load it \(.+\); export it again$") as caught:
-        runtime_of(onnx_device).open(file, onnx_device)
+@pytest.mark.parametrize("damaged", ["empty", "text", "cut"])
+def test_damaged_model_is_a_user_error(file_device, tmp_path, damaged):
+    form = form_of(file_device)
+    content = {"empty": b"", "text": b"no model", "cut": small_bytes(form)[:100]}[damaged]
+    file = written(form, content, tmp_path)
+    with pytest.raises(UserError, match=r"model\.\w+: .* cannot load it \(.+\); export it again$") as caught:
+        runtime_of(file_device).open(file, file_device)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"^the model: .* cannot load it \(.+\); export it again$"):
-        runtime_of(onnx_device).open(content, onnx_device)
+        runtime_of(file_device).open(content, file_device)
 
 
-def test_missing_file_is_a_user_error(onnx_device, tmp_path):
+def test_missing_file_is_a_user_error(file_device, tmp_path):
     with pytest.raises(UserError, match=r"absent\.onnx"):
-        runtime_of(onnx_device).open(tmp_path / "absent.onnx", onnx_device)
+        runtime_of(file_device).open(tmp_path / "absent.onnx", file_device)
 
 
-def test_an_operator_that_the_runtime_lacks_is_named(onnx_device):
+def test_an_operator_that_the_runtime_lacks_is_named(file_device):
     with pytest.raises(UserError, match="Unheard") as caught:
-        runtime_of(onnx_device).open(unknown_operator(), onnx_device)
+        runtime_of(file_device).open(unknown_operator(form_of(file_device)), file_device)
     assert "\n" not in str(caught.value)
 
 

@@ -1,6 +1,7 @@
 """Every runtime, in every precision, against PyTorch on real blocks of every family."""
 
 from collections.abc import Iterator
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from nasdeploy.blocks.heads import ClassifierHead, PoolHead, Stem
 from nasdeploy.blocks.inverted_residual import InvertedResidual, MBConv
 from nasdeploy.blocks.residual import BasicBlock, Bottleneck, PoolingStem
 from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
-from nasdeploy.convert import model_for
+from nasdeploy.convert import MeasuredModule, model_for, models_for
 from nasdeploy.latency.profile import randomise_norms
 from nasdeploy.nn import FAMILIES
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import RUNTIMES, runtime_of
+from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
 from tests.conformance.test_runtimes import needs_gpu, usable
 from tests.families.blocks import Attend, Embed, Join, Lift, Mix, Summary, Unembed
@@ -74,17 +76,34 @@ def drawn(tensor, batch, generator):
     return torch.randn(batch, *tensor.shape, generator=generator)
 
 
-def outputs(module, types, device, batch):
-    """The runtime's and PyTorch's."""
+@cache
+def measured(name):
+    """A block with weights, always the same."""
+    torch.manual_seed(0)
+    module = StaticBlock(BLOCKS[name])
     randomise_norms(module)
+    return MeasuredModule(module, BLOCKS[name].inputs)
+
+
+@cache
+def makers(device_json):
+    """Makers of all blocks' models: some converters take seconds to start, and are given all at once."""
+    device = Device.model_validate_json(device_json)
+    return models_for({name: partial(measured, name) for name in BLOCKS}, device)
+
+
+def outputs(module, types, model, device, batch):
+    """The runtime's and PyTorch's."""
     generator = torch.Generator().manual_seed(1)
     given = [drawn(tensor, batch, generator) for tensor in types]
     with torch.no_grad():
         expected = module.eval()(*given).numpy()
-    session = runtime_of(device).open(model_for(module, types, device), device)
+    session = runtime_of(device).open(model, device)
     session.call()
     assert list(session.inputs.values()) == [(batch, *tensor.shape) for tensor in types]
-    half = device.precision == "fp16" and not isinstance(module, Network)
+    # Of ONNX files those of blocks take and give fp16; others take and give fp32 always.
+    onnx = RUNTIMES[device.runtime].form == "onnx"
+    half = device.precision == "fp16" and onnx and not isinstance(module, Network)
     arrays = [x.half() if half and x.is_floating_point() else x for x in given]
     (found,) = session.run({name: x.numpy() for name, x in zip(session.inputs, arrays, strict=True)})
     session.close()
@@ -117,10 +136,11 @@ def test_blocks_agree_with_pytorch(name, runtime, precision, request):
     if (name, runtime, precision) == ("mean", "openvino", "int8"):
         reason = "OpenVINO 2026.4 computes an int8 mean over the length wrongly; only its time is used"
         request.applymarker(pytest.mark.xfail(reason=reason))
-    device = usable(runtime).model_copy(update={"precision": precision, "batch": 2})
-    torch.manual_seed(0)
-    block = BLOCKS[name]
-    agree(*outputs(StaticBlock(block), block.inputs, device, 2), precision)
+    batch = RUNTIMES[runtime].largest_batch or 2
+    device = usable(runtime).model_copy(update={"precision": precision, "batch": batch})
+    block = measured(name)
+    model = makers(device.model_dump_json())[name]()
+    agree(*outputs(block.module, block.inputs, model, device, batch), precision)
 
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)
@@ -129,6 +149,8 @@ def test_networks_agree_with_pytorch(runtime, precision):
     torch.manual_seed(0)
     space = load_space("digits", 10)
     plan = space.plan(space.smallest())
-    found, expected = outputs(Network(plan), [plan.only.inputs[0][1]], device, 1)
+    network, types = Network(plan), [plan.only.inputs[0][1]]
+    randomise_norms(network)
+    found, expected = outputs(network, types, model_for(network, types, device), device, 1)
     assert found.shape == (1, 10)
     agree(found, expected, precision)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.runtimes import RUNTIMES
-from tests.conformance.runtime_models import small_onnx
+from tests.conformance.runtime_models import FILES, small_bytes, written
 from tests.conformance.test_formats import DIGITS, FORMATS, contents, network_of
 from tests.conformance.test_runtimes import needs_gpu, usable
 
@@ -24,12 +24,12 @@ def model_of(name: str, folder: Path) -> str:
     form = RUNTIMES[name].form
     if form == "module":
         return ""
+    if form in FILES:
+        (folder / name).mkdir()
+        return str(written(form, small_bytes(form), folder / name))
     file = folder / f"{name}.model"
-    if form == "onnx":
-        file.write_bytes(small_onnx("batch"))
-    else:
-        (content,) = contents(FORMATS[name], network_of(DIGITS, DIGITS.smallest()), "fp32").values()
-        file.write_bytes(content)
+    (content,) = contents(FORMATS[name], network_of(DIGITS, DIGITS.smallest()), "fp32").values()
+    file.write_bytes(content)
     return str(file)
 
 

@@ -1,8 +1,9 @@
 """Classify images with the model that lies beside this file: `python predict.py IMAGE_OR_FOLDER...`
 
-It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime or openvino), and nothing else. Before
+It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime, openvino or ncnn), and nothing else. Before
 anything is run the whole folder is compared with SHA256SUMS. Every step from an image file to the model's input is
-read from manifest.json.
+read from manifest.json. `python predict.py --save-input FILE IMAGE` writes what they make of an image, for programs in
+other languages: float32 numbers in the order channel, row, column.
 
 Exit code 0: every image was classified; 2: the folder or an image is damaged, or a runtime is missing.
 """
@@ -185,8 +186,8 @@ def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
 
     In int8 only the one that it was quantised for computes the same.
     """
-    if artefact["format"] == "openvino":
-        return ("openvino",)
+    if artefact["format"] in ("openvino", "ncnn"):
+        return (artefact["format"],)
     if artefact["format"] == "onnx":
         return ("onnxruntime",) if artefact["precision"] == "int8" else ("onnxruntime", "openvino")
     return ()
@@ -216,7 +217,29 @@ def _openvino(path: Path) -> Model:
     return lambda inputs: next(iter(compiled(inputs).values()))
 
 
-_OPENERS: Mapping[str, Callable[[Path], Model]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+def _ncnn(path: Path) -> Model:
+    import ncnn
+
+    net = ncnn.Net()
+    # Where a processor computes in fp16, ncnn does so with every model unless it is told not to.
+    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+        setattr(net.opt, name, ".fp16." in path.name)
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise ValueError("it is damaged, or of a newer version")
+
+    def logits(image: Array) -> Array:
+        extractor = net.create_extractor()
+        # A copy, since what belongs to NumPy must not be written over.
+        extractor.input("input", ncnn.Mat(image).clone())
+        code, found = extractor.extract("logits")
+        if code:
+            raise ValueError(f"ncnn ends with code {code}")
+        return np.array(found)
+
+    return lambda inputs: np.stack([logits(np.ascontiguousarray(image)) for image in inputs])
+
+
+_OPENERS: Mapping[str, Callable[[Path], Model]] = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn}
 
 
 def probabilities(logits: Array) -> Array:
@@ -234,12 +257,16 @@ def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).p
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="classes to print for each image [1]")
     parser.add_argument("--model", metavar="FILE", help="model of this folder [the first that can run here]")
+    parser.add_argument("--save-input", type=Path, metavar="FILE", help="write the model's input, float32, run nothing")
     given = parser.parse_args(arguments)
     if not given.images:
         parser.error("name image files or folders")
     try:
         sums = check_sums(folder)
         manifest = read_manifest(folder)
+        if given.save_input:
+            _save_input(given.images, given.save_input, manifest)
+            return 0
         model = open_model(folder, manifest, sums, given.model)
         files, notes = image_files(given.images)
     except (OSError, Refused) as refusal:
@@ -247,6 +274,14 @@ def main(arguments: Sequence[str] | None = None, folder: Path = Path(__file__).p
     for note in notes:
         _complain(note)
     return max(_classify(file, model, manifest, given.top) for file in files)
+
+
+def _save_input(images: Sequence[Path], out: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the model's input for one image; raises `Refused` for several, or one that cannot be read."""
+    if len(images) != 1 or images[0].is_dir():
+        raise Refused("--save-input: name one image")
+    steps = manifest["preprocessing"]
+    out.write_bytes(prepare(read_rgb(images[0], steps), steps).astype("<f4").tobytes())
 
 
 def _classify(file: Path, model: Model, manifest: Mapping[str, Any], top: int) -> int:

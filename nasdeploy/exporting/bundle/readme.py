@@ -126,8 +126,8 @@ def _running(manifest: ExportManifest) -> str:
     packages = [package for made in manifest.artefacts if (package := FORMATS[made.format].package)]
     if not packages:
         return (
-            "## Running it\n\n`predict.py` runs ONNX and OpenVINO files, of which this bundle has none. Where "
-            "nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
+            "## Running it\n\n`predict.py` runs ONNX, OpenVINO and ncnn files, of which this bundle has none. "
+            "Where nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
             "verify .` tries the model on this machine."
         )
     runtime = "onnxruntime" if "onnxruntime" in packages else packages[0]
@@ -141,6 +141,22 @@ def _running(manifest: ExportManifest) -> str:
         "SHA256SUMS first, as\n`sha256sum -c SHA256SUMS` does, and refuses one that was changed. Where nasdeploy is "
         "installed, `nasdeploy verify .`\ntries the model on this machine, and `nasdeploy bench .` measures it."
         f"{tried if runtime == 'onnxruntime' else ''}"
+        f"{''.join(_example(made) for made in manifest.artefacts)}"
+    )
+
+
+def _example(made: Artefact) -> str:
+    """How a model is run where there is no Python."""
+    example = FORMATS[made.format].example
+    if example is None:
+        return ""
+    names = " ".join(file.name for file in made.files)
+    return (
+        f"\n\nWithout Python, `{example.source}` runs it:\n\n"
+        "    python predict.py --save-input input.f32 IMAGE    (on any machine)\n"
+        f"    {example.command}\n"
+        f"    ./predict {names} input.f32\n\n"
+        "prints the numbers of the best five classes, which are places in `labels` of manifest.json, and their logits."
     )
 
 
@@ -154,7 +170,7 @@ def _interface(manifest: ExportManifest) -> str:
     )
     tensors = [_tensor(each) for each in (*manifest.inputs, *manifest.outputs)]
     return (
-        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for batches of 1 or more images. "
+        f"## In a program of your own\n\n{tensors[0]} -> {tensors[1]}, for {_batches(manifest)}. "
         "From an image file to its input:\n\n"
         "1. Decode, turn upright by the EXIF orientation, blend transparent pixels with white, convert to 8-bit RGB.\n"
         f"   {_bits(steps)}\n"
@@ -167,6 +183,11 @@ def _interface(manifest: ExportManifest) -> str:
         "`sample.npz` holds a picture (`pixels`), what these steps make of it (`input`) and the network's answer "
         "(`logits`)."
     )
+
+
+def _batches(manifest: ExportManifest) -> str:
+    alone = all(made.largest_batch == 1 for made in manifest.artefacts)
+    return "one image in a call, which is given without the batch" if alone else "batches of 1 or more images"
 
 
 def _bits(steps: Preprocessing) -> str:
@@ -283,7 +304,7 @@ def _machines(manifest: BundleManifest) -> list[str]:
 
 def _limits(manifest: ExportManifest) -> str:
     planned = [
-        f"- `{made.file.name}` takes at most {made.largest_batch} images in a call."
+        f"- `{made.file.name}` takes at most {made.largest_batch} image{'s' * (made.largest_batch > 1)} in a call."
         for made in manifest.artefacts
         if made.largest_batch is not None
     ]

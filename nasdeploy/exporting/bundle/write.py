@@ -115,13 +115,19 @@ def complete(folder: Path, manifest: BundleManifest, sample: BundleSample) -> No
     write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     sample.save(folder)
     rebuilt = any(FORMATS[made.format].rebuilds_with for made in manifest.artefacts)
-    programs = PROGRAMS if isinstance(manifest, ExportManifest) else ()
-    for name in (*programs, REBUILD) if rebuilt else programs:
+    programs = [*PROGRAMS, *_examples(manifest)] if isinstance(manifest, ExportManifest) else []
+    for name in [*programs, REBUILD] if rebuilt else programs:
         with as_file(files("nasdeploy.exporting.bundle") / name) as program:
             shutil.copyfile(program, folder / name)
     write_text(folder / README, readme(manifest))
     write_text(folder / ATTRIBUTES, _KEPT_BY_GIT)
     write_sums(folder)
+
+
+def _examples(manifest: BundleManifest) -> list[str]:
+    """The names of the programs in C++ for the formats of a bundle."""
+    found = (FORMATS[made.format].example for made in manifest.artefacts)
+    return list(dict.fromkeys(example.source for example in found if example is not None))
 
 
 def load_bundle(folder: Path) -> BundleManifest:
@@ -148,7 +154,8 @@ def require_replaceable(folder: Path) -> None:
     """Raise `UserError` if a bundle in place of `folder` would cost the user files that no export wrote."""
     if not folder.is_dir():
         return
-    known = {SUMS, MANIFEST, SAMPLE, *PROGRAMS, REBUILD, README}
+    examples = {form.example.source for form in FORMATS.values() if form.example is not None}
+    known = {SUMS, MANIFEST, SAMPLE, *PROGRAMS, *examples, REBUILD, README}
     try:
         known |= set(check_sums(folder))
     except Refused:

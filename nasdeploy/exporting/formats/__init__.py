@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nasdeploy.core.errors import UserError, listed, lookup, suggestion
 from nasdeploy.exporting.formats.format import Format
+from nasdeploy.exporting.formats.ncnn import NcnnFormat
 from nasdeploy.exporting.formats.onnx import OnnxFormat, OpenVinoFormat
 from nasdeploy.exporting.formats.tensorrt import (
     TensorRtFormat,
@@ -23,6 +24,7 @@ from nasdeploy.runtimes.runtime import Precision
 FORMATS: Mapping[str, Format] = {
     "onnx": OnnxFormat(),
     "openvino": OpenVinoFormat(),
+    "ncnn": NcnnFormat(),
     "executorch": ExecuTorchFormat(),
     "torch": TorchFormat(),
     "torch-tensorrt": TorchTensorRtFormat(),

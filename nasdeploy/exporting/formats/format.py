@@ -46,6 +46,16 @@ class ServerBackend:
     """Whether it runs on GPUs only."""
 
 
+@dataclass(frozen=True)
+class ExampleProgram:
+    """A program in C++ that runs the files of a format where there is no Python."""
+
+    source: str
+    """The name of its file, in `nasdeploy.exporting.bundle` and in a bundle."""
+    command: str
+    """The command that compiles it."""
+
+
 class Format(Protocol):
     """One kind of model file: all that is known of it, from how it is written to what runs it."""
 
@@ -76,6 +86,10 @@ class Format(Protocol):
     @property
     def package(self) -> str | None:
         """The package by which a bundle's `predict.py` runs it; None where that cannot."""
+
+    @property
+    def example(self) -> ExampleProgram | None:
+        """The program in C++ that a bundle has beside its `predict.py`; None where there is none."""
 
     @property
     def backend(self) -> ServerBackend | None:
@@ -143,6 +157,7 @@ class Interchange:
     holds_parts = False
     embeds = False
     package: str | None = None
+    example: ExampleProgram | None = None
     backend: ServerBackend | None = None
     tied = False
     rebuilds_with: str | None = None

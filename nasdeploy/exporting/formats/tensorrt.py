@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nasdeploy.core.errors import CheckFailed, UserError, listed, one_line, suggestion
 from nasdeploy.core.plan import Shape
-from nasdeploy.exporting.formats.format import ServerBackend, Source, files_of, lacking
+from nasdeploy.exporting.formats.format import ExampleProgram, ServerBackend, Source, files_of, lacking
 from nasdeploy.exporting.formats.onnx import OnnxFormat
 from nasdeploy.exporting.formats.torch import TorchFormat, save_program
 from nasdeploy.exporting.manifest import TensorFacts
@@ -41,6 +41,7 @@ class TensorRtFormat:
     holds_parts = False
     embeds = False
     package: str | None = None
+    example: ExampleProgram | None = None
     backend: ServerBackend | None = ServerBackend('backend: "tensorrt"', {".engine": "model.plan"}, on_gpu=True)
     tied = True
     rebuilds_with: str | None = "tensorrt"

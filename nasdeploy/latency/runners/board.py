@@ -132,7 +132,7 @@ def serve(receive: Callable[[], Frame], answer: Answer) -> None:
         answer({"lacks": device.runtime, "install": missing})
         return
     runtime = runtime_of(device)
-    answer({"machine": asdict(fingerprint_here(device, runtime.version()))})
+    answer({"machine": asdict(fingerprint_here(device, runtime.version(), runtime.computes(device.precision)))})
     sessions: dict[str, Timed] = {}
     reference: Timed | None = None
     while True:

@@ -114,7 +114,8 @@ class LocalRunner:
     def __init__(self, device: Target) -> None:
         """Raise `UserError` if the device's runtime is not installed."""
         self._device, self._runtime = device, runtime_of(device)
-        self.fingerprint: Fingerprint = fingerprint_here(device, self._runtime.version())
+        computed_in = self._runtime.computes(device.precision)
+        self.fingerprint: Fingerprint = fingerprint_here(device, self._runtime.version(), computed_in)
 
     def measure(
         self,

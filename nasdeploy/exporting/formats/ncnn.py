@@ -1,0 +1,92 @@
+"""ncnn's two files: `model.param` describes the graph, and `model.bin` beside it holds the weights."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.exporting.formats.format import ExampleProgram, Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.manifest import TensorFacts
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.ncnn import read_files
+from nasdeploy.runtimes.runtime import Precision
+
+_APART = "from nasdeploy.runtimes.ncnn import main; main()"
+_LONGEST_S = 600
+
+
+class NcnnFormat(Interchange):
+    """One image in a call: ncnn has no batches. In fp16 the weights are stored in it."""
+
+    suffixes = (".param", ".bin")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    package = "ncnn"
+    example = ExampleProgram("predict_ncnn.cpp", "g++ -O2 -o predict predict_ncnn.cpp -lncnn")
+
+    def runtime(self, device: Device) -> str:
+        """Return ncnn."""
+        return "ncnn"
+
+    def recipe(self, device: Device) -> str:
+        """Return that of its ONNX model: it is not quantised itself."""
+        return "onnxruntime"
+
+    def largest_batch(self, device: Device) -> int:
+        """Return 1."""
+        return 1
+
+    def missing(self) -> str | None:
+        """Return the command that installs its converter, or None."""
+        return lacking("pnnx", "pnnx", "20250101")
+
+    def write(self, source: Source, path: Path) -> None:
+        """Convert, which takes a few seconds; raises `UserError` for a network that the converter refuses."""
+        from nasdeploy.convert.ncnn import to_ncnn
+
+        part = source.network.plan.only
+        (made,) = to_ncnn([(source.network, [tensor for _, tensor in part.inputs])], source.precision)
+        if isinstance(made, UserError):
+            raise UserError(f"format ncnn: {made}")
+        names = {"input.0": "input", "output.0": "logits"}
+        ((_, tensor),) = part.inputs
+        named = made.renamed(names, {"input": tensor.shape})
+        path.write_bytes(named.param)
+        path.with_suffix(".bin").write_bytes(named.bin)
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """Return what the files say that ncnn might stumble over, inputs and outputs that are not as they should be,
+        and whether the model runs, which is tried in a process of its own."""
+        try:
+            model = read_files(path)
+            given = [f"{name} {_sizes(each.shape)}" for name, each in model.inputs.items()]
+        except ValueError as error:
+            return [f"ncnn: {one_line(error)}"]
+        found = mismatch("input", given, [f"{tensor.name} {_sizes(tensor.shape[1:])}" for tensor in inputs])
+        found += mismatch("output", model.outputs, [tensor.name for tensor in outputs])
+        if found:
+            return found
+        shapes = _shapes_by_running(path)
+        if isinstance(shapes, str):
+            return [f"ncnn: {shapes}"]
+        return mismatch("output", [_sizes(shape) for shape in shapes], [_sizes(tensor.shape[1:]) for tensor in outputs])
+
+
+def _sizes(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _shapes_by_running(path: Path) -> list[list[int]] | str:
+    """Return the shapes of the outputs, or what went wrong."""
+    command = [sys.executable, "-P", "-c", _APART, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
+    if done.returncode < 0:
+        return f"the process that ran it ended by signal {-done.returncode}"
+    try:
+        found: Any = json.loads(done.stdout)
+    except ValueError:
+        lines = done.stderr.splitlines()
+        return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
+    return [list(shape) for shape in found]
