@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 # time run alone; pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
-	tests/conformance/test_oldest.py
+	tests/conformance/test_oldest.py tests/conformance/test_compared_runtimes.py
 
 test: style
 	$(MAKE) --no-print-directory ordinary

@@ -8,7 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nasdeploy.api import Export, export, finetune, import_supernet, init, pack, profile, search, train, unpack
+    from nasdeploy.api import (
+        Export,
+        compare_runtimes,
+        export,
+        finetune,
+        import_supernet,
+        init,
+        pack,
+        profile,
+        search,
+        search_devices,
+        train,
+        unpack,
+    )
     from nasdeploy.core.arch import Arch, Choice
     from nasdeploy.core.errors import CheckFailed, InfeasibleBudget, NasdeployError, UserError
     from nasdeploy.core.plan import Block, TensorType
@@ -24,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "nasdeploy.api": (
         "Export",
+        "compare_runtimes",
         "export",
         "finetune",
         "import_supernet",
@@ -31,6 +45,7 @@ _HOMES = {
         "pack",
         "profile",
         "search",
+        "search_devices",
         "train",
         "unpack",
     ),
@@ -47,7 +62,8 @@ _HOMES = {
 """The module of each public name."""
 
 __all__ = [  # noqa: RUF022 (a test compares it with the above)
-    "Export", "export", "finetune", "import_supernet", "init", "pack", "profile", "search", "train", "unpack",
+    "Export", "compare_runtimes", "export", "finetune", "import_supernet", "init", "pack", "profile", "search",
+    "search_devices", "train", "unpack",
     "Arch", "Choice", "CheckFailed", "InfeasibleBudget", "NasdeployError", "UserError", "Block", "TensorType",
     "SearchSpace", "Slot", "ExportManifest", "LatencyTable", "Recipe", "SearchResult", "Run",
 ]  # fmt: skip

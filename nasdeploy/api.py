@@ -15,28 +15,25 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.cost_registry import COSTS
-from nasdeploy.core.errors import UserError, suggestion
+from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import LabelledDataset
 from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of, start_of
+from nasdeploy.searching.budget import Bound, asked_for
 from nasdeploy.store.run import Run
 
 if TYPE_CHECKING:
     from nasdeploy.exporting.manifest import BundleManifest
     from nasdeploy.latency.table import LatencyTable
-    from nasdeploy.searching.budget import Asked
     from nasdeploy.searching.result import SearchResult
+    from nasdeploy.workflows.device_searches import DeviceSearches
     from nasdeploy.workflows.finetune import Finetuned
+    from nasdeploy.workflows.runtimes import RuntimeComparison
 
 AnyPath = str | PathLike[str]
 Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
 """A folder of images, a PyTorch data set of pictures and labels, or several by part: `train`, `val`, `test`."""
-Number = float | str | tuple[float | None, float | None]
-"""The most that something may cost, a range of it (None: no bound), or either as text, such as `40%` of a latency."""
-Bound = Number | Mapping[str, Number] | list[str]
-"""A bound, or several by device, which as texts are `DEVICE=BOUND`."""
 Changes = Mapping[str, object] | Sequence[str]
 """Values by dotted key of a recipe, such as `{"train.epochs": 5}`, or as texts, such as `train.epochs=5`."""
 
@@ -188,6 +185,33 @@ def search(
     return result
 
 
+def search_devices(
+    devices: Sequence[str],
+    run: Run | AnyPath | None = None,
+    *,
+    data: Data | None = None,
+    space: SearchSpace | None = None,
+    changes: Changes | None = None,
+    strict: bool = False,
+    progress: bool | Progress = False,
+    **budget: Bound,
+) -> "DeviceSearches":
+    """Search a trained run for each of several devices, and say which of them lets the best network in.
+
+    Bounds are those of `search`, and the same for all devices, `latency_ms` at least; a part of the range, such as
+    `40%`, is that of each device. The best winner is the run's result from then on. Raises `InfeasibleBudget` if no
+    network meets the budget on any of them.
+    """
+    from nasdeploy.workflows.device_searches import request_by_device
+    from nasdeploy.workflows.device_searches import search_devices as workflow
+
+    found, told = _run(run), _told(progress)
+    recipes = [
+        _recipe_of(found, [*_assignments(changes), f"device={json.dumps(name)}"], data, space) for name in devices
+    ]
+    return workflow(request_by_device(found, recipes, asked_for(budget), strict, told), told)
+
+
 def finetune(
     run: Run | AnyPath | None = None,
     arch: Arch | str | None = None,
@@ -268,6 +292,41 @@ def export(
     return Export(directory, manifest)
 
 
+def compare_runtimes(
+    network: AnyPath | Arch,
+    devices: Sequence[str] = (),
+    *,
+    space: SearchSpace | None = None,
+    run: Run | AnyPath | None = None,
+    plot: AnyPath | None = None,
+    progress: bool | Progress = False,
+) -> "RuntimeComparison":
+    """Measure one network in several runtimes, and compare its outputs with PyTorch's in those that are here.
+
+    `network` is the directory of a bundle, whose files are tried on its sample, or an architecture of `space`, by
+    default that of a run, with random weights and inputs. `devices` are names or files, by default all that come with
+    nasdeploy and can run here. What a runtime refuses is a result with its reason, and outputs that are wrong are one
+    with the problem: `require_agreement()` raises where there is any. `plot` is a PNG of the latencies. Raises
+    `UserError` for a network or a device that is not there.
+    """
+    from nasdeploy.store.files import require_writable
+    from nasdeploy.workflows.compared_network import compared_network
+    from nasdeploy.workflows.runtimes import chosen_devices, compare
+
+    picture = None if plot is None else Path(plot)
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise UserError(f"`plot={picture}`: the picture is a PNG; give a name that ends in .png")
+        require_writable(picture)
+    targets = chosen_devices(devices)
+    of = Run.open(Path(run)) if isinstance(run, str | PathLike) else run
+    asked = network if isinstance(network, str | Arch) else Path(network)
+    found = compare(compared_network(asked, space, of), targets, _told(progress))
+    if picture is not None and found.measured:
+        found.draw(picture)
+    return found
+
+
 def pack(run: Run | AnyPath | None = None, out: AnyPath | None = None, *, progress: bool | Progress = False) -> Path:
     """Write a trained run, by default the latest, into one file for another machine, and return its path.
 
@@ -293,29 +352,6 @@ def unpack(file: AnyPath, out: AnyPath | None = None, *, progress: bool | Progre
 def _arch_text(arch: Arch | str | None) -> str | None:
     """Return an architecture as the workflows take it."""
     return json.dumps(arch.to_json()) if isinstance(arch, Arch) else arch
-
-
-def asked_for(budget: Mapping[str, Bound | None]) -> "Asked":
-    """Return bounds by the keys of costs, such as `latency_ms`, as a search takes them; None bounds nothing."""
-    names = {cost.key: name for name, cost in COSTS.items()}
-    for key in budget:
-        if key not in names:
-            raise UserError(f"unknown budget '{key}'{suggestion(key, names)}")
-    return {names[key]: _texts(bound) for key, bound in budget.items() if bound is not None}
-
-
-def _texts(bound: Bound) -> tuple[str, ...]:
-    if isinstance(bound, list):
-        return tuple(bound)
-    if isinstance(bound, Mapping):
-        return tuple(f"{device}={_text(number)}" for device, number in bound.items())
-    return (_text(bound),)
-
-
-def _text(number: Number) -> str:
-    if isinstance(number, tuple):
-        return "..".join("" if side is None else repr(float(side)) for side in number)
-    return number if isinstance(number, str) else repr(float(number))
 
 
 def _told(progress: bool | Progress) -> Progress:

@@ -7,6 +7,7 @@ import pytest
 from nasdeploy.exporting.proof import ExportTarget
 from nasdeploy.latency.profile import profile
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
+from nasdeploy.workflows.runtimes import compare
 
 HASTY = MeasurementProtocol(
     blocks=Rounds(group=16, visits=3),
@@ -21,9 +22,11 @@ HASTY = MeasurementProtocol(
 
 
 def measure_hastily(patch: pytest.MonkeyPatch) -> None:
-    """Profile a space, measure finalists and measure exported models by `HASTY`, in this process."""
+    """Profile a space, measure finalists, exported models and runtimes by `HASTY`, all but the last in this process."""
     measured = partial(profile, protocol=HASTY)
     patch.setattr("nasdeploy.latency.profile.profile", measured)
     patch.setattr("nasdeploy.workflows.table.profile", measured)
     patch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
     patch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=HASTY))
+    patch.setattr("nasdeploy.workflows.runtimes.compare", partial(compare, protocol=HASTY))
+    patch.setattr("nasdeploy.latency.runners.in_turn.PROCESSES", 1)

@@ -58,6 +58,8 @@ QUICKER_IN_PAGES = {
     "export --run runs/alphanet --arch a0": f"--arch '{_ARCH}' --set recalibration.batches=1",
     # A space of a few blocks in place of one of 266.
     "profile --device cpu --space digits": "--space small.yaml",
+    # Some runtimes take half a minute to convert for; all are compared in tests/conformance.
+    "runtimes compare smallest --space digits --plot runtimes.png": "--device cpu,cpu-torch",
 }
 
 

@@ -14,6 +14,7 @@ from nasdeploy.cli.models import bench, predict, verify
 from nasdeploy.cli.packs import pack, unpack
 from nasdeploy.cli.profile import profile
 from nasdeploy.cli.run import import_supernet, init, run
+from nasdeploy.cli.runtimes import app as runtimes
 from nasdeploy.cli.search import app as search
 from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
@@ -53,5 +54,6 @@ app.command()(unpack)
 app.command()(predict)
 app.command()(verify)
 app.command()(bench)
+app.add_typer(runtimes, name="runtimes")
 app.add_typer(space, name="space")
 app.add_typer(table, name="table")

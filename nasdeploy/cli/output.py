@@ -39,6 +39,11 @@ def changes(assignments: Sequence[str] | None, device: str | None) -> list[str]:
     return [*(assignments or ()), *([f"device={json.dumps(device)}"] if device else ())]
 
 
+def device_names(given: Sequence[str] | None) -> list[str]:
+    """Return the names that are given to an option for several devices, also with commas between them."""
+    return [word.strip() for text in given or () for word in text.split(",") if word.strip()]
+
+
 def listing(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table without lines, as wide as the terminal and at least 100 columns."""
     from io import StringIO

@@ -2,30 +2,33 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from nasdeploy.cli.output import (
-    DeviceOption,
     JsonFlag,
     MovedDataOption,
     QuietFlag,
     RunOption,
     changes,
     chosen_run,
+    device_names,
     emit,
 )
-from nasdeploy.cli.searches import compare, describe, forecast_text, list_searches, show
+from nasdeploy.cli.searches import by_device, compare, describe, forecast_text, list_searches, show
 from nasdeploy.cli.wording import OPTIONS, typed
 from nasdeploy.core.cost_registry import COSTS
-from nasdeploy.core.errors import UserError, suggestion
+from nasdeploy.core.errors import InfeasibleBudget, UserError, suggestion
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
+    from nasdeploy.recipe import Recipe
     from nasdeploy.searching.budget import Asked
     from nasdeploy.store.run import Run
+    from nasdeploy.workflows.device_searches import DeviceRequest
     from nasdeploy.workflows.request import SearchRequest
 
 
@@ -113,6 +116,12 @@ PreferOption = Annotated[
     str | None,
     typer.Option("--prefer", metavar="WHAT", help="accurate, or fast: the fastest that is not told to be worse."),
 ]
+DevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", metavar="NAME|FILE", help="Over the recipe's; of several, that which lets the best network in."
+    ),
+]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
 
 
@@ -127,7 +136,7 @@ app.command()(compare)
 def search(
     context: typer.Context,
     budget: Given,
-    device: DeviceOption = None,
+    device: DevicesOption = None,
     strategy: StrategyOption = None,
     prefer: PreferOption = None,
     precision: PrecisionOption = None,
@@ -155,17 +164,21 @@ def search(
         with reported_once(first_of_host):
             asked = asked_of(budget)
             run = chosen_run(run_directory)
-            changed = [*changes(assignments, device), *strategy_of(strategy), *preference_of(prefer)]
-            requests = _requests(run, changed, data, asked, precision, strict, progress)
+            names, changed = device_names(device), [*strategy_of(strategy), *preference_of(prefer)]
+            recipes = _recipes(run, [*(assignments or ()), *changed], names, data)
+            asks = _asks(run, recipes, asked, precision, strict, progress)
 
         if dry_run:
             if first_of_run():
-                for request in requests:
+                for request in asks.requests:
                     _foretell(run, request, progress, as_json)
+            return
+        if asks.by_device:
+            _search_on_each(run, asks.by_device, progress, as_json)
             return
         from nasdeploy.workflows.search import search_all
 
-        result = search_all(requests, progress)
+        result = search_all(asks.requests, progress)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if result is not None:
@@ -179,21 +192,49 @@ def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_jso
     emit({"run": str(run.path), **expected.to_json()}, as_json, lambda: forecast_text(expected))
 
 
-def _requests(
+def _search_on_each(run: "Run", requests: "Sequence[DeviceRequest]", progress: "Progress", as_json: bool) -> None:
+    from nasdeploy.workflows.device_searches import search_devices
+
+    found = search_devices(requests, progress)
+    content = {"run": str(run.path), "by_device": [each.to_json() for each in found.searches]}
+    emit({**content, **found.best.model_dump(mode="json")}, as_json, lambda: by_device(found))
+
+
+def _recipes(run: "Run", assignments: list[str], devices: Sequence[str], data: str | None) -> "list[Recipe]":
+    """Return the run's recipe with changes, for each of the devices if there are any."""
+    from nasdeploy.recipe import recipe_of
+
+    return [recipe_of(run, changes(assignments, device), data) for device in devices or (None,)]
+
+
+@dataclass(frozen=True)
+class _Asks:
+    """The searches that are asked for."""
+
+    requests: "Sequence[SearchRequest]"
+    by_device: "Sequence[DeviceRequest]" = ()
+    """The devices, where these are several."""
+
+
+def _asks(
     run: "Run",
-    assignments: Sequence[str],
-    data: str | None,
+    recipes: "Sequence[Recipe]",
     asked: "Asked",
     precision: str | None,
     strict: bool,
     progress: "Progress",
-) -> "list[SearchRequest]":
-    """Return one, or one for each precision."""
-    from nasdeploy.recipe import recipe_of
+) -> _Asks:
+    """Return one search, or one for each precision or device."""
+    from nasdeploy.workflows.device_searches import request_by_device
     from nasdeploy.workflows.request import parse_precisions, request_searches
 
     precisions = [] if precision is None else parse_precisions(precision)
-    return request_searches(run, recipe_of(run, assignments, data), asked, precisions, strict, progress)
+    if len(recipes) == 1:
+        return _Asks(request_searches(run, recipes[0], asked, precisions, strict, progress))
+    if precisions:
+        raise UserError(f"--precision {precision}: several devices are named; name those that are in these precisions")
+    found = request_by_device(run, recipes, asked, strict, progress)
+    return _Asks([each.request for each in found if not isinstance(each.request, InfeasibleBudget)], found)
 
 
 def strategy_of(name: str | None) -> list[str]:

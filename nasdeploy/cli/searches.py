@@ -12,6 +12,7 @@ from nasdeploy.core.errors import UserError
 if TYPE_CHECKING:
     from nasdeploy.core.score import Criterion, Metric
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
+    from nasdeploy.workflows.device_searches import DeviceSearches
     from nasdeploy.workflows.searches import CostReach, Forecast
 
 
@@ -38,6 +39,30 @@ def describe(result: "SearchResult") -> str:
     if result.as_fast:
         lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
     return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
+
+
+def by_device(found: "DeviceSearches") -> str:
+    """Searches for several devices below each other: what each lets in, the result that is kept, and refusals."""
+    best = found.best
+    heading = ["device", "search", "network", best.metric.heading, "predicted ms", "measured ms"]
+    rows = [[each.device.name, *_let_in(each.result)] for each in found.searches]
+    return "\n".join(
+        [
+            *aligned([heading, *rows]),
+            *(f"{each.device.name}: {each.reason}" for each in found.searches if each.reason is not None),
+            f"the result is search {best.id}, for device {best.device}, budget {budget_text(best.budget)}",
+            *choice_lines(best),
+        ]
+    )
+
+
+def _let_in(result: "SearchResult | None") -> list[str]:
+    """Return a search's number, and its winner with score and latencies; lines where there is none."""
+    if result is None or result.device is None:
+        return ["-"] * 5
+    winner = result.winner
+    score = result.metric.with_error(winner.final_value, winner.error)
+    return [result.id, _name(winner), score, *_latency(winner.latency[result.device])]
 
 
 def choice_lines(result: "SearchResult") -> list[str]:

@@ -15,7 +15,7 @@ OPTIONS = {
         *("set", "run", "restart", "data", "init", "alone", "out", "device", "arch", "precision", "format", "max_drop"),
         *("epochs", "finetune_epochs"),
         *("compute_capability", "embed_preprocessing", "layout", "budget_min", "sample", "strategy", "all_pareto"),
-        *("latency", "weights", *(cost.key for cost in COSTS.values())),
+        *("latency", "weights", "space", "plot", *(cost.key for cost in COSTS.values())),
     )
 } | {"start": "--from"}
 """The option for each argument of the library that messages name."""
@@ -23,6 +23,8 @@ OPTIONS = {
 COMMANDS = {
     **{f"nd.{name}": name for name in ("init", "train", "profile", "search", "finetune", "export", "pack")},
     "nd.import_supernet": "import",
+    "nd.compare_runtimes": "runtimes compare",
+    "nd.search_devices": "search",
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
     "workflows.searches.results": "search list",

@@ -1,4 +1,4 @@
-"""Figures: what a search found over its cost, what each cut saves and costs, and supernets side by side.
+"""Figures: what a search found over its cost, what each cut saves and costs, supernets and runtimes side by side.
 
 Box plots of sub-networks' accuracies are those of AlphaNet, Figures 9 and 10.
 """
@@ -188,6 +188,52 @@ def best_priced(priced: Sequence[PricedCut]) -> list[PricedCut]:
         if cut.saved > 0 and (not found or cut.loss < found[-1].loss):
             found.append(cut)
     return found
+
+
+@dataclass(frozen=True)
+class LatencyBar:
+    """A latency in milliseconds, and what is written beside it."""
+
+    label: str
+    p10_ms: float
+    median_ms: float
+    p90_ms: float
+    note: str = ""
+    """The words at the end of the bar."""
+
+
+def draw_latencies(bars: Sequence[LatencyBar], title: str, path: Path) -> None:
+    """Draw a PNG: a bar below the other for each latency, as long as the median, with p10 and p90."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.4 + 0.45 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(
+        [bar.label for bar in bars],
+        [bar.median_ms for bar in bars],
+        xerr=[[bar.median_ms - bar.p10_ms for bar in bars], [bar.p90_ms - bar.median_ms for bar in bars]],
+        height=0.7,
+        color="tab:blue",
+        alpha=0.6,
+        error_kw={"elinewidth": 0.8, "capsize": 2},
+    )
+    for place, bar in enumerate(bars):
+        axes.annotate(
+            f"{bar.median_ms:.4g} ms{bar.note}",
+            (bar.p90_ms, place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    axes.invert_yaxis()
+    axes.margins(x=0.35)
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel("latency in ms: median, p10 and p90")
+    axes.set_title(title, fontsize="medium")
+    axes.grid(axis="x", alpha=0.3)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 _WIDTH = 0.8

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
-from nasdeploy.core.errors import UserError
+from nasdeploy.core.errors import UserError, suggestion
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,34 @@ def split_device(text: str) -> tuple[str | None, str]:
     if equals and not device.strip():
         raise UserError(f"latency budget '{text}': no device stands before '='; write cpu{text}, or {bound} alone")
     return (device, bound) if equals else (None, text)
+
+
+# -- in Python
+
+Number = float | str | tuple[float | None, float | None]
+"""The most that something may cost, a range of it (None: no bound), or either as text, such as `40%` of a latency."""
+Bound = Number | Mapping[str, Number] | list[str]
+"""A bound, or several by device, which as texts are `DEVICE=BOUND`."""
+
+
+def asked_for(budget: Mapping[str, Bound | None]) -> Asked:
+    """Return bounds by the keys of costs, such as `latency_ms`, as a search takes them; None bounds nothing."""
+    names = {cost.key: name for name, cost in COSTS.items()}
+    for key in budget:
+        if key not in names:
+            raise UserError(f"unknown budget '{key}'{suggestion(key, names)}")
+    return {names[key]: _texts(bound) for key, bound in budget.items() if bound is not None}
+
+
+def _texts(bound: Bound) -> tuple[str, ...]:
+    if isinstance(bound, list):
+        return tuple(bound)
+    if isinstance(bound, Mapping):
+        return tuple(f"{device}={_text(number)}" for device, number in bound.items())
+    return (_text(bound),)
+
+
+def _text(number: Number) -> str:
+    if isinstance(number, tuple):
+        return "..".join("" if side is None else repr(float(side)) for side in number)
+    return number if isinstance(number, str) else repr(float(number))

@@ -233,22 +233,35 @@ def search_all(requests: Sequence[SearchRequest], progress: Progress) -> SearchR
     """
     if len(requests) == 1:
         return search(requests[0], progress)
-    found: list[tuple[SearchRequest, SearchResult]] = []
-    refusals = []
+    outcomes = search_each(requests, progress)
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, InfeasibleBudget)]
+    if len(refusals) == len(outcomes):
+        raise refusals[0]
+    for outcome in outcomes:
+        if isinstance(outcome, SearchResult):
+            progress.say(_told(outcome))
+    return keep_best(requests, outcomes)
+
+
+def search_each(requests: Sequence[SearchRequest], progress: Progress) -> list[SearchResult | InfeasibleBudget]:
+    """Return the result of each search, or that no network met its budget when it was measured, which is said."""
+    outcomes: list[SearchResult | InfeasibleBudget] = []
     for request in requests:
         try:
             result = search(request, progress)
+            assert result is not None  # There is one process, which has the result.
+            outcomes.append(result)
         except InfeasibleBudget as error:
-            refusals.append(error)
+            outcomes.append(error)
             progress.say(f"search: {error}")
-            continue
-        assert result is not None  # There is one process, which has the result.
-        found.append((request, result))
-    if not found:
-        raise refusals[0]
+    return outcomes
+
+
+def keep_best(requests: Sequence[SearchRequest], outcomes: Sequence[SearchResult | InfeasibleBudget]) -> SearchResult:
+    """Make the result with the best winner the run's, and return it; there is one at least."""
+    pairs = zip(requests, outcomes, strict=True)
+    found = [(request, outcome) for request, outcome in pairs if isinstance(outcome, SearchResult)]
     request, best = max(found, key=lambda pair: _merit(pair[1]))
-    for _, result in found:
-        progress.say(_told(result))
     with request.run.lock():
         keep(request.run, best)
         request.run.finish("search", facts(request))

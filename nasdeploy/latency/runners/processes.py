@@ -148,7 +148,7 @@ class ProcessRunner:
 
 PROCESSES = 5
 """The number of processes: one that is twice as slow as the others moves no median."""
-_BUILT = ("tensorrt", "tensorrt-rtx")
+BUILT = ("tensorrt", "tensorrt-rtx")
 """The runtimes that build an engine whenever they open a model, for minutes; what is fast or slow is the engine."""
 
 
@@ -158,7 +158,7 @@ def open_processes(device: Device, say: Say = lambda text: None, number: int = P
     It is one process where the runtime opens no files, or takes long to. Raises `UserError` if the device cannot be
     used.
     """
-    if (device.is_local and described_runtime(device).form == "module") or device.runtime in _BUILT or number == 1:
+    if (device.is_local and described_runtime(device).form == "module") or device.runtime in BUILT or number == 1:
         return open_runner(device, say)
     return Processes(device, say, number)
 

@@ -1,0 +1,118 @@
+"""`nasdeploy runtimes`: one network in several runtimes."""
+
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, device_names, emit
+from nasdeploy.cli.space import CLASSES, find_space
+from nasdeploy.cli.wording import typed
+from nasdeploy.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.workflows.runtimes import RuntimeComparison, RuntimeResult
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = 80
+
+
+@app.callback()
+def _runtimes() -> None:
+    """Compare runtimes."""
+
+
+@app.command()
+def compare(
+    network: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE|ARCH", help="What 'nasdeploy export' wrote, or a network of a space or run."),
+    ],
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device", metavar="NAME|FILE", help="Where to measure; several [default: all that can be used here]."
+        ),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", metavar="NAME|RECIPE", help="Space of ARCH [default: the run's].")
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes", min=1, help=f"Number of classes, with --space [default: {CLASSES}, or the recipe's]."
+        ),
+    ] = None,
+    run: RunOption = None,
+    plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the latencies, into a PNG.")] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure one network in every runtime: latency, size of the file, and how far outputs are from PyTorch's."""
+    import nasdeploy
+    from nasdeploy.core.progress import Progress
+
+    if space is None and classes is not None:
+        raise UserError("--classes belongs to --space: a run has its own classes")
+    found = nasdeploy.compare_runtimes(
+        network,
+        device_names(device),
+        space=None if space is None else find_space(space, classes),
+        run=None if run is None else chosen_run(run),
+        plot=plot,
+        progress=Progress(quiet, typed),
+    )
+    emit(_content(found), as_json, lambda: _text(found))
+    found.require_agreement()
+
+
+def _content(found: "RuntimeComparison") -> dict[str, Any]:
+    """Return a comparison as JSON, in which reasons advise what can be typed."""
+    content = found.to_json()
+    for each in content["results"]:
+        each["reason"] = each["reason"] and typed(each["reason"])
+    return content
+
+
+def _text(found: "RuntimeComparison") -> str:
+    results = found.results
+    least, most = min(each.threads for each in results), max(each.threads for each in results)
+    lines = [
+        f"network {found.network}",
+        f"{found.macs / 1e6:.4g} M MACs, {found.params / 1e6:.4g} M parameters, batch {found.batch}, "
+        f"threads {least if least == most else f'{least} to {most}'}; latency in ms",
+        _table(found),
+        *(f"{each.device}: {typed(each.reason)}" for each in results if each.reason is not None),
+        *(f"{each.device}: {each.problem}" for each in results if each.problem is not None),
+        *(f"{each.device}: not to be trusted: {each.noise}" for each in results if each.noise),
+        *(f"{each.device}: within the processes' spread of {', '.join(each.ties)}" for each in results if each.ties),
+    ]
+    return "\n".join(lines)
+
+
+def _table(found: "RuntimeComparison") -> str:
+    """Return the results as rows of at most 80 characters: long names of devices go over several lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("device", overflow="fold")
+    table.add_column("runtime", overflow="fold")
+    for name in ("MB", "median", "p10", "p90", "times", "difference"):
+        table.add_column(name, justify="right", no_wrap=True)
+    fastest = found.measured[0].median_ms if found.measured else None
+    for each in found.results:
+        table.add_row(each.device, each.runtime, *_figures(each, fastest))
+    text = StringIO()
+    Console(file=text, width=_COLUMNS, markup=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _figures(each: "RuntimeResult", fastest: float | None) -> list[str]:
+    if each.median_ms is None or fastest is None:
+        return ["-"] * 6
+    sizes = (each.megabytes, *(each.median_ms, each.p10_ms, each.p90_ms))
+    difference = "-" if each.difference is None else f"{each.difference:.1e}"
+    return [*(f"{size:.4g}" for size in sizes), f"{each.median_ms / fastest:.2f}", difference]
