@@ -19,7 +19,7 @@ from nasdeploy.core.space import SearchSpace
 from nasdeploy.exporting.bundle.verify import Sample
 from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.formats import FORMATS
-from nasdeploy.exporting.formats.format import Source, file_name, files_of
+from nasdeploy.exporting.formats.format import Interchange, Source, file_name, files_of
 from nasdeploy.exporting.manifest import Artefact, ExportManifest
 from nasdeploy.exporting.record import TOLERANCES, Yardstick, difference
 from nasdeploy.recipe import space_of
@@ -116,34 +116,31 @@ def bundled_network(folder: Path) -> ComparedNetwork:
         manifest.params,
         (sample.input,),
         (sample.logits,),
-        lambda device: _found(folder, manifest.artefacts, device),
+        lambda device: found_in(folder, manifest.artefacts, device),
         is_trained=True,
     )
 
 
-def _found(folder: Path, artefacts: Sequence[Artefact], device: Device) -> ReadyModel:
-    """Return the bundle's model for a device; one in a single file where there are several."""
-    fitting = [artefact for artefact in artefacts if artefact.precision == device.precision and _runs(artefact, device)]
+def found_in(folder: Path, artefacts: Sequence[Artefact], device: Device) -> ReadyModel:
+    """Return the model of a bundle for a device, one in a single file where there are several.
+
+    Raises `UserError` if none of its `artefacts` is for the device's runtime and precision.
+    """
+    fitting = [
+        (form, artefact)
+        for artefact in artefacts
+        # Engines are for the GPU that they were built on, and no others.
+        if isinstance(form := FORMATS[artefact.format], Interchange)
+        and form.runtime(device) == device.runtime
+        and artefact.precision == device.precision
+    ]
     if not fitting:
         raise UserError(
             f"the bundle holds no file in {device.precision} that {device.runtime} opens; export one with "
             f"`nd.export(format={_format_for(device)})`"
         )
-    artefact = min(fitting, key=lambda each: len(FORMATS[each.format].suffixes))
-    path = folder / artefact.file.name
-    if RUNTIMES[device.runtime].form == "module":
-        from nasdeploy.exporting.formats.torch import load_module
-
-        model: Model = load_module(path)
-    else:
-        model = path if len(FORMATS[artefact.format].suffixes) > 1 else path.read_bytes()
-    return ReadyModel(model, artefact.bytes)
-
-
-def _runs(artefact: Artefact, device: Device) -> bool:
-    """Return whether a device's runtime opens a file as it is; engines are for the GPU that they were built on."""
-    form = FORMATS[artefact.format]
-    return not form.tied and form.runtime(device) == device.runtime
+    form, artefact = min(fitting, key=lambda pair: len(pair[0].suffixes))
+    return ReadyModel(form.model_in(folder / artefact.file.name), artefact.bytes)
 
 
 def _format_for(device: Device) -> str:
@@ -156,8 +153,6 @@ def network_of(arch: Arch, space: SearchSpace) -> ComparedNetwork:
 
     Raises `UserError` for an architecture of several parts.
     """
-    import torch
-
     plan = space.plan(arch)
     if len(plan.parts) != 1:
         raise UserError(f"network {arch.digest} has {len(plan.parts)} parts, and only those of one are compared")
@@ -166,11 +161,19 @@ def network_of(arch: Arch, space: SearchSpace) -> ComparedNetwork:
     def rows(number: int) -> tuple[Array, ...]:
         return tuple(random_input((number, *each.shape), each.dtype, each.values, rng) for each in types)
 
-    network, inputs = _as_trained(plan, rows(_CALIBRATING)), rows(_ROWS)
+    network = _as_trained(plan, rows(_CALIBRATING))
+    return untrained_network(network, rows(_ROWS), f"{arch.digest} of space {space.name}")
+
+
+def untrained_network(network: "Network", inputs: tuple[Array, ...], text: str) -> ComparedNetwork:
+    """Return a network of one part with random weights, in evaluation mode, which is compared on these inputs."""
+    import torch
+
+    plan = network.plan
     with torch.inference_mode():
         outputs = tuple(each.numpy() for each in network.run(plan.only.name, *map(torch.from_numpy, inputs)))
     return ComparedNetwork(
-        f"{arch.digest} of space {space.name}",
+        text,
         plan.macs,
         plan.params,
         inputs,

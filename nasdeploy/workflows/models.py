@@ -21,6 +21,8 @@ from nasdeploy.exporting.bundle.pictures import Refused, image_files, prepare, r
 from nasdeploy.exporting.bundle.predict import probabilities
 from nasdeploy.exporting.bundle.verify import first_runnable
 from nasdeploy.exporting.bundle.write import load_bundle
+from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.exporting.formats.format import Interchange
 from nasdeploy.exporting.manifest import ExportManifest
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.processes import open_processes
@@ -166,23 +168,24 @@ def contender(text: str, device: Device) -> BenchModel:
     if colon and library in _LIBRARIES:
         return _named(*_LIBRARIES[library](name), device)
     path = Path(text)
-    if path.is_dir():
-        path = _in_bundle(path, device)
-    elif not path.is_file():
+    if not path.exists():
         raise UserError(f"{text}: no such file or bundle; a model by name is torchvision:NAME or timm:NAME")
+    found = _in_bundle(path, device) if path.is_dir() else BenchModel(path.read_bytes, path.stat().st_size)
     if described_runtime(device).form == "module":
         raise UserError(f"{text}: device {device.name} runs PyTorch modules, not files; use another device, e.g. cpu")
-    return BenchModel(path.read_bytes, path.stat().st_size)
+    return found
 
 
-def _in_bundle(folder: Path, device: Device) -> Path:
+def _in_bundle(folder: Path, device: Device) -> BenchModel:
     """Return the bundle's file that the device's runtime opens, if it has several that in the device's precision."""
     kind = "onnx" if described_runtime(device).form in ("onnx", "module") else device.runtime
     found = [artefact for artefact in load_bundle(folder).artefacts if artefact.format == kind]
     if not found:
         raise UserError(f"{folder}: holds no {kind} file, which device {device.name} is measured with; export one")
     best = next((artefact for artefact in found if artefact.precision == device.precision), found[0])
-    return folder / best.file.name
+    form = FORMATS[kind]
+    assert isinstance(form, Interchange), "engines are built from their ONNX files"
+    return BenchModel(partial(form.model_in, folder / best.file.name), best.bytes)
 
 
 def _named(module: "nn.Module", side: int, device: Device) -> BenchModel:

@@ -137,10 +137,17 @@ def _ready(
         for device in devices:
             try:
                 (runtime_of if device.is_local else described_runtime)(device)
-                yield device.name, network.make(device)
+                yield device.name, _sendable(network.make(device), device)
             except (UserError, CheckFailed) as error:
                 yield device.name, Refusal(str(error))
             task.advance()
+
+
+def _sendable(model: ReadyModel, device: Device) -> ReadyModel:
+    """Return a model; raises `UserError` if it is not one file, and has to be sent to a board."""
+    if not device.is_local and not isinstance(model.model, bytes):
+        raise UserError("the model is in several files, and a board is sent one; export it in another format too")
+    return model
 
 
 def _result(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from nasdeploy.convert.measured import CONVERTERS
 from nasdeploy.core.progress import Progress
 from nasdeploy.latency.runners import in_turn
 from nasdeploy.runtimes import RUNTIMES
@@ -14,11 +15,13 @@ from tests.hasty import HASTY
 from tests.small_spaces import one_stage
 
 SPACE = one_stage()
+# Those of programs are in tests/runtimes/: one takes half a minute to convert, and is shared with other tests there.
+NAMES = [name for name, runtime in RUNTIMES.items() if runtime.form in CONVERTERS]
 
 
 @pytest.fixture(scope="module")
 def results() -> Mapping[str, RuntimeResult]:
-    devices = [Device(name=name, runtime=name) for name in RUNTIMES]
+    devices = [Device(name=name, runtime=name) for name in NAMES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_turn, "PROCESSES", 1)
         found = compare(network_of(SPACE.smallest(), SPACE), devices, Progress(quiet=True), HASTY)
@@ -26,7 +29,7 @@ def results() -> Mapping[str, RuntimeResult]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_runtime_is_measured_and_right_or_says_why_not(name: str, results: Mapping[str, RuntimeResult]) -> None:
     result, runtime = results[name], RUNTIMES[name]
     lacking = runtime.missing() or runtime.obstacle()

@@ -19,7 +19,9 @@ from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.executorch import check_program
 from nasdeploy.runtimes.runtime import TorchModel
+from nasdeploy.workflows.compared_network import untrained_network
 from nasdeploy.workflows.models import bench
+from nasdeploy.workflows.runtimes import compare
 from tests.conformance.test_formats import DIGITS, contents, network_of
 from tests.exporting.models import interface
 from tests.wording import assert_stops
@@ -190,3 +192,18 @@ def test_opening_imports_no_exporter(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_it_is_compared_by_an_export(monkeypatch):
+    written, content = [], program()
+
+    def write(self, source, path):
+        written.append(source.device)
+        path.write_bytes(content)
+
+    monkeypatch.setattr(type(FORM), "write", write)
+    compared = untrained_network(network(), (images(4).numpy(),), "digits")
+    (found,) = compare(compared, [DEVICE], Progress(quiet=True), HASTY).results
+    assert (found.reason, found.problem, written) == (None, None, [DEVICE])
+    assert found.megabytes == len(program()) / 1e6
+    assert 0 < found.difference < 1e-4

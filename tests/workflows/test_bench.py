@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,8 +17,10 @@ from nasdeploy.core.progress import Progress
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, SustainedCalls
 from nasdeploy.latency.runners.processes import open_processes
 from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.ncnn import read
 from nasdeploy.workflows import models as step
 from nasdeploy.workflows.models import bench, contender
+from tests.conformance.runtime_models import small_bytes
 from tests.latency.tables import timing
 
 CPU = Device(name="cpu", runtime="onnxruntime", batch=2)
@@ -140,6 +143,23 @@ def test_a_file_is_nothing_for_a_device_that_runs_modules(tmp_path: Path) -> Non
     path = written(tmp_path / "model.onnx")
     with pytest.raises(UserError, match="device cpu-torch runs PyTorch modules, not files; use another device"):
         bench([str(path)], Device(name="cpu-torch", runtime="torch"), Progress(quiet=True), protocol=HASTY)
+
+
+def test_a_model_in_two_files_is_measured_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ncnn's, whose weights lie beside its graph."""
+    device = Device(name="cpu-ncnn", runtime="ncnn")
+    model = read(small_bytes("ncnn"))
+    (tmp_path / "model.param").write_bytes(model.param)
+    (tmp_path / "model.bin").write_bytes(model.bin)
+    files = SimpleNamespace(name="model.param")
+    artefact = SimpleNamespace(format="ncnn", precision="fp32", file=files, bytes=len(model.param) + len(model.bin))
+    monkeypatch.setattr(step, "load_bundle", lambda folder: SimpleNamespace(artefacts=[artefact]))
+    found = contender(str(tmp_path), device)
+    assert found.make() == small_bytes("ncnn")
+    assert found.bytes == artefact.bytes
+    (tmp_path / "model.param").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"model\.param: ncnn cannot load it"):
+        found.make()
 
 
 def test_the_command_prints_a_table_or_json(

@@ -15,11 +15,18 @@ from nasdeploy.cli import runtimes as command
 from nasdeploy.core.errors import CheckFailed, ConversionRefused, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.resources import resource_names
+from nasdeploy.exporting.bundle.write import load_bundle
 from nasdeploy.exporting.record import TOLERANCE
 from nasdeploy.runtimes import RUNTIMES
 from nasdeploy.runtimes.device import load_device
-from nasdeploy.workflows.compared_network import ComparedNetwork, compared_network, network_of
-from nasdeploy.workflows.runtimes import chosen_devices
+from nasdeploy.workflows.compared_network import (
+    ComparedNetwork,
+    bundled_network,
+    compared_network,
+    found_in,
+    network_of,
+)
+from nasdeploy.workflows.runtimes import chosen_devices, compare
 from tests.exporting.models import exporter, jobs
 from tests.hasty import measure_hastily
 from tests.small_spaces import one_stage
@@ -42,7 +49,7 @@ def _measured_in_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bundle")
-    exporter(root).export(SMALLEST, root / "out", jobs("onnx", "torch"))
+    exporter(root).export(SMALLEST, root / "out", jobs("onnx", "openvino", "torch"))
     return root / "out"
 
 
@@ -79,6 +86,21 @@ def test_a_bundle_is_measured_by_its_files_and_compared_on_its_sample(bundle: Pa
         UserError, match=r"in int8 that onnxruntime opens; export one with 'nasdeploy export --format onn"
     ):
         raise UserError(refused.reason)
+
+
+@pytest.mark.slow
+def test_files_that_are_several_are_opened_in_this_process_and_sent_to_no_board(bundle: Path, tmp_path: Path) -> None:
+    found = bundled_network(bundle)
+    (xml,) = (artefact for artefact in load_bundle(bundle).artefacts if artefact.format == "openvino")
+    device = load_device("cpu-openvino")
+    in_two = replace(found, make=lambda device: found_in(bundle, [xml], device))
+    (result,) = compare(in_two, [device], Progress(quiet=True)).results
+    assert in_two.make(device).model == bundle / "model.xml"
+    assert result.difference is not None and result.difference < TOLERANCE
+    assert result.megabytes == sum((bundle / f"model.{end}").stat().st_size for end in ("xml", "bin")) / 1e6
+    (tmp_path / "board.yaml").write_text("name: board\nruntime: openvino\nhost: ssh://me@nowhere\n")
+    (result,) = compare(in_two, [load_device(tmp_path / "board.yaml")], Progress(quiet=True)).results
+    assert result.reason == "the model is in several files, and a board is sent one; export it in another format too"
 
 
 def test_outputs_of_random_weights_depend_on_the_inputs() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.runtime import Precision, Session, numbers
+from nasdeploy.runtimes.runtime import Model, Precision, Session, content_of, numbers
 
 if TYPE_CHECKING:
     from nasdeploy.nn.network import Network
@@ -152,6 +152,7 @@ def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[s
 class Interchange:
     """What formats have in common that every machine can write and run."""
 
+    suffixes: tuple[str, ...]
     mixes = False
     ahead_of_time = False
     holds_parts = False
@@ -169,6 +170,13 @@ class Interchange:
     def open(self, path: Path, device: Device) -> Session:
         """Open the file in the device's runtime."""
         return runtime_of(device).open(path, device)
+
+    def model_in(self, path: Path) -> Model:
+        """Return a file as its runtime opens it: in one piece where it can be, as processes and boards are sent it.
+
+        Raises `UserError` for a file that cannot be read.
+        """
+        return content_of(path)[1] if len(self.suffixes) == 1 else path
 
     def missing(self) -> str | None:
         """Return None: what nasdeploy itself needs is enough."""

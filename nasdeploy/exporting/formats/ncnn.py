@@ -11,7 +11,7 @@ from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.exporting.formats.format import ExampleProgram, Interchange, Source, lacking, mismatch
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.ncnn import read_files
+from nasdeploy.runtimes.ncnn import packed, read_files
 from nasdeploy.runtimes.runtime import Precision
 
 _APART = "from nasdeploy.runtimes.ncnn import main; main()"
@@ -55,6 +55,13 @@ class NcnnFormat(Interchange):
         named = made.renamed(names, {"input": tensor.shape})
         path.write_bytes(named.param)
         path.with_suffix(".bin").write_bytes(named.bin)
+
+    def model_in(self, path: Path) -> bytes:
+        """Return both files as one; raises `UserError` for what ncnn might stumble over."""
+        try:
+            return packed(read_files(path))
+        except ValueError as error:
+            raise UserError(f"{path}: ncnn cannot load it ({one_line(error)}); export it again") from None
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """Return what the files say that ncnn might stumble over, inputs and outputs that are not as they should be,

@@ -58,7 +58,17 @@ class TorchFormat(Interchange):
 
     def open(self, path: Path, device: Device) -> Session:
         """Open it in PyTorch; raises `UserError` for a file that is damaged or holds a pickle."""
-        return runtime_of(device).open(load_module(path), device)
+        return runtime_of(device).open(self.model_in(path), device)
+
+    def model_in(self, path: Path) -> TorchModel:
+        """Return the program of a file as a module; raises `UserError` if it is damaged or holds a pickle."""
+        try:
+            program = _load(path)
+        # Whatever the reader meets in a damaged file.
+        except Exception as error:
+            raise UserError(f"{path}: PyTorch cannot load it ({one_line(error)}); export it again") from None
+        inputs = {name: TensorType(tuple(shape[1:])) for name, shape in _inputs(program)}
+        return TorchModel(program.module(), inputs)
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """Return what the reader finds, pickles, and inputs and outputs that are not as they should be."""
@@ -74,17 +84,6 @@ class TorchFormat(Interchange):
             *mismatch("input", found, wanted),
             *mismatch("output", shapes, expected),
         ]
-
-
-def load_module(path: Path) -> TorchModel:
-    """Return the program of a `.pt2` file as a module; raises `UserError` if it is damaged or holds a pickle."""
-    try:
-        program = _load(path)
-    # Whatever the reader meets in a damaged file.
-    except Exception as error:
-        raise UserError(f"{path}: PyTorch cannot load it ({one_line(error)}); export it again") from None
-    inputs = {name: TensorType(tuple(shape[1:])) for name, shape in _inputs(program)}
-    return TorchModel(program.module(), inputs)
 
 
 def save_program(network: "Network", path: Path, largest: int | None = None) -> "ExportedProgram":
