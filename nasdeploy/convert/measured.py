@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import nn
 
 from nasdeploy.convert.fast_export import quick_onnx
+from nasdeploy.convert.mnn import MnnConverter
 from nasdeploy.convert.ncnn import NcnnConverter
 from nasdeploy.convert.onnx import fixed_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
@@ -36,6 +37,11 @@ class MeasuredModule:
     def is_whole(self) -> bool:
         """Whether it is a network rather than a block of one, which runs inside of a network."""
         return isinstance(self.module, Network | NetworkPart)
+
+    def onnx(self, batch: int) -> bytes:
+        """Return it as ONNX in fp32 for a fixed batch, in evaluation mode."""
+        own = self.is_whole or isinstance(self.module, StaticBlock)
+        return (quick_onnx if own else fixed_onnx)(self.module, self.inputs, batch)
 
 
 class Converter(Protocol):
@@ -61,8 +67,7 @@ class OnnxConverter:
         return [self._converted(each, device) for each in modules]
 
     def _converted(self, measured: MeasuredModule, device: Target) -> bytes:
-        own = measured.is_whole or isinstance(measured.module, StaticBlock)
-        model = (quick_onnx if own else fixed_onnx)(measured.module, measured.inputs, device.batch)
+        model = measured.onnx(device.batch)
         if device.precision == "fp16":
             return to_fp16(model, keep_io_types=measured.is_whole)
         if device.precision == "int8":
@@ -87,6 +92,7 @@ class TorchConverter:
 CONVERTERS: Mapping[Form, Converter] = {
     "onnx": OnnxConverter(),
     "ncnn": NcnnConverter(),
+    "mnn": MnnConverter(),
     "module": TorchConverter(),
 }
 """The converters by the form of what they make. A new one is a file of this package and a line here."""

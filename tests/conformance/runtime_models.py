@@ -1,6 +1,7 @@
 """Small models in the form that a runtime opens."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
+from nasdeploy.convert.mnn import to_mnn
 from nasdeploy.core.plan import TensorType
+from nasdeploy.runtimes.mnn_file import FlatTable
 from nasdeploy.runtimes.ncnn import packed, read
 from nasdeploy.runtimes.ncnn_files import NcnnModel
 from nasdeploy.runtimes.runtime import Form, Model, TorchModel
 
-FILES: tuple[Form, ...] = ("onnx", "ncnn")
+FILES: tuple[Form, ...] = ("onnx", "ncnn", "mnn")
 """The forms of files that models are measured in."""
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -42,6 +45,8 @@ def small(form: Form) -> Model:
     match form:
         case "onnx":
             return small_onnx("batch")
+        case "mnn":
+            return mnn_bytes(small_onnx("batch"))
         case "ncnn":
             return _small_ncnn()
         case _:
@@ -64,6 +69,12 @@ def written(form: Form, content: bytes, folder: Path) -> Path:
         content = whole.param if content == small_bytes(form) else content
     path.write_bytes(content)
     return path
+
+
+@cache
+def mnn_bytes(onnx: bytes) -> bytes:
+    """The same model as MNN's file."""
+    return to_mnn(onnx, half=False)
 
 
 def ncnn_bytes(*layers: str, weights: Sequence[np.ndarray] = ()) -> bytes:
@@ -93,7 +104,8 @@ def relu_of(form: Form, *shape: int) -> Model:
     if form == "ncnn":
         _, channels, height, width = shape
         return ncnn_bytes(f"Input input 0 1 input 0={width} 1={height} 2={channels}", "ReLU relu 1 1 input y")
-    return onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape})
+    model = onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape})
+    return mnn_bytes(model) if form == "mnn" else model
 
 
 def matmul_chain(form: Form, size: int, length: int) -> Model:
@@ -108,7 +120,8 @@ def matmul_chain(form: Form, size: int, length: int) -> Model:
         return ncnn_bytes(f"Input x0 0 1 x0 0={size} 1={size}", *products, weights=[weight.T] * length)
     nodes = [helper.make_node("MatMul", [f"x{number}", "weight"], [f"x{number + 1}"]) for number in range(length)]
     shape = (1, size, size)
-    return onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, [numpy_helper.from_array(weight, "weight")])
+    model = onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, [numpy_helper.from_array(weight, "weight")])
+    return mnn_bytes(model) if form == "mnn" else model
 
 
 def wide(form: Form) -> Model:
@@ -122,15 +135,26 @@ def wide(form: Form) -> Model:
         product = f"InnerProduct product 1 1 input y 0=4096 1=0 2={weight.size}"
         return ncnn_bytes("Input input 0 1 input 0=1024", product, weights=[weight.T])
     node = helper.make_node("MatMul", ["input", "weight"], ["y"])
-    return onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, [numpy_helper.from_array(weight, "weight")])
+    model = onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, [numpy_helper.from_array(weight, "weight")])
+    return mnn_bytes(model) if form == "mnn" else model
 
 
 def unknown_operator(form: Form) -> bytes:
     """An operator that no runtime has."""
     if form == "ncnn":
         return _small_of_unknown_layer()
+    if form == "mnn":
+        return _mnn_of_unknown_operator()
     node = helper.make_node("Unheard", ["input"], ["y"], domain="nowhere", name="odd")
     return onnx_bytes([node], {"input": (1, 6)}, {"y": (1, 6)}, domains=("nowhere",))
+
+
+def _mnn_of_unknown_operator() -> bytes:
+    relu = onnx_bytes([helper.make_node("Relu", ["input"], ["Unheard"])], {"input": (1, 6)}, {"Unheard": (1, 6)})
+    content = bytearray(mnn_bytes(relu))
+    *_, last = FlatTable.root(bytes(content)).tables(3)
+    content[last.place(5) : last.place(5) + 2] = b"\xe7\x03"
+    return bytes(content)
 
 
 def _small_of_unknown_layer() -> bytes:

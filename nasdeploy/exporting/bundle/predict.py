@@ -1,9 +1,9 @@
 """Classify images with the model that lies beside this file: `python predict.py IMAGE_OR_FOLDER...`
 
-It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime, openvino or ncnn), and nothing else. Before
-anything is run the whole folder is compared with SHA256SUMS. Every step from an image file to the model's input is
-read from manifest.json. `python predict.py --save-input FILE IMAGE` writes what they make of an image, for programs in
-other languages: float32 numbers in the order channel, row, column.
+It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime, openvino, ncnn or MNN), and nothing else.
+Before anything is run the whole folder is compared with SHA256SUMS. Every step from an image file to the model's input
+is read from manifest.json. `python predict.py --save-input FILE IMAGE` writes what they make of an image, for programs
+in other languages: float32 numbers in the order channel, row, column.
 
 Exit code 0: every image was classified; 2: the folder or an image is damaged, or a runtime is missing.
 """
@@ -11,6 +11,7 @@ Exit code 0: every image was classified; 2: the folder or an image is damaged, o
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -188,6 +190,8 @@ def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if artefact["format"] in ("openvino", "ncnn"):
         return (artefact["format"],)
+    if artefact["format"] == "mnn":
+        return ("MNN",)
     if artefact["format"] == "onnx":
         return ("onnxruntime",) if artefact["precision"] == "int8" else ("onnxruntime", "openvino")
     return ()
@@ -239,7 +243,52 @@ def _ncnn(path: Path) -> Model:
     return lambda inputs: np.stack([logits(np.ascontiguousarray(image)) for image in inputs])
 
 
-_OPENERS: Mapping[str, Callable[[Path], Model]] = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn}
+def _mnn(path: Path) -> Model:
+    with _unprinted():
+        import MNN
+
+        interpreter = MNN.Interpreter(str(path))
+        session = interpreter.createSession({"numThread": 1, "precision": "low" if ".fp16." in path.name else "high"})
+    given, layout = interpreter.getSessionInput(session), MNN.Tensor_DimensionType_Caffe
+
+    def logits(inputs: Array) -> Array:
+        with _unprinted():
+            interpreter.resizeTensor(given, inputs.shape)
+            interpreter.resizeSession(session)
+            given.copyFrom(MNN.Tensor(inputs.shape, MNN.Halide_Type_Float, np.ascontiguousarray(inputs), layout))
+            status = interpreter.runSession(session)
+        if status:
+            raise ValueError(f"MNN ends with code {status}")
+        output = interpreter.getSessionOutput(session)
+        kept = MNN.Tensor(output, layout)
+        output.copyToHostTensor(kept)
+        return np.array(kept.getNumpyData())
+
+    return logits
+
+
+@contextmanager
+def _unprinted() -> Iterator[None]:
+    """Leave out what a library of C prints to standard output, where the answers go."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        # It lies in that library's buffer, until it is told.
+        (ctypes.CDLL(None) if os.name == "posix" else ctypes.CDLL("ucrtbase")).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
+_OPENERS: Mapping[str, Callable[[Path], Model]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "ncnn": _ncnn,
+    "MNN": _mnn,
+}
 
 
 def probabilities(logits: Array) -> Array:

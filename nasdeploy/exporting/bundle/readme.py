@@ -126,7 +126,7 @@ def _running(manifest: ExportManifest) -> str:
     packages = [package for made in manifest.artefacts if (package := FORMATS[made.format].package)]
     if not packages:
         return (
-            "## Running it\n\n`predict.py` runs ONNX, OpenVINO and ncnn files, of which this bundle has none. "
+            "## Running it\n\n`predict.py` runs ONNX, OpenVINO, ncnn and MNN files, of which this bundle has none. "
             "Where nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
             "verify .` tries the model on this machine."
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nasdeploy.core.errors import UserError, listed, lookup, suggestion
 from nasdeploy.exporting.formats.format import Format
+from nasdeploy.exporting.formats.mnn import MnnFormat
 from nasdeploy.exporting.formats.ncnn import NcnnFormat
 from nasdeploy.exporting.formats.onnx import OnnxFormat, OpenVinoFormat
 from nasdeploy.exporting.formats.tensorrt import (
@@ -25,6 +26,7 @@ FORMATS: Mapping[str, Format] = {
     "onnx": OnnxFormat(),
     "openvino": OpenVinoFormat(),
     "ncnn": NcnnFormat(),
+    "mnn": MnnFormat(),
     "executorch": ExecuTorchFormat(),
     "torch": TorchFormat(),
     "torch-tensorrt": TorchTensorRtFormat(),
