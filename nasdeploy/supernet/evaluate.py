@@ -5,8 +5,7 @@ Training, search and export recalibrate in the same way; the score that an expor
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -129,6 +128,7 @@ def _placed(tensor: Tensor, network: Network) -> Tensor:
     return tensor.to(device, memory_format=layout_for(device)) if tensor.ndim == 4 else tensor.to(device)
 
 
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """Scores architectures of a supernet, all with the same calibration batches and the same samples.
 
@@ -137,43 +137,37 @@ class Evaluator:
     of their own are scored with these, recalibrated like all others.
     """
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        task: Task,
-        calibration: Calibrating,
-        batches: Scored,
-        samples: int = 0,
-        unreadable: int = 0,
-        own: Mapping[Arch, Network] = MappingProxyType({}),
-    ) -> None:
-        """Keep what architectures are scored with.
-
-        `samples` is how many there are; 0 if it is not known, or they cannot be divided. `unreadable` is how many were
-        left out beside them, because they cannot be read. `own` are networks that have weights of their own.
-        """
-        self.task, self.samples, self.unreadable = task, samples, unreadable
-        self._supernet, self._calibration, self._batches = supernet, calibration, batches
-        self.own = own
-        self._at_once: dict[Hashable, int] = {}
-        self._statistics: dict[Arch, dict[str, Tensor]] = {}
-        self._criterion: Criterion = "metric"
-        self._average: Average = "cumulative"
-        self._originals: dict[tuple[int, int | None], list[Outputs]] = {}
+    supernet: Supernet
+    task: Task
+    calibration: Calibrating
+    batches: Scored
+    samples: int = 0
+    """The number of samples; 0 if it is not known, or they cannot be divided."""
+    unreadable: int = 0
+    """The number of samples that were left out beside them, because they cannot be read."""
+    own: Mapping[Arch, Network] = field(default_factory=dict)
+    """The networks that have weights of their own."""
+    criterion: Criterion = "metric"
+    """What networks are ranked by."""
+    average: Average = "cumulative"
+    """How statistics are averaged over calibration's batches."""
+    _at_once: dict[Hashable, int] = field(default_factory=dict, init=False, repr=False)
+    _statistics: dict[Arch, dict[str, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    _originals: dict[tuple[int, int | None], list[Outputs]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def space(self) -> SearchSpace:
         """The search space of the supernet."""
-        return self._supernet.space
+        return self.supernet.space
 
     def network(self, arch: Arch, inherited: bool = False) -> Network:
         """Return the recalibrated sub-network, in evaluation mode; one without running statistics needs no pass.
 
         With `inherited` its weights are the supernet's, also where it has some of its own.
         """
-        network = laid_out_for_device(extract(self._supernet, arch)) if inherited else self.extracted(arch)
-        batches = self._calibration(network.plan) if needs_calibration(network.plan) else ()
-        return calibrate(network, batches, self.task.outputs, self._average)
+        network = laid_out_for_device(extract(self.supernet, arch)) if inherited else self.extracted(arch)
+        batches = self.calibration(network.plan) if needs_calibration(network.plan) else ()
+        return calibrate(network, batches, self.task.outputs, self.average)
 
     def __call__(self, arch: Arch, first: int = 0, end: int | None = None) -> Score:
         """Return the score of one architecture on the samples from `first` up to `end`, by default on all.
@@ -223,32 +217,27 @@ class Evaluator:
         """
         if compares(criterion) and len(self.own) != 1:
             raise ValueError(f"ranking by {criterion} takes one original, and there are {len(self.own)}")
-        found = self.having(self.own)
-        found._criterion = criterion
-        return found
+        return replace(self, criterion=criterion)
 
     def having(self, own: Mapping[Arch, Network]) -> "Evaluator":
-        """Return what scores in the same way, on the same samples, where others have weights of their own."""
-        found = Evaluator(
-            self._supernet, self.task, self._calibration, self._batches, self.samples, self.unreadable, own
-        )
-        found._average = self._average
-        return found
+        """Return what scores in the same way, on the same samples, where others have weights of their own.
+
+        Networks are ranked by the metric then: there may be no original among them to compare outputs with.
+        """
+        return replace(self, own=own, criterion="metric")
 
     def averaging(self, average: Average) -> "Evaluator":
         """Return what scores in the same way, with statistics that are such an average over calibration's batches."""
-        found = self.having(self.own)
-        found._criterion, found._average = self._criterion, average
-        return found
+        return replace(self, average=average)
 
     def _score(self, runner: PartRunner, first: int, end: int | None) -> Score:
-        if not compares(self._criterion):
+        if not compares(self.criterion):
             with torch.no_grad():
-                score = self.task.score(runner, self._batches(runner.plan, first, end))
-            return replace(score, criterion=self._criterion)
+                score = self.task.score(runner, self.batches(runner.plan, first, end))
+            return replace(score, criterion=self.criterion)
         comparison = _Comparison(self.task, self._original(first, end))
         score = self.task.score_outputs(comparison.along(self._computed(runner, first, end)))
-        return replace(score, criterion=self._criterion, divergence=comparison.mean)
+        return replace(score, criterion=self.criterion, divergence=comparison.mean)
 
     def _original(self, first: int, end: int | None) -> list[Outputs]:
         """Return the original's outputs on samples, by batch."""
@@ -259,7 +248,7 @@ class Evaluator:
 
     def _computed(self, runner: PartRunner, first: int, end: int | None) -> Iterator[tuple[int, Outputs, Targets]]:
         """Yield the number of samples, what is computed of them, and their targets, batch by batch."""
-        for inputs, targets in self._batches(runner.plan, first, end):
+        for inputs, targets in self.batches(runner.plan, first, end):
             with torch.no_grad():
                 yield len(inputs[0]), self.task.outputs(runner, inputs), targets
 
@@ -272,7 +261,7 @@ class Evaluator:
     def extracted(self, arch: Arch) -> Network:
         """Return a copy of the network of its own, or of the supernet's, where that is computed fastest."""
         own = self.own.get(arch)
-        return laid_out_for_device(extract(self._supernet, arch) if own is None else copied(own))
+        return laid_out_for_device(extract(self.supernet, arch) if own is None else copied(own))
 
 
 class _Comparison:
