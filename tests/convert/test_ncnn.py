@@ -64,7 +64,7 @@ def calls(monkeypatch):
 def test_blocks_of_one_call_are_models_of_their_own_and_those_that_are_refused_are_named(calls):
     torch.manual_seed(0)
     measured = [measured_block(block) for block in BLOCKS]
-    odd = MeasuredModule(Odd(), (TensorType((5, 5)),))
+    odd = MeasuredModule(Odd(), (TensorType((1, 5, 5)),))
     found = NcnnConverter().convert([measured[0], odd, *measured[1:]], DEVICE)
     assert calls == [4, 3]
     assert isinstance(found[1], ConversionRefused)
