@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import nn
 
 from nasdeploy.convert.fast_export import quick_onnx
+from nasdeploy.convert.litert import TfliteConverter
 from nasdeploy.convert.mnn import MnnConverter
 from nasdeploy.convert.ncnn import NcnnConverter
 from nasdeploy.convert.onnx import fixed_onnx
@@ -93,6 +94,7 @@ CONVERTERS: Mapping[Form, Converter] = {
     "onnx": OnnxConverter(),
     "ncnn": NcnnConverter(),
     "mnn": MnnConverter(),
+    "tflite": TfliteConverter(),
     "module": TorchConverter(),
 }
 """The converters by the form of what they make. A new one is a file of this package and a line here."""

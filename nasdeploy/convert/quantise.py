@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -56,6 +56,17 @@ RECIPES: Mapping[str, QuantisationRecipe] = {
     "tensorrt-rtx": _WEIGHTS,
 }
 """The recipes by runtime."""
+
+
+class LayerQuantiser(Protocol):
+    """Makes one model in int8, with any of its layers in fp32."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of what has weights, in order."""
+
+    def quantised(self, kept: Collection[str] = ()) -> bytes:
+        """Return the model in int8, but for the layers `kept`, which stay in fp32."""
 
 
 class Quantiser:

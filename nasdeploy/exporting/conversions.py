@@ -1,4 +1,4 @@
-"""A network as ONNX in the precisions and for the runtimes that formats ask for, each made once.
+"""A network as ONNX in the precisions and for the runtimes that formats ask for, and for LiteRT in int8, once each.
 
 In int8 the layers that suffer most from it stay in fp32 until the accuracy holds. That is judged on training images
 that are held out for such choices, never on the test set.
@@ -7,15 +7,17 @@ that are held out for such choices, never on the test set.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor
 
 from nasdeploy.convert import to_onnx
+from nasdeploy.convert.litert import network_tflite
 from nasdeploy.convert.precision import Unfit, to_fp16, unfit
-from nasdeploy.convert.quantise import RANGES, RECIPES, QuantisationRecipe, Quantiser, layers_of, saturates
+from nasdeploy.convert.quantise import RANGES, RECIPES, LayerQuantiser, QuantisationRecipe, Quantiser, saturates
+from nasdeploy.convert.tflite_int8 import TFLITE_RANGES, TfliteQuantiser
 from nasdeploy.core.errors import CheckFailed, UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.score import Score
@@ -73,7 +75,7 @@ class FittedInt8:
     """How much of its score it loses, in the unit that is shown: points of accuracy."""
 
 
-def fit(quantiser: Quantiser, fp32: bytes, judge: Judge, max_drop: float, progress: Progress) -> FittedInt8:
+def fit(quantiser: LayerQuantiser, fp32: bytes, judge: Judge, max_drop: float, progress: Progress) -> FittedInt8:
     """Return the model in int8 with as few layers in fp32 as keep its score within `max_drop` of that of `fp32`.
 
     Raises `CheckFailed` if half of the layers are not enough.
@@ -123,7 +125,7 @@ def fewest_that(holds: Callable[[int], bool], most: int) -> int | None:
     return high
 
 
-def _by_sensitivity(quantiser: Quantiser, fp32: bytes, judge: Judge, progress: Progress) -> tuple[str, ...]:
+def _by_sensitivity(quantiser: LayerQuantiser, fp32: bytes, judge: Judge, progress: Progress) -> tuple[str, ...]:
     """Return the layers by how much the logits suffer when that layer alone is in int8, the worst first."""
     expected, layers = judge.logits(fp32), quantiser.layers
     errors: dict[str, float] = {}
@@ -208,21 +210,42 @@ class Conversions:
         return Quantiser(self.onnx("fp32", recipe), how, examples.calibration(), reduce_range=_is_reduced(how))
 
     def _int8(self, recipe: str) -> bytes:
-        how, fp32, examples = RECIPES[recipe], self.onnx("fp32", recipe), _some(self.examples)
-        quantiser, device = self.quantiser(recipe), scoring_device(recipe)
-        judge = Judge(lambda model: runtime_of(device).open(model, device), examples.held_out)
+        how = RECIPES[recipe]
+        reduced = {"reduced_range": _is_reduced(how)}
+        facts = {"ranges": RANGES if how.activations else "none", "images": self.calibration if how.activations else 0}
+        return self._fitted(recipe, self.quantiser(recipe), self.onnx("fp32", recipe), {**facts, **reduced}).model
+
+    def tflite_int8(self, batch: int) -> bytes:
+        """Return the network for LiteRT in int8, for calls of `batch` images.
+
+        Raises `CheckFailed` if it loses more than `max_drop` points of its score.
+        """
+        quantiser, fitted = self._tflite_int8
+        return fitted.model if batch == 1 else quantiser.quantised(fitted.kept, network_tflite(self.network, batch))
+
+    @cached_property
+    def _tflite_int8(self) -> tuple[TfliteQuantiser, FittedInt8]:
+        """What makes it, and what was made for one image in a call: what a layer suffers is the same with more."""
+        fp32, examples = network_tflite(self.network, 1), _some(self.examples)
+        calls = ({"input": image[None]} for batch in examples.calibration() for image in batch)
+        quantiser = TfliteQuantiser(fp32, calls)
+        facts = {"ranges": TFLITE_RANGES, "images": examples.images, "reduced_range": False}
+        return quantiser, self._fitted("litert", quantiser, fp32, facts)
+
+    def _fitted(self, recipe: str, quantiser: LayerQuantiser, fp32: bytes, facts: Mapping[str, Any]) -> FittedInt8:
+        """Return the model that `quantiser` makes of `fp32` within `max_drop`, and keep how."""
+        device = scoring_device(recipe)
+        judge = Judge(lambda model: runtime_of(device).open(model, device), _some(self.examples).held_out)
         fitted = fit(quantiser, fp32, judge, self.max_drop, self.progress)
         self._quantisations[recipe] = Quantisation(
             recipe=recipe,
-            ranges=RANGES if how.activations else "none",
-            images=examples.images if how.activations else 0,
-            reduced_range=_is_reduced(how),
-            layers=len(layers_of(onnx.load_from_string(fp32))),
+            layers=len(quantiser.layers),
             kept=fitted.kept,
             drop=fitted.drop,
             max_drop=self.max_drop,
+            **facts,
         )
-        return fitted.model
+        return fitted
 
 
 def _some(examples: Examples | None) -> Examples:

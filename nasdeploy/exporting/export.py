@@ -293,6 +293,7 @@ def _source(job: ExportJob, part: str, context: ExportContext) -> Source:
         job.precision,
         job.device,
         job.capabilities,
+        conversions.tflite_int8,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.runtimes.executorch import ExecuTorch
+from nasdeploy.runtimes.litert import LiteRt
 from nasdeploy.runtimes.mnn import Mnn
 from nasdeploy.runtimes.ncnn import Ncnn
 from nasdeploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda
@@ -18,6 +19,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "openvino": OpenVino(),
     "ncnn": Ncnn(),
     "mnn": Mnn(),
+    "litert": LiteRt(),
     "tensorrt": TensorRt("tensorrt", "tensorrt"),
     "tensorrt-rtx": TensorRt("tensorrt_rtx", "tensorrt-rtx-cu13"),
     "torch": PyTorch(),

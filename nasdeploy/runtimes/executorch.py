@@ -6,13 +6,10 @@ is open: that would end the process. Of a damaged model the header and the graph
 wrong inside XNNPACK's part may still end the process.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from io import StringIO
 from typing import Any
 from weakref import WeakSet
 
@@ -31,6 +28,7 @@ from nasdeploy.runtimes.runtime import (
     only,
     random_input,
     require_samples,
+    silenced,
 )
 
 _HEADER = 40
@@ -71,7 +69,8 @@ class ExecuTorch:
         """Open the program; raises `UserError` for what is none, is damaged, or takes no batch of the device's size."""
         name, content = _content(model)
         only((), device)
-        with _silenced():
+        # Of processors and damaged files; errors say that as well.
+        with silenced():
             self._choose_threads(device)
             try:
                 check_program(content)
@@ -138,21 +137,6 @@ def _content(model: Model) -> tuple[str, bytes]:
             "the model: ExecuTorch opens .pte files, not modules; write one with `nd.export(format=executorch)`"
         )
     return content_of(model)
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Leave out what the native part tells standard error of processors and damaged files; errors say that as well."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        # Part of it comes by way of Python, which may keep it until later.
-        with redirect_stderr(StringIO()):
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 class ExecuTorchSession:

@@ -3,8 +3,11 @@
 This module and every runtime's need NumPy and the standard library only: a small board gets nothing else.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -259,9 +262,24 @@ def only(known: Sequence[str], device: Target) -> None:
             )
 
 
-def wants(name: str, device: Target) -> bool:
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Leave out what native code meanwhile tells standard error."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        # Part of it comes by way of Python, which may keep it until later.
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def wants(name: str, device: Target, *, default: bool = False) -> bool:
     """Whether the option called `name` is "true"; raises `UserError` if it is neither that nor "false"."""
-    text = device.options.get(name, "false")
+    text = device.options.get(name, "true" if default else "false")
     if text not in ("true", "false"):
         raise UserError(f'device {device.name}: option \'{name}\' is "{text}"; write "true" or "false"')
     return text == "true"

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from nasdeploy.convert.mnn import to_mnn
+from nasdeploy.convert.tflite import to_tflite
 from nasdeploy.core.plan import TensorType
 from nasdeploy.runtimes.mnn_file import FlatTable
 from nasdeploy.runtimes.ncnn import packed, read
 from nasdeploy.runtimes.ncnn_files import NcnnModel
 from nasdeploy.runtimes.runtime import Form, Model, TorchModel
 
-FILES: tuple[Form, ...] = ("onnx", "ncnn", "mnn")
+FILES: tuple[Form, ...] = ("onnx", "ncnn", "mnn", "tflite")
 """The forms of files that models are measured in."""
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -40,8 +43,8 @@ def small_onnx(batch: int | str) -> bytes:
     return onnx_bytes(nodes, {"input": [batch, 6]}, {name: [batch, 4] for name in ("logits", "doubled")}, weights)
 
 
-def small(form: Form) -> Model:
-    """The same for any batch."""
+def small(form: Form, batch: int = 1) -> Model:
+    """The same for any batch, or for one where a file has its own."""
     match form:
         case "onnx":
             return small_onnx("batch")
@@ -49,6 +52,8 @@ def small(form: Form) -> Model:
             return mnn_bytes(small_onnx("batch"))
         case "ncnn":
             return _small_ncnn()
+        case "tflite":
+            return to_tflite(small_onnx(batch))
         case _:
             return TorchModel(_Small(), {"input": TensorType((6,))})
 
@@ -104,8 +109,7 @@ def relu_of(form: Form, *shape: int) -> Model:
     if form == "ncnn":
         _, channels, height, width = shape
         return ncnn_bytes(f"Input input 0 1 input 0={width} 1={height} 2={channels}", "ReLU relu 1 1 input y")
-    model = onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape})
-    return mnn_bytes(model) if form == "mnn" else model
+    return _as(form, onnx_bytes([helper.make_node("Relu", ["input"], ["y"])], {"input": shape}, {"y": shape}))
 
 
 def matmul_chain(form: Form, size: int, length: int) -> Model:
@@ -120,8 +124,8 @@ def matmul_chain(form: Form, size: int, length: int) -> Model:
         return ncnn_bytes(f"Input x0 0 1 x0 0={size} 1={size}", *products, weights=[weight.T] * length)
     nodes = [helper.make_node("MatMul", [f"x{number}", "weight"], [f"x{number + 1}"]) for number in range(length)]
     shape = (1, size, size)
-    model = onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, [numpy_helper.from_array(weight, "weight")])
-    return mnn_bytes(model) if form == "mnn" else model
+    weights = [numpy_helper.from_array(weight, "weight")]
+    return _as(form, onnx_bytes(nodes, {"x0": shape}, {f"x{length}": shape}, weights))
 
 
 def wide(form: Form) -> Model:
@@ -135,8 +139,15 @@ def wide(form: Form) -> Model:
         product = f"InnerProduct product 1 1 input y 0=4096 1=0 2={weight.size}"
         return ncnn_bytes("Input input 0 1 input 0=1024", product, weights=[weight.T])
     node = helper.make_node("MatMul", ["input", "weight"], ["y"])
-    model = onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, [numpy_helper.from_array(weight, "weight")])
-    return mnn_bytes(model) if form == "mnn" else model
+    weights = [numpy_helper.from_array(weight, "weight")]
+    return _as(form, onnx_bytes([node], {"input": (1, 1024)}, {"y": (1, 4096)}, weights))
+
+
+def _as(form: Form, onnx: bytes) -> bytes:
+    """ONNX, or what it becomes for MNN or LiteRT."""
+    if form == "mnn":
+        return mnn_bytes(onnx)
+    return to_tflite(onnx) if form == "tflite" else onnx
 
 
 def unknown_operator(form: Form) -> bytes:
@@ -145,6 +156,8 @@ def unknown_operator(form: Form) -> bytes:
         return _small_of_unknown_layer()
     if form == "mnn":
         return _mnn_of_unknown_operator()
+    if form == "tflite":
+        return _small_of_custom_operator()
     node = helper.make_node("Unheard", ["input"], ["y"], domain="nowhere", name="odd")
     return onnx_bytes([node], {"input": (1, 6)}, {"y": (1, 6)}, domains=("nowhere",))
 
@@ -160,6 +173,15 @@ def _mnn_of_unknown_operator() -> bytes:
 def _small_of_unknown_layer() -> bytes:
     param = b"7767517\n2 2\nInput input 0 1 input 0=6\nUnheard odd 1 1 input y\n"
     return b"ncnn %d\n%s" % (len(param), param)
+
+
+def _small_of_custom_operator() -> bytes:
+    model = schema.ModelT.InitFromPackedBuf(to_tflite(small_onnx(1)))
+    model.operatorCodes[0].builtinCode = model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    model.operatorCodes[0].customCode = "Unheard"
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def onnx_bytes(

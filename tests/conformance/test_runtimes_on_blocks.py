@@ -100,13 +100,17 @@ def outputs(module, types, model, device, batch):
         expected = module.eval()(*given).numpy()
     session = runtime_of(device).open(model, device)
     session.call()
-    assert list(session.inputs.values()) == [(batch, *tensor.shape) for tensor in types]
+    # Blocks for LiteRT take and give images with their channels last.
+    turned = RUNTIMES[device.runtime].form == "tflite" and isinstance(module, StaticBlock)
+    given = [x.permute(0, 2, 3, 1) if turned and x.ndim == 4 else x for x in given]
+    assert list(session.inputs.values()) == [tuple(x.shape) for x in given]
     # Of ONNX files those of blocks take and give fp16; others take and give fp32 always.
     onnx = RUNTIMES[device.runtime].form == "onnx"
     half = device.precision == "fp16" and onnx and not isinstance(module, Network)
     arrays = [x.half() if half and x.is_floating_point() else x for x in given]
     (found,) = session.run({name: x.numpy() for name, x in zip(session.inputs, arrays, strict=True)})
     session.close()
+    found = found.transpose(0, 3, 1, 2) if turned and found.ndim == 4 else found
     assert found.dtype == (np.float16 if half else np.float32)
     return found.astype(np.float32), expected
 

@@ -1,9 +1,9 @@
 """Classify images with the model that lies beside this file: `python predict.py IMAGE_OR_FOLDER...`
 
-It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime, openvino, ncnn or MNN), and nothing else.
-Before anything is run the whole folder is compared with SHA256SUMS. Every step from an image file to the model's input
-is read from manifest.json. `python predict.py --save-input FILE IMAGE` writes what they make of an image, for programs
-in other languages: float32 numbers in the order channel, row, column.
+It needs `pictures.py` beside it, NumPy, Pillow and a runtime (onnxruntime, openvino, ncnn, MNN or ai-edge-litert), and
+nothing else. Before anything is run the whole folder is compared with SHA256SUMS. Every step from an image file to the
+model's input is read from manifest.json. `python predict.py --save-input FILE IMAGE` writes what they make of an image,
+for programs in other languages: float32 numbers in the order channel, row, column.
 
 Exit code 0: every image was classified; 2: the folder or an image is damaged, or a runtime is missing.
 """
@@ -183,15 +183,16 @@ def _chosen(manifest: Mapping[str, Any], name: str | None) -> tuple[Mapping[str,
     raise Refused(f"no runtime is installed; run: pip install {min(wanted)}")
 
 
+_OWN = {"openvino": "openvino", "ncnn": "ncnn", "mnn": "MNN", "litert": "ai_edge_litert"}
+
+
 def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the provider that this program can run it in.
 
     In int8 only the one that it was quantised for computes the same.
     """
-    if artefact["format"] in ("openvino", "ncnn"):
-        return (artefact["format"],)
-    if artefact["format"] == "mnn":
-        return ("MNN",)
+    if artefact["format"] in _OWN:
+        return (_OWN[artefact["format"]],)
     if artefact["format"] == "onnx":
         return ("onnxruntime",) if artefact["precision"] == "int8" else ("onnxruntime", "openvino")
     return ()
@@ -268,27 +269,40 @@ def _mnn(path: Path) -> Model:
 
 
 @contextmanager
-def _unprinted() -> Iterator[None]:
-    """Leave out what a library of C prints to standard output, where the answers go."""
+def _unprinted(stream: int = 1) -> Iterator[None]:
+    """Leave out what a library of C prints to standard output, where the answers go, or to standard error, 2."""
     sys.stdout.flush()
-    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    kept, nothing = os.dup(stream), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nothing, 1)
+        os.dup2(nothing, stream)
         yield
     finally:
         # It lies in that library's buffer, until it is told.
         (ctypes.CDLL(None) if os.name == "posix" else ctypes.CDLL("ucrtbase")).fflush(None)
-        os.dup2(kept, 1)
+        os.dup2(kept, stream)
         os.close(kept)
         os.close(nothing)
 
 
-_OPENERS: Mapping[str, Callable[[Path], Model]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "ncnn": _ncnn,
-    "MNN": _mnn,
-}
+def _litert(path: Path) -> Model:
+    from ai_edge_litert.interpreter import Interpreter
+
+    # It tells standard error which kernels it uses.
+    with _unprinted(2):
+        interpreter = Interpreter(model_path=str(path), num_threads=1)
+        interpreter.allocate_tensors()
+    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def logits(image: Array) -> Array:
+        # A file has a batch of its own, which is filled up.
+        interpreter.set_tensor(given["index"], image[None].repeat(given["shape"][0], axis=0))
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])[0]
+
+    return lambda inputs: np.stack([logits(image) for image in inputs])
+
+
+_OPENERS = {"onnxruntime": _onnxruntime, "openvino": _openvino, "ncnn": _ncnn, "MNN": _mnn, "ai_edge_litert": _litert}
 
 
 def probabilities(logits: Array) -> Array:

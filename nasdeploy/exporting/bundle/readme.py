@@ -126,8 +126,8 @@ def _running(manifest: ExportManifest) -> str:
     packages = [package for made in manifest.artefacts if (package := FORMATS[made.format].package)]
     if not packages:
         return (
-            "## Running it\n\n`predict.py` runs ONNX, OpenVINO, ncnn and MNN files, of which this bundle has none. "
-            "Where nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
+            "## Running it\n\n`predict.py` runs ONNX, OpenVINO, ncnn, MNN and LiteRT files, of which this bundle has "
+            "none. Where nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
             "verify .` tries the model on this machine."
         )
     runtime = "onnxruntime" if "onnxruntime" in packages else packages[0]
@@ -186,8 +186,10 @@ def _interface(manifest: ExportManifest) -> str:
 
 
 def _batches(manifest: ExportManifest) -> str:
-    alone = all(made.largest_batch == 1 for made in manifest.artefacts)
-    return "one image in a call, which is given without the batch" if alone else "batches of 1 or more images"
+    if any(made.largest_batch != 1 for made in manifest.artefacts):
+        return "batches of 1 or more images"
+    bare = {made.file.name for made in manifest.artefacts if made.format == "ncnn"}
+    return f"one image in a call{''.join(f', which `{name}` takes without the batch' for name in sorted(bare))}"
 
 
 def _bits(steps: Preprocessing) -> str:
@@ -304,7 +306,8 @@ def _machines(manifest: BundleManifest) -> list[str]:
 
 def _limits(manifest: ExportManifest) -> str:
     planned = [
-        f"- `{made.file.name}` takes at most {made.largest_batch} image{'s' * (made.largest_batch > 1)} in a call."
+        f"- `{made.file.name}` takes {'exactly' if FORMATS[made.format].fixes_batch else 'at most'} "
+        f"{made.largest_batch} image{'s' * (made.largest_batch > 1)} in a call."
         for made in manifest.artefacts
         if made.largest_batch is not None
     ]

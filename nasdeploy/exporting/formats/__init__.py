@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nasdeploy.core.errors import UserError, listed, lookup, suggestion
 from nasdeploy.exporting.formats.format import Format
+from nasdeploy.exporting.formats.litert import LiteRtFormat
 from nasdeploy.exporting.formats.mnn import MnnFormat
 from nasdeploy.exporting.formats.ncnn import NcnnFormat
 from nasdeploy.exporting.formats.onnx import OnnxFormat, OpenVinoFormat
@@ -27,6 +28,7 @@ FORMATS: Mapping[str, Format] = {
     "openvino": OpenVinoFormat(),
     "ncnn": NcnnFormat(),
     "mnn": MnnFormat(),
+    "litert": LiteRtFormat(),
     "executorch": ExecuTorchFormat(),
     "torch": TorchFormat(),
     "torch-tensorrt": TorchTensorRtFormat(),

@@ -32,6 +32,8 @@ class Source:
     """The device that the file is for."""
     capabilities: tuple[str, ...] = ()
     """The compute capabilities of other GPUs than the one that is here, e.g. `SM86`."""
+    tflite_int8: Callable[[int], bytes] | None = None
+    """The network for LiteRT in int8, for so many images in a call; None where nothing is in int8."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Format(Protocol):
         """Whether the parts of a network of several can be files of it."""
 
     @property
+    def fixes_batch(self) -> bool:
+        """Whether a file takes as many images in a call as it was made for, no more and no fewer."""
+
+    @property
     def embeds(self) -> bool:
         """Whether preprocessing can be put into its file."""
 
@@ -107,7 +113,7 @@ class Format(Protocol):
         """Return the name of the runtime, a key of `RUNTIMES`, that runs the file where `device` is the target."""
 
     def recipe(self, device: Device) -> str:
-        """Return the key of `convert.quantise.RECIPES`: how int8 is to be written for that runtime."""
+        """Return how int8 is to be written for that runtime: a key of `convert.quantise.RECIPES`, or `litert`."""
 
     def largest_batch(self, device: Device) -> int | None:
         """Return how many samples a call may hold where `device` is the target; None for any number from 1 on."""
@@ -156,6 +162,7 @@ class Interchange:
     mixes = False
     ahead_of_time = False
     holds_parts = False
+    fixes_batch = False
     embeds = False
     package: str | None = None
     example: ExampleProgram | None = None

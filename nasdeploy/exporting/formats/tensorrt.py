@@ -39,6 +39,7 @@ class TensorRtFormat:
     mixes = True
     ahead_of_time = False
     holds_parts = False
+    fixes_batch = False
     embeds = False
     package: str | None = None
     example: ExampleProgram | None = None

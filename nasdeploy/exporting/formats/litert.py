@@ -1,0 +1,84 @@
+"""LiteRT's `.tflite`: one file, for a fixed number of images in a call."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nasdeploy.core.errors import one_line
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.manifest import TensorFacts
+from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.runtime import Precision
+from nasdeploy.runtimes.tflite_file import DamagedFile, TfliteTensor, read_tflite
+
+_APART = "nasdeploy.runtimes.litert"
+_LONGEST_S = 600
+
+
+class LiteRtFormat(Interchange):
+    """Float32 in and out, NCHW at the architecture's resolution. In fp16 the weights are, and the file lets processors
+    compute in it that can."""
+
+    suffixes = (".tflite",)
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    fixes_batch = True
+    package = "ai-edge-litert"
+
+    def runtime(self, device: Device) -> str:
+        """Return LiteRT."""
+        return "litert"
+
+    def recipe(self, device: Device) -> str:
+        """Return its own."""
+        return "litert"
+
+    def largest_batch(self, device: Device) -> int:
+        """Return the batch of the file."""
+        return device.batch
+
+    def missing(self) -> str | None:
+        """Return the command that installs it, or None."""
+        return lacking("ai_edge_litert", "ai-edge-litert", "2.3")
+
+    def write(self, source: Source, path: Path) -> None:
+        """Write the network for the device's batch; raises `UserError` for one that LiteRT has no operators for."""
+        from nasdeploy.convert.litert import network_tflite
+
+        if source.precision == "int8":
+            assert source.tflite_int8 is not None, "what is exported in int8 can be quantised"
+            path.write_bytes(source.tflite_int8(source.device.batch))
+        else:
+            half = source.precision == "fp16"
+            path.write_bytes(network_tflite(source.network, source.device.batch, half=half))
+
+    def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
+        """Return what is wrong inside the file; inputs and outputs that are not as they should be; or, from a process
+        of its own, why it does not run."""
+        try:
+            found = read_tflite(path.read_bytes())
+        except DamagedFile as error:
+            return [f"LiteRT: {error}"]
+        wrong = [*_differing("input", found.inputs, inputs), *_differing("output", found.outputs, outputs)]
+        return wrong or _run_apart(path)
+
+
+def _differing(kind: str, found: Sequence[TfliteTensor], expected: Sequence[TensorFacts]) -> list[str]:
+    shown = [_text(each.name, each.dtype, each.shape) for each in found]
+    return mismatch(kind, shown, [_text(each.name, each.dtype, each.shape) for each in expected])
+
+
+def _text(name: str, dtype: str, shape: Sequence[int | str]) -> str:
+    """Return a tensor in words: of its batch a file has any number."""
+    return f"{name} {dtype} [{', '.join(map(str, ('batch', *shape[1:])))}]"
+
+
+def _run_apart(path: Path) -> list[str]:
+    """Return what a process says that runs the file once, if it fails: what is damaged in it may end the process."""
+    command = [sys.executable, "-P", "-m", _APART, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
+    if done.returncode == 0:
+        return []
+    if done.returncode < 0:
+        return [f"LiteRT: the process that ran it ended by signal {-done.returncode}"]
+    return [one_line((done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1])]
