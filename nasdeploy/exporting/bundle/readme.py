@@ -126,9 +126,10 @@ def _running(manifest: ExportManifest) -> str:
     packages = [package for made in manifest.artefacts if (package := FORMATS[made.format].package)]
     if not packages:
         return (
-            "## Running it\n\n`predict.py` runs ONNX, OpenVINO, ncnn, MNN and LiteRT files, of which this bundle has "
-            "none. Where nasdeploy is installed,\n`nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
-            "verify .` tries the model on this machine."
+            "## Running it\n\n"
+            "`predict.py` runs ONNX, OpenVINO, ncnn, MNN and LiteRT files, of which this bundle has none.\n"
+            "Where nasdeploy is installed, `nasdeploy predict . IMAGE_OR_FOLDER...` classifies images, and `nasdeploy "
+            "verify .`\ntries the model on this machine."
         )
     runtime = "onnxruntime" if "onnxruntime" in packages else packages[0]
     tried = f" The\noldest version that ONNX files of its kind were tried with is ONNX Runtime {OLDEST_TRIED}."
