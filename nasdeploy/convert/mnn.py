@@ -6,10 +6,13 @@ it, which install a package by pip when they are imported and report each conver
 
 import re
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
 
 from nasdeploy.core.errors import ConversionRefused, one_line
 from nasdeploy.runtimes.mnn import printed_apart
@@ -25,7 +28,7 @@ _NUMBER = 11
 _UNKNOWN = re.compile(r"Op Not Support: (.+)")
 
 
-def to_mnn(onnx: bytes, *, half: bool) -> bytes:
+def to_mnn(model: bytes, *, half: bool) -> bytes:
     """Return an ONNX model as a `.mnn` file, `half`: with weights in fp16. Its inputs and outputs are in fp32.
 
     Equal models give equal bytes. Raises `ConversionRefused` for what MNN does not convert.
@@ -35,7 +38,7 @@ def to_mnn(onnx: bytes, *, half: bool) -> bytes:
 
     with TemporaryDirectory(prefix="nasdeploy-mnn-") as folder:
         source, made = Path(folder, "model.onnx"), Path(folder, "model.mnn")
-        source.write_bytes(onnx)
+        source.write_bytes(_rounded(model) if half else model)
         options = {"modelFile": str(source), "MNNModel": str(made), "bizCode": "nasdeploy"}
         words = ["mnnconvert", "-f", "ONNX", *(word for name in options for word in (f"--{name}", options[name]))]
         words += [f"--{_HALF}"] * half
@@ -46,7 +49,22 @@ def to_mnn(onnx: bytes, *, half: bool) -> bytes:
         content = made.read_bytes()
     # It numbers its files by chance.
     number = FlatTable.root(content).string(_NUMBER).encode()
-    return content.replace(number, sha256(onnx).hexdigest()[: len(number)].encode(), 1) if number else content
+    return content.replace(number, b"0" * len(number), 1) if number else content
+
+
+def _rounded(model: bytes) -> bytes:
+    """Return a model whose weights are numbers of fp16 already.
+
+    MNN cuts digits off where others round, and so makes all weights smaller: over the 80 layers of AlphaNet's a0 that
+    moved logits by 1.8 % of their spread, against 0.1 %.
+    """
+    loaded = onnx.load_from_string(model)
+    for tensor in loaded.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            values = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    content: bytes = loaded.SerializeToString(deterministic=True)
+    return content
 
 
 def _reason(said: str) -> str:

@@ -19,7 +19,7 @@ from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.mnn_file import FlatTable, MnnTensor, read_mnn
 from nasdeploy.workflows.models import bench
-from tests.conformance.runtime_models import mnn_bytes, small_onnx, unknown_operator
+from tests.conformance.runtime_models import BIAS, WEIGHT, mnn_bytes, small_onnx, unknown_operator
 from tests.conformance.test_formats import DIGITS, network_of
 from tests.exporting.models import interface
 from tests.workflows.test_bench import HASTY
@@ -60,6 +60,14 @@ def test_equal_models_give_equal_bytes():
 def test_weights_in_fp16_take_half_the_room():
     onnx = mnn_source()
     assert len(to_mnn(onnx, half=True)) < 0.6 * len(to_mnn(onnx, half=False))
+
+
+def test_weights_in_fp16_are_the_nearest_numbers():
+    """MNN alone takes the next smaller ones."""
+    session = opened(to_mnn(small_onnx("batch"), half=True), precision="fp16")
+    x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
+    expected = np.maximum(x @ WEIGHT.astype(np.float16).astype(np.float32) + BIAS, 0)
+    np.testing.assert_allclose(session.run({"input": x})[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def mnn_source() -> bytes:

@@ -154,6 +154,7 @@ class Phone:
             threads=device.threads,
             options=", ".join(f"{key}={value}" for key, value in sorted(device.options.items())),
             idle_ms=device.idle_ms,
+            computed_in="fp32" if device.precision == "fp16" and _HALF not in cpuinfo else "",
         )
 
     def abi(self) -> str:
@@ -161,6 +162,8 @@ class Phone:
         return shown(self.run("getprop ro.product.cpu.abi").output)
 
 
+_HALF = "asimdhp"
+"""The feature, as Linux names it, of processors that compute in fp16: Arm's from version 8.2 on."""
 _CPUINFO = "nasdeploy: cpuinfo"
 _FREQUENCY = "/sys/devices/system/cpu/cpu0/cpufreq"
 _FACTS = "; ".join(
