@@ -23,7 +23,8 @@ class LiteRtOfTests:
     """What is asked of the runtime here."""
 
     form: str = "tflite"
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "fp16")
+    largest_batch: int | None = None
 
 
 @pytest.fixture
