@@ -14,14 +14,14 @@ from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.plan import Block, Plan
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.convolutions import ConvBlockFamily, FusedInvertedResidualFamily
-from nasdeploy.nn.functional import Middle
+from nasdeploy.nn.functional import Middle, dense, each_tensor
 from nasdeploy.nn.heads import ClassifierHeadFamily, PoolHeadFamily, StemFamily
 from nasdeploy.nn.inverted_residual import InvertedResidualFamily
 from nasdeploy.nn.residual import BasicBlockFamily, BottleneckFamily, PoolingStemFamily
 from nasdeploy.nn.universal_residual import UniversalInvertedResidualFamily
 
 TensorsOf = Any
-"""The tensors of one block: what its family's `slice` gives."""
+"""The tensors of one block: what its family's `slice` gives, nested tuples."""
 
 
 class Family(Protocol):
@@ -39,7 +39,10 @@ class Family(Protocol):
         """Make weights that serve all of the blocks, and hold what the sharing rule needs beside them."""
 
     def slice(self, weights: Any, block: Any, /) -> TensorsOf:
-        """Return the tensors of one block, nested named tuples: views of the weights, or computed from them."""
+        """Return the tensors of one block, nested tuples: views of the weights, or computed from them.
+
+        Views may be scattered in the weights; whoever computes with them makes them dense (`tensors_of`).
+        """
 
     @property
     def forward(self) -> Callable[..., Tensor]:
@@ -83,6 +86,11 @@ Forward = Callable[..., Tensor]
 def eager(block: Block) -> Forward:
     """Return the block's computation, operation by operation."""
     return partial(FAMILIES[type(block)].forward, block)
+
+
+def tensors_of(weights: nn.Module, block: Block) -> TensorsOf:
+    """Return what a block computes with: its slices of the weights, copied where they are scattered in larger ones."""
+    return each_tensor(dense, FAMILIES[type(block)].slice(weights, block))
 
 
 def cover(slot: str, own: Sequence[Block], others: Sequence[Block] = (), rule: Sharing = _LEADING) -> nn.Module:

@@ -18,7 +18,7 @@ from nasdeploy.nn.functional import (
     ConvTensors,
     Middle,
     batch_norm,
-    centre_taps,
+    centre_crop,
     drop_connect,
     norm_entries,
     pad_and_convolve,
@@ -46,7 +46,7 @@ class ConvBlockFamily(BatchNormFamily):
     @staticmethod
     def slice(weights: ConvBlockWeights, block: ConvBlock) -> ConvTensors:
         """Return the central taps."""
-        weight = centre_taps(weights.conv.weight, block.kernel_size)
+        weight = centre_crop(weights.conv.weight, block.out_channels, block.kernel_size)
         return ConvTensors(weight, slice_norm(weights.norm, block.out_channels))
 
     @staticmethod
@@ -93,7 +93,7 @@ class FusedInvertedResidualFamily(BatchNormFamily):
         if block.se_channels:
             assert weights.reduce is not None and weights.restore is not None
             squeeze = slice_squeeze(weights.reduce, weights.restore, mid, block.se_channels)
-        expand = centre_taps(slice_matrix(weights.expand.weight, mid, block.in_channels), block.kernel_size)
+        expand = centre_crop(weights.expand.weight, mid, block.kernel_size)
         project = slice_matrix(weights.project.weight, block.out_channels, mid)
         return FusedInvertedResidualTensors(
             ConvTensors(expand, slice_norm(weights.expand_norm, mid)),

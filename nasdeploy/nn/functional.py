@@ -190,50 +190,21 @@ class BatchNormFamily:
                 norm.running_var.uniform_(0.5, 1.5, generator=draw)
 
 
-class _Leading(torch.autograd.Function):
-    """The leading rows and columns of a parameter, whose gradient is added in place to the parameter's.
-
-    Autograd's own slicing makes a zero-filled gradient of the whole parameter for each use; over the four networks of a
-    sandwich step that alone costs 4 to 10 % of the time. In return `backward()` is the only way to the gradient
-    (`torch.autograd.grad` does not see it).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: int, columns: int) -> Tensor:
-        ctx.weight, ctx.rows, ctx.columns = weight, rows, columns
-        return weight[:rows, :columns].contiguous(memory_format=_layout(weight))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        weight: Tensor = ctx.weight
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        weight.grad[: ctx.rows, : ctx.columns] += gradients[0]
-        return None, None, None
-
-
-def _layout(weight: Tensor) -> torch.memory_format:
-    """Return the layout of a weight, in which its slices stay: in another one a convolution may sum in another order.
-
-    Strides tell it where a kernel of one tap is in both: so does PyTorch where the image has one pixel.
-    """
-    channels_last = weight.ndim == 4 and weight.stride(3) != 1
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
 def slice_matrix(weight: Tensor, rows: int, columns: int) -> Tensor:
     """Return the leading output and input channels of a weight `[out, in, ...]`.
 
-    Contiguous, the weight itself if whole.
+    A view, or the weight itself if whole.
     """
     if weight.shape[0] == rows and weight.shape[1] == columns:
         return weight
-    sliced: Tensor = _Leading.apply(weight, rows, columns)
-    return sliced
+    return weight[:rows, :columns]
 
 
 def centre_crop(weight: Tensor, channels: int, kernel_size: int) -> Tensor:
-    """Return the leading channels and the central taps of a depthwise weight `[channels, 1, k, k]`."""
+    """Return the leading channels and the central taps of a weight `[channels, in, k, k]`.
+
+    A view, or the weight itself if whole.
+    """
     if weight.shape[0] != channels:
         weight = weight[:channels]
     margin = (weight.shape[-1] - kernel_size) // 2
@@ -242,12 +213,31 @@ def centre_crop(weight: Tensor, channels: int, kernel_size: int) -> Tensor:
     return weight
 
 
-def centre_taps(weight: Tensor, kernel_size: int) -> Tensor:
-    """Return the central taps of a weight `[out, in, k, k]`, contiguous, the weight itself if these are all."""
-    margin = (weight.shape[-1] - kernel_size) // 2
-    if not margin:
-        return weight
-    return weight[:, :, margin : margin + kernel_size, margin : margin + kernel_size].contiguous()
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers lie side by side, in either layout, and not scattered in a larger tensor."""
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def layout_within(view: Tensor) -> torch.memory_format:
+    """Return the layout of the weight that a view is of: a convolution may sum in another order in another one.
+
+    Strides tell it where a kernel of one tap is in both: so does PyTorch where the image has one pixel.
+    """
+    tells = view.ndim == 4 and view.stride(1) == 1 and (view.shape[3] > 1 or view.stride(3) != 1)
+    return torch.channels_last if tells else torch.contiguous_format
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor, or if it is scattered in a larger one a copy that is not, in the same layout."""
+    return tensor if is_dense(tensor) else tensor.contiguous(memory_format=layout_within(tensor))
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], tensors: Any) -> Any:
+    """Return a block's tensors, nested tuples of any kind, changed one by one; None stays."""
+    if tensors is None or isinstance(tensors, Tensor):
+        return None if tensors is None else change(tensors)
+    changed = (each_tensor(change, each) for each in tensors)
+    return type(tensors)(*changed) if hasattr(tensors, "_fields") else tuple(changed)
 
 
 def drop_connect(x: Tensor, rate: float) -> Tensor:

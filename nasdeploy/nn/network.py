@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nasdeploy.core.cpus import parallelism
 from nasdeploy.core.plan import Block, Part, Plan, Step
-from nasdeploy.nn import FAMILIES, cover
+from nasdeploy.nn import FAMILIES, cover, tensors_of
 from nasdeploy.nn.functional import BATCH, RUNNING, Context, rescale
 from nasdeploy.runtimes.runtime import Session
 
@@ -105,7 +105,7 @@ class StaticBlock(nn.Module):
 
     def compute(self, *inputs: Tensor, context: Context) -> Tensor:
         """Return the block's output, normalised as the context says."""
-        return self.family.forward(self.block, self.family.slice(self.weights, self.block), *inputs, context=context)
+        return self.family.forward(self.block, tensors_of(self.weights, self.block), *inputs, context=context)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the block's output: batch statistics in training mode, running ones in evaluation mode."""

@@ -1,7 +1,7 @@
 """The weight-sharing supernet: for each slot the weights that cover every block that may stand there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, Step
 from nasdeploy.core.space import SearchSpace, Slot
-from nasdeploy.nn import FAMILIES, Forward, cover, eager
+from nasdeploy.nn import FAMILIES, Forward, TensorsOf, cover, eager, tensors_of
 from nasdeploy.nn.functional import BATCH, Context, Statistics
 from nasdeploy.nn.network import Network, fit_images, run_part
 
@@ -68,6 +68,8 @@ class SubNetwork:
     context: Context
     """What blocks without a drop probability are told."""
     forward_of: Callable[[Block], Forward]
+    taken: Mapping[str, TensorsOf] = field(default_factory=dict)
+    """The tensors of steps by name, as far as they were sliced before; others are sliced when they are computed."""
 
     def run(self, part: str, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs of a part; square images of another size are rescaled to the part's input."""
@@ -75,7 +77,7 @@ class SubNetwork:
         return run_part(found, fit_images(found, inputs), self._compute)
 
     def _compute(self, step: Step, inputs: Sequence[Tensor]) -> Tensor:
-        tensors = FAMILIES[type(step.block)].slice(self.weights[step.slot], step.block)
+        tensors = self.taken.get(step.name) or tensors_of(self.weights[step.slot], step.block)
         drop = self.drop_rates.get(step.name, 0.0)
         context = Context(self.context.statistics, drop) if drop else self.context
         return self.forward_of(step.block)(tensors, *inputs, context=context)
@@ -104,7 +106,9 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
             buffer.zero_()
         for step in plan.steps:
             for to, tensor in _copies(supernet, network, step):
-                to.copy_(tensor)
+                # The matrices of a step that takes a part of them are those of a step that takes the whole.
+                if to.ndim == 1 or to.nbytes == to.untyped_storage().nbytes():
+                    to.copy_(tensor)
         for step in (step for step in plan.steps if step.slot != step.name):
             if not all(torch.equal(to, tensor) for to, tensor in _copies(supernet, network, step)):
                 raise ValueError(f"slot {step.slot}: its weights in a network of its own do not serve {step.name}")

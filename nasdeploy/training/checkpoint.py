@@ -15,7 +15,13 @@ from nasdeploy.store.checkpoints import BEST, checkpoint_files, checkpoint_name
 from nasdeploy.store.files import replacing
 from nasdeploy.supernet import weights
 from nasdeploy.supernet.supernet import Supernet
-from nasdeploy.training.optimizer import MovingAverage, gradient_scaler, make_optimizer, require_gradients
+from nasdeploy.training.optimizer import (
+    MovingAverage,
+    gradient_scaler,
+    make_optimizer,
+    require_gradients,
+    update_together,
+)
 from nasdeploy.training.sandwich import Skips, Totals
 from nasdeploy.training.settings import TrainSettings
 
@@ -183,6 +189,7 @@ class SavedState:
                 state.average.from_plain(content, state.supernet)
                 _require_finite(state.supernet.state_dict().values())
             state.optimizer.load_state_dict(content["optimizer"])
+            update_together(state.optimizer)
             _require_fit(state.optimizer)
             # Checkpoints of before there was a scaler have none, which one that does nothing accepts.
             state.scaler.load_state_dict(content.get("scaler", {}))

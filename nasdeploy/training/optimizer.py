@@ -5,13 +5,13 @@ Sources: AlphaNet, appendix B; BigNAS, section 3.3. Autocast, loss scaling and T
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from math import cos, floor, isfinite, pi
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler, autocast
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nasdeploy.nn.heads import ClassifyingWeights
 from nasdeploy.nn.network import layout_for
@@ -39,12 +39,31 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     Weight decay applies to weights only: normalisation parameters and biases, which are vectors, have none. The
     classifier's parameters are groups of their own where they learn at a rate of their own.
     """
+    optimizer = _optimizer(_parameter_groups(model, settings), settings)
+    update_together(optimizer)
+    return optimizer
+
+
+def update_together(optimizer: torch.optim.Optimizer) -> None:
+    """Let the parameters of a group be updated by multi-tensor operations, also on a CPU: the results are the same.
+
+    Checkpoints of earlier versions say otherwise, and an optimizer takes that over from them.
+    """
+    for group in optimizer.param_groups:
+        group["foreach"] = True
+
+
+def _parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
     own = set() if settings.classifier_rate == 1.0 else {id(p) for p in classifier_parameters(model)}
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = _groups([p for p in parameters if id(p) not in own], settings.weight_decay)
     if own:
         classifier = _groups([p for p in parameters if id(p) in own], settings.weight_decay)
         groups += [{**group, _RATE: settings.classifier_rate} for group in classifier]
+    return groups
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: TrainSettings) -> torch.optim.Optimizer:
     rate = settings.learning_rate
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=settings.betas, eps=settings.epsilon or 1e-8)
@@ -140,30 +159,32 @@ class MovingAverage:
     """A second supernet with an exponential moving average of the weights, which is validated and handed on.
 
     After each step `average = decay * average + (1 - decay) * weights`; the first average is the weights themselves.
+    Running statistics are those that the supernet had, which training leaves alone.
     """
 
     def __init__(self, supernet: Supernet, decay: float) -> None:
-        self._model = AveragedModel(supernet, multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-
-    @property
-    def supernet(self) -> Supernet:
+        self.supernet = deepcopy(supernet)
         """The supernet with the averaged weights."""
-        module = self._model.module
-        assert isinstance(module, Supernet)
-        return module
+        self._decay, self._steps = decay, 0
 
+    @torch.no_grad()
     def update(self, supernet: Supernet) -> None:
         """Take in the weights after a step."""
-        self._model.update_parameters(supernet)
+        averaged, weights = tuple(self.supernet.parameters()), tuple(supernet.parameters())
+        if self._steps:
+            torch._foreach_lerp_(averaged, weights, 1.0 - self._decay)
+        else:
+            torch._foreach_copy_(averaged, weights)
+        self._steps += 1
 
     def to_plain(self, supernet: Supernet) -> dict[str, Any]:
         """Return what a checkpoint of the averaged weights keeps besides: the trained weights, and the steps so far."""
-        return {"trained": supernet.state_dict(), "averaged_steps": int(self._model.n_averaged)}
+        return {"trained": supernet.state_dict(), "averaged_steps": self._steps}
 
     def from_plain(self, plain: dict[str, Any], supernet: Supernet) -> None:
         """Restore what `to_plain` kept; raises KeyError, RuntimeError, TypeError or ValueError if it is damaged."""
         supernet.load_state_dict(plain["trained"])
-        self._model.n_averaged.fill_(int(plain["averaged_steps"]))
+        self._steps = int(plain["averaged_steps"])
 
 
 _FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}

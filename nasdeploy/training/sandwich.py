@@ -6,6 +6,7 @@ Steps that were not made, because a loss or the gradient was not finite, are tol
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 from typing import Any
 
@@ -19,7 +20,8 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, eager
 from nasdeploy.nn.functional import BATCH, Statistics
-from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.supernet.supernet import SubNetwork, Supernet
+from nasdeploy.supernet.working import WorkingWeights
 from nasdeploy.tasks.task import Inputs, Objective, Outputs, Targets, Task
 from nasdeploy.training.optimizer import overflowed
 from nasdeploy.training.teacher import SizedTeacher, Teacher
@@ -96,9 +98,12 @@ class SandwichStep:
         for role, archs in sandwich.networks.items():
             for arch in archs:
                 leads = role == sandwich.leader
-                outputs = self.outputs(inputs, arch, self.drop_rates if leads or sandwich.all_regularised else None)
+                rates = self.drop_rates if leads or sandwich.all_regularised else None
+                with self.execution.precision():
+                    taken = self._working.take(self._bound(arch, rates))
+                    outputs = self.task.outputs(taken.network, inputs)
                 loss = self.objective.student(outputs, targets, teacher)
-                torch.autograd.backward(self.execution.scale(loss))
+                taken.learn(self.execution.scale(loss))
                 losses.setdefault(role, []).append(loss.detach())
                 if leads and teacher is None:
                     teacher = _detached(outputs)
@@ -119,11 +124,17 @@ class SandwichStep:
         no_teacher = self.teacher is None and sandwich.leader in (None, role)
         return "label" if self.objective.distillation is None or no_teacher else "distillation"
 
-    def outputs(self, inputs: Inputs, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> Outputs:
-        """Return what the task computes from a batch with one network."""
-        how = self.execution
-        with how.precision():
-            return self.task.outputs(self.supernet.bind(arch, drop_rates, how.statistics, how.forward_of), inputs)
+    def outputs(self, inputs: Inputs, arch: Arch) -> Outputs:
+        """Return what the task computes from a batch with one network, which is not regularised."""
+        with self.execution.precision():
+            return self.task.outputs(self._bound(arch), inputs)
+
+    def _bound(self, arch: Arch, drop_rates: Mapping[str, float] | None = None) -> SubNetwork:
+        return self.supernet.bind(arch, drop_rates, self.execution.statistics, self.execution.forward_of)
+
+    @cached_property
+    def _working(self) -> WorkingWeights:
+        return WorkingWeights(self.supernet)
 
     def taught(self, inputs: Inputs, sandwich: Sandwich) -> Outputs | None:
         """Return the teacher's outputs on a batch for some networks; None if there is no teacher of its own."""

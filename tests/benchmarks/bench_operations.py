@@ -79,7 +79,8 @@ class OperationCounter(TorchDispatchMode):
         elif role is None:
             role = "weights" if any(map(self._is_weight, _tensors((args, kwargs)))) else "other"
         if role == "weights":
-            self._note(_tensors(found))
+            # What is written to in place becomes a weight as well.
+            self._note(_tensors((found, args if name.endswith("_") else ())))
         elif name in ("convolution_backward", "native_batch_norm_backward"):
             self._note(_tensors(found[1:]))
         self.names[role, name] += 1

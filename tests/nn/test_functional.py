@@ -2,69 +2,69 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nasdeploy.nn.functional import (
     RUNNING,
+    ConvTensors,
+    NormTensors,
     Statistics,
     batch_norm,
     centre_crop,
+    dense,
     drop_connect,
+    each_tensor,
+    is_dense,
     rescale,
     slice_matrix,
     slice_norm,
 )
 
-USES = [(3, 2), (6, 5), (2, 5), (6, 1)]
-"""Rows and columns of a matrix `[6, 5]`; one use takes it whole."""
 
-
-def loss(sliced: list[Tensor]) -> Tensor:
-    """Something whose gradient differs for every element and every use."""
-    return torch.stack([(number * part**2).sin().sum() for number, part in enumerate(sliced, start=1)]).sum()
-
-
-@pytest.mark.parametrize("uses", [USES[:1], USES[:1] * 3, USES, USES[::-1]], ids=["one", "same", "many", "reversed"])
-@pytest.mark.parametrize("before", [None, 7.0])
-@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1, 1), (6, 5, 3, 3)])
-def test_gradients_of_slices_are_autograds(
-    shape: tuple[int, ...], before: float | None, uses: list[tuple[int, int]]
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1, 1), (4, 5, 3, 3), (4, 1, 7, 7)])
+def test_slices_are_leading_views_and_dense_ones_keep_the_layout(
+    shape: tuple[int, ...], layout: torch.memory_format
 ) -> None:
-    torch.manual_seed(0)
-    ours, plain = (nn.Parameter(torch.empty(shape, dtype=torch.float64)) for _ in range(2))
-    nn.init.normal_(ours)
-    plain.data.copy_(ours.data)
-    for parameter in (ours, plain):
-        parameter.grad = None if before is None else torch.full_like(parameter, before)
-    for _ in range(2):  # A second backward adds to the first.
-        torch.autograd.backward(loss([slice_matrix(ours, rows, columns) for rows, columns in uses]))
-        torch.autograd.backward(loss([plain[:rows, :columns] for rows, columns in uses]))
-    assert ours.grad is not None
-    assert plain.grad is not None
-    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-13, atol=1e-13)
+    weight = nn.Parameter(torch.randn(shape))
+    if len(shape) == 4:
+        weight = nn.Parameter(weight.detach().to(memory_format=layout))
+    columns = min(3, shape[1])
+    part = slice_matrix(weight, 2, columns)
+    assert part.tolist() == weight[:2, :columns].tolist()
+    assert part.data_ptr() == weight.data_ptr()
+    found = dense(part)
+    assert is_dense(found) and torch.equal(found, part)
+    if len(shape) == 4:
+        assert found.stride() == torch.empty(part.shape).to(memory_format=layout).stride()
+    assert slice_matrix(weight, *shape[:2]) is weight
+    assert dense(weight) is weight
+    torch.autograd.backward(found.square().sum())
+    expected = torch.zeros(shape)
+    expected[:2, :columns] = 2 * part.detach()
+    assert weight.grad is not None and torch.equal(weight.grad, expected)
 
 
-def test_a_gradient_that_someone_holds_is_not_replaced() -> None:
-    weight = nn.Parameter(torch.ones(4, 4))
-    weight.grad = held = torch.zeros(4, 4)
-    torch.autograd.backward(slice_matrix(weight, 2, 3).sum())
-    assert weight.grad is held
-    assert held.sum() == 6
-
-
-def test_slices_are_leading_contiguous_and_the_whole_is_no_copy() -> None:
-    weight = nn.Parameter(torch.arange(20.0).reshape(4, 5))
-    part = slice_matrix(weight, 2, 3)
-    assert part.tolist() == [[0, 1, 2], [5, 6, 7]]
-    assert part.is_contiguous()
-    assert slice_matrix(weight, 4, 5) is weight
+def test_cropped_kernels_stay_in_their_layout() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = torch.randn(4, 1, 7, 7).to(memory_format=layout)
+        found = dense(centre_crop(weight, 3, 5))
+        assert is_dense(found) and torch.equal(found, weight[:3, :, 1:6, 1:6])
+        assert found.stride() == torch.empty(3, 1, 5, 5).to(memory_format=layout).stride()
 
 
 def test_nothing_is_tracked_without_gradients() -> None:
     weight = nn.Parameter(torch.ones(4, 4))
     with torch.no_grad():
-        assert not slice_matrix(weight, 2, 2).requires_grad
+        assert not dense(slice_matrix(weight, 2, 2)).requires_grad
     assert weight.grad is None
+
+
+def test_a_blocks_tensors_are_changed_one_by_one() -> None:
+    norm = NormTensors(*torch.arange(4.0))
+    found = each_tensor(lambda tensor: tensor + 1, (ConvTensors(torch.zeros(()), norm), None, (torch.ones(()),)))
+    assert found == (ConvTensors(torch.ones(()), NormTensors(*torch.arange(1.0, 5.0))), None, (torch.full((), 2.0),))
+    assert isinstance(found[0], ConvTensors) and isinstance(found[0].norm, NormTensors)
 
 
 @pytest.mark.parametrize(("kernel", "places"), [(7, slice(0, 7)), (5, slice(1, 6)), (3, slice(2, 5)), (1, slice(3, 4))])

@@ -11,9 +11,12 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.recipe import Recipe
 from nasdeploy.store.run import Run
-from nasdeploy.training.checkpoint import Checkpoints
+from nasdeploy.supernet.supernet import Supernet
+from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState
 from nasdeploy.training.monitor import Validation
+from nasdeploy.training.settings import TrainSettings
 from nasdeploy.workflows import train as step
+from tests.small_spaces import two_stages
 from tests.training.recipes import tiny_recipe
 from tests.wording import assert_stops
 
@@ -93,6 +96,19 @@ def test_a_checkpoint_of_before_processes_were_counted_is_resumed() -> None:
     assert content.pop("processes") == 1
     torch.save(content, newest)
     assert train(tiny_recipe("train.world_size_change=refuse")).is_finished("train")
+
+
+def test_parameters_are_updated_together_whatever_a_checkpoint_says(tmp_path: Path) -> None:
+    kept, resumed = (TrainingState.fresh(Supernet(two_stages()), TrainSettings()) for _ in range(2))
+    kept.position = Position(epoch=1)
+    for group in kept.optimizer.param_groups:
+        group["foreach"] = None
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(kept)
+    found = checkpoints.newest()
+    assert found is not None
+    found.restore(resumed)
+    assert all(group["foreach"] is True for group in resumed.optimizer.param_groups)
 
 
 def test_how_often_and_how_many_checkpoints_may_change() -> None:

@@ -124,6 +124,25 @@ def test_adamw_decays_apart_from_the_gradient(epsilon: float | None) -> None:
     assert bias == pytest.approx(by_rule(adam(0.5, (0.8, 0.98), epsilon or 1e-8, 0.0), 3.0, 0.0))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
+def test_updating_all_parameters_together_changes_no_bit(optimizer: str) -> None:
+    made = settings(optimizer=optimizer, weight_decay=1e-3, learning_rate=0.3)
+    supernets = [Supernet(two_stages()) for _ in range(2)]
+    supernets[1].load_state_dict(supernets[0].state_dict())
+    together, apart = (make_optimizer(supernet, made) for supernet in supernets)
+    assert all(group["foreach"] is True for group in together.param_groups)
+    for group in apart.param_groups:
+        group["foreach"] = False
+    for _ in range(3):
+        for one, other in zip(*(supernet.parameters() for supernet in supernets), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        together.step()
+        apart.step()
+    for one, other in zip(*(supernet.parameters() for supernet in supernets), strict=True):
+        assert torch.equal(one, other)
+
+
 # -- clipping
 
 
