@@ -5,7 +5,9 @@ sliced outside of the graphs, so gradients reach the supernet in the same way.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -19,6 +21,26 @@ from nasdeploy.nn.functional import Context
 
 _MOST_VARIANTS = 64
 """Graphs of one block: for each drop-connect rate, memory layout, and with and without gradients."""
+
+
+_ISOLATING = "isolate_recompiles" in signature(torch.compile).parameters
+"""Whether this PyTorch compiles functions that share their code apart; 2.11 does not."""
+
+
+def _apart(compile_function: Callable[..., Any], forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compile a function apart from others that share its code, since they would share its limit on recompilations.
+
+    An older PyTorch counts them by the code object, of which the function therefore gets one of its own, and reads the
+    limit from its configuration.
+    """
+    if _ISOLATING:
+        made: Callable[..., Tensor] = compile_function(forward, isolate_recompiles=True, recompile_limit=_MOST_VARIANTS)
+        return made
+    assert isinstance(forward, FunctionType)
+    own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_VARIANTS)
+    alone: Callable[..., Tensor] = compile_function(own)
+    return alone
 
 
 def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block], Forward]:
@@ -35,15 +57,7 @@ def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block]
         def forward(tensors: TensorsOf, inputs: tuple[Tensor, ...], context: Context) -> Tensor:
             return computed(tensors, *inputs, context=context)
 
-        # Isolated: the blocks share this code, and would share its limit on recompilations.
-        made = torch.compile(  # type: ignore[call-overload]
-            forward,
-            fullgraph=True,
-            dynamic=False,
-            backend=backend,
-            isolate_recompiles=True,
-            recompile_limit=_MOST_VARIANTS,
-        )
+        made = _apart(partial(torch.compile, fullgraph=True, dynamic=False, backend=backend), forward)
 
         def checked(tensors: TensorsOf, *inputs: Tensor, context: Context) -> Tensor:
             try:
