@@ -8,7 +8,7 @@ import pytest
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.resources import resource_names
 from nasdeploy.runtimes import RUNTIMES, described_runtime, runtime_of
-from nasdeploy.runtimes.device import AdbHost, Device, SshHost, load_device
+from nasdeploy.runtimes.device import AdbHost, Device, SshHost, load_device, missing_to_reach
 
 
 @pytest.mark.parametrize("name", resource_names("profiles"))
@@ -117,3 +117,12 @@ def test_looking_at_devices_imports_neither_torch_nor_a_runtime():
         "load_device('cpu'); print(sorted({'torch', 'onnxruntime', 'onnx', 'scipy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_what_reaches_a_phone_is_said_where_it_is_missing(monkeypatch):
+    phone = Device(name="phone", runtime="litert", host="adb:x", benchmark="b")
+    monkeypatch.setattr("nasdeploy.runtimes.device.which", lambda name: f"/usr/bin/{name}")
+    assert missing_to_reach(phone) is None
+    monkeypatch.setattr("nasdeploy.runtimes.device.which", lambda name: None)
+    assert missing_to_reach(phone) == "apt-get install adb"
+    assert missing_to_reach(load_device("cpu")) is None

@@ -1,16 +1,20 @@
 """Measuring on a phone: an `adb` whose phone is a directory of this machine."""
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from nasdeploy.blocks.heads import Stem
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import Progress
+from nasdeploy.latency.profile import block_models
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds, Timing
 from nasdeploy.latency.runners.adb import AdbRunner
 from nasdeploy.latency.runners.open_runner import RunnerPool, open_runner
 from nasdeploy.latency.runners.runner import Refusal
 from nasdeploy.runtimes import RUNTIMES
 from nasdeploy.runtimes.device import Device
+from nasdeploy.workflows.models import bench
 from tests.latency.runners.boards import HASTY, measured
 from tests.latency.runners.fake_adb import FakePhones, in_path
 
@@ -18,19 +22,9 @@ ROUNDS = Rounds(group=4, visits=2)
 MODELS = {f"m{number}": lambda number=number: b"takes %d" % (1000 * number) for number in (1, 2, 3, 4, 5)}
 
 
-@dataclass
-class LiteRtOfTests:
-    """What is asked of the runtime here."""
-
-    form: str = "tflite"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
-    largest_batch: int | None = None
-
-
 @pytest.fixture
 def phone(tmp_path, monkeypatch):
     made = FakePhones(tmp_path)
-    monkeypatch.setitem(RUNTIMES, "litert", LiteRtOfTests())
     monkeypatch.setenv("PATH", in_path(tmp_path))
     yield made
     assert made.left() == []
@@ -204,6 +198,25 @@ def test_another_phone_than_before_is_refused(phone):
 
 
 # -- several, and what is read
+
+
+@pytest.mark.skipif(RUNTIMES["litert"].missing() is not None, reason="LiteRT is not installed")
+def test_blocks_are_converted_for_the_phone_and_run_there(phone):
+    block = Stem(side=8, out_channels=4, kernel_size=3, stride=2, activation="relu", in_channels=3)
+    somewhere = device(phone, precision="fp16")
+    models = block_models({block.key: block}, somewhere)
+    with open_runner(somewhere) as there:
+        found = measured(there, models, Rounds(2, 2))
+    assert isinstance(found[block.key], Timing)
+    # Arm's features are not those of this machine, unless it is one of Arm's.
+    assert there.fingerprint.computed_in == ("" if "asimdhp" in Path("/proc/cpuinfo").read_text() else "fp32")
+
+
+def test_files_are_measured_on_the_phone(phone, tmp_path):
+    file = tmp_path / "model.tflite"
+    file.write_bytes(b"takes 1500")
+    (result,) = bench([str(file)], device(phone), Progress(quiet=True), protocol=HASTY)
+    assert result.median_ms == pytest.approx(1.5)
 
 
 def test_equal_phones_share_the_work(phone):
