@@ -215,10 +215,12 @@ def test_names_that_lead_elsewhere_are_refused(bundle: Path) -> None:
 
 
 def resealed(bundle: Path, change: Callable[[dict], None] = lambda manifest: None) -> None:
+    """Write manifest and sums anew, of the files as they are."""
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text())
-    file = manifest["artefacts"][0]["files"][0]
-    file["sha256"], file["bytes"] = program.sha256(bundle / "model.onnx"), (bundle / "model.onnx").stat().st_size
+    for file in manifest["artefacts"][0]["files"]:
+        path_of = bundle / file["name"]
+        file["sha256"], file["bytes"] = program.sha256(path_of), path_of.stat().st_size
     change(manifest)
     path.write_text(json.dumps(manifest))
     write_sums(bundle)
