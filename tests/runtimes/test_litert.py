@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nasdeploy.convert import quick_onnx
 from nasdeploy.convert.litert import network_tflite
 from nasdeploy.core.errors import UserError
 from nasdeploy.nn.network import Network
@@ -22,6 +23,7 @@ from nasdeploy.runtimes.runtime import Session
 from nasdeploy.runtimes.tflite_file import DamagedFile, TfliteTensor, read_tflite
 from tests.conformance.runtime_models import BIAS, WEIGHT, small
 from tests.conformance.test_formats import DIGITS, network_of
+from tests.sealed import GUARD
 
 DEVICE = Device(name="here", runtime="litert")
 
@@ -102,6 +104,40 @@ def test_which_processors_compute_in_fp16(lines: str, half: bool, tmp_path: Path
 
 def test_integer_inputs_have_notes() -> None:
     assert integer_values({"values.input.0": b"7", "values.x": b"-1", "other": b"3"}) == {"input.0": 7}
+
+
+# -- what it does besides
+
+_ACTS = """
+from pathlib import Path
+import numpy as np
+from nasdeploy.convert.tflite import to_tflite
+from nasdeploy.convert.tflite_int8 import TfliteQuantiser
+from nasdeploy.exporting.bundle.predict import _litert
+from nasdeploy.runtimes.litert import LiteRt
+from nasdeploy.runtimes.runtime import LocalTarget
+GUARD
+images, path = np.zeros((2, 3, 8, 8), np.float32), Path("model.tflite")
+fp32 = to_tflite(Path("model.onnx").read_bytes(), names=("input", "logits"))
+for content in (fp32, TfliteQuantiser(fp32, [{"input": images[:1]}]).quantised()):
+    path.write_bytes(content)
+    session = LiteRt().open(path, LocalTarget("here", "litert"))
+    session.call()
+    session.run({"input": images})
+    session.close()
+    assert _litert(path)(images).shape == (2, 10)
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_it_prints_nothing_opens_no_socket_and_starts_no_process(tmp_path: Path) -> None:
+    """Converting, quantising, running, and a bundle's program: where the kernel would end the process if it tried."""
+    types = [network().plan.only.inputs[0][1]]
+    (tmp_path / "model.onnx").write_bytes(quick_onnx(network(), types, 1))
+    command = [sys.executable, "-c", _ACTS.replace("GUARD", GUARD)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
 # -- files of others
