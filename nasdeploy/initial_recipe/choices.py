@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
-from nasdeploy.training.optimizer import layout_of
+from nasdeploy.training.optimizer import layout_of, mixed_precision
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Sandwich, SandwichStep
+from nasdeploy.training.sandwich import Sandwich, SandwichStep, StepComputation
 from nasdeploy.training.settings import TrainSettings
 
 _MOST_STEPS = 6
@@ -47,6 +48,22 @@ def has_gpu() -> bool:
     return compute_device().type == "cuda"
 
 
+def fast_format(size: int) -> Literal["none", "bf16", "fp16"]:
+    """Return the format of autocast in which this machine trains best on images of a side in pixels.
+
+    A GPU has one if it has units for products in it: with small images it waits for the host whatever it computes in.
+    TF32 is never the best: GPUs that have it have bf16 as well.
+    """
+    if size <= _SMALL or not has_gpu():
+        return "none"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    major, _ = torch.cuda.get_device_capability()
+    return "fp16" if major >= _FIRST_TENSOR_CORES else "none"
+
+
+_FIRST_TENSOR_CORES = 7
+"""The major compute capability from which on GPUs multiply in fp16 much faster than in float32."""
 Drawing = Callable[[SearchSpace, np.random.Generator], Sandwich]
 """Draws the networks of a step."""
 
@@ -61,14 +78,15 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawin
     set_threads(None)
     keep_freed_memory()
     device = compute_device()
-    settings = TrainSettings()
+    settings = TrainSettings(autocast=fast_format(size))
     layout = layout_of(settings, device)
     images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
     labels = torch.zeros(batch, dtype=torch.long, device=device)
     supernet = Supernet(space).to(device).to(memory_format=layout)
     label = partial(label_loss, smoothing=settings.label_smoothing)
     objective = Objective(label, distillation_loss(settings.distillation))
-    step = SandwichStep(supernet, Classification(), objective, {})
+    execution = StepComputation(precision=partial(mixed_precision, settings, device))
+    step = SandwichStep(supernet, Classification(), objective, {}, execution=execution)
     times: list[float] = []
     while len(times) < _MOST_STEPS and (len(times) < 2 or sum(times) < _ENOUGH_S):
         start = perf_counter()

@@ -7,7 +7,7 @@ from typing import Any
 from nasdeploy.core.progress import duration
 from nasdeploy.core.yaml import quoted
 from nasdeploy.data.settings import IMAGENET_MEAN, IMAGENET_STD
-from nasdeploy.initial_recipe.choices import SearchShape
+from nasdeploy.initial_recipe.choices import Draft, SearchShape, fast_format
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, original_rate
 from nasdeploy.spaces.grown import GrownSettings, GrownStage
 from nasdeploy.spaces.kind import SpaceSettings
@@ -18,6 +18,12 @@ _DEVIATION_OF = "of channels, of values 0..1, as the network was trained with"
 def noted(setting: str, note: str) -> str:
     """Return a line of YAML with a comment."""
     return f"{setting:<24}  # {note}"
+
+
+def precision_text(draft: Draft) -> str:
+    """Return the line of section `train` that names the format of autocast; none where that is float32."""
+    found = fast_format(draft.shape.size)
+    return "" if found == "none" else noted(f"  autocast: {found}", "fast on this GPU; none is exact float32") + "\n"
 
 
 def start_text(draft: PretrainedDraft) -> str:
@@ -100,6 +106,7 @@ def phases_text(draft: PretrainedDraft) -> str:
 train:
   batch_size: {training.batch_size}
   reference_batch: {training.batch_size}
+{precision_text(draft)}\
   optimizer: adamw
   weight_decay: 0.01
   label_smoothing: 0.0

@@ -13,7 +13,7 @@ from nasdeploy.data.inspect import FolderSummary, inspect_folder
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import Imported
 from nasdeploy.importers.start import open_model
-from nasdeploy.initial_recipe.choices import Draft, draft_for
+from nasdeploy.initial_recipe.choices import Draft, draft_for, fast_format
 from nasdeploy.initial_recipe.from_run import open_published, open_run, run_draft
 from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
@@ -21,6 +21,7 @@ from nasdeploy.initial_recipe.pretrained_text import (
     finetune_text,
     noted,
     phases_text,
+    precision_text,
     preprocessing_lines,
     score_text,
     start_text,
@@ -57,7 +58,7 @@ def first_recipe(
     drafting = _drafting(folder, hours, start)
     progress.say("timing some steps of training")
     draft = drafting()
-    for note in [*of_weights(draft), *advice(draft, hours)]:
+    for note in [*of_weights(draft), *of_precision(draft), *advice(draft, hours)]:
         progress.say(note)
     network = draft.network if isinstance(draft, PretrainedDraft) else None
     if isinstance(draft, PretrainedDraft) and isinstance(network, Imported) and network.classes == len(folder.classes):
@@ -90,6 +91,16 @@ def of_weights(draft: Draft) -> list[str]:
     given, wanted, notes = draft.network.classes, len(draft.folder.classes), draft.network.notes
     anew = f"a new classifier of {wanted} classes takes the place of that of {given}"
     return [*notes, anew] if given != wanted else list(notes)
+
+
+def of_precision(draft: Draft) -> list[str]:
+    """Return in which format training will compute, where that is not float32."""
+    found = fast_format(draft.shape.size)
+    if found == "none":
+        return []
+    return [
+        f"training computes convolutions in {found}, which is fast on {draft.machine}; `train.autocast=none` is exact"
+    ]
 
 
 def advice(draft: Draft, hours: float) -> list[str]:
@@ -202,6 +213,7 @@ def _train(draft: Draft) -> str:
 train:
   epochs: {training.epochs}
   batch_size: {training.batch_size}
+{precision_text(draft)}\
   warmup_epochs: {warmup}
 {noted(f"  dropout: {dropped}", "of the largest network; 0.2 for 100 epochs and more")}
   drop_connect: {dropped}

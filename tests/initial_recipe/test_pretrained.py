@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +70,15 @@ def test_every_recipe_says_what_was_chosen(train: int, side: int, classes: int, 
     assert (recipe.data.mean, recipe.data.std) == (network().expected.mean, network().expected.std)
     short = advice(found, hours)
     assert bool(short) == (found.needed_s > 1.1 * 3600 * hours)
+
+
+def test_a_gpu_that_computes_bf16_does_in_all_phases(imported: Imported, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pretrained_from(summary(side=300), START, imported, 0.2, 1.0)
+    assert "autocast" not in recipe_text(found, "recipe.yaml"), "there is no GPU here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    recipe = check(recipe_text(found, "recipe.yaml"), "recipe.yaml")
+    assert {phase.autocast for phase in recipe.train.of_phases} == {"bf16"}
 
 
 def test_a_recipe_keeps_to_the_time_that_is_given(imported: Imported) -> None:

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nasdeploy.core.progress import duration
-from nasdeploy.initial_recipe.text import check, recipe_text
+from nasdeploy.initial_recipe.text import check, of_precision, recipe_text
 from tests.initial_recipe.drafts import draft, summary
 
 
@@ -93,3 +94,21 @@ def test_comments_tell_the_estimates() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capability", "wanted"), [(True, (9, 0), "bf16"), (False, (7, 5), "fp16"), (False, (6, 1), "none")]
+)
+def test_a_gpu_trains_on_photographs_in_the_format_that_it_is_fast_in(
+    bf16: bool, capability: tuple[int, int], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs, small = draft(summary(side=300)), draft(summary(side=32))
+    assert "autocast" not in recipe_text(photographs, "recipe.yaml"), "there is no GPU here"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert check(recipe_text(photographs, "recipe.yaml"), "recipe.yaml").train.autocast == wanted
+    assert check(recipe_text(small, "recipe.yaml"), "recipe.yaml").train.autocast == "none"
+    assert of_precision(small) == []
+    said = f"training computes convolutions in {wanted}, which is fast on 2 CPU cores; `train.autocast=none` is exact"
+    assert of_precision(photographs) == ([] if wanted == "none" else [said])
