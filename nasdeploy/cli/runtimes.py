@@ -87,7 +87,11 @@ def _text(found: "RuntimeComparison") -> str:
         *(f"{each.device}: {typed(each.reason)}" for each in results if each.reason is not None),
         *(f"{each.device}: {each.problem}" for each in results if each.problem is not None),
         *(f"{each.device}: not to be trusted: {each.noise}" for each in results if each.noise),
-        *(f"{each.device}: within the processes' spread of {', '.join(each.ties)}" for each in results if each.ties),
+        *(
+            f"within the processes' spread of {each.device}: {', '.join(each.ties)}"
+            for each in results[:1]
+            if each.ties
+        ),
     ]
     return "\n".join(lines)
 
