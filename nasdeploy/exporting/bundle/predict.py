@@ -191,8 +191,8 @@ def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
 
     In int8 only the one that it was quantised for computes the same.
     """
-    if artefact["format"] in _OWN:
-        return (_OWN[artefact["format"]],)
+    if own := _OWN.get(str(artefact["format"])):
+        return (own,)
     if artefact["format"] == "onnx":
         return ("onnxruntime",) if artefact["precision"] == "int8" else ("onnxruntime", "openvino")
     return ()
