@@ -21,12 +21,13 @@ HASTY = MeasurementProtocol(
 )
 
 
-def measure_hastily(patch: pytest.MonkeyPatch) -> None:
-    """Profile a space, measure finalists, exported models and runtimes by `HASTY`, all but the last in this process."""
-    measured = partial(profile, protocol=HASTY)
+def measure_hastily(patch: pytest.MonkeyPatch, protocol: MeasurementProtocol = HASTY) -> None:
+    """Profile a space, measure finalists, exported models and runtimes by a short protocol, all but the last in this
+    process."""
+    measured = partial(profile, protocol=protocol)
     patch.setattr("nasdeploy.latency.profile.profile", measured)
     patch.setattr("nasdeploy.workflows.table.profile", measured)
-    patch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: HASTY)
-    patch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=HASTY))
-    patch.setattr("nasdeploy.workflows.runtimes.compare", partial(compare, protocol=HASTY))
+    patch.setattr("nasdeploy.searching.finalists.MeasurementProtocol", lambda: protocol)
+    patch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=protocol))
+    patch.setattr("nasdeploy.workflows.runtimes.compare", partial(compare, protocol=protocol))
     patch.setattr("nasdeploy.latency.runners.in_turn.PROCESSES", 1)

@@ -13,6 +13,8 @@ import nasdeploy as nd
 from nasdeploy.api import asked_for
 from nasdeploy.recipe import parse_recipe
 from tests.data.own import Pictures
+from tests.exporting.converted import functions_read_once  # noqa: F401
+from tests.hasty import measure_hastily
 from tests.layers import modules
 from tests.training.recipes import CONTENT, tiny_recipe
 
@@ -74,7 +76,10 @@ def space() -> nd.SearchSpace:
     return parse_recipe({**CONTENT, "space": content}, "own").load_space(3)
 
 
-def test_a_space_and_data_of_ones_own_go_the_whole_way(trained: nd.Run, tmp_path: Path) -> None:
+def test_a_space_and_data_of_ones_own_go_the_whole_way(
+    trained: nd.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_hastily(monkeypatch)
     assert trained.is_finished("train")
     assert trained.manifest.space == space().digest
     result = nd.search(trained, data=datasets(), space=space(), macs_m=1.0)

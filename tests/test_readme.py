@@ -19,6 +19,7 @@ from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
 from nasdeploy.core.settings import parse
 from nasdeploy.importers.layouts import PUBLISHED
+from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.grown import GrownSettings
@@ -26,6 +27,7 @@ from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.spaces.ofa import OfaTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.hasty import measure_hastily
 from tests.importers import hostile_import
 from tests.importers import published_alphanet as alphanet
@@ -52,6 +54,15 @@ QUICKER = {
     # A busy machine may be slower when it searches than when it was profiled.
     "search --latency 40%": "--set search.rounds=1 --set search.parents=6 --set search.probability=0.999",
 }
+BRIEFLY = MeasurementProtocol(
+    networks=Rounds(group=16, visits=6),
+    shortest_group_s=0.5,
+    sustained_s=0.1,
+    retries=0,
+    calibration_networks=12,
+    held_out_networks=8,
+)
+"""As good a table as a search within 40 % of its range needs, in a quarter of the time."""
 _ARCH = json.dumps(load_space("digits").smallest().to_json())
 QUICKER_IN_PAGES = {
     # A small supernet in AlphaNet's layout stands in for AlphaNet's.
@@ -97,7 +108,8 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_commands_run_as_typed(tmp_path: Path) -> None:
+def test_commands_run_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_hastily(monkeypatch, BRIEFLY)
     write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
     for command in typed():
         given = command.removeprefix("nasdeploy ")

@@ -35,11 +35,24 @@ SMALL = [
 ]
 
 
+def smaller_space(name: str) -> dict[str, Any]:
+    """Return the settings of a space with images of other sizes, and without the architectures that have names."""
+    settings = {**load_settings(name).model_dump(mode="json"), "resolution": [32, 64]}
+    return {key: value for key, value in settings.items() if key != "named"}
+
+
 ROLES = {"sandwich": ("largest", "random", "smallest"), "largest": ("largest",), "uniform": ("random",)}
 ROLES["best-up"] = ROLES["sandwich"]
-OFA = load_settings("ofa-mbv3").model_dump(mode="json")
-SMALLER = {"ofa-mbv3-imagenet": [f"space={json.dumps({**OFA, 'resolution': [32, 64]})}"]}
-"""Where six phases are gone through, of up to nine networks that are validated, images are smaller than the space's."""
+SMALLER = {
+    name: [f"space={json.dumps(smaller_space(space))}"]
+    for name, space in {
+        "alphanet-imagenet": "alphanet",
+        "attentivenas-imagenet": "alphanet",
+        "bignas-imagenet": "bignas",
+        "ofa-mbv3-imagenet": "ofa-mbv3",
+    }.items()
+}
+"""Recipes for photographs, whose spaces have smaller images here: most of the time would go into pixels."""
 ONE_EPOCH = ("epochs=1", "warmup_epochs=0", "random_networks=1")
 
 

@@ -21,6 +21,7 @@ from nasdeploy.supernet.supernet import Supernet, extract
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.task import Inputs, Task, TaskData
 from nasdeploy.workflows.verify import verify
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.families import task as writing
 from tests.hasty import HASTY, measure_hastily
 from tests.training.recipes import CONTENT

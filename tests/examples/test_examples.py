@@ -19,6 +19,7 @@ from nasdeploy.data.shards import list_shards
 from nasdeploy.recipe import load_recipe
 from nasdeploy.workflows import train as step
 from tests.data.pictures import write_folder
+from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.hasty import measure_hastily
 from tests.training.recipes import CONTENT
 

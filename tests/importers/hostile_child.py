@@ -1,4 +1,4 @@
-"""Reads every file of a folder as weights, in a process that may not take much memory; prints what each was told."""
+"""Reads every file of a folder as weights, in a process that may not take much memory; writes what each was told."""
 
 import json
 import resource
@@ -15,12 +15,12 @@ def taken() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
-def main(folder: Path, more: int) -> None:
-    """Refuse everything; the address space grows by `more` bytes at most."""
+def main() -> None:
+    """Refuse every file of a folder; the address space grows by so many bytes at most."""
+    folder, told, more = Path(sys.argv[1]), {}, int(sys.argv[3])
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     resource.setrlimit(resource.RLIMIT_AS, (taken() + more,) * 2)
-    told = {}
     for path in sorted(folder.iterdir()):
         try:
             load_into(model, read_state_dict(path), "timm:net")
@@ -28,9 +28,4 @@ def main(folder: Path, more: int) -> None:
         except UserError as error:
             told[path.name] = str(error)
     unchanged = all(bool((before[name] == tensor).all()) for name, tensor in model.state_dict().items())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"told": told, "unchanged": unchanged, "peak": peak}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    Path(sys.argv[2]).write_text(json.dumps({"told": told, "unchanged": unchanged}), encoding="utf-8")

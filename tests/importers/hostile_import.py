@@ -1,7 +1,7 @@
 """Imports every file of a folder as a published supernet, in a process that may not take much memory.
 
 The supernet is one of AlphaNet's layout, and of a space small enough for hundreds of files. What each file was told is
-printed as JSON.
+written as JSON.
 """
 
 import json
@@ -32,19 +32,16 @@ def small_state() -> dict[str, Tensor]:
     return {name: own[key] for key, name in SMALL.names(own).items()}
 
 
-def main(folder: Path, more: int) -> None:
-    """Import everything; the address space grows by `more` bytes at most."""
+def main() -> None:
+    """Import every file of a folder; the address space grows by so many bytes at most."""
+    folder, told, more = Path(sys.argv[1]), {}, int(sys.argv[3])
     PUBLISHED["alphanet"] = SMALL
     resource.setrlimit(resource.RLIMIT_AS, (taken() + more,) * 2)
-    told = {}
     for path in sorted(folder.iterdir()):
         try:
             import_supernet(ImportRequest("alphanet", path, Path("runs") / path.stem), Progress(quiet=True))
             told[path.name] = "accepted"
         except UserError as error:
             told[path.name] = str(error)
-    print(json.dumps({"told": told, "runs": [path.name for path in Path("runs").iterdir()]}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    runs = [path.name for path in Path("runs").iterdir()]
+    Path(sys.argv[2]).write_text(json.dumps({"told": told, "runs": runs}), encoding="utf-8")

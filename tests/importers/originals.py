@@ -13,11 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.settings import parse
 from nasdeploy.importers.importer import Imported, Importer
-from nasdeploy.nn.functional import rescale
 from nasdeploy.spaces.grown import GrownSettings, GrownSpace, cuts_of
-from nasdeploy.supernet.supernet import Supernet, extract, input_side
+from nasdeploy.supernet.supernet import Supernet, extract
 from tests.nn.reference import randomise
-from tests.supernet.test_extract import gradients
+from tests.supernet.test_extract import check_bit_equal
 
 _DRAWING = ("kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "uniform_", "zeros_")
 
@@ -78,12 +77,4 @@ def assert_bit_equal(supernet: Supernet, archs: Iterable[Arch], side: int) -> No
     """Logits and gradients of sub-networks in the supernet and of the same extracted are bit-equal."""
     holder, images = deepcopy(supernet), torch.randn(2, 3, side, side)
     for arch in archs:
-        network = extract(supernet, arch)
-        supernet.zero_grad()
-        logits, alone = supernet(images, arch), network(rescale(images, input_side(network.plan)))
-        assert torch.equal(logits, alone)
-        logits.square().sum().backward()
-        alone.square().sum().backward()
-        pairs = gradients(supernet, holder, network, arch)
-        assert len(pairs) == len(list(network.parameters()))
-        assert all(torch.equal(in_supernet, in_network) for in_supernet, in_network in pairs)
+        check_bit_equal(supernet, holder, arch, images)

@@ -1,14 +1,12 @@
 """A hundred files of weights that mean harm, or are none: each is refused in a line, and nothing in it runs."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 
-from tests.importers import hostile, hostile_import
+from tests.forked import ForkedProcess
+from tests.importers import hostile, hostile_child, hostile_import
 
 MORE_MEMORY = 512 << 20
 """The largest file has 0.6 MB: a pickle of half a million empty lists takes 60 MB."""
@@ -25,7 +23,7 @@ def test_the_pickles_are_alive(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_each_is_refused_in_a_line_and_nothing_in_it_runs(tmp_path):
-    found = told_of(dict(hostile.files()), "hostile_child", tmp_path)
+    found = told_of(dict(hostile.files()), hostile_child, tmp_path)
     assert found["unchanged"]
     assert not (tmp_path / hostile.CANARY).exists()
 
@@ -36,7 +34,7 @@ def test_an_import_refuses_each_and_leaves_nothing(tmp_path):
     names = hostile_import.CONV, hostile_import.HEAD, hostile_import.NORM
     files = dict([*hostile.pickles(state), *hostile.misfits_of(state, *names), *hostile.claims(), *hostile.others()])
     well = {"well.pt": hostile.saved({"state_dict": state})}
-    found = told_of({**files, **well}, "hostile_import", tmp_path, [*well])
+    found = told_of({**files, **well}, hostile_import, tmp_path, [*well])
     assert found["runs"] == ["well"]
     assert not (tmp_path / hostile.CANARY).exists()
 
@@ -48,11 +46,11 @@ def told_of(files, child, tmp_path, accepted=()):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     assert len(files) - len(accepted) >= 100
-    command = [sys.executable, "-m", f"tests.importers.{child}", str(folder), str(MORE_MEMORY)]
-    place = {**os.environ, "PYTHONPATH": os.getcwd()}
-    run = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    said, told = tmp_path / "said", tmp_path / "told"
+    words = [child.__name__, str(folder), str(told), str(MORE_MEMORY)]
+    process = ForkedProcess(child.main, words, cwd=tmp_path, said=said)
+    assert process.wait(600) == 0, said.read_text()
+    found = json.loads(told.read_text())
     assert [name for name, line in found["told"].items() if line == "accepted"] == list(accepted)
     assert set(found["told"]) == set(files)
     for name, line in found["told"].items():

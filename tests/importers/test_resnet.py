@@ -11,10 +11,10 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.core.settings import parse
 from nasdeploy.importers import IMPORTERS
 from nasdeploy.spaces.grown import GrownSettings
-from nasdeploy.supernet.supernet import Supernet, extract
+from nasdeploy.supernet.supernet import Supernet
 from tests.importers.originals import difference, shapes_alone
 from tests.nn.reference import randomise
-from tests.supernet.test_extract import LAYOUTS, gradients
+from tests.supernet.test_extract import LAYOUTS, check_bit_equal
 
 NARROW = {"channels": (16, 16, 24, 40)}
 """What timm makes narrow networks of."""
@@ -116,16 +116,8 @@ def test_output_and_gradients_are_bit_equal(name, options, layout):
     randomise(supernet)
     holder, rng = deepcopy(supernet), np.random.default_rng(0)
     for arch in (space.smallest(), space.largest(), *(space.sample(rng) for _ in range(4))):
-        network = extract(supernet, arch).to(memory_format=LAYOUTS[layout])
         images = torch.randn(2, 3, arch["resolution"], arch["resolution"]).to(memory_format=LAYOUTS[layout])
-        supernet.zero_grad()
-        inside, alone = supernet(images, arch), network(images)
-        assert torch.equal(inside, alone)
-        inside.square().sum().backward()
-        alone.square().sum().backward()
-        pairs = gradients(supernet, holder, network, arch)
-        assert len(pairs) == len(list(network.parameters()))
-        assert all(torch.equal(found, expected) for found, expected in pairs)
+        check_bit_equal(supernet, holder, arch, images)
 
 
 def test_what_can_be_smaller():

@@ -51,26 +51,11 @@ def at_resolutions(name: str) -> SearchSpace:
     return (table.model_copy(update={"named": {}}) if isinstance(table, MobileNetTable) else table).build(10)
 
 
-def gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch) -> list[tuple[Tensor, Tensor]]:
-    """Pairs (gradient in the supernet, sliced; gradient in the network), by slicing `holder` filled with gradients.
-
-    Kernels that are computed from larger ones are left out.
-    """
-    for to, source in zip(holder.parameters(), supernet.parameters(), strict=True):
-        to.data.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
-    sliced = extract(holder, arch)
-    left_out = [
-        network.block(step.name).weights.depthwise.weight
-        for step in network.plan
-        if getattr(supernet.weights[step.slot], "transforms", None) is not None
-    ]
-    pairs = list(zip(sliced.parameters(), network.parameters(), strict=True))
-    assert all(own.grad is not None for _, own in pairs)
-    return [(a, b.grad) for a, b in pairs if b.grad is not None and not any(b is kernel for kernel in left_out)]
-
-
 def check_bit_equal(supernet: Supernet, holder: Supernet, arch: Arch, images: Tensor) -> None:
-    """Compare outputs and gradients in the supernet with those of the extracted network; `holder` holds gradients."""
+    """Compare outputs in the supernet with those of the extracted network, and gradients of all weights.
+
+    `holder` is a copy of the supernet.
+    """
     layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     network = extract(supernet, arch).to(memory_format=layout)
     supernet.zero_grad()
@@ -79,25 +64,24 @@ def check_bit_equal(supernet: Supernet, holder: Supernet, arch: Arch, images: Te
     assert torch.equal(logits, alone)
     logits.square().sum().backward()
     alone.square().sum().backward()
-    for in_supernet, in_network in gradients(supernet, holder, network, arch):
-        assert torch.equal(in_supernet, in_network)
-    if any(isinstance(slot.sharing, KernelTransform) for slot in supernet.space.slots):
-        check_transforms(supernet, holder, network, arch)
+    check_gradients(supernet, holder, network, arch)
 
 
-def check_transforms(supernet: Supernet, holder: Supernet, network: Network, arch: Arch) -> None:
-    """Compare gradients of kernels and of the matrices between them, computed from those in the network."""
-    holder.load_state_dict(supernet.state_dict())
+def check_gradients(supernet: Supernet, holder: Supernet, network: Network, arch: Arch) -> None:
+    """Compare gradients of all weights, kernels and the matrices between them included, with those in the network."""
+    compared = matrices = 0
     found = zip(pulled_back(holder, network, arch), supernet.named_parameters(), strict=True)
-    compared = 0
     for gradient, (name, parameter) in found:
         assert (gradient is None) == (parameter.grad is None)
         if gradient is not None and parameter.grad is not None:
             assert torch.equal(gradient, parameter.grad)
-            compared += ".transforms." in name
-    kernels = [step.block.kernel_size for step in network.plan if step.name.startswith("stage")]
-    # Of kernels 3, 5 and 7 one is computed by two matrices, one by one; the first block has no choice.
-    assert compared == sum({3: 2, 5: 1, 7: 0}[kernel] for kernel in kernels[1:])
+            compared += 1
+            matrices += ".transforms." in name
+    assert compared - matrices == len(list(network.parameters()))
+    if any(isinstance(slot.sharing, KernelTransform) for slot in supernet.space.slots):
+        kernels = [step.block.kernel_size for step in network.plan if step.name.startswith("stage")]
+        # Of kernels 3, 5 and 7 one is computed by two matrices, one by one; the first block has no choice.
+        assert matrices == sum({3: 2, 5: 1, 7: 0}[kernel] for kernel in kernels[1:])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from time import sleep
 from typing import Any
 
 import pytest
+import torch
 
 import nasdeploy as nd
 from nasdeploy.core.errors import UserError
@@ -22,13 +23,14 @@ from nasdeploy.store.checkpoints import supernet_file, trained_weights
 from nasdeploy.store.networks import kept_networks
 from nasdeploy.store.run import Run
 from nasdeploy.supernet.networks import load_network
-from nasdeploy.supernet.weights import keep_trained
+from nasdeploy.supernet.weights import keep_trained, load_supernet
 from nasdeploy.workflows.evaluator import supernet_of
 from nasdeploy.workflows.pack import pack
 from nasdeploy.workflows.unpack import unpack
 from tests.exporting.models import DEVICE
 from tests.exporting.models import supernet_of as random_supernet
 from tests.forked import nasdeploy
+from tests.hasty import measure_hastily
 from tests.training.test_disk_full import SAID, fill, small
 from tests.workflows.runs import SPACE, table_of, trained_run
 from tests.workflows.test_original import keep, other_network
@@ -73,21 +75,35 @@ def models(run: Run, data: str | None = None) -> list[Any]:
     return [artefact.file.sha256 for artefact in found.manifest.artefacts]
 
 
+def test_it_is_the_same_run_elsewhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, tensors = trained_weights(run), load_supernet(trained_weights(run).path, SPACE).state_dict()
+    supernet = supernet_of(run, recipe_of(run), weights.facts)
+    run.finish("export", {"directory": "export/a"})
+    packed = nd.pack(run, "x.nasdeploy").resolve()
+    elsewhere(tmp_path, monkeypatch)
+    again = nd.unpack(packed)
+    assert again.path == Path("runs/x")
+    assert trained_weights(again).path == supernet_file(again)
+    assert trained_weights(again).facts == weights.facts
+    assert supernet_of(again, recipe_of(again), weights.facts) == supernet
+    found = load_supernet(supernet_file(again), SPACE).state_dict()
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    (kept,) = kept_networks(again, "original")
+    assert load_network(kept, SPACE).state_dict().keys() == other_network().state_dict().keys()
+    assert not again.is_finished("export")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("run", ["of an earlier version"], indirect=True)
 def test_it_goes_on_elsewhere_as_it_would_here(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_hastily(monkeypatch)
     result, weights = nd.search(run, **BUDGET), trained_weights(run).facts
     supernet = supernet_of(run, recipe_of(run), weights)
     exported = models(run)
     packed = nd.pack(run, "x.nasdeploy").resolve()
     there = elsewhere(tmp_path, monkeypatch)
     again = nd.unpack(packed)
-    assert again.path == Path("runs/x")
-    assert trained_weights(again).path == supernet_file(again)
-    assert trained_weights(again).facts == weights
-    assert supernet_of(again, recipe_of(again), weights) == supernet
-    (kept,) = kept_networks(again, "original")
-    assert load_network(kept, SPACE).state_dict().keys() == other_network().state_dict().keys()
-    assert not again.is_finished("export")
     with pytest.raises(UserError, match=f"{tmp_path}/here/images.*"):
         nd.search(again, **BUDGET)
     found = nd.search(again, data="pictures", **BUDGET)
@@ -202,7 +218,7 @@ def test_what_is_killed_leaves_no_file_and_the_same_command_does_it(command: str
     run.finish("train", keep_trained(run, SPACE.digest, random_supernet(SPACE).state_dict(), 1))
     with run.metrics.open("wb") as file:
         # Long enough to be killed while it is copied.
-        file.truncate(400 << 20)
+        file.truncate(200 << 20)
     words, made = ("pack", "runs/x", "--out", "p"), Path("p")
     if command == "unpack":
         assert nasdeploy(*words).wait(120) == 0

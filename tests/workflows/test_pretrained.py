@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 
 import nasdeploy as nd
+from tests.hasty import measure_hastily
 from tests.pretrained import COLOURS, MODEL, fitted, write_pictures
 
 QUICK = {
@@ -47,7 +48,8 @@ def test_the_original_is_kept_and_knows_the_pictures(run: nd.Run) -> None:
 
 
 @pytest.mark.slow
-def test_the_winner_is_trained_further_and_exported(run: nd.Run, folder: Path) -> None:
+def test_the_winner_is_trained_further_and_exported(run: nd.Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_hastily(monkeypatch)
     result = nd.search(run, macs_m=2.0)
     assert result.winner.costs["macs"] <= 2e6
     finetuned = nd.finetune(run)
