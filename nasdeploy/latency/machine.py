@@ -73,8 +73,12 @@ def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:
     return [
         f"{name.replace('_', ' ')}: measured with {_shown(before)}, here {_shown(now)}"
         for name, before, now in pairs
-        if before != now and not (name == "computed_in" and before == "")
+        if before != now and (name, before, now) != _UNSAID_BEFORE
     ]
+
+
+_UNSAID_BEFORE = ("computed_in", "", "fp32")
+"""What tables of earlier versions did not say; a processor that has no fp16 is another one by its name, too."""
 
 
 def _shown(value: object) -> str:

@@ -39,6 +39,19 @@ def test_a_quota_is_part_of_it_and_tables_from_before_had_none(monkeypatch):
     assert FINGERPRINT.cpu_quota is None
 
 
+def test_the_precision_that_is_computed_in_is_said_where_it_is_not_the_devices(monkeypatch):
+    half = Device(name="x", runtime="onnxruntime", precision="fp16")
+    monkeypatch.setattr("nasdeploy.runtimes.onnxruntime.machine", lambda: "x86_64")
+    without = fingerprint(half)
+    assert without.computed_in == "fp32"
+    assert fingerprint(load_device("cpu")).computed_in == ""
+    # Tables of earlier versions do not say it.
+    assert differences(replace(without, computed_in=""), without) == []
+    monkeypatch.setattr("nasdeploy.runtimes.onnxruntime.machine", lambda: "aarch64")
+    assert fingerprint(half).computed_in == ""
+    assert differences(without, fingerprint(half)) == ["computed in: measured with fp32, here none known"]
+
+
 def test_is_the_same_each_time():
     assert differences(fingerprint(load_device("cpu")), fingerprint(load_device("cpu"))) == []
 
