@@ -20,7 +20,7 @@ from nasdeploy.cli.main import main
 from nasdeploy.core.settings import parse
 from nasdeploy.importers.layouts import PUBLISHED
 from nasdeploy.latency.protocol import MeasurementProtocol, Rounds
-from nasdeploy.runtimes.device import Device
+from nasdeploy.runtimes.device import AdbHost, Device, SshHost
 from nasdeploy.spaces import load_space
 from nasdeploy.spaces.grown import GrownSettings
 from nasdeploy.spaces.mobilenet import MobileNetTable
@@ -186,11 +186,11 @@ def test_the_grown_space_is_one() -> None:
 
 
 def test_the_phases_are_those_of_a_training() -> None:
-    *_, text, _ = blocks("yaml")
+    *_, text, _, _ = blocks("yaml")
     train = parse(TrainSettings, yaml.safe_load(text)["train"], "README.md")
     assert (train.epochs, train.original_phase) == (12, 1)
 
 
-def test_the_device_of_ones_own_is_a_device() -> None:
-    *_, text = blocks("yaml")
-    assert not parse(Device, yaml.safe_load(text), "README.md").is_local
+def test_the_devices_of_ones_own_are_devices() -> None:
+    board, phone = (parse(Device, yaml.safe_load(text), "README.md") for text in blocks("yaml")[-2:])
+    assert [type(host) for device in (board, phone) for host in device.boards] == [SshHost, AdbHost]
