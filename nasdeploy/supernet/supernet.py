@@ -77,7 +77,9 @@ class SubNetwork:
         return run_part(found, fit_images(found, inputs), self._compute)
 
     def _compute(self, step: Step, inputs: Sequence[Tensor]) -> Tensor:
-        tensors = self.taken.get(step.name) or tensors_of(self.weights[step.slot], step.block)
+        tensors = self.taken.get(step.name)
+        if tensors is None:
+            tensors = tensors_of(self.weights[step.slot], step.block)
         drop = self.drop_rates.get(step.name, 0.0)
         context = Context(self.context.statistics, drop) if drop else self.context
         return self.forward_of(step.block)(tensors, *inputs, context=context)
