@@ -1,10 +1,11 @@
 # `make demo` and `make test` set everything up by themselves, once, in .venv.
-.PHONY: demo test quick lint style types ordinary runtimes latency setup
+.PHONY: demo test quick lowest lint style types ordinary runtimes latency setup
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 OLDEST := .venv/oldest/installed
+LOWEST := .venv/lowest
 
 demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
@@ -28,9 +29,15 @@ QUICK := tests/test_layers.py tests/test_sizes.py tests/test_torch_free.py tests
 	tests/training/test_sandwich.py tests/training/test_losses_of.py tests/training/test_optimizer.py \
 	tests/workflows/test_request.py tests/cli/test_main.py
 
+QUICKLY := -q -n 2 --dist worksteal -m "not slow and not latency" $(QUICK) \
+	--ignore=tests/nn/test_compiled.py --ignore=tests/searching/strategies --ignore=tests/searching/predictors
+
 quick: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not latency" $(QUICK) \
-		--ignore=tests/nn/test_compiled.py --ignore=tests/searching/strategies --ignore=tests/searching/predictors
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(QUICKLY)
+
+# The same with the oldest versions that pyproject.toml allows, which show what its lower bounds are worth.
+lowest: $(LOWEST)/installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest $(QUICKLY)
 
 ordinary: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
@@ -67,3 +74,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(OLDEST): | $(INSTALLED)
 	@$(BIN)/pip install --quiet --no-compile --no-deps --disable-pip-version-check --target $(@D) \
 		onnxruntime==1.15.1 numpy==1.26.4 pillow && touch $@ || echo "No old ONNX Runtime: its test is skipped"
+
+# Another PyTorch, of some gigabytes.
+$(LOWEST)/installed: pyproject.toml tests/lowest.py | $(INSTALLED)
+	@echo "Installing the oldest versions into $(LOWEST) (once, a few minutes)"
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(BIN)/python tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/pip install --quiet --no-compile --disable-pip-version-check -c $(LOWEST)/constraints.txt -e '.[test]'
+	@touch $@
