@@ -1,7 +1,9 @@
 """Messages of the library name its own arguments, and the command line its options."""
 
 import re
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import pytest
 import typer
@@ -53,6 +55,16 @@ def test_every_function_that_is_named_has_a_command(module: str) -> None:
 
 
 def test_every_option_is_one_of_some_command() -> None:
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
-    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    known = {option for command in commands_of(typer.main.get_command(app)) for option in options_of(command)}
     assert set(OPTIONS.values()) <= known
+
+
+def commands_of(command: Any) -> Iterator[Any]:
+    """A command, and those below it where it is a group."""
+    yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from commands_of(each)
+
+
+def options_of(command: Any) -> list[str]:
+    return [option for parameter in command.params for option in parameter.opts]

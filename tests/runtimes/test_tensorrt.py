@@ -64,7 +64,7 @@ def test_a_dynamic_batch_is_built():
         (b"", "the model: tensorrt_rtx cannot load it (it has no outputs); export it again"),
         (b"no model", "the model: tensorrt_rtx cannot load it ("),
         (small_onnx(1)[:100], "the model: tensorrt_rtx cannot load it ("),
-        (unknown_operator(), "the model: tensorrt_rtx cannot run operator Unheard of node 'odd' ("),
+        (unknown_operator("onnx"), "the model: tensorrt_rtx cannot run operator Unheard of node 'odd' ("),
     ],
     ids=["empty", "text", "cut", "operator"],
 )
