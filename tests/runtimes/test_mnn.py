@@ -100,6 +100,9 @@ def test_wrong_options_are_one_line(options, message):
 def test_options_are_mnns():
     session = opened(content(), options={"power": "high", "memory": "low"}, precision="fp16")
     session.call()
+    feeds = {name: np.ones(shape, np.float32) for name, shape in session.inputs.items()}
+    (plain,) = opened(content(), precision="fp16").run(feeds)[:1]
+    np.testing.assert_allclose(session.run(feeds)[0], plain, rtol=1e-2)
     session.close()
 
 

@@ -67,7 +67,7 @@ def write(runner: PartRunner, frames: Tensor) -> Tensor:
     return torch.cat([runner.run("step", memory, summary, (tokens + n) % 7)[0] for n in range(WRITTEN)])
 
 
-def compare(supernet: Supernet, chosen: Sequence[Arch], compute: Any, precision: Precision) -> None:
+def assert_alike(supernet: Supernet, chosen: Sequence[Arch], compute: Any, precision: Precision) -> None:
     """Compare outputs, and the gradients that networks add up to, one by one."""
     gradients: list[dict[str, Tensor | None]] = []
     outputs: list[list[Tensor]] = []
@@ -103,9 +103,9 @@ def compare(supernet: Supernet, chosen: Sequence[Arch], compute: Any, precision:
 def test_outputs_and_gradients_are_those_of_slicing_one_by_one(precision: str, name: str, layout: str) -> None:
     supernet = made(spaces()[name], layout)
     x = images(supernet)
-    compare(supernet, archs(supernet.space), partial(classify, x=x), FORMATS[precision])
+    assert_alike(supernet, archs(supernet.space), partial(classify, x=x), FORMATS[precision])
     # A random network alone leaves parameters without a gradient.
-    compare(supernet, archs(supernet.space)[1:2], partial(classify, x=x), FORMATS[precision])
+    assert_alike(supernet, archs(supernet.space)[1:2], partial(classify, x=x), FORMATS[precision])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
@@ -114,7 +114,7 @@ def test_parts_that_run_several_times_and_tied_weights_learn_alike(precision: st
         torch.manual_seed(0)
         supernet = Supernet(Writer())
         frames = torch.randn(3, FRAMES, FEATURES)
-        compare(supernet, archs(supernet.space), partial(write, frames=frames), FORMATS[precision])
+        assert_alike(supernet, archs(supernet.space), partial(write, frames=frames), FORMATS[precision])
 
 
 def learned(working: WorkingWeights, supernet: Supernet, arch: Arch, x: Tensor) -> None:
