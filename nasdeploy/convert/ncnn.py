@@ -9,6 +9,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -22,6 +23,7 @@ from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from nasdeploy.convert.fast_export import example, quick_onnx
+from nasdeploy.core.cpus import parallelism
 from nasdeploy.core.errors import ConversionRefused, UserError, one_line
 from nasdeploy.core.plan import Shape, TensorType
 from nasdeploy.runtimes.ncnn import packed
@@ -37,18 +39,25 @@ _LONGEST_S = 3600
 _CPU = torch.device("cpu")
 
 
+_CALL = 24
+"""The modules of a call of pnnx, which takes half a second to start, and for 100 blocks twice as long a block as for
+20."""
+
 Modules = Sequence[tuple[nn.Module, Sequence[TensorType]]]
 
 
 class NcnnConverter:
     """ncnn's two files in one; in fp16 the weights are stored in it, inputs and outputs are fp32."""
 
-    # A call takes half a second to start, and for 100 blocks twice as long a block as for 20.
-    together = 24
+    together = _CALL * 2
 
     def convert(self, modules: Sequence["MeasuredModule"], device: Target) -> list[Model | ConversionRefused]:
-        """Return models, all by one call of pnnx unless it refuses one; raises `UserError` if it is not installed."""
-        found = to_ncnn([(each.module, each.inputs) for each in modules], device.precision)
+        """Return models, by two calls of pnnx at a time; raises `UserError` if it is not installed."""
+        pairs = [(each.module, each.inputs) for each in modules]
+        calls = [pairs[first : first + _CALL] for first in range(0, len(pairs), _CALL)]
+        # Most of the time is pnnx's, in processes of their own.
+        with ThreadPoolExecutor(min(len(calls), parallelism())) as pool:
+            found = [model for some in pool.map(lambda call: to_ncnn(call, device.precision), calls) for model in some]
         return [packed(each) if isinstance(each, NcnnModel) else each for each in found]
 
 
