@@ -208,7 +208,7 @@ def test_what_ends_the_process_that_runs_it_is_found_by_another(tmp_path, monkey
     file.write_bytes(made)
     assert FORM.inspect(file, *interface(network().plan)) == []
     ends = subprocess.CompletedProcess([], -11, stdout="", stderr="")
-    monkeypatch.setattr("nasdeploy.exporting.formats.mnn.subprocess.run", lambda *a, **k: ends)
+    monkeypatch.setattr("nasdeploy.exporting.formats.format.subprocess.run", lambda *a, **k: ends)
     found = FORM.inspect(file, *interface(network().plan))
     assert found == ["MNN: the process that ran it ended by signal 11"]
 

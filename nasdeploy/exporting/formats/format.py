@@ -1,5 +1,7 @@
 """What an export format is. Torch-free, as all files of this package: what they need is imported when it is used."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -7,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from nasdeploy.core.errors import one_line
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -153,6 +156,21 @@ def mismatch(kind: str, found: Sequence[str], expected: Sequence[str]) -> list[s
     if list(found) == list(expected):
         return []
     return [f"{kind}: {', '.join(found) or 'none'}; expected {', '.join(expected)}"]
+
+
+def run_apart(*words: object, longest_s: float = 600.0) -> "subprocess.CompletedProcess[str]":
+    """Run this Python with these words in a process of its own, which a damaged file may end, for so long at most."""
+    # Not what lies in the current directory: a user's file may be called numpy.py.
+    command = [sys.executable, "-P", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=longest_s)
+
+
+def why_ended(done: "subprocess.CompletedProcess[str]", prefix: str = "") -> str:
+    """Return the last line that such a process said, or how it ended, after `prefix`, if it said nothing."""
+    if done.returncode < 0:
+        return f"{prefix}the process that ran it ended by signal {-done.returncode}"
+    lines = done.stderr.splitlines()
+    return one_line(lines[-1]) if lines else f"{prefix}exit code {done.returncode}"
 
 
 class Interchange:

@@ -1,19 +1,15 @@
 """LiteRT's `.tflite`: one file, for a fixed number of images in a call."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nasdeploy.core.errors import one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch, run_apart, why_ended
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Precision
 from nasdeploy.runtimes.tflite_file import DamagedFile, TfliteTensor, read_tflite
 
 _APART = "nasdeploy.runtimes.litert"
-_LONGEST_S = 600
 
 
 class LiteRtFormat(Interchange):
@@ -75,10 +71,5 @@ def _text(name: str, dtype: str, shape: Sequence[int | str]) -> str:
 
 def _run_apart(path: Path) -> list[str]:
     """Return what a process says that runs the file once, if it fails: what is damaged in it may end the process."""
-    command = [sys.executable, "-P", "-m", _APART, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
-    if done.returncode == 0:
-        return []
-    if done.returncode < 0:
-        return [f"LiteRT: the process that ran it ended by signal {-done.returncode}"]
-    return [one_line((done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1])]
+    done = run_apart("-m", _APART, path)
+    return [why_ended(done, "LiteRT: ")] if done.returncode else []

@@ -5,13 +5,12 @@ prints its inputs and outputs as JSON and then runs it.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from nasdeploy.core.errors import ConversionRefused, UserError, one_line
-from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch, run_apart, why_ended
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.mnn import Mnn
@@ -19,7 +18,6 @@ from nasdeploy.runtimes.mnn_file import read_mnn
 from nasdeploy.runtimes.runtime import LocalTarget, Precision
 
 _APART = f"from {__name__} import main; main()"
-_LONGEST_S = 600
 
 
 class MnnFormat(Interchange):
@@ -67,12 +65,9 @@ class MnnFormat(Interchange):
 
     def _tried(self, path: Path, outputs: Sequence[TensorFacts]) -> list[str]:
         """Return what is wrong when the file runs for two samples."""
-        command = [sys.executable, "-P", "-c", _APART, str(path)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S
-        )
+        done = run_apart("-c", _APART, path)
         if done.returncode:
-            return [_last(done)]
+            return [why_ended(done, "MNN: ")]
         shapes = [str(shape) for shape in json.loads(done.stdout.splitlines()[-1])]
         return mismatch("output", shapes, [str([_BATCH, *each.shape[1:]]) for each in outputs])
 
@@ -84,14 +79,6 @@ def _text(name: str, dtype: str, sizes: Sequence[int | str]) -> str:
     # It has no integers of 64 bits.
     kind = "int32" if dtype == "int64" else dtype
     return f"{name} {kind} [{', '.join(map(str, ('batch', *sizes)))}]"
-
-
-def _last(done: "subprocess.CompletedProcess[str]") -> str:
-    """Return what a process says at its end, or how it ended."""
-    if done.returncode < 0:
-        return f"MNN: the process that ran it ended by signal {-done.returncode}"
-    lines = done.stderr.splitlines()
-    return one_line(lines[-1]) if lines else f"MNN: exit code {done.returncode}"
 
 
 def main() -> None:

@@ -1,21 +1,26 @@
 """ncnn's two files: `model.param` describes the graph, and `model.bin` beside it holds the weights."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nasdeploy.core.errors import UserError, one_line
-from nasdeploy.exporting.formats.format import ExampleProgram, Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.formats.format import (
+    ExampleProgram,
+    Interchange,
+    Source,
+    lacking,
+    mismatch,
+    run_apart,
+    why_ended,
+)
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.ncnn import packed, read_files
 from nasdeploy.runtimes.runtime import Precision
 
 _APART = "from nasdeploy.runtimes.ncnn import main; main()"
-_LONGEST_S = 600
 
 
 class NcnnFormat(Interchange):
@@ -87,13 +92,11 @@ def _sizes(shape: Sequence[int | str]) -> str:
 
 def _shapes_by_running(path: Path) -> list[list[int]] | str:
     """Return the shapes of the outputs, or what went wrong."""
-    command = [sys.executable, "-P", "-c", _APART, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
+    done = run_apart("-c", _APART, path)
     if done.returncode < 0:
-        return f"the process that ran it ended by signal {-done.returncode}"
+        return why_ended(done)
     try:
         found: Any = json.loads(done.stdout)
     except ValueError:
-        lines = done.stderr.splitlines()
-        return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
+        return why_ended(done)
     return [list(shape) for shape in found]

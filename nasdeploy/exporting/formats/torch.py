@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import TensorType
-from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch
+from nasdeploy.exporting.formats.format import Interchange, Source, lacking, mismatch, run_apart, why_ended
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import runtime_of
 from nasdeploy.runtimes.device import Device
@@ -181,7 +181,8 @@ class ExecuTorchFormat(Interchange):
             save_program(source.network, program, largest)
             done = _apart("convert", program, path)
         if done.returncode:
-            raise UserError(f"format executorch: ExecuTorch refuses the network ({_last(done)}); use another format")
+            why = why_ended(done, "ExecuTorch: ")
+            raise UserError(f"format executorch: ExecuTorch refuses the network ({why}); use another format")
 
     def inspect(self, path: Path, inputs: Sequence[TensorFacts], outputs: Sequence[TensorFacts]) -> list[str]:
         """Return what its header says of its size, whether it runs, and inputs and outputs that are not as they should
@@ -194,22 +195,13 @@ class ExecuTorchFormat(Interchange):
         try:
             given, results = _FOUND.validate_json(done.stdout.splitlines()[-1] if done.stdout else "")
         except ValidationError:
-            return [_last(done)]
+            return [why_ended(done, "ExecuTorch: ")]
         found = [*_differing("input", given, inputs), *_differing("output", results, outputs)]
-        return found or ([_last(done)] if done.returncode else [])
+        return found or ([why_ended(done, "ExecuTorch: ")] if done.returncode else [])
 
 
-def _apart(*arguments: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-P", "-c", _APART, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, timeout=_LONGEST_S)
-
-
-def _last(done: "subprocess.CompletedProcess[str]") -> str:
-    """Return what a process says at its end, or how it ended."""
-    if done.returncode < 0:
-        return f"ExecuTorch: the process that ran it ended by signal {-done.returncode}"
-    lines = done.stderr.splitlines()
-    return one_line(lines[-1]) if lines else f"exit code {done.returncode}"
+def _apart(*words: object) -> "subprocess.CompletedProcess[str]":
+    return run_apart("-c", _APART, *words, longest_s=_LONGEST_S)
 
 
 def _differing(kind: str, found: Sequence[ProgramTensor], expected: Sequence[TensorFacts]) -> list[str]:
