@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up by themselves, once, in .venv.
-.PHONY: demo test quick lowest lint style types ordinary runtimes latency setup
+.PHONY: demo docs test quick lowest lint style types ordinary runtimes latency setup
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,6 +9,11 @@ LOWEST := .venv/lowest
 
 demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
+
+# Pages of docs/, into site/, which is opened at site/index.html. Warnings are errors.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo Open site/index.html
 
 # One thread a process, so that the two test processes do not fight over the cores. Runtimes other than ONNX Runtime have
 # processes of their own, lest one that crashes takes all other results with it; mypy runs beside them. Tests that measure
