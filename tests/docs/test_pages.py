@@ -15,7 +15,15 @@ pytest.importorskip("mkdocs", reason="extra docs is not installed")
 ROOT = Path(__file__).parents[2]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").rglob("*.md"))
 SECONDS = 60
-FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
+FETCHED = {
+    "script": "src",
+    "link": "href",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+}
 """Attributes that a browser follows by itself, by the element that has them."""
 
 
