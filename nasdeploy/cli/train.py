@@ -37,7 +37,9 @@ def train(
     init: Annotated[
         Path | None,
         typer.Option(
-            "--init", metavar="FILE|RUN", help="Start from these weights (.pt, .safetensors) with a new classifier."
+            "--init",
+            metavar="FILE|RUN",
+            help="Start from these weights (.pt, .safetensors); the classifier is kept of a run with the same classes.",
         ),
     ] = None,
     alone: Annotated[

@@ -38,23 +38,29 @@ def beginning(
 ) -> Callable[[Supernet], None]:
     """Return what gives a new supernet of `space`, for data with these labels, its first weights.
 
-    They are those of `init`, a file or the directory of a run, else those that the recipe starts from, else random.
+    They are those of `init`, a file or the directory of a run, else those that the recipe starts from, else random. A
+    run's classifier is kept if it learned the same classes; a file tells no classes, and gives none.
     `replaced` is the directory of a run that is discarded before. Raises `UserError`, before anything is begun, for
     weights that cannot be had or do not fit.
     """
     start = recipe.start
     if init is not None:
-        return _from_file(space, weights_of(init, f"`init` {init}", replaced))
+        path = weights_of(init, f"`init` {init}", replaced)
+        return _from_file(space, path, classifier=init.is_dir() and knows(init, labels))
     if start is None:
         return zero_last_scales
     if start.kind == "run":
         directory = Path(start.name)
         path = weights_of(directory, f"start.model {start.model}", replaced)
-        same = Run.open(directory).manifest.classes == tuple(labels)
-        return _from_file(space, path, classifier=same and start.classifier == "keep")
+        return _from_file(space, path, classifier=start.classifier == "keep" and knows(directory, labels))
     if start.kind in FROM_PUBLISHED:
         return _with(published_weights(start, space))
     return _with(initial_weights(open_model(start), space, start))
+
+
+def knows(directory: Path, labels: Sequence[str]) -> bool:
+    """Return whether the run in `directory` learned exactly these classes, in this order."""
+    return bool(labels) and Run.open(directory).manifest.classes == tuple(labels)
 
 
 def _with(weights: Mapping[str, Tensor]) -> Callable[[Supernet], None]:

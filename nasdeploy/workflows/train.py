@@ -26,7 +26,7 @@ from nasdeploy.training.settings import TrainSettings
 from nasdeploy.training.trainer import Trainer
 from nasdeploy.training.trial import Trial
 from nasdeploy.workflows.resume import hand_on, leave_out_damaged, lines_on_range, measured_for, unfinished
-from nasdeploy.workflows.start import beginning
+from nasdeploy.workflows.start import beginning, knows
 from nasdeploy.workflows.teacher import described, open_teachers
 
 
@@ -174,6 +174,10 @@ def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
         f"train: {run.path}, {data.train_samples} {samples}{classes}, "
         f"space {space.name} with {space.networks:.3g} architectures"
     )
+    if request.init is not None and prepared.begun is None:
+        kept = request.init.is_dir() and knows(request.init, data.labels)
+        classifier = "its classifier, which learned the same classes" if kept else "a new classifier"
+        progress.say(f"train: begins with the weights of {request.init} and {classifier}")
     for name, trial in prepared.trials.items():
         progress.say(described(name, trial))
 

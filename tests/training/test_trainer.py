@@ -307,6 +307,21 @@ def test_init_starts_from_another_runs_weights_with_a_new_classifier() -> None:
             assert torch.equal(tensor, before["weights"][name]), name
 
 
+@pytest.mark.parametrize(("classes", "kept"), [(("ant", "bee", "cat"), True), (("ant", "bee", "cow"), False)])
+def test_init_keeps_the_classifier_of_a_run_that_learned_the_same_classes(
+    classes: tuple[str, ...], kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = train(folder_recipe("seed=7"), QUIET)
+    write_folder(Path("others"), {"train": dict.fromkeys(classes, 12)}, side=8)
+    new = train(folder_recipe("name=newer", place="others"), Progress(), init=old.path)
+    (before, _), (after, _) = outcome(old), outcome(new)
+    names = [name for name in after["weights"] if name.startswith("weights.head.classifier.")]
+    assert names
+    assert all(torch.equal(after["weights"][name], before["weights"][name]) for name in names) == kept
+    told = "its classifier, which learned the same classes" if kept else "a new classifier"
+    assert f"begins with the weights of {old.path} and {told}" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_with_its_images_wherever_they_lie_and_with_no_others() -> None:
     recipe = folder_recipe(epochs=2)
     with pytest.raises(KeyboardInterrupt):
