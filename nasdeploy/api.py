@@ -80,7 +80,8 @@ def train(
 
     `recipe` is an object, its content, a file, or the name of a shipped one; `data`, `space` and `changes` replace what
     it says.
-    `init` is a file of weights, or a run, to start from; the classifier of a run with the same classes is kept. A run that was stopped goes on; `restart` discards it.
+    `init` is a file of weights, or a run, to start from; the classifier of a run with the same classes is kept. A run
+    that was stopped goes on; `restart` discards it.
     Raises `UserError` for a finished run, for one that was begun with another recipe, and for whatever is wrong.
     Started by `torchrun`, the processes share each batch, and all return the run.
     """

@@ -311,9 +311,9 @@ def test_init_starts_from_another_runs_weights_with_a_new_classifier() -> None:
 def test_init_keeps_the_classifier_of_a_run_that_learned_the_same_classes(
     classes: tuple[str, ...], kept: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = train(folder_recipe("seed=7"), QUIET)
+    old = Run.open(train(folder_recipe("seed=7"), QUIET).path.rename("runs/old"))
     write_folder(Path("others"), {"train": dict.fromkeys(classes, 12)}, side=8)
-    new = train(folder_recipe("name=newer", place="others"), Progress(), init=old.path)
+    new = train(folder_recipe(place="others"), Progress(), init=old.path)
     (before, _), (after, _) = outcome(old), outcome(new)
     names = [name for name in after["weights"] if name.startswith("weights.head.classifier.")]
     assert names
