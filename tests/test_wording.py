@@ -12,8 +12,8 @@ from tests.layers import modules
 
 COMMANDS = "|".join(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 TYPED = re.compile(rf"(?<![\w-])--[a-z]|nasdeploy ({COMMANDS})\b|'nasdeploy \{{")
-OF_USERS = ("nasdeploy.cli", "nasdeploy.initial_recipe", "nasdeploy.exporting.bundle")
-"""Rooms that write for those who type commands: the command line, recipes, and the files of a bundle."""
+OF_USERS = ("nasdeploy.cli", "nasdeploy.initial_recipe", "nasdeploy.exporting.bundle", "nasdeploy.report")
+"""Rooms that write for those who type commands: the command line, recipes, the files of a bundle, and reports."""
 OTHER_PROGRAMS = ("pip",)
 """What else is typed, with options of its own."""
 

@@ -291,6 +291,13 @@ class ExportManifest(BundleManifest):
         return self
 
 
+def read_manifest(path: Path) -> BundleManifest:
+    """Return the manifest in a file; raises `UserError` if it is damaged. Models are not looked at."""
+    content = read_object(path, "export again")
+    kind: type[BundleManifest] = TaskManifest if "parts" in content else ExportManifest
+    return parse_record(kind, content, path, "export again")
+
+
 def load_export(directory: Path) -> BundleManifest:
     """Return the manifest of an export, after making sure that the files of its models are those that it describes.
 
@@ -299,9 +306,7 @@ def load_export(directory: Path) -> BundleManifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(f"{directory}: no exported model there (no {MANIFEST}); make one with `nd.export()`")
-    content = read_object(path, "export again")
-    kind: type[BundleManifest] = TaskManifest if "parts" in content else ExportManifest
-    manifest = parse_record(kind, content, path, "export again")
+    manifest = read_manifest(path)
     for artefact in manifest.artefacts:
         if artefact.proof.problems:
             raise UserError(f"{path}: of a model that was rejected ({artefact.proof.problems[0]}); export again")

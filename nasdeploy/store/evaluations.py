@@ -250,6 +250,27 @@ def known_architectures(path: Path, space: SearchSpace) -> Iterator[Arch]:
     yield from (_arch(space, text, path) for text in texts)
 
 
+def kept_evaluations(path: Path, metric: Metric) -> list[Evaluation]:
+    """Return all whole evaluations in a database, of whichever supernet, oldest first; none if there is no database.
+
+    Nothing is written. Raises `UserError` if it is damaged, or of another metric.
+    """
+    if not path.exists():
+        return []
+    columns = ", ".join((metric.key, metric.error_key, metric.loss_key, metric.samples))
+    query = f"SELECT digest, arch, seconds, {columns} FROM evaluations ORDER BY rowid"
+    try:
+        with TemporaryDirectory() as folder, closing(sqlite3.connect(openable(path, Path(folder)))) as connection:
+            made = connection.execute("PRAGMA user_version").fetchone()[0] > 0
+            rows: list[tuple[Any, ...]] = connection.execute(query).fetchall() if made else []
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path}: cannot be read ({error}); restore it, or move it away and search anew") from None
+    return [
+        Evaluation(digest, arch, Score(metric, value, error, samples, _number(loss)), seconds)
+        for digest, arch, seconds, value, error, loss, samples in rows
+    ]
+
+
 def _arch(space: SearchSpace, text: str, path: Path) -> Arch:
     try:
         return space.arch(json.loads(text))
