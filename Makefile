@@ -1,5 +1,5 @@
 # `make demo` and `make test` set everything up by themselves, once, in .venv.
-.PHONY: demo docs test quick lowest lint style types ordinary runtimes latency setup
+.PHONY: demo docs test quick lowest lint style types ordinary runtimes beside latency setup
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,17 +15,20 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo Open site/index.html
 
-# One thread a process, so that the two test processes do not fight over the cores. Runtimes other than ONNX Runtime have
-# processes of their own, lest one that crashes takes all other results with it; mypy runs beside them. Tests that measure
-# time run alone; pytest exits with 5 where there are none.
+# One thread a process, so that the test processes do not fight over the cores. Runtimes other than ONNX Runtime have
+# a process of their own, lest one that crashes takes all other results with it. It runs beside the others, and mypy before
+# it: many tests wait for other processes, which leaves a seventh of two cores idle. Tests that measure time run alone;
+# pytest exits with 5 where there are none.
 RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
 	tests/conformance/test_oldest.py tests/conformance/test_compared_runtimes.py
 
 test: style
-	$(MAKE) --no-print-directory ordinary
-	$(MAKE) --no-print-directory -j2 --output-sync=target runtimes types
+	$(MAKE) --no-print-directory -j2 ordinary beside
 	$(MAKE) --no-print-directory latency
+
+beside:
+	$(MAKE) --no-print-directory --keep-going --output-sync=target types runtimes
 
 # What catches most in about two minutes: no whole runs, no exports, no searches, no processes of their own.
 QUICK := tests/test_layers.py tests/test_sizes.py tests/test_torch_free.py tests/test_recipe.py tests/core tests/blocks \
@@ -48,7 +51,7 @@ ordinary: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES:%=--ignore=%)
 
 runtimes: $(INSTALLED) $(OLDEST)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not latency" $(RUNTIMES)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 1 -m "not latency" $(RUNTIMES)
 
 # Only the files that have such tests are collected, which takes as long as they do.
 latency: $(INSTALLED)
