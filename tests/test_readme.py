@@ -37,7 +37,12 @@ from tests.noise import despite_noise
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+DOCS = ROOT / "docs"
+PAGES = {
+    path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8")
+    for pattern in ("*.md", "guides/*.md", "concepts/*.md")
+    for path in sorted(DOCS.glob(pattern))
+}
 SMALL = (
     "{name: small, resolution: [8, 12], stem: {width: [16, 24], stride: 1}, head: {width: [96], expand: 2}, stages: ["
     "{width: [24, 32], depth: [1, 2, 3], kernel: [3], expand: [2, 4], stride: 2}, "
@@ -71,11 +76,17 @@ QUICKER_IN_PAGES = {
     "profile --device cpu --space digits": "--space small.yaml",
     # Some runtimes take half a minute to convert for; all are compared in tests/conformance.
     "runtimes compare smallest --space digits --plot runtimes.png": "--device cpu,cpu-torch",
+    # Minutes of training.
+    "train my_space.yaml": "--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 "
+    "--set search.rounds=1 --set search.parents=6",
 }
 
 
+FENCED = re.MULTILINE | re.DOTALL
+
+
 def blocks(language: str, page: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", page, FENCED)
 
 
 def typed(page: str = README) -> list[str]:
@@ -84,9 +95,18 @@ def typed(page: str = README) -> list[str]:
 
 
 def mentioned() -> list[str]:
-    """Commands in indented blocks of all pages, continuation lines joined."""
-    lines = (line for page in (README, *PAGES.values()) for line in page.replace("\\\n", " ").splitlines())
-    return [line.strip() for line in lines if re.match(r"    (nasdeploy|torchrun .*nasdeploy) ", line)]
+    """Commands in indented blocks of all pages, and in those with a title, continuation lines joined."""
+    pages = [page.replace("\\\n", " ") for page in (README, *PAGES.values())]
+    indented = [line.strip() for page in pages for line in page.splitlines() if line.startswith("    ")]
+    titled = [block for page in pages for block in re.findall(r'^```console title=".+"\n(.*?)^```', page, FENCED)]
+    lines = [*indented, *(line.removeprefix("$ ") for block in titled for line in block.splitlines())]
+    return [line for line in lines if re.match(r"(nasdeploy|(srun .*)?torchrun .*nasdeploy) ", line)]
+
+
+def write_shown(page: str, folder: Path) -> None:
+    """Write the files that a page shows whole, whose names are the titles of their blocks."""
+    for name, content in re.findall(r'^```yaml title="([a-z0-9_-]+\.yaml)"\n(.*?)^```', page, FENCED):
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -130,7 +150,7 @@ def test_what_is_made_quicker_is_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if typed(page)])
 def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_hastily(monkeypatch)
     if name == "published.md":
@@ -139,6 +159,7 @@ def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: 
         ofa.write_file(tmp_path / "ofa-mbv3.pth", ofa.state_dict(1.0))
         thousand_classes(tmp_path / "imagenet")
         write_folder(tmp_path / "photos", {"train": {"ant": 12, "bee": 12}, "test": {"ant": 2, "bee": 2}}, side=12)
+    write_shown(PAGES[name], tmp_path)
     (tmp_path / "small.yaml").write_text(
         f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8"
     )
