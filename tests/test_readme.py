@@ -78,7 +78,7 @@ QUICKER_IN_PAGES = {
     "runtimes compare smallest --space digits --plot runtimes.png": "--device cpu,cpu-torch",
     # Minutes of training.
     "train my_space.yaml": "--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 "
-    "--set search.rounds=1 --set search.parents=6",
+    "--set search.rounds=1 --set search.parents=6 --set recalibration.batches=1 --set recalibration.search_batches=1",
 }
 
 
