@@ -32,25 +32,34 @@ def _data_settings(task: object) -> type[Settings]:
     return TASKS[task if isinstance(task, str) and task in TASKS else Classification.name].data_settings
 
 
+def _all_data_settings() -> list[type[Settings]]:
+    """Return the settings classes of the data of all tasks, each once."""
+    return list(dict.fromkeys(task.data_settings for task in TASKS.values()))
+
+
 class Recipe(Settings):
     """A run from images to a verified model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The name of the run directory."""
     seed: int = Field(default=0, ge=0)
+    """The seed of all that is drawn at random."""
     space: NamedOrSettings
     """The name of a registered space, or the settings of one: those of its `kind`, by default a table of stages."""
     task: str = Classification.name
     """What the network is trained for: a key of `nasdeploy.tasks.TASKS`."""
-    data: Annotated[SerializeAsAny[Settings], BySibling("task", _data_settings)]
+    data: Annotated[SerializeAsAny[Settings], BySibling("task", _data_settings, _all_data_settings)]
     """The settings that the task has for its data."""
     start: StartSettings | None = None
     """The pretrained network that the supernet begins with; random weights if left out."""
     train: TrainSettings = TrainSettings()
+    """The training of the supernet."""
     recalibration: RecalibrationSettings = RecalibrationSettings()
+    """The recalibration of batch normalisation in networks that are extracted from the supernet."""
     device: str = "cpu"
-    """Device to measure on: a name in profiles/ or a file."""
+    """The device to measure on: a name in profiles/ or a file."""
     search: SearchSettings = SearchSettings()
+    """The search for the best network within a budget."""
     finetune: FinetuneSettings = FinetuneSettings()
     """The training of the winner alone, after the search."""
 

@@ -27,14 +27,19 @@ class ConvBlock(PlainResidual, PaddedConvolution, Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     kernel_size: int
+    """The kernel size."""
     stride: int
+    """The stride."""
     activation: Activation
+    """The activation."""
     shortcut: PlainShortcut = "none"
     """The sum is that of the activation and the input."""
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
+    """The padding of the convolution."""
 
     @property
     def macs(self) -> int:
@@ -68,14 +73,19 @@ class FusedInvertedResidual(PlainResidual, PaddedConvolution, Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     kernel_size: int
+    """The size of the expanding kernel."""
     mid_channels: int
     """The channels between expansion and projection."""
     stride: int
+    """The stride of the expanding convolution."""
     se_channels: int
     """The channels in the middle of squeeze-and-excitation; 0 without it."""
     activation: Activation
+    """The activation after the expanding convolution."""
     shortcut: PlainShortcut = "identity"
+    """Whether the input is added to the result where shapes allow it."""
     gate: Gate = "sigmoid"
     """What squeeze-and-excitation makes its factors with."""
     se_activation: Activation = "relu"

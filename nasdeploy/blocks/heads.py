@@ -12,13 +12,18 @@ class Stem(FeatureMaps, PaddedConvolution, Block):
 
     side: int
     out_channels: int
+    """The output channels."""
     kernel_size: int
+    """The kernel size."""
     stride: int
+    """The stride."""
     activation: Activation
+    """The activation."""
     in_channels: int
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"
+    """The padding of the convolution."""
 
     @property
     def macs(self) -> int:
@@ -97,7 +102,9 @@ class ClassifierHead(_ClassifyingHead, Block):
     side: int
     in_channels: int
     classes: int
+    """The number of classes, and of logits."""
     activation: Activation
+    """The activation after the convolution and after the hidden layer."""
     conv_channels: int = 0
     """The outputs of the convolution before pooling; 0 without it."""
     hidden_channels: int = 0

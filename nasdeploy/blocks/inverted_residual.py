@@ -41,14 +41,20 @@ class InvertedResidual(FeatureMaps, PaddedConvolution, Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     kernel_size: int
+    """The size of the depthwise kernel."""
     mid_channels: int
     """The channels between expansion and projection."""
     stride: int
+    """The stride of the depthwise convolution."""
     se_channels: int
     """The channels in the middle of squeeze-and-excitation; 0 without it."""
     activation: Activation
+    """The activation after the expansion and the depthwise convolution."""
     shortcut: Shortcut = "identity"
+    """What is added to the result: nothing, the input where shapes allow it, or its means over the stride, projected if
+    widths differ."""
     gate: Gate = "hardsigmoid"
     """What squeeze-and-excitation makes its factors with."""
     se_activation: Activation = "relu"

@@ -29,12 +29,17 @@ class PoolingStem(Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     kernel_size: int
+    """The size of the first convolution's kernel."""
     activation: Activation
+    """The activation after each convolution."""
     first_channels: int = 0
+    """The channels after the first of three convolutions; 0 where there is one."""
     second_channels: int = 0
-    """The channels after the first and the second of three convolutions; 0 where there is one."""
+    """The channels after the second of three convolutions; 0 where there is one."""
     pooling: StemPooling = "max"
+    """What halves the side at the end: the largest of 3x3, or a convolution 3x3 with normalisation."""
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
 
@@ -99,10 +104,13 @@ class _Residual(FeatureMaps, Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     mid_channels: int
     """The channels inside the branch."""
     stride: int
+    """The stride of the convolution that has one, and of the shortcut."""
     activation: Activation
+    """The activation after each convolution, and after the sum."""
     projection: Projection = "convolution"
     """What the shortcut is where shapes differ; else it is the input."""
     se_channels: int = 0

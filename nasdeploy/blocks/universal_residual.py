@@ -27,16 +27,19 @@ class UniversalInvertedResidual(PlainResidual, Block):
     side: int
     in_channels: int
     out_channels: int
+    """The output channels."""
     mid_channels: int
     """The channels between expansion and projection."""
     stride: int
     """The stride of the middle depthwise convolution, or of the first one if there is no middle one."""
     activation: Activation
+    """The activation after the expansion and the middle depthwise convolution."""
     start_kernel: int = 0
     """The kernel size of the depthwise convolution before the expansion; 0 without it."""
     middle_kernel: int = 0
     """The kernel size of the depthwise convolution after the expansion; 0 without it."""
     shortcut: PlainShortcut = "identity"
+    """Whether the input is added to the result where shapes allow it."""
     bn_eps: float = 1e-5
     """What batch normalisation adds to the variance."""
     padding: Padding = "symmetric"

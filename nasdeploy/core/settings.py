@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nasdeploy.core.errors import UserError, one_line, suggestion
@@ -67,6 +68,16 @@ class ByKind:
 
         return core_schema.no_info_wrap_validator_function(checked, handler(source))
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the JSON Schemas of all kinds, in the place of that of their base, beside what else there may be."""
+        declared = handler(schema)
+        others = [each for each in declared.get("anyOf", ()) if "$ref" not in each]
+        kinds = {name: handler(kind.__pydantic_core_schema__) for name, kind in self.kinds.items()}
+        named = [
+            found if name == self.default else {"allOf": [found], "required": ["kind"]} for name, found in kinds.items()
+        ]
+        return {"anyOf": [*others, *named]}
+
 
 @dataclass(frozen=True)
 class BySibling:
@@ -76,6 +87,8 @@ class BySibling:
     """The name of the other field."""
     settings: Callable[[Any], type[Settings]]
     """The settings class for a value of the other field."""
+    possible: Callable[[], Iterable[type[Settings]]]
+    """The settings classes that there are."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Check mappings with the settings that the other field asks for, and leave settings as they are."""
@@ -91,6 +104,10 @@ class BySibling:
             return other(value)
 
         return core_schema.with_info_wrap_validator_function(checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the JSON Schemas of all that the settings may be."""
+        return {"anyOf": [handler(each.__pydantic_core_schema__) for each in self.possible()]}
 
 
 S = TypeVar("S", bound=Settings)

@@ -64,19 +64,22 @@ ValueRange = Annotated[ValueBounds, AfterValidator(_black_and_white)]
 
 
 class AugmentSettings(Settings):
-    """Random changes to training images, in this order: crop, horizontal flip, policy.
-
-    `crop`: `random-resized` (a random part of `scale` of the area and of aspect `ratio`, resized), `pad` (`pad` black
-    pixels on each side, then a random crop) or `none`. `policy`: `none`, torchvision's `imagenet` (AutoAugment) and
-    `trivial` (TrivialAugment Wide), or timm's notation, e.g. `v0-mstd0.5`, `rand-m9-mstd0.5`.
-    """
+    """Random changes to training images, in this order: crop, horizontal flip, policy."""
 
     crop: Literal["random-resized", "pad", "none"] = "random-resized"
+    """How a part of the image is taken: `random-resized` resizes a random part of it, `pad` crops at random after black
+    pixels were added on each side, and `none` takes the centre."""
     scale: tuple[Annotated[float, Field(gt=0.0, le=1.0)], Annotated[float, Field(gt=0.0, le=1.0)]] = (0.08, 1.0)
+    """The least and the greatest part of the image's area that a random part has; for `random-resized`."""
     ratio: tuple[Annotated[float, Field(gt=0.0)], Annotated[float, Field(gt=0.0)]] = (3 / 4, 4 / 3)
+    """The least and the greatest width by height of a random part; for `random-resized`."""
     pad: int = Field(default=4, ge=1, le=256)
+    """The black pixels that are added on each side; for `pad`."""
     flip: bool = True
+    """Whether half of the images are mirrored, left to right."""
     policy: str = "none"
+    """The changes of colour and shape: `none`, torchvision's `imagenet` (AutoAugment) or `trivial` (TrivialAugment
+    Wide), or timm's notation, e.g. `v0-mstd0.5` or `rand-m9-mstd0.5`."""
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -113,39 +116,46 @@ class LabelledDataset(Protocol):
 
 
 class DataSettings(Settings):
-    """Images of a run.
-
-    `size`: side in pixels that images are fetched at (the model rescales from there to its own resolution).
-    `resize`: length of the shorter side before the centre crop of `size` in evaluation; `size` if left out.
-    `holdout`: fraction of the training images kept apart for the search's accuracy. `test`: fraction of all images
-    kept for testing where the data brings no test part. `images_per_class`: train on a random part of this many.
-    `balance`: for classes of unequal size, `sampling` draws each class as often, with replacement, so that images of
-    small classes come several times an epoch; `loss` weighs the label loss by the inverse of the class's size, with a
-    mean of 1 over the training images (distillation is not weighed); `none`, each image counts as much.
-    `duplicates`: of a picture that is there several times, byte for byte, `leave-out` uses one copy, a training image
-    if there is one, and none if they lie under several classes; `keep` uses all.
-    `workers`: processes that read images; as many as the machine and the data call for if left out.
-    `range`: of pictures with more than 8 bits, the values that become black and white; `measured`, those of the
-    training images when a run is begun, which the run keeps; if left out, the upper 8 bits are taken. `max_pixels`: of
-    one picture, so that a damaged or hostile file cannot fill the memory.
-    """
+    """The images of a run: where they are, how they are read, and how they are split."""
 
     kind: DatasetKind
+    """What the images are in: a `folder` with one for each class, tar `shards`, one of the data sets that are known by
+    name, or `python`, objects that a file cannot hold."""
     path: str | None = None
+    """The folder of the images; for data sets that are known by name, where they are looked for."""
     size: int = Field(ge=4, le=2048)
+    """The side in pixels that images are fetched at; a network rescales from there to its own resolution."""
     resize: int | None = Field(default=None, ge=4, le=4096)
+    """The length in pixels of the shorter side before the centre crop of `size` in evaluation; `size` if left out."""
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    """What is subtracted from red, green and blue, of values between 0 and 1."""
     std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
+    """What red, green and blue are divided by, after `mean` was subtracted."""
     augment: AugmentSettings = AugmentSettings()
+    """The random changes to training images."""
     holdout: Fraction = 0.1
+    """The part of the training images that is kept apart for the search's accuracy."""
     test: Fraction = 0.2
+    """The part of all images that is kept for testing, where the data brings no test part."""
     images_per_class: int | None = Field(default=None, ge=2)
+    """The number of images of each class that are trained on, drawn at random; all if left out."""
     balance: Literal["none", "sampling", "loss"] = "none"
+    """What is done for classes of unequal size: `sampling` draws each class as often, with replacement, so that images
+    of small classes come several times an epoch; `loss` weighs the label loss by the inverse of the class's size, with
+    a mean of 1 over the training images (distillation is not weighed); with `none` each image counts as much."""
     duplicates: Literal["keep", "leave-out"] = "keep"
+    """What is done with a picture that is there several times, byte for byte: `leave-out` uses one copy, a training
+    image if there is one, and none if they lie under several classes; `keep` uses all."""
     on_unreadable: Literal["stop", "skip"] = "stop"
+    """What happens when decoding shows that a picture is damaged: `stop` ends with its name, `skip` leaves it out and
+    counts it in every figure."""
     workers: int | None = Field(default=None, ge=0, le=256)
+    """The number of processes that read images; as many as the machine and the data call for if left out."""
     range: ValueRange | Literal["measured"] | None = None
+    """The values that become black and white in pictures with more than 8 bits; `measured`: those of the training
+    images when a run is begun, which the run keeps. If left out, the upper 8 bits are taken."""
     max_pixels: int = Field(default=MOST_PIXELS, ge=1, le=1 << 40)
+    """The most pixels of one picture, so that a damaged or hostile file cannot fill the memory."""
     _given: Optional["OpenedData"] = PrivateAttr(default=None)
 
     def holding(self, data: "OpenedData") -> "DataSettings":
@@ -201,20 +211,36 @@ class Preprocessing(Settings):
     """
 
     color: Literal["RGB"] = "RGB"
+    """The channels that a picture is converted to, 8 bits each (step 1)."""
     orientation: Literal["EXIF"] = "EXIF"
+    """What says how a picture is turned upright (step 1)."""
     transparency: Literal["white"] = "white"
+    """The colour that transparent pixels are blended with (step 1)."""
     range: ValueRange | None = None
+    """The values of grey pictures with more than 8 bits that become black and white; null for the upper 8 bits
+    (step 1)."""
     max_pixels: int = Field(default=MOST_PIXELS, ge=1)
+    """The most pixels of a picture; larger ones are refused (step 1)."""
     resize: int = Field(ge=1)
+    """The length in pixels that the shorter side becomes (step 2)."""
     resize_filter: Literal["bicubic-antialiased"] = "bicubic-antialiased"
+    """The filter by which pictures are resized (step 2)."""
     crop: int = Field(ge=1)
+    """The side in pixels of the centre that is cropped (step 3)."""
     scale: float = Field(default=1 / 255, gt=0.0)
+    """What 8-bit values are multiplied by (step 4)."""
     mean: tuple[Mean, Mean, Mean]
+    """What is subtracted from red, green and blue (step 4)."""
     std: tuple[Deviation, Deviation, Deviation]
+    """What red, green and blue are divided by (step 4)."""
     resolution: int = Field(ge=1)
+    """The side in pixels of the network's input (step 5)."""
     rescale: Literal["bicubic"] = "bicubic"
+    """How the crop is rescaled to `resolution` (step 5)."""
     layout: Literal["NCHW"] = "NCHW"
+    """The order of the input's axes: batch, channels, height, width."""
     dtype: Literal["float32"] = "float32"
+    """The type of the input's numbers."""
 
     @classmethod
     def from_settings(cls, data: DataSettings, resolution: int) -> "Preprocessing":

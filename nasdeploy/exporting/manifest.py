@@ -36,8 +36,11 @@ class FileFacts(Settings):
     """A file that lies beside the manifest."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The name of the file."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The SHA-256 of its content."""
     bytes: Count
+    """The size in bytes."""
 
     @classmethod
     def of(cls, path: Path) -> "FileFacts":
@@ -50,37 +53,50 @@ class TensorFacts(Settings):
     """An input or output of the model; `batch` stands for any number."""
 
     name: str
+    """The name of the tensor in the file."""
     dtype: DType = "float32"
+    """The type of its numbers."""
     shape: tuple[Count | Literal["batch"], ...]
+    """The sizes of its axes; `batch` stands for any number."""
 
 
 class PartFacts(Settings):
     """A part of a network, which has a file of its own."""
 
     name: str
+    """The name of the part."""
     runs: Count = 1
     """How often it is called for one sample."""
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    """The inputs of its file."""
     outputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    """The outputs of its file."""
 
 
 class SpaceFacts(Settings):
     """The search space that the architecture is of."""
 
     name: str
+    """The name of the space."""
     digest: Digest
+    """The digest of the space's choices, slots and blocks."""
 
 
 class Recalibration(Settings):
     """The training images that the batch-norm statistics were recalibrated on."""
 
     batch_size: Count
+    """The images of a batch."""
     batches: Count
+    """The number of batches."""
     augment: AugmentSettings
+    """The random changes to these images."""
     seed: int
+    """The seed by which images were drawn and changed."""
     unreadable: Annotated[int, Field(ge=0)] = 0
     """Images that were drawn and left out, because they cannot be read."""
     average: Average = "cumulative"
+    """How statistics of batches became those of the network; see `recalibration.average` of a recipe."""
 
     @model_serializer(mode="wrap")
     def _usual(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -95,6 +111,7 @@ class ExportOrigin(Settings):
     run: str
     """The run's directory."""
     recipe: dict[str, Any]
+    """The recipe of the run, defaults included."""
     budget: dict[str, float]
     """What the search kept to, e.g. `{"latency_ms": 2.5}`; empty for an architecture that was named by the user."""
     weights: WeightsFacts | None = None
@@ -126,13 +143,16 @@ class Quantisation(Settings):
     drop: float
     """The points of the score lost against fp32 on the samples held out for the search; negative if it gained."""
     max_drop: Annotated[float, Field(ge=0.0)]
+    """The points of the score that it was allowed to lose."""
 
 
 class Artefact(Settings):
     """One model: its files, what they are for, and what was found out about them."""
 
     format: str
+    """The format of the file: a key of `nasdeploy.exporting.formats.FORMATS`."""
     precision: Precision
+    """The precision that the file is in."""
     files: tuple[FileFacts, ...] = Field(min_length=1)
     """The first is the one that is opened; the others lie beside it."""
     device: Device
@@ -149,6 +169,7 @@ class Artefact(Settings):
     quantisation: Quantisation | None = None
     """How it was quantised; None unless it is in int8."""
     proof: Proof
+    """What was found out about it."""
     parts: dict[str, str] = Field(default_factory=dict)
     """The name of the file that is opened for each part of a network of several; else it is the first file."""
 
@@ -172,6 +193,7 @@ class Embedded(Settings):
     """A model that preprocesses by itself: uint8 `image` [batch, height, width, 3] of any size, RGB, to logits."""
 
     file: FileFacts
+    """The file."""
     model: str
     """Name of the file of the model that it was made of."""
     images: Count
@@ -179,6 +201,7 @@ class Embedded(Settings):
     difference: Annotated[float, Field(ge=0.0)]
     """Largest difference of their logits, as a part of the logits' spread."""
     allowed: Annotated[float, Field(ge=0.0)]
+    """The largest difference that counts as agreement."""
     changed: Annotated[int, Field(ge=0)]
     """Images that get another class."""
 
@@ -187,20 +210,31 @@ class BundleManifest(Settings):
     """Everything that whoever deploys the models of any network has to know. All are of the same network."""
 
     schema_version: Literal[2] = 2
+    """The version of the manifest's form."""
     created: str
+    """The time of the export: UTC, ISO 8601."""
     artefacts: tuple[Artefact, ...] = Field(min_length=1)
+    """The models, one for each format and precision."""
     embedded: tuple[Embedded, ...] = ()
+    """The models that preprocess by themselves."""
     arch: dict[str, Any]
+    """The values of the architecture's choices."""
     digest: Digest
+    """The digest of the architecture."""
     space: SpaceFacts
+    """The search space that the architecture is of."""
     macs: Count
     """The multiply-accumulate operations for one sample."""
     params: Count
+    """The number of learned parameters."""
     recalibration: Recalibration | OwnStatistics
+    """The images that batch-norm statistics are from, or `own statistics` where they came with the weights."""
     device: Device
     """The device that the export was for; artefacts of formats that its runtime does not open have their own."""
     origin: ExportOrigin
+    """The run that the weights are from."""
     versions: dict[str, str]
+    """The version of each package, by name."""
 
     @property
     def interfaces(self) -> tuple[PartFacts, ...]:
@@ -235,6 +269,7 @@ class TaskManifest(BundleManifest):
     task: str
     """The key in `nasdeploy.tasks.TASKS` of what the network was trained for."""
     parts: tuple[PartFacts, ...] = Field(min_length=1)
+    """The parts of the network, each of which is a file."""
 
     @property
     def interfaces(self) -> tuple[PartFacts, ...]:
@@ -251,8 +286,11 @@ class ExportManifest(BundleManifest):
     """The manifest of a classifier of images, which is one file."""
 
     inputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    """The inputs of the model."""
     outputs: tuple[TensorFacts, ...] = Field(min_length=1)
+    """The outputs of the model."""
     preprocessing: Preprocessing
+    """The steps from an image file to the model's input."""
     labels: tuple[ClassName, ...] = Field(min_length=2)
     """The class names in the order of the logits."""
     data: DataFacts | None = None

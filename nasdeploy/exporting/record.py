@@ -37,8 +37,11 @@ class Tolerance(Settings):
     """How far logits may be from PyTorch's."""
 
     allowed: Difference | None
-    """None: they only have to be numbers; such a model is judged by its accuracy."""
+    """The largest difference that counts as agreement; with null outputs only have to be numbers, and the model is
+    judged by its accuracy."""
     scale: Scale
+    """What a difference is compared with: the row's own largest `value` if that exceeds 1, or the `spread` of PyTorch's
+    outputs."""
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
@@ -59,20 +62,26 @@ class Agreement(Settings):
     """Logits of the file beside PyTorch's, on test images, at several batch sizes."""
 
     batches: tuple[Count, ...] = Field(min_length=1)
-    """Batch sizes tried."""
+    """The batch sizes that were tried."""
     difference: Difference
-    """Largest over all of them, in terms of the tolerance's scale."""
+    """The largest difference over all of them, in terms of the tolerance's scale."""
     tolerance: Tolerance = TOLERANCES["fp32"]
+    """How far logits might be from PyTorch's."""
 
 
 class TimedRuns(Settings):
     """The time that calls took, in milliseconds."""
 
     median_ms: Milliseconds
+    """The milliseconds that half of the calls took at most."""
     p10_ms: Milliseconds
+    """The milliseconds that 10 % of the calls took at most."""
     p90_ms: Milliseconds
+    """The milliseconds that 90 % of the calls took at most."""
     p95_ms: Milliseconds
+    """The milliseconds that 95 % of the calls took at most."""
     runs: Count
+    """The number of runs."""
     noisy: bool
     """Whether the runs varied too much to be trusted."""
 
@@ -91,13 +100,16 @@ class RunsAfterGaps(TimedRuns):
     """The latency of calls that come after nothing was done for a while, as in an application with a camera."""
 
     gap_ms: Milliseconds
+    """The milliseconds of doing nothing before each call."""
 
 
 class Throughput(Settings):
     """Images that were done, one call after the other, within some time of the clock."""
 
     images: Count
+    """The number of images."""
     seconds: Annotated[float, Field(gt=0.0)]
+    """The seconds in which they were done."""
 
     @property
     def images_per_s(self) -> float:
@@ -112,6 +124,7 @@ class ModelLatency(TimedRuns):
     """
 
     batch: Count = 1
+    """The images of a call."""
     usual_ms: Milliseconds | None = None
     """The median on a machine as fast and as quiet as when it was profiled, after the device's gaps; None without a
     latency table."""
@@ -124,11 +137,11 @@ class ModelLatency(TimedRuns):
     does not pay here."""
 
     throughput: Throughput | None = None
-    """None where it was not measured, as in bundles of earlier versions."""
+    """How many images were done in some time; null where it was not measured, as in bundles of earlier versions."""
     after_gaps: RunsAfterGaps | None = None
     """The latency after the device's gaps, or after some that are usual; None in bundles of earlier versions."""
     idle_ms: Annotated[float, Field(ge=0.0)] = 0.0
-    """The device's gaps."""
+    """The milliseconds of the device's gaps between calls."""
 
     @property
     def on_device_ms(self) -> float:
@@ -171,10 +184,13 @@ class Proof(Settings):
     computed_in: Precision | None = None
     """The precision that the runtime computed in on the machine of the proof; None if it was not run, or not asked."""
     agreement: Agreement | None = None
+    """How the file's outputs compare with PyTorch's at several batch sizes."""
     accuracy: Accuracy | None = None
     """The score on the test set, where images are classified."""
     latency: ModelLatency | None = None
+    """The latency on the device, and beside it what the latency table said."""
     footprint: Footprint | None = None
+    """What starting the model takes."""
     half: HalfPrecision | None = None
     """What fp16 does to the network; None unless the model is in fp16."""
     score: FileScore | None = None

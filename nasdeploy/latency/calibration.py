@@ -33,9 +33,13 @@ class LatencyCalibration:
     """
 
     slope: float
+    """What the sum of entries is multiplied by."""
     per_block: float
+    """The seconds that each block adds."""
     per_param: float
+    """The seconds that each parameter adds."""
     offset: float
+    """The seconds that each call adds."""
 
     def __post_init__(self) -> None:
         if min(self.slope, self.per_param) < 0:
@@ -104,12 +108,19 @@ class HeldOutError:
     """The relative errors of predictions for networks that were not used for fitting."""
 
     n: int
+    """The number of networks."""
     mean_absolute: float
+    """The mean of |predicted / measured - 1|."""
     p95: float
+    """The value of |predicted / measured - 1| that 95 % of the networks have at most."""
     within_5_percent: float
+    """The part of the networks whose prediction is off by 5 % at most."""
     within_10_percent: float
+    """The part of the networks whose prediction is off by 10 % at most."""
     spearman: float
+    """Spearman's rank correlation of predicted and measured latencies."""
     kendall: float
+    """Kendall's tau of predicted and measured latencies."""
     mean_absolute_by_third: tuple[float, float, float]
     """The mean errors in the fast, the middle and the slow third of the networks."""
 

@@ -25,16 +25,27 @@ class Fingerprint:
     """Everything that moves latencies and can be read; "" where it cannot be read."""
 
     cpu: str
+    """The name of the processor or board."""
     cores: int
+    """The number of processors that the process may use."""
     governor: str
+    """What sets the processor's frequency."""
     max_frequency: str
+    """The processor's highest frequency."""
     memory: str
+    """The size of the memory."""
     system: str
+    """The operating system and its release."""
     runtime: str
+    """The runtime and its version."""
     precision: str
+    """The precision that models were made for."""
     batch: int
+    """The images of a call."""
     threads: int
+    """The threads that the runtime might use."""
     options: str
+    """The options that were passed on to the runtime."""
     cpu_quota: float | None = None
     """The processors' worth of time that the control groups leave, as containers have it; None for no limit."""
     idle_ms: float = 0.0

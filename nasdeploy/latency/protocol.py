@@ -26,7 +26,9 @@ class Rounds:
     """How many sessions are open together, and how often each of them is visited."""
 
     group: int
+    """The number of sessions that are open together."""
     visits: int
+    """How often each of them is visited."""
     idle_s: float = 0.0
     """Seconds of doing nothing before each call that is timed, as an application with a camera has them: caches and
     clocks are then what it finds. 0: calls are timed back to back."""
@@ -45,6 +47,7 @@ class MeasurementProtocol:
     """
 
     blocks: Rounds = Rounds(group=50, visits=5)
+    """The rounds for blocks."""
     networks: Rounds = Rounds(group=16, visits=10)
     """The rounds for whole networks, in smaller groups, because an open network takes up to 200 MB."""
     warmup: int = 3
@@ -101,7 +104,9 @@ class SustainedCalls:
     """
 
     calls: int
+    """The number of calls."""
     seconds: float
+    """The seconds in which they were done."""
 
     def __post_init__(self) -> None:
         if self.calls < 1 or not 0 < self.seconds < float("inf"):
@@ -127,12 +132,19 @@ class Timing:
     """
 
     median: float
+    """The seconds that half of the calls took at most."""
     p10: float
+    """The seconds that 10 % of the calls took at most."""
     p90: float
+    """The seconds that 90 % of the calls took at most."""
     p95: float
+    """The seconds that 95 % of the calls took at most."""
     n: int
+    """The number of runs."""
     at: str
+    """The time of the measurement: UTC, ISO 8601."""
     noise: Noise = ""
+    """Why it is not to be trusted; empty if it is."""
     reference: float | None = None
     """The undisturbed seconds of the reference graph meanwhile, if there was one."""
     throughput: SustainedCalls | None = None

@@ -39,11 +39,17 @@ class Conditions(Settings):
     """What a measurement was made of, on, and how: measurements under different conditions are never mixed."""
 
     device: Device
+    """The device, as its file said when it was measured."""
     fingerprint: Fingerprint
+    """The machine, and whatever else moves latencies."""
     protocol: MeasurementProtocol
+    """How it was measured."""
     space: str
+    """The name of the search space."""
     space_digest: str
+    """The digest of the space's choices, slots and blocks."""
     classes: int
+    """The size of the outputs of the networks, such as the number of classes."""
 
     @classmethod
     def of(
@@ -81,13 +87,17 @@ class MeasuredNetwork:
     """
 
     arch: dict[str, Any]
+    """The values of its choices."""
     role: Role
+    """What it was measured for: to calibrate the table, to tell its error, or as a finalist of a search."""
     entries: float
     """The sum of the table's entries of its blocks, as they are when nothing disturbs them."""
     blocks: int
+    """The number of its blocks, as often as each runs."""
     params: int
     """The parameters of its blocks, as often as each runs."""
     timing: Timing
+    """The seconds of the whole network."""
 
     def __post_init__(self) -> None:
         if self.entries <= 0 or self.blocks < 1 or self.params < 0:
@@ -99,8 +109,11 @@ class PredictedLatency:
     """The seconds of the median call, their standard deviation, and the 95th percentile, as seen on whole networks."""
 
     seconds: float
+    """The seconds of the median call."""
     uncertainty: float
+    """The standard deviation of `seconds`, in seconds."""
     p95: float
+    """The seconds that 95 % of calls take at most."""
 
 
 def _one_deviation(found: Any) -> Any:
@@ -118,8 +131,11 @@ class LatencyTable(Settings):
     """
 
     schema_version: Literal[3] = SCHEMA_VERSION
+    """The version of the table's form."""
     conditions: Conditions
+    """What was measured, on what, and how."""
     created: str
+    """The time when the table was finished: UTC, ISO 8601."""
     calibration: LatencyCalibration
     """The map from sums of undisturbed entries to medians of networks."""
     median_ratio: float = Field(ge=1)
@@ -136,7 +152,9 @@ class LatencyTable(Settings):
     steadied: float = Field(default=0.0, ge=0, le=1)
     """The power of the machine's speed, as the reference graph told it, that timings were divided by."""
     entries: dict[str, Timing]
+    """The seconds of each block, by the block's key."""
     networks: tuple[MeasuredNetwork, ...] = Field(min_length=1)
+    """The whole networks that were measured."""
 
     @classmethod
     def fitted(

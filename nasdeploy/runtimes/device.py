@@ -87,7 +87,9 @@ class Device(Settings):
     """One way of running networks; what a latency table is measured for. It is a `runtimes.runtime.Target`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*$")
+    """The name of the device, which budgets and latency tables have too."""
     runtime: str
+    """The runtime that runs networks there: a key of `nasdeploy.runtimes.RUNTIMES`."""
     host: Host = LOCAL
     """The host: `local`, `ssh://user@host[:port]`, or `adb:SERIAL`."""
     hosts: tuple[Host, ...] = ()
@@ -97,8 +99,11 @@ class Device(Settings):
     python: str = Field(default="python3", min_length=1)
     """The Python of a board: its Python that has NumPy and the runtime, e.g. `~/venv/bin/python`."""
     precision: Precision = "fp32"
+    """The precision that models are made for."""
     batch: int = Field(default=1, ge=1, le=65536)
+    """The images of a call."""
     threads: int = Field(default=1, ge=1, le=1024)
+    """The threads that the runtime may use."""
     idle_ms: float = Field(default=0.0, ge=0, le=10_000)
     """The milliseconds that the application does nothing for before each call, e.g. until a camera's next picture.
     Whole networks are measured after as much; 0: back to back."""

@@ -33,6 +33,8 @@ class SearchSettings(Settings):
     """
 
     strategy: str = "evolution"
+    """How architectures are proposed: `evolution`, `random`, `nsga2`, `coarse-to-fine`, `predictor-guided`,
+    `reinforce`, `differentiable` or `additive`."""
     latency: str | dict[str, str] | None = None
     """Budget of `nasdeploy run`: milliseconds (`2.5ms`), a part of the reachable range (`40%`), or a range of either
     (`2ms..2.5ms`); on several devices by their names."""
@@ -41,12 +43,15 @@ class SearchSettings(Settings):
     their outputs from those of the run's original; or `both` of these, added. On few held-out samples losses order
     networks better than the part that is right, which is much the same for many."""
     rounds: int = Field(default=20, ge=1, le=10_000)
+    """The rounds of evaluations, the first one included."""
     parents: int = Field(default=512, ge=1, le=1_000_000)
     """Random architectures of the first round."""
     mutations: int = Field(default=128, ge=0, le=1_000_000)
+    """The mutated architectures of each further round."""
     crossovers: int = Field(default=128, ge=0, le=1_000_000)
+    """The architectures of each further round that two parents make."""
     mutation_probability: float = Field(default=0.2, gt=0.0, le=1.0)
-    """Per choice."""
+    """The probability with which a mutation draws each choice anew."""
     buckets: int = Field(default=100, ge=0, le=10_000)
     """Intervals of the cost range; the best network of each may be a parent (AlphaNet: 10 MFLOPs each)."""
     elite: int = Field(default=0, ge=0, le=1_000_000)

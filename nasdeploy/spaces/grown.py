@@ -36,6 +36,7 @@ class BlockRow(Settings):
     """Blocks of an existing network: the fields of a block's class but for the shape of its input, which follows."""
 
     kind: str
+    """The kind of block, which decides what other keys there are."""
     repeat: int = Field(default=1, ge=1, le=256)
     """The number of such blocks that stand there in a row."""
 
@@ -91,6 +92,7 @@ class GrownStage(Settings):
     """A stage of the original, and what may be cut there; without choices it stays as it is."""
 
     blocks: tuple[Row, ...] = Field(min_length=1, max_length=256)
+    """The blocks of the original, in rows of equal ones."""
     depth: Values | None = None
     """The numbers of its blocks that a network may have; the last of them are left out. By default all."""
     kernel_size: Kernels | None = None
@@ -120,9 +122,13 @@ class GrownSettings(SpaceSettings):
 
     kind: Literal["grown"] = "grown"
     resolution: Values
+    """The sides in pixels of the images that networks may take, ascending; the last is the original's."""
     stem: Row
+    """The original's first block."""
     stages: tuple[GrownStage, ...] = Field(min_length=1, max_length=32)
+    """The original's stages, and what may be cut in each."""
     head: Head
+    """The original's last block, which classifies."""
 
     def build(self, output_size: int) -> "GrownSpace":
         """Return the space for a number of classes; raises `UserError` for stages that do not fit the original."""

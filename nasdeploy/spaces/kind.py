@@ -14,7 +14,9 @@ class SpaceSettings(Settings):
     """The settings of one kind of search space; a kind subclasses it and gives `kind` its name as the only value."""
 
     kind: str
+    """The kind of the space, which decides what other keys there are."""
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """The name of the space, which its latency tables have too."""
 
     @abstractmethod
     def build(self, output_size: int) -> SearchSpace:
@@ -27,14 +29,15 @@ class SpaceSettings(Settings):
 class GivenSpace(SpaceSettings):
     """A space that exists as a Python object only: a recipe can say which one it was, and cannot build it.
 
-    `output_size` and `digest` are those of the object. Settings that were read from a file have none: whoever reads
-    them passes the object once more.
+    Settings that were read from a file lack the object: whoever reads them passes it once more.
     """
 
     kind: Literal["python"] = "python"
     name: str
     output_size: int
+    """The size of the outputs of the networks."""
     digest: str
+    """The digest of choices, slots and blocks."""
     _space: SearchSpace | None = PrivateAttr(default=None)
 
     @classmethod

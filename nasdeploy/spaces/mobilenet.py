@@ -41,32 +41,43 @@ class StemRow(Settings):
     """The first convolution."""
 
     width: Values
+    """The output channels that networks may have there, ascending."""
     kernel: Literal[3, 5, 7] = 3
+    """The kernel size."""
     stride: Literal[1, 2] = 2
+    """The stride."""
 
 
 class StageRow(Settings):
     """A stage: blocks of one width, kernel and expansion; the stride is that of the first block."""
 
     width: Values
+    """The output channels of its blocks that networks may have, ascending."""
     depth: Values
+    """The numbers of blocks, ascending."""
     kernel: Kernels
+    """The sizes of the depthwise kernels, odd and ascending."""
     expand: Values
+    """The ratios of middle channels to input channels, ascending."""
     stride: Literal[1, 2] = 1
+    """The stride of the first block."""
     se: bool = False
+    """Whether blocks have squeeze-and-excitation."""
     activation: Activation | None = None
+    """The activation of its blocks; the space's if left out."""
 
 
 class HeadRow(Settings):
-    """The layers behind the last stage.
-
-    `kind`: `pool`, a 1x1 convolution to `expand` times the last stage's width, pooling, a layer of `width`, and the
-    classifier (AlphaNet); `convolution`, a 1x1 convolution to `width`, pooling, and the classifier (BigNAS).
-    """
+    """The layers behind the last stage."""
 
     kind: Literal["pool", "convolution"] = "pool"
+    """What the head is made of: `pool`, a 1x1 convolution to `expand` times the last stage's width, pooling, a layer of
+    `width`, and the classifier (AlphaNet); or `convolution`, a 1x1 convolution to `width`, pooling, and the classifier
+    (BigNAS)."""
     width: Values
+    """The channels before the classifier that networks may have, ascending."""
     expand: int = Field(default=6, ge=1, le=16)
+    """The multiple of the last stage's width that `pool` expands to."""
 
     @model_validator(mode="after")
     def _used(self) -> "HeadRow":
@@ -79,11 +90,17 @@ class MobileNetTable(SpaceSettings):
 
     kind: Literal["table"] = "table"
     resolution: Values
+    """The sides in pixels of the images that networks may take, ascending."""
     activation: Activation = "swish"
+    """The activation of stem, head, and the stages that say no other."""
     stem: StemRow
+    """The first convolution."""
     stages: tuple[StageRow, ...] = Field(min_length=1, max_length=16)
+    """The stages, from the images on."""
     head: HeadRow
+    """The layers behind the last stage."""
     named: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """The architectures that have a name: the values of their choices, by that name."""
 
     @model_validator(mode="after")
     def _resolution_survives(self) -> "MobileNetTable":

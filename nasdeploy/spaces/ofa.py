@@ -27,48 +27,64 @@ class OfaStem(Settings):
     """The first convolution, 3x3, with the activation of the space."""
 
     width: Width
+    """The output channels."""
     stride: Literal[1, 2] = 2
+    """The stride."""
 
 
 class OfaFirstBlock(Settings):
     """The block after the stem, which is the same in all networks: depthwise 3x3, and a 1x1 convolution."""
 
     width: Width
+    """The output channels."""
     activation: Activation | None = None
+    """The activation; the space's if left out."""
 
 
 class OfaStage(Settings):
     """A stage: blocks of one width, each with a kernel and an expansion of its own; the stride is the first block's."""
 
     width: Width
+    """The output channels of its blocks."""
     depth: Values
+    """The numbers of blocks that networks may have, ascending."""
     kernel: Kernels
+    """The sizes of the depthwise kernels that each block may have, odd and ascending."""
     expand: Values
+    """The ratios of middle channels to input channels that each block may have, ascending."""
     stride: Literal[1, 2] = 1
+    """The stride of the first block."""
     se: bool = False
+    """Whether blocks have squeeze-and-excitation."""
     activation: Activation | None = None
+    """The activation of its blocks; the space's if left out."""
 
 
 class OfaHead(Settings):
     """The head: a convolution before pooling, a layer without bias after it, the classifier."""
 
     conv_channels: Width
+    """The output channels of the convolution before pooling."""
     hidden_channels: Width
+    """The outputs of the layer after pooling."""
 
 
 class OfaTable(SpaceSettings):
-    """The settings of a space of once-for-all networks, as a user writes them in YAML.
-
-    `activation` is that of the stem, the head, and the stages that say no other.
-    """
+    """The settings of a space of once-for-all networks, as a user writes them in YAML."""
 
     kind: Literal["ofa"] = "ofa"
     resolution: Values
+    """The sides in pixels of the images that networks may take, ascending."""
     activation: Activation = "hswish"
+    """The activation of stem, head, and the stages that say no other."""
     stem: OfaStem
+    """The first convolution."""
     first: OfaFirstBlock
+    """The block after the stem."""
     stages: tuple[OfaStage, ...] = Field(min_length=1, max_length=16)
+    """The stages, from the images on."""
     head: OfaHead
+    """The layers behind the last stage."""
 
     @property
     def strides(self) -> tuple[int, ...]:

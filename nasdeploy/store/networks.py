@@ -36,11 +36,13 @@ class HeldOutScore(Settings):
     """The score of a network on the training samples that are held out for the search, as JSON."""
 
     value: float
+    """The score by the metric of the task."""
     error: float
     """The standard error of `value`."""
     loss: float | None
     """The mean label loss; None if the network's outputs were no numbers."""
     samples: Count
+    """The number of samples."""
 
     @classmethod
     def of(cls, score: Score) -> "HeldOutScore":
@@ -57,6 +59,8 @@ class NetworkFacts(Settings):
     """What is known of a network with weights of its own when it is kept."""
 
     kind: NetworkKind
+    """What it is: the pretrained `original`, trained on the run's data before there were sub-networks, or `finetuned`,
+    trained alone from the weights that it inherited."""
     epochs: Count
     """The epochs that it was trained for: all of them of an original, those alone of a fine-tuned one."""
     checkpoint: WeightsFacts

@@ -58,12 +58,13 @@ class DataFacts(Settings):
     images: dict[str, Count]
     """The counts by what they are for: train, search (held out), val, test, and those that are not used."""
     compared_by: ComparedBy
+    """What tells images apart: their contents, or their names and sizes where the set is too large to be read."""
     digest: Digest
     """The digest of all images, their classes and what they are for."""
     test_digest: Digest
     """The digest of the test images and their classes, in any order and wherever they lie."""
     copies: CopyFacts | None = None
-    """None where the bytes were not read."""
+    """The images that are there several times; null where the bytes were not read."""
 
 
 _PACKAGES = ("nasdeploy", "torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy", "scikit-learn")

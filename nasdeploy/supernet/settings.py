@@ -19,9 +19,15 @@ class RecalibrationSettings(Settings):
     """Training images for batch-norm recalibration (AlphaNet: 64 batches of 256, 32 batches during search)."""
 
     batch_size: int = Field(default=256, ge=2, le=65536)
+    """The images of a batch."""
     batches: int = Field(default=64, ge=1, le=10000)
+    """The batches that a network which is exported or evaluated is recalibrated on."""
     search_batches: int = Field(default=32, ge=1, le=10000)
+    """The batches that a network is recalibrated on during a search."""
     average: Average = "cumulative"
+    """How statistics of batches become those of a network: `cumulative` takes the mean over batches of their means and
+    unbiased variances (BigNAS, AlphaNet), `image-weighted` that of their means and biased variances, each batch
+    counting by its images (once-for-all)."""
 
     @model_serializer(mode="wrap")
     def _without_default(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -38,19 +44,19 @@ FROM_PUBLISHED = ("alphanet", "attentivenas", "ofa")
 
 
 class StartSettings(Settings):
-    """The pretrained network whose weights a supernet begins with.
-
-    `model`: `timm:NAME` or `torchvision:NAME`, a model of that library, which the recipe's space was grown from; or
-    `run:DIR`, an earlier run with the same space; or a published supernet of the recipe's space, such as
-    `alphanet:FILE`. `weights`: a file with the model's own state dict, of PyTorch or
-    safetensors; if left out, the library fetches those that it has published. `classifier`: `keep` a classifier of as
-    many classes as the data have, which are then the same in the same order, or begin with a `new` one, as with any
-    other number of classes. That of a run is kept only if it learned classes of the same names.
-    """
+    """The pretrained network whose weights a supernet begins with."""
 
     model: str
+    """The network: `timm:NAME` or `torchvision:NAME`, a model of that library, which the recipe's space was grown from;
+    `run:DIR`, an earlier run with the same space; or a published supernet of the recipe's space, such as
+    `alphanet:FILE`."""
     weights: str | None = None
+    """The file with the model's own state dict, of PyTorch or safetensors; if left out, the library fetches those that
+    it has published."""
     classifier: Literal["keep", "new"] = "keep"
+    """Whether to `keep` a classifier of as many classes as the data have, which are then the same in the same order, or
+    to begin with a `new` one, as with any other number of classes. That of a run is kept only if it learned classes of
+    the same names."""
 
     @field_validator("model")
     @classmethod

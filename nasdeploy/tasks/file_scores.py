@@ -54,17 +54,22 @@ class ClassAccuracy(Settings):
     """The accuracy on the images of one class, in the order of the labels."""
 
     images: Tally
+    """The number of test images of the class."""
     correct: Tally
+    """The number of these that the file classifies rightly."""
     correct_pytorch: Tally
+    """The number of these that PyTorch classifies rightly."""
 
 
 class Accuracy(Settings):
     """The accuracy of a classifier's file on the test set, read from image files by the manifest's preprocessing."""
 
     images: Count
+    """The number of test images."""
     unreadable: Tally = 0
     """The number of test images beside these that were left out, because they cannot be read."""
     top1: Fraction
+    """The part of the images that the file classifies rightly."""
     interval: tuple[Fraction, Fraction]
     """Wilson's score interval of `top1` at 95 %."""
     top1_pytorch: Fraction
@@ -72,8 +77,11 @@ class Accuracy(Settings):
     top5: Fraction | None = None
     """The part of the images whose label is among the first five; like the next two None for five classes or fewer."""
     top5_interval: tuple[Fraction, Fraction] | None = None
+    """Wilson's score interval of `top5` at 95 %."""
     top5_pytorch: Fraction | None = None
+    """The part of the images whose label is among the first five of the network that the file was made from."""
     classes: tuple[ClassAccuracy, ...] = ()
+    """The accuracy on each class, in the order of the labels."""
     changed: Tally
     """The number of images whose class differs from PyTorch's: in fp32 ties within the tolerance."""
     difference: Difference

@@ -37,6 +37,7 @@ class FinetuneSettings(Settings):
     teacher: Literal["original", "none"] = "original"
     """Whether the run's original teaches beside the labels, where there is one."""
     temperature: float = Field(default=2.0, gt=0.0, le=100.0)
+    """The softmax temperature T of the divergence."""
     beta: float = Field(default=0.5, gt=0.0, le=1.0)
     """The weight of the divergence; that of the label loss is 1 - beta."""
 

@@ -26,39 +26,44 @@ _OF_OTHER_TEACHERS = ("teacher_classes", "teacher_outputs", "teacher_mean", "tea
 
 
 class DistillationSettings(Settings):
-    """What networks learn from a teacher.
-
-    `kind`: `alpha`, adaptive alpha-divergence between `alpha_min` and `alpha_max` with importance weights clipped at
-    `clip` (AlphaNet, section 3); `kl`, Kullback-Leibler divergence with softmax `temperature` T, times T^2 (BigNAS,
-    AttentiveNAS; AlphaNet, Eq. 8); `cross-entropy` with the teacher's probabilities (once-for-all); `none`, the labels
-    instead. The loss is `beta` times that plus `label_weight` times the label loss, by default 1 - beta times.
-
-    `teacher`: `largest`, the largest network of the same step, which learns from the labels; or a model of its own,
-    which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a finished
-    run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights` (.safetensors, or PyTorch's);
-    `onnx:FILE`; or `original`, the largest network as earlier phases of the same training left it, by its own
-    statistics and at its own resolution or, with `teacher_statistics: batch`, by those of each batch and at the
-    resolution of the step's networks, if they share one (once-for-all). How another model is to be read, where it
-    differs from the data: `teacher_classes`, the order of its classes, by name (`natural`: 1, 2, 10; `ignore-case`;
-    `reversed`) or as the list of their names; `teacher_outputs`, `probabilities` if it ends in a softmax or sigmoid, of
-    which the logarithm is taken; `teacher_mean` and `teacher_std`, what it expects images to be normalised by (0 and 1
-    for 0..1, 0 and 1/255 for 0..255).
-    """
+    """What networks learn from a teacher: `beta` times a divergence, plus `label_weight` times the label loss."""
 
     kind: Literal["alpha", "kl", "cross-entropy", "none"] = "alpha"
+    """What is learned: `alpha`, the adaptive alpha-divergence (AlphaNet, section 3); `kl`, Kullback-Leibler divergence
+    (BigNAS, AttentiveNAS; AlphaNet, Eq. 8); `cross-entropy` with the teacher's probabilities (once-for-all); or `none`,
+    the labels instead."""
     alpha_min: float = Field(default=-1.0, ge=-10.0, le=10.0)
+    """The least alpha of the alpha-divergence."""
     alpha_max: float = Field(default=1.0, ge=-10.0, le=10.0)
+    """The greatest alpha of the alpha-divergence."""
     clip: float = Field(default=5.0, gt=0.0)
+    """The value at which the importance weights of the alpha-divergence are clipped."""
     temperature: float = Field(default=1.0, gt=0.0, le=100.0)
+    """The softmax temperature T of `kl`, which is multiplied by T^2."""
     beta: float = Field(default=1.0, gt=0.0, le=1.0)
+    """The weight of the divergence."""
     label_weight: float | None = Field(default=None, ge=0.0, le=100.0)
+    """The weight of the label loss; 1 - beta if left out."""
     teacher: str = "largest"
+    """The teacher: `largest`, the largest network of the same step, which learns from the labels; or a model of its
+    own, which all networks learn from, the largest included (once-for-all): `run:DIR`, the largest network of a
+    finished run, by batch statistics; `torchvision:NAME`, with its state dict in `teacher_weights`; `onnx:FILE`; or
+    `original`, the largest network as earlier phases of the same training left it."""
     teacher_statistics: Literal["own", "batch"] = "own"
+    """Whether the original answers by its own statistics and at its own resolution, or by those of each batch and at
+    the resolution of the step's networks, if they share one (once-for-all)."""
     teacher_weights: str | None = None
+    """The file with the state dict of a teacher of torchvision, in safetensors or PyTorch's form."""
     teacher_classes: Literal["natural", "ignore-case", "reversed"] | tuple[str, ...] | None = None
+    """The order of a teacher's classes where it differs from that of the data, by name (`natural`: 1, 2, 10) or as the
+    list of their names."""
     teacher_outputs: Literal["logits", "probabilities"] = "logits"
+    """What a teacher computes: `probabilities`, of which the logarithm is taken, if it ends in a softmax or sigmoid."""
     teacher_mean: tuple[Mean, Mean, Mean] | None = None
+    """The mean by which a teacher expects images to be normalised, where it differs: 0 for 0..1 and for 0..255."""
     teacher_std: tuple[Deviation, Deviation, Deviation] | None = None
+    """The deviation by which a teacher expects images to be normalised, where it differs: 1 for 0..1, and 1/255 for
+    0..255."""
 
     @property
     def teacher_as_read(self) -> tuple[Any, ...]:
@@ -109,21 +114,23 @@ class StageSettings(Settings):
     """
 
     from_epoch: int = Field(ge=0)
+    """The epoch of the phase, from 0, that the stage begins with."""
     largest: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """The number of largest values that a choice may have, by its name."""
 
 
 class SamplingSettings(Settings):
-    """The networks of a step.
-
-    `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`, `worst-up`: the same, but each
-    random one is that of `candidates` with the lowest or highest label loss on the batch; they are drawn from one
-    bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network, by labels. `uniform`:
-    `random_networks` uniform ones of one resolution, all regularised alike, from a teacher that is none of them or by
-    labels (once-for-all). `largest`: always the largest network, and `alone`: always the network `arch`, by labels.
-    """
+    """The networks of a step."""
 
     kind: str = "sandwich"
+    """The networks by name. `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`,
+    `worst-up`: the same, but each random one is that of `candidates` with the lowest or highest label loss on the
+    batch; they are drawn from one bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network,
+    by labels. `uniform`: `random_networks` uniform ones of one resolution, all regularised alike, from a teacher that
+    is none of them or by labels (once-for-all). `largest`: always the largest, and `alone`: always the network `arch`,
+    by labels."""
     candidates: int = Field(default=3, ge=1, le=64)
+    """The networks of which `best-up` and `worst-up` choose each one that learns."""
     prior: Literal["macs", "latency"] = "macs"
     """The cost of the bins: MACs, or the latency that the recipe's device's table predicts."""
     prior_samples: int = Field(default=100_000, ge=100, le=10_000_000)
@@ -133,7 +140,9 @@ class SamplingSettings(Settings):
     latency_bins: int = Field(default=40, ge=1, le=10_000)
     """The number of equal bins of latency."""
     arch: dict[str, Any] | None = None
+    """The values of the choices of the network that is trained `alone`."""
     stages: tuple[StageSettings, ...] = ()
+    """The choices that are allowed from some epochs on; always all, if left out."""
     resolutions: Literal["largest", "all"] = "largest"
     """The resolutions that the largest network is trained at: its own, or one drawn uniformly for each step."""
 
@@ -166,13 +175,7 @@ class SamplingSettings(Settings):
 
 
 class LearningSettings(Settings):
-    """What may be different in each phase of a training.
-
-    The networks of a step come from `sampling`: by default the largest, `random_networks` others and the smallest.
-    `optimizer`: `sgd` with `momentum` and `nesterov` (AlphaNet); `rmsprop` as in TensorFlow, `epsilon` inside the root,
-    with `momentum` and `rmsprop_decay` (BigNAS); `adamw` with `betas` and `epsilon`. `decay` of the learning rate:
-    `cosine` over the whole phase, or by `step_factor` every `step_epochs` epochs.
-    """
+    """What may be different in each phase of a training."""
 
     trains: Literal["all", "classifier"] = "all"
     """The weights that learn: all of them, or those of the last layer alone."""
@@ -184,26 +187,35 @@ class LearningSettings(Settings):
     """The epochs without a better validation score after which training ends early, with the weights of the best
     epoch; null for no such end."""
     optimizer: Literal["sgd", "rmsprop", "adamw"] = "sgd"
+    """The optimizer: `sgd` with `momentum` and `nesterov` (AlphaNet); `rmsprop` as in TensorFlow, `epsilon` inside the
+    root, with `momentum` and `rmsprop_decay` (BigNAS); or `adamw` with `betas` and `epsilon`."""
     learning_rate: float = Field(default=0.1, gt=0.0, le=100.0)
     """The learning rate for `reference_batch` images a step; it is scaled linearly with the batch size."""
     classifier_rate: float = Field(default=1.0, gt=0.0, le=1000.0)
     """What the learning rate is multiplied by for the classifier's weights, which may be new in a trained network."""
     warmup_epochs: float = Field(default=5.0, ge=0.0)
+    """The epochs in which the learning rate rises."""
     warmup_start: float = Field(default=0.001, ge=0.0, le=1.0)
     """The part of the learning rate that warm-up begins at."""
     warmup: Literal["times-decay", "before-decay"] = "times-decay"
     """Whether warm-up multiplies the decay, which counts from the first iteration (AlphaNet), or comes before it: the
     decay then counts from the end of warm-up and takes the epochs that are left (once-for-all)."""
     decay: Literal["cosine", "step"] = "cosine"
+    """How the learning rate falls: by a `cosine` over the whole phase, or in steps."""
     step_epochs: float = Field(default=2.4, gt=0.0)
+    """The epochs between steps of the decay."""
     step_factor: float = Field(default=0.97, gt=0.0, lt=1.0)
+    """What a step multiplies the learning rate by."""
     lowest: float = Field(default=0.0, ge=0.0, lt=1.0)
     """The part of the learning rate at which the decay stops."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """The momentum of sgd and rmsprop."""
     nesterov: bool = True
     """Whether sgd uses Nesterov's momentum; the other optimizers have none."""
     rmsprop_decay: float = Field(default=0.9, gt=0.0, lt=1.0)
+    """The decay of rmsprop's average of squared gradients."""
     betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
+    """The decays of adamw's averages of gradients and of their squares."""
     epsilon: float | None = Field(default=None, gt=0.0)
     """The optimizer's epsilon: 1e-3 for rmsprop and 1e-8 for adamw if left out."""
     weight_decay: float = Field(default=1e-5, ge=0.0)
@@ -218,13 +230,17 @@ class LearningSettings(Settings):
     ema: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The decay of a moving average of the weights, which is then validated and handed on; null for none."""
     label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """The part of the probability that the label loss spreads over all classes."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """The drop probability before the classifier of the largest network, with `uniform` sampling of all networks."""
     drop_connect: float = Field(default=0.2, ge=0.0, lt=1.0)
     """The drop probability of blocks in the last two stages of the same networks; it grows with depth."""
     distillation: DistillationSettings = DistillationSettings()
+    """What networks learn from a teacher."""
     sampling: SamplingSettings = SamplingSettings()
+    """The networks of a step."""
     random_networks: int = Field(default=2, ge=0, le=64)
+    """The number of random networks of a step, for kinds of sampling that have them."""
 
 
 class PhaseSettings(LearningSettings):
@@ -234,6 +250,7 @@ class PhaseSettings(LearningSettings):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)
+    """The name of the phase in metrics, curves and messages."""
     epochs: int = Field(ge=0, le=100_000)
     """The epochs of the phase; one of 0 is gone through without a step: its channels are sorted, if it says so."""
 
@@ -261,18 +278,24 @@ class TrainSettings(LearningSettings):
     """
 
     phases: tuple[PhaseSettings, ...] = Field(default=(), max_length=64)
+    """The phases, one after the other."""
     epochs: int = Field(default_factory=_epochs, ge=1, le=100_000)
+    """The epochs of the training; 360 if left out, or the sum of those of the phases."""
     batch_size: int = Field(default=256, ge=2, le=65536)
+    """The images of a step, of all processes together."""
     reference_batch: int = Field(default=256, ge=1, le=1_000_000)
+    """The batch size that `learning_rate` is for."""
     validate_every: int = Field(default=1, ge=1)
     """The epochs between validations of the smallest, the largest and `validate_random` random networks; with `uniform`
     sampling also of those at both ends of each choice that has several values."""
     validate_random: int = Field(default=2, ge=0, le=64)
+    """The number of random networks that are validated, always the same."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """The steps between checkpoints inside an epoch; there is one after each epoch anyway."""
     checkpoint_minutes: float = Field(default=10.0, gt=0.0)
     """The greatest age of the last checkpoint inside an epoch."""
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
+    """The number of latest checkpoints that are kept."""
     most_skipped: int = Field(default=10, ge=0)
     """The steps in a row that may be skipped because a loss or the gradient is not finite, before training ends. In the
     whole run it may be 3, or one in a hundred if that is more; a teacher that gives no number ends it at once."""

@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from reference_keys import undocumented
 
 from nasdeploy.cli.main import main
+from nasdeploy.exporting.manifest import ExportManifest
+from nasdeploy.latency.table import LatencyTable
 from tests.hasty import measure_hastily
 from tests.noise import despite_noise
 from tests.workflows.runs import trained_run
@@ -118,6 +121,16 @@ def test_everything_is_where_scripts_look_for_it(finished):
         ".gitattributes",
     }
     assert len(list((directory / "profiles/tables").glob("cpu-tiny-*-10.json"))) == 1
+
+
+def test_every_key_of_what_it_writes_is_documented(finished):
+    directory, result = finished
+    (table,) = (directory / "profiles/tables").glob("cpu-tiny-*-10.json")
+    content = json.loads(table.read_text())
+    assert content.pop("sha256")
+    assert undocumented(content, LatencyTable) == []
+    manifest = directory / "runs/tiny/export" / result["export"]["digest"] / "manifest.json"
+    assert undocumented(json.loads(manifest.read_text()), ExportManifest) == []
 
 
 def test_the_same_command_again_does_nothing_twice(finished):

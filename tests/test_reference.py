@@ -1,0 +1,135 @@
+"""The pages on keys: every key of a recipe, a device, a latency table and a manifest is on one, with what it means."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from posixpath import dirname, normpath
+
+import pytest
+from reference_keys import classes_in, in_words, keys_of, undocumented
+from reference_pages import Page, key_pages, pages
+from reference_schema import recipe_schema
+
+import nasdeploy as nd
+from nasdeploy.core.resources import resource, resource_names
+from nasdeploy.core.settings import load_yaml, read_json
+from nasdeploy.recipe import load_recipe
+from nasdeploy.runtimes.device import Device, load_device
+from nasdeploy.spaces import SPACES, SpaceSettings, load_settings
+from nasdeploy.training.settings import SamplingSettings, TrainSettings
+from tests.latency.tables import table
+
+PAGES = {page.file: page for page in pages()}
+LINES = 250
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_every_key_has_a_meaning(page: Page) -> None:
+    keys = [f"{section.model.__name__}.{key.name}" for section in page.sections for key in keys_of(section.model)]
+    assert keys
+    told = [
+        f"{section.model.__name__}.{key.name}"
+        for section in page.sections
+        for key in keys_of(section.model)
+        if key.meaning
+    ]
+    assert told == keys
+
+
+def test_a_class_is_on_one_page() -> None:
+    models = [section.model for page in PAGES.values() for section in page.sections]
+    assert len(models) == len(set(models))
+    held = {inside for model in models for key in keys_of(model) for _, inside in classes_in(key.annotation)}
+    # Settings that a kind of space or of data stands for are on a page by their kinds.
+    assert {model for model in held if not any(issubclass(other, model) for other in models)} == set()
+
+
+def test_pages_are_short_and_links_between_them_lead_somewhere() -> None:
+    written = key_pages()
+    anchors = {file: re.findall(r"\{#(.+?)\}", text) for file, text in written.items()}
+    for file, text in written.items():
+        assert len(text.splitlines()) <= LINES, file
+        assert len(anchors[file]) == len(set(anchors[file])), file
+        for target in re.findall(r"\]\(([^)]*)\)", text):
+            path, _, anchor = target.partition("#")
+            other = normpath(f"{dirname(file)}/{path}") if path else file
+            if anchor:
+                assert anchor in anchors[other], (file, target)
+            else:
+                assert other in written or (Path("docs") / other).exists() or other.endswith(".schema.json"), target
+
+
+def test_types_are_in_words() -> None:
+    found = {
+        key.name: in_words(key.annotation) for model in (TrainSettings, SamplingSettings) for key in keys_of(model)
+    }
+    assert found["epochs"] == "integer, 1 to 100,000"
+    assert found["learning_rate"] == "number, above 0, at most 100"
+    assert found["betas"] == "list of 2 numbers, at least 0, below 1"
+    assert found["trains"] == "`all` or `classifier`"
+    assert found["ema"] == "number, above 0, below 1 or null"
+    assert found["phases"] == "list of keys"
+    assert {key.name: in_words(key.annotation) for key in keys_of(nd.Recipe)}["space"] == (
+        "text or keys of one kind of search space"
+    )
+
+
+def shipped() -> Iterator[tuple[dict, type]]:
+    for kind, model, read in (("recipes", nd.Recipe, load_recipe), ("profiles", Device, load_device)):
+        for name in resource_names(kind):
+            path = resource(kind, name)
+            assert path is not None
+            yield load_yaml(path), model
+            yield read(name).model_dump(mode="json"), model
+    for name in SPACES:
+        yield load_settings(name).model_dump(mode="json"), type(load_settings(name))
+
+
+def test_keys_of_all_that_comes_with_nasdeploy_are_documented() -> None:
+    assert [undocumented(content, model) for content, model in shipped()] == [[]] * len(list(shipped()))
+
+
+def test_keys_of_a_latency_table_are_documented(tmp_path: Path) -> None:
+    table().save(tmp_path / "table.json")
+    content = read_json(tmp_path / "table.json")
+    assert undocumented(content, nd.LatencyTable) == ["sha256"]
+    assert [key.name for key in PAGES["reference/table.md"].also] == ["sha256"]
+
+
+def test_a_key_without_a_meaning_would_be_found() -> None:
+    content = {"conditions": {"device": {"name": "cpu", "colour": "red"}}, "networks": [{"arch": {}}, {"weight": 3}]}
+    assert undocumented(content, nd.LatencyTable) == ["conditions.device.colour", "networks[].weight"]
+
+
+def test_the_schema_of_recipes_allows_what_the_recipe_does() -> None:
+    schema = nd.Recipe.model_json_schema()
+    text, *kinds = schema["properties"]["space"]["anyOf"]
+    assert text["type"] == "string"
+    models = [each.get("allOf", [each])[0] for each in kinds]
+    # A class that is needed once stands in place.
+    named = [model.get("title") or model["$ref"].split("/")[-1] for model in models]
+    assert named == ["MobileNetTable", "OfaTable", "GrownSettings", "GivenSpace"]
+    # A mapping without `kind` is a table of stages.
+    assert ["kind" in each["required"] for each in kinds] == [False, True, True, True]
+    assert [each["title"] for each in schema["properties"]["data"]["anyOf"]] == ["DataSettings"]
+    assert SpaceSettings.__name__ not in schema["$defs"]
+    for name, found in schema["$defs"].items():
+        assert not found["additionalProperties"], name
+
+
+def test_the_schema_says_what_each_key_means() -> None:
+    schema = json.loads(recipe_schema())
+    assert schema["properties"]["seed"] == {
+        "default": 0,
+        "minimum": 0,
+        "type": "integer",
+        "description": "The seed of all that is drawn at random.",
+    }
+    (data,) = schema["properties"]["data"]["anyOf"]
+    found = [
+        name
+        for name, each in [*schema["properties"].items(), *data["properties"].items()]
+        if not each.get("description")
+    ]
+    assert found == []
