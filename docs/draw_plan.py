@@ -18,7 +18,7 @@ SLOTS = (
 """Slots by name, what the architecture has there, and the part of the slot's weights that this takes."""
 USES = (
     ("static network", "a module for each block:", "extracted, exported, proved", BLUE),
-    ("exact costs", "MACs, parameters, memory,", "file size: added up", GREEN),
+    ("exact costs", "MACs, parameters, size", "of the file: added up", GREEN),
     ("latency", "block.key is a row of the", "device's table: added up", RED),
 )
 
