@@ -1,17 +1,21 @@
-"""The pages on keys: every key of a recipe, a device, a latency table and a manifest is on one, with what it means."""
+"""The pages that are made from code have every key of files, and every command and option, with what they mean."""
 
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from posixpath import dirname, normpath
+from typing import Any
 
 import pytest
+from reference_command_line import command_line
 from reference_keys import classes_in, in_words, keys_of, undocumented
 from reference_pages import Page, key_pages, pages
 from reference_schema import recipe_schema
+from typer.main import get_command
 
 import nasdeploy as nd
+from nasdeploy.cli.app import app
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import load_yaml, read_json
 from nasdeploy.recipe import load_recipe
@@ -46,7 +50,7 @@ def test_a_class_is_on_one_page() -> None:
 
 
 def test_pages_are_short_and_links_between_them_lead_somewhere() -> None:
-    written = key_pages()
+    written = {**command_line(), **key_pages()}
     anchors = {file: re.findall(r"\{#(.+?)\}", text) for file, text in written.items()}
     for file, text in written.items():
         assert len(text.splitlines()) <= LINES, file
@@ -133,3 +137,47 @@ def test_the_schema_says_what_each_key_means() -> None:
         if not each.get("description")
     ]
     assert found == []
+
+
+def commands(inside: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands by the words that they are typed as."""
+    for name, command in (inside or get_command(app)).commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+def test_every_command_and_option_is_on_a_page() -> None:
+    written = command_line()
+    for words, command in commands():
+        if command.hidden:
+            continue
+        page = written[f"reference/cli/{words[0]}.md"]
+        _, heading, text = page.partition(f"# nasdeploy {' '.join(words)}{f' {{#{words[1]}}}' if words[1:] else ''}\n")
+        assert heading
+        assert " ".join(command.help.split()) in text
+        rows = text.partition("\n## ")[0].splitlines()
+        for parameter in command.params:
+            if not parameter.hidden:
+                # What is optional stands in brackets.
+                name = (
+                    (parameter.metavar or "").strip("[].")
+                    if parameter.param_type_name == "argument"
+                    else parameter.opts[0]
+                )
+                (row, *_) = [row for row in rows if re.match(rf"\| `\[?{re.escape(name)}[` \]|.]", row)]
+                assert parameter.help.split(" [")[0] in row.replace(chr(92), ""), (words, name)
+
+
+def test_defaults_and_bounds_of_options_are_in_words() -> None:
+    written = command_line()
+    (hours,) = [line for line in written["reference/cli/init.md"].splitlines() if "--hours" in line]
+    assert hours == "| `--hours NUMBER` | Time that training may take here. Default: 1.0. From 0.01 to 10000. |"
+    assert (
+        "| `KIND` | What published it: alphanet, attentivenas or ofa. Required. |" in written["reference/cli/import.md"]
+    )
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    rows = re.findall(r"^\| (\d+) \|", command_line()["reference/cli.md"], re.M)
+    assert [int(code) for code in rows] == [0, 1, 2, 3, 4, 75, 130]

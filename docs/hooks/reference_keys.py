@@ -111,6 +111,12 @@ def _owners(model: type) -> dict[str, type]:
     return {name: each for each, source in _sources(model) for name, _ in _fields_in(source)}
 
 
+def cell(text: str) -> str:
+    """Return a text as it stands in a cell of a table: in one line, and without lines between cells outside of code."""
+    parts = " ".join(text.split()).split("`")
+    return "`".join(part if place % 2 else part.replace("|", "\\|") for place, part in enumerate(parts))
+
+
 # -- types in words
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from inspect import getdoc
 from posixpath import dirname, relpath
 
-from reference_keys import Key, Section, classes_in, in_words, keys_of, meaning_of, sections_of
+from reference_keys import Key, Section, cell, classes_in, in_words, keys_of, meaning_of, sections_of
 
 from nasdeploy.exporting.manifest import ExportManifest, TaskManifest
 from nasdeploy.exporting.record import Proof
@@ -203,7 +203,7 @@ def _row(key: Key, page: Page, where: Mapping[type, str]) -> str:
         value = value.replace("keys", f"[keys]({_link(where[models[0]], page.file)})", 1)
     default = _DEFAULTS.get(key.default, f"default {key.default}")
     cells = (f"`{key.name}`", "<br>".join(filter(None, (value, default))), meaning_of(key))
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(cell, cells))} |"
 
 
 _DEFAULTS = {"required": "**required**", "": "", "may be left out": "may be left out"}
