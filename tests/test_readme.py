@@ -1,21 +1,19 @@
-"""What the README says is typed here as it stands."""
+"""What README.md and the pages of docs/ say is typed here as it stands."""
 
 import io
 import json
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-import typer
 import yaml
 
-from nasdeploy.cli.app import app
 from nasdeploy.cli.main import main
 from nasdeploy.core.settings import parse
 from nasdeploy.importers.layouts import PUBLISHED
@@ -27,6 +25,7 @@ from nasdeploy.spaces.mobilenet import MobileNetTable
 from nasdeploy.spaces.ofa import OfaTable
 from nasdeploy.training.settings import TrainSettings
 from tests.data.pictures import write_folder
+from tests.docs.pages import PAGES, ROOT, fences, typed
 from tests.exporting.converted import functions_read_once  # noqa: F401
 from tests.hasty import measure_hastily
 from tests.importers import hostile_import
@@ -34,31 +33,48 @@ from tests.importers import published_alphanet as alphanet
 from tests.importers import published_ofa as ofa
 from tests.importers.published_files import thousand_classes
 from tests.noise import despite_noise
+from tests.pretrained import COLOURS, MODEL, fitted, write_pictures
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = ROOT / "docs"
-PAGES = {
-    path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8")
-    for pattern in ("*.md", "guides/*.md", "concepts/*.md")
-    for path in sorted(DOCS.glob(pattern))
-}
+README = PAGES["README.md"]
 SMALL = (
     "{name: small, resolution: [8, 12], stem: {width: [16, 24], stride: 1}, head: {width: [96], expand: 2}, stages: ["
     "{width: [24, 32], depth: [1, 2, 3], kernel: [3], expand: [2, 4], stride: 2}, "
     "{width: [40, 48], depth: [1, 2, 3], kernel: [3], expand: [3], stride: 2, se: true}]}"
 )
+USING = ["README.md", "tutorial.md", *(name for name in PAGES if name.startswith("using/") and name != "using/runs.md")]
+USING.append("using/runs.md")
+"""Pages whose commands work on one run, those that make another run last."""
+FEW = "--set search.rounds=1 --set search.parents=6"
 QUICKER = {
-    # A whole demo and an hour of training are too long for a test; everything else is as the README has it. With a
+    # A whole demo and an hour of training are too long for a test; everything else is as the page has it. With a
     # bound on MACs the demo measures no latency table; one is measured for the photos.
-    "run digits": "--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 "
-    "--set search.rounds=1 --set search.parents=6 --macs-m 0.6",
-    "init --data photos": "--hours 0.01",
-    # The drafted space has 266 blocks to measure, and the drafted training dozens of epochs.
-    "train recipe.yaml": f"--set train.epochs=5 --set 'space={SMALL}'",
+    "run digits": f"--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 {FEW} --macs-m 0.6",
+    # A network of a tenth of the size, whose weights are in the file of that name.
+    "init --data photos --from timm:tf_efficientnet_lite0 --weights efficientnet-lite0.pth --hours 0.15": (
+        f"--from timm:{MODEL} --hours 0.01"
+    ),
+    "init --data photos --out scratch.yaml": "--hours 0.01",
+    "train recipe.yaml": "--set 'data.augment.scale=[0.35, 1.0]' --set 'space.resolution=[64, 96]' "
+    "--set train.phases.0.epochs=1 --set train.phases.0.warmup_epochs=0 --set train.phases.0.learning_rate=1e-6",
     # A busy machine may be slower when it searches than when it was profiled.
-    "search --latency 40%": "--set search.rounds=1 --set search.parents=6 --set search.probability=0.999",
+    "search --latency 44%": f"{FEW} --set search.probability=0.999",
+    "search --macs-m 0..1000 --size-mb 20 --memory-mb 20": FEW,
+    "search --run runs/copy --data photos --macs-m 1000": FEW,
+    "export --finetune-epochs 10": "--finetune-epochs 1",
+    "finetune --arch smallest --epochs 8 --set finetune.learning_rate=5e-4": "--epochs 1",
+    "evaluate --sample 100": "--sample 3",
+    # A small supernet in AlphaNet's layout stands in for AlphaNet's.
+    "export --run runs/alphanet --arch a0": (
+        f"--arch '{json.dumps(load_space('digits').smallest().to_json())}' --set recalibration.batches=1"
+    ),
+    # A space of a few blocks in place of one of 266.
+    "profile --device cpu --space digits": "--space small.yaml",
+    "train my_space.yaml": "--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 "
+    f"{FEW} --set recalibration.batches=1 --set recalibration.search_batches=1",
+    # Some runtimes take half a minute to convert for; all are compared in tests/conformance.
+    "runtimes compare smallest --space digits --plot runtimes.png": "--device cpu,cpu-torch",
 }
+"""What is added to a command, so that it takes seconds."""
 BRIEFLY = MeasurementProtocol(
     networks=Rounds(group=16, visits=6),
     shortest_group_s=0.5,
@@ -67,46 +83,12 @@ BRIEFLY = MeasurementProtocol(
     calibration_networks=12,
     held_out_networks=8,
 )
-"""As good a table as a search within 40 % of its range needs, in a quarter of the time."""
-_ARCH = json.dumps(load_space("digits").smallest().to_json())
-QUICKER_IN_PAGES = {
-    # A small supernet in AlphaNet's layout stands in for AlphaNet's.
-    "export --run runs/alphanet --arch a0": f"--arch '{_ARCH}' --set recalibration.batches=1",
-    # A space of a few blocks in place of one of 266.
-    "profile --device cpu --space digits": "--space small.yaml",
-    # Some runtimes take half a minute to convert for; all are compared in tests/conformance.
-    "runtimes compare smallest --space digits --plot runtimes.png": "--device cpu,cpu-torch",
-    # Minutes of training.
-    "train my_space.yaml": "--set train.epochs=1 --set train.warmup_epochs=0 --set data.images_per_class=24 "
-    "--set search.rounds=1 --set search.parents=6 --set recalibration.batches=1 --set recalibration.search_batches=1",
-}
+"""As good a table as a search within 44 % of its range needs, in a quarter of the time."""
 
 
-FENCED = re.MULTILINE | re.DOTALL
-
-
-def blocks(language: str, page: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page, FENCED)
-
-
-def typed(page: str = README) -> list[str]:
-    """Commands in console blocks, in order."""
-    return [line.removeprefix("$ ") for block in blocks("console", page) for line in block.splitlines()]
-
-
-def mentioned() -> list[str]:
-    """Commands in indented blocks of all pages, and in those with a title, continuation lines joined."""
-    pages = [page.replace("\\\n", " ") for page in (README, *PAGES.values())]
-    indented = [line.strip() for page in pages for line in page.splitlines() if line.startswith("    ")]
-    titled = [block for page in pages for block in re.findall(r'^```console title=".+"\n(.*?)^```', page, FENCED)]
-    lines = [*indented, *(line.removeprefix("$ ") for block in titled for line in block.splitlines())]
-    return [line for line in lines if re.match(r"(nasdeploy|(srun .*)?torchrun .*nasdeploy) ", line)]
-
-
-def write_shown(page: str, folder: Path) -> None:
-    """Write the files that a page shows whole, whose names are the titles of their blocks."""
-    for name, content in re.findall(r'^```yaml title="([a-z0-9_-]+\.yaml)"\n(.*?)^```', page, FENCED):
-        (folder / name).write_text(content, encoding="utf-8")
+def space(number: int) -> Any:
+    """Return the space of a table on the page about spaces."""
+    return yaml.safe_load(fences(PAGES["using/spaces.md"], "yaml")[number].text)["space"]
 
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -127,30 +109,43 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
 
+def given(command: str) -> str:
+    """Return a command with what makes it quicker."""
+    return f"{command} {QUICKER.get(command.removeprefix('nasdeploy '), '')}"
+
+
+@pytest.mark.slow
+def test_the_demo_runs_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_hastily(monkeypatch, BRIEFLY)
+    demo, *_ = typed(README)
+    assert demo == "nasdeploy run digits"
+    done = run(given(demo), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (model,) = (tmp_path / "runs/digits/export").glob("*/model.onnx")
+    assert model.stat().st_size > 10_000
+
+
 @pytest.mark.slow
 def test_commands_run_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_hastily(monkeypatch, BRIEFLY)
-    write_folder(tmp_path / "photos", {"train": {"ant": 24, "bee": 24}, "test": {"ant": 6, "bee": 6}}, side=12)
-    for command in typed():
-        given = command.removeprefix("nasdeploy ")
+    write_pictures(tmp_path / "photos", {"train": 24, "test": 6})
+    fitted(tmp_path / "photos", list(COLOURS), tmp_path / "efficientnet-lite0.pth")
+    _, *commands = dict.fromkeys(command for name in USING for command in typed(PAGES[name]))
+    for command in commands:
         done = despite_noise(
-            partial(run, f"{command} {QUICKER.get(given, '')}", tmp_path),
-            partial(run, "nasdeploy profile --restart --quiet", tmp_path),
+            partial(run, given(command), tmp_path), partial(run, "nasdeploy profile --restart --quiet", tmp_path)
         )
         assert done.returncode == 0, f"{command}: {done.stderr}"
-    for name in ("digits", "photos"):
-        (model,) = (tmp_path / "runs" / name / "export").glob("*/model.onnx")
-        assert model.stat().st_size > 10_000
+    (model,) = (tmp_path / "runs/photos/export").glob("*/model.onnx")
+    assert model.stat().st_size > 10_000
 
 
 def test_what_is_made_quicker_is_there() -> None:
-    assert set(QUICKER) <= {command.removeprefix("nasdeploy ") for command in typed()}
-    in_pages = {command.removeprefix("nasdeploy ") for page in PAGES.values() for command in typed(page)}
-    assert set(QUICKER_IN_PAGES) <= in_pages
+    assert set(QUICKER) <= {command.removeprefix("nasdeploy ") for page in PAGES.values() for command in typed(page)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if typed(page)])
+@pytest.mark.parametrize("name", [name for name in PAGES if name not in (*USING, "index.md") and typed(PAGES[name])])
 def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measure_hastily(monkeypatch)
     if name == "published.md":
@@ -159,13 +154,19 @@ def test_commands_of_pages_run_as_typed(name: str, tmp_path: Path, monkeypatch: 
         ofa.write_file(tmp_path / "ofa-mbv3.pth", ofa.state_dict(1.0))
         thousand_classes(tmp_path / "imagenet")
         write_folder(tmp_path / "photos", {"train": {"ant": 12, "bee": 12}, "test": {"ant": 2, "bee": 2}}, side=12)
-    write_shown(PAGES[name], tmp_path)
     (tmp_path / "small.yaml").write_text(
         f"name: small\nspace: {SMALL}\ndata: {{kind: digits, size: 12}}\n", encoding="utf-8"
     )
+    for fence in fences(PAGES[name], "yaml"):
+        if re.fullmatch(r"[\w-]+\.yaml", fence.title):
+            (tmp_path / fence.title).write_text(fence.text, encoding="utf-8")
     for command in typed(PAGES[name]):
-        done = run(f"{command} {QUICKER_IN_PAGES.get(command.removeprefix('nasdeploy '), '')}", tmp_path)
+        done = run(given(command), tmp_path)
         assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_the_first_page_begins_with_the_demo() -> None:
+    assert typed(PAGES["index.md"]) == typed(README)[:1]
 
 
 def test_pictures_of_pages_are_what_their_scripts_draw() -> None:
@@ -174,44 +175,31 @@ def test_pictures_of_pages_are_what_their_scripts_draw() -> None:
         assert drawn["PATH"].read_text(encoding="utf-8") == drawn["drawing"]()
 
 
-@pytest.mark.parametrize("command", mentioned())
-def test_mentioned_commands_have_these_options(command: str) -> None:
-    words = shlex.split(command[command.index("nasdeploy") :], comments=True)[1:]
-    found = typer.main.get_command(app)
-    # `search` is a command itself and has commands.
-    while words and words[0] in getattr(found, "commands", {}):
-        found = found.commands[words[0]]
-        words = words[1:]
-    with found.make_context(command, words) as context:
-        assert "as_json" in context.params
-
-
 def test_the_table_of_ones_own_is_a_space() -> None:
-    text, *_ = blocks("yaml")
-    table = parse(MobileNetTable, yaml.safe_load(text)["space"], "README.md")
+    table = parse(MobileNetTable, space(0), "spaces.md")
     assert table.build(3).size > 100
 
 
 def test_the_small_once_for_all_space_is_one() -> None:
-    _, text, *_ = blocks("yaml")
-    space = parse(OfaTable, yaml.safe_load(text)["space"], "README.md").build(10)
+    table = parse(OfaTable, space(1), "spaces.md").build(10)
     # A stage of depths 2 to 4 with 6 choices a block, twice, and one of depths 2 and 3.
-    assert space.networks == 3 * (6**2 + 6**3 + 6**4) ** 2 * (6**2 + 6**3)
+    assert table.networks == 3 * (6**2 + 6**3 + 6**4) ** 2 * (6**2 + 6**3)
 
 
 def test_the_grown_space_is_one() -> None:
-    _, _, text, *_ = blocks("yaml")
-    space = parse(GrownSettings, yaml.safe_load(text)["space"], "README.md").build(10)
-    assert space.size == 2 * (3 * 2 * 3)
-    assert space.named["original"] == space.largest()
+    grown = parse(GrownSettings, space(2), "spaces.md").build(10)
+    assert grown.size == 2 * (3 * 2 * 3)
+    assert grown.named["original"] == grown.largest()
 
 
 def test_the_phases_are_those_of_a_training() -> None:
-    *_, text, _, _ = blocks("yaml")
-    train = parse(TrainSettings, yaml.safe_load(text)["train"], "README.md")
+    (fence,) = fences(PAGES["using/training.md"], "yaml")
+    train = parse(TrainSettings, yaml.safe_load(fence.text)["train"], "training.md")
     assert (train.epochs, train.original_phase) == (12, 1)
 
 
 def test_the_devices_of_ones_own_are_devices() -> None:
-    board, phone = (parse(Device, yaml.safe_load(text), "README.md") for text in blocks("yaml")[-2:])
+    board, phone = (
+        parse(Device, yaml.safe_load(fence.text), "devices.md") for fence in fences(PAGES["using/devices.md"], "yaml")
+    )
     assert [type(host) for device in (board, phone) for host in device.boards] == [SshHost, AdbHost]
