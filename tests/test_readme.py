@@ -62,7 +62,7 @@ QUICKER = {
     "search --run runs/copy --data photos --macs-m 1000": FEW,
     "export --finetune-epochs 10": "--finetune-epochs 1",
     "finetune --arch smallest --epochs 8 --set finetune.learning_rate=5e-4": "--epochs 1",
-    "evaluate --sample 100": "--sample 3",
+    "evaluate --sample 100": "--sample 5",
     # A small supernet in AlphaNet's layout stands in for AlphaNet's.
     "export --run runs/alphanet --arch a0": (
         f"--arch '{json.dumps(load_space('digits').smallest().to_json())}' --set recalibration.batches=1"

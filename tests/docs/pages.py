@@ -26,6 +26,7 @@ NEEDS = frozenset(
         "a quiet machine for minutes",
         "several machines",
         "several processors or GPUs",
+        "your own code",
     }
 )
 """What commands may need that no test has."""

@@ -93,7 +93,7 @@ def test_extras_that_are_installed_are_there() -> None:
 
 def test_files_that_pages_name_are_those_of_the_repository() -> None:
     pages = "\n".join(PAGES.values())
-    named = set(re.findall(r"`((?:examples|tests|profiles|recipes|nasdeploy)/[\w/.-]+\.\w+)`", pages))
+    named = set(re.findall(r"`((?:examples|tests|recipes)/[\w/.-]+\.\w+)`", pages))
     assert named
     assert sorted(each for each in named if not (ROOT / each).exists()) == []
 
