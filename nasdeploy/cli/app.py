@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from nasdeploy import __version__
-from nasdeploy.cli.available import devices, formats
+from nasdeploy.cli.available import devices, doctor, formats
 from nasdeploy.cli.export import export
 from nasdeploy.cli.models import bench, predict, verify
 from nasdeploy.cli.packs import pack, unpack
@@ -20,7 +20,7 @@ from nasdeploy.cli.space import app as space
 from nasdeploy.cli.table import app as table
 from nasdeploy.cli.train import evaluate, finetune, train
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _print_version(asked: bool) -> None:
@@ -44,6 +44,7 @@ app.command()(train)
 app.command("import")(import_supernet)
 app.command()(devices)
 app.command()(formats)
+app.command()(doctor)
 app.command()(profile)
 app.add_typer(search, name="search")
 app.command()(finetune)

@@ -1,23 +1,35 @@
-"""`nasdeploy devices` and `nasdeploy formats`: what there is, and what this machine lacks for it."""
+"""`nasdeploy devices`, `formats` and `doctor`: what there is, and what this machine lacks for it."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, emit, listing
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, listing
+from nasdeploy.core.errors import CheckFailed
+
+_NOTHING = "nothing"
 
 if TYPE_CHECKING:
     from nasdeploy.exporting.formats.format import Format
     from nasdeploy.runtimes.device import Device
+    from nasdeploy.workflows.doctor import Diagnosis
 
 
 def devices(
     named: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME|FILE]...", help="Devices [default: those of nasdeploy].")
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME|FILE]...", help="Devices [default: those of nasdeploy].", autocompletion=completion.devices
+        ),
     ] = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """List devices, with what this machine lacks to use each and how to get it."""
+    """List devices, with what this machine lacks for each.
+
+    How to get what is missing is told, too.
+    """
     from nasdeploy.core.cpus import bound_cpus, cpu_quota
     from nasdeploy.core.resources import resource_names
     from nasdeploy.runtimes.device import load_device
@@ -66,15 +78,19 @@ def _device_text(found: list[dict[str, Any]]) -> str:
         (
             *(str(facts[name]) for name in headings),
             "here" if facts["hosts"] == ["local"] else ", ".join(facts["hosts"]),
-            "; ".join(facts["lacking"]) or "nothing",
+            "; ".join(facts["lacking"]) or _NOTHING,
         )
         for facts in found
     ]
-    return listing((*headings, "where", "this machine lacks"), rows)
+    named = (*headings, "where", "this machine lacks")
+    return listing(named, rows, optional=("threads", "batch"), below=_NOTHING)
 
 
-def formats(as_json: JsonFlag = False) -> None:
-    """List export formats, with what this machine lacks to make each and how to get it."""
+def formats(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """List export formats, with what this machine lacks for each.
+
+    How to get what is missing is told, too.
+    """
     from nasdeploy.exporting.formats import FORMATS
 
     found = [_format(name, form) for name, form in FORMATS.items()]
@@ -98,18 +114,18 @@ def _format(name: str, form: "Format") -> dict[str, Any]:
 
 
 def _format_text(found: list[dict[str, Any]]) -> str:
-    headings = ("format", "files", "precisions", "this machine lacks", "runs here")
+    headings = ("format", "files", "precisions", "runs here", "this machine lacks")
     rows = [
         (
             facts["format"],
             " ".join(f"model{suffix}" for suffix in facts["files"]),
             " ".join(facts["precisions"]),
-            "; ".join(facts["lacking"]) or "nothing",
             _runs(facts),
+            "; ".join(facts["lacking"]) or _NOTHING,
         )
         for facts in found
     ]
-    return listing(headings, rows)
+    return listing(headings, rows, below=_NOTHING)
 
 
 def _runs(facts: dict[str, Any]) -> str:
@@ -118,3 +134,32 @@ def _runs(facts: dict[str, Any]) -> str:
     if not facts["not_run"]:
         return "yes"
     return "no, but built with --compute-capability" if facts["ahead_of_time"] else f"no: {facts['not_run']}"
+
+
+def doctor(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """Check this machine and what is installed.
+
+    Each line is in order (ok), or a note that may be acted on, or a problem that nasdeploy cannot work with: exit code
+    4 then.
+    """
+    from nasdeploy.workflows.doctor import diagnose
+
+    found = diagnose()
+    emit(found.to_json(), as_json, lambda: _diagnosis_text(found, quiet))
+    if found.problems:
+        first, *others = found.problems
+        more = f" (and {len(others)} more)" if others else ""
+        raise CheckFailed(f"{first.check}: {first.found}{more}; {first.advice}")
+
+
+def _diagnosis_text(found: "Diagnosis", quiet: bool) -> str:
+    """Return a line for each finding; `quiet` leaves out what is in order."""
+    shown = [each for each in found.findings if not quiet or each.verdict != "ok"]
+    rows = [(each.verdict, each.check, "; ".join(filter(None, (each.found, each.advice)))) for each in shown]
+    notes, problems = (sum(each.verdict == kind for each in found.findings) for kind in ("note", "problem"))
+    told = f"{len(found.findings)} checks: {_counted(notes, 'note')}, {_counted(problems, 'problem')}"
+    return "\n".join([*([listing(("verdict", "what", "found"), rows)] if rows else ()), told])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import ChangeOption, JsonFlag, MovedDataOption, QuietFlag, RunOption, chosen_run, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import (
+    ChangeOption,
+    JsonFlag,
+    MovedDataOption,
+    QuietFlag,
+    RunOption,
+    aligned,
+    chosen_run,
+    emit,
+    facts,
+)
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.cost_registry import COSTS
 from nasdeploy.core.errors import CheckFailed, UserError
@@ -23,14 +34,23 @@ if TYPE_CHECKING:
 
 ArchOption = Annotated[
     str | None,
-    typer.Option("--arch", help="Name, digest, JSON file or JSON of an architecture [default: the search's winner]."),
+    typer.Option(
+        "--arch",
+        help="Name, digest, JSON file or JSON of an architecture [default: the search's winner].",
+        autocompletion=completion.architectures,
+    ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where the models go [default: RUN/export/DIGEST].")
 ]
 FormatOption = Annotated[
     list[str] | None,
-    typer.Option("--format", metavar="F[,F...]", help="Formats; 'nasdeploy formats' lists them [default: onnx]."),
+    typer.Option(
+        "--format",
+        metavar="F[,F...]",
+        help="Formats; 'nasdeploy formats' lists them [default: onnx].",
+        autocompletion=completion.formats,
+    ),
 ]
 CapabilityOption = Annotated[
     list[str] | None,
@@ -41,7 +61,12 @@ CapabilityOption = Annotated[
 FrontFlag = Annotated[
     bool, typer.Option("--all-pareto", help="Every network of the search's front, each into a directory DIGEST.")
 ]
-PrecisionOption = Annotated[str | None, typer.Option("--precision", help="fp32, fp16 or int8 [default: the device's].")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", help="fp32, fp16 or int8 [default: the device's].", autocompletion=completion.precisions
+    ),
+]
 DropOption = Annotated[
     float, typer.Option("--max-drop", min=0.0, help="Points of top-1 that int8 may lose on held-out images.")
 ]
@@ -52,13 +77,22 @@ FinetuneOption = Annotated[
     int | None, typer.Option("--finetune-epochs", metavar="N", min=1, help="First train it so long alone, once.")
 ]
 LayoutOption = Annotated[
-    str | None, typer.Option("--layout", metavar="triton", help="Add a model repository for Triton.")
+    str | None,
+    typer.Option(
+        "--layout", metavar="triton", help="Add a model repository for Triton.", autocompletion=completion.layouts
+    ),
 ]
 EmbedFlag = Annotated[
     bool, typer.Option("--embed-preprocessing", help="Add an ONNX file that takes uint8 images of any size.")
 ]
 TargetOption = Annotated[
-    str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the search's].")
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME|FILE",
+        help="Where to measure [default: the search's].",
+        autocompletion=completion.devices,
+    ),
 ]
 
 
@@ -81,7 +115,10 @@ def export(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Export a network as static models, each proved against PyTorch on the test images."""
+    """Export a network as static models, which are proved.
+
+    Each is compared with PyTorch on the test images.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.recipe import recipe_of
@@ -164,14 +201,14 @@ def describe(directory: Path, manifest: "BundleManifest") -> str:
     for artefact in manifest.artefacts:
         size = f"{artefact.bytes / 1e6:.2f} MB"
         lines.append(f"exported {directory / artefact.file.name} ({size})")
-        rows = [("network", network), *_own_weights(manifest), *figures(artefact, manifest)]
-        lines += [f"  {name:<10} {text}".rstrip() for name, text in rows]
+        lines += facts([("network", network), *_own_weights(manifest), *figures(artefact, manifest)])
     for each in manifest.embedded:
         lines.append(f"exported {directory / each.file.name} ({each.file.bytes / 1e6:.2f} MB), from uint8 images")
-        lines.append(
-            f"  {'agreement':<10} logits within {each.difference:.1e} of their spread of {each.model}'s on "
-            f"{each.images} test images (allowed {each.allowed:g}); other class for {each.changed}"
+        told = (
+            f"logits within {each.difference:.1e} of their spread of {each.model}'s on {each.images} test images "
+            f"(allowed {each.allowed:g}); other class for {each.changed}"
         )
+        lines += facts([("agreement", told)])
     return "\n".join([*lines, f"manifest {directory / 'manifest.json'}"])
 
 
@@ -192,20 +229,22 @@ def emit_family(family: "ExportedFront", run: "Run", as_json: bool) -> None:
 
 
 def _front_text(rows: list[dict[str, Any]]) -> str:
-    heading = (
-        f"{'network':<12} {'M MACs':>8} {'M params':>9} {'MB':>7} {'top-1 %':>8} {'95 %':>15} {'ms':>8} {'p95 ms':>8}"
-    )
-    return "\n".join([heading, *map(_front_row, rows)])
+    heading = ["network", "M MACs", "M parameters", "MB file", "top-1 in %", "95 %", "ms", "ms (p95)"]
+    return "\n".join(aligned([heading, *map(_front_row, rows)]))
 
 
-def _front_row(row: dict[str, Any]) -> str:
-    interval = (
-        "" if row["top1_interval"] is None else "{:.2f} to {:.2f}".format(*(100 * x for x in row["top1_interval"]))
-    )
-    return (
-        f"{row['digest']:<12} {row['macs_m']:>8.4g} {row['params_m']:>9.4g} {row['megabytes']:>7.3g} "
-        f"{_figure(row['top1'], 100):>8} {interval:>15} {_figure(row['median_ms']):>8} {_figure(row['p95_ms']):>8}"
-    )
+def _front_row(row: dict[str, Any]) -> list[str]:
+    interval = row["top1_interval"]
+    return [
+        row["digest"],
+        f"{row['macs_m']:.4g}",
+        f"{row['params_m']:.4g}",
+        f"{row['megabytes']:.3g}",
+        _figure(row["top1"], 100),
+        "-" if interval is None else "{:.2f} to {:.2f}".format(*(100 * bound for bound in interval)),
+        _figure(row["median_ms"]),
+        _figure(row["p95_ms"]),
+    ]
 
 
 def _figure(value: float | None, factor: float = 1.0) -> str:
@@ -229,7 +268,7 @@ def figures(artefact: "Artefact", manifest: "BundleManifest") -> Iterator[tuple[
         yield from _score(proof.tested, manifest)
     if proof.latency:
         budget = manifest.origin.budget.get(COSTS["latency"].key) if artefact.device == manifest.device else None
-        yield "latency", _latency(proof.latency, budget)
+        yield from _latency(proof.latency, budget)
         yield from (("", f"{part}: {each.text} for one run") for part, each in proof.parts.items())
         yield from (("", remark) for remark in proof.latency.remarks)
     if proof.footprint:
@@ -303,30 +342,28 @@ def _worst_class(found: "Accuracy", labels: tuple[str, ...]) -> str:
     return f"by class from {100 * low:.1f} % ({worst}) to {100 * high:.1f} % ({best})"
 
 
-def _latency(found: "ModelLatency", budget_ms: float | None) -> str:
-    parts = [
-        found.text,
-    ]
+def _latency(found: "ModelLatency", budget_ms: float | None) -> Iterator[tuple[str, str]]:
+    yield "latency", found.text
     if found.throughput is not None:
         done = found.throughput
-        parts.append(f"{done.images_per_s:.4g} images/s (done in {done.seconds:.2g} s, batch {found.batch})")
+        yield "", f"{done.images_per_s:.4g} images/s (done in {done.seconds:.2g} s, batch {found.batch})"
     if found.after_gaps is not None:
         after = found.after_gaps
-        parts.append(f"after {after.gap_ms:g} ms of nothing {after.median_ms:.4g} ms (p95 {after.p95_ms:.4g})")
+        yield "", f"after {after.gap_ms:g} ms of nothing {after.median_ms:.4g} ms (p95 {after.p95_ms:.4g})"
     if found.noisy:
-        parts.append("too noisy to be trusted")
+        yield "", "too noisy to be trusted"
     if found.times_fp32 is not None:
-        parts.append(f"{found.times_fp32:.2f} times fp32's")
+        yield "", f"{found.times_fp32:.2f} times fp32's"
     usual_ms = found.on_device_ms if found.usual_ms is None else found.usual_ms
-    if found.usual_ms is not None:
-        parts.append(f"as quiet as when profiled {usual_ms:.4g} ms")
+    usual = "" if found.usual_ms is None else f"as quiet as when profiled {usual_ms:.4g} ms"
+    predicted = ""
     if found.predicted_ms is not None:
         deviation = 100 * (usual_ms / found.predicted_ms - 1)
-        parts.append(f"predicted {found.predicted_ms:.4g} ms ({deviation:+.1f} %)")
+        predicted = f"predicted {found.predicted_ms:.4g} ms ({deviation:+.1f} %)"
+    yield "", ", ".join(text for text in (usual, predicted) if text)
     if budget_ms is not None:
         verdict = "met" if usual_ms <= budget_ms else "NOT MET in this measurement"
-        parts.append(f"budget {budget_ms:.4g} ms {verdict}")
-    return ", ".join(parts)
+        yield "", f"budget {budget_ms:.4g} ms {verdict}"
 
 
 def _footprint(found: "Footprint") -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, aligned, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts, listing, wrapped
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
 
@@ -15,9 +16,16 @@ if TYPE_CHECKING:
 
 def bench(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="ONNX files, bundles, torchvision:NAME or timm:NAME.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="ONNX files, bundles, torchvision:NAME or timm:NAME.",
+            autocompletion=completion.bundles,
+        ),
     ],
-    device: Annotated[str, typer.Option("--device", metavar="NAME|FILE", help="Where to measure.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME|FILE", help="Where to measure.", autocompletion=completion.devices)
+    ] = "cpu",
     gap_ms: Annotated[
         float | None,
         typer.Option(
@@ -30,7 +38,10 @@ def bench(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure the latency of finished models, in turn and in several processes, on a device here or elsewhere."""
+    """Measure the latency of finished models.
+
+    They take turns in several processes, on a device here or elsewhere.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.workflows import models as step
@@ -44,17 +55,17 @@ def _latencies(result: dict[str, Any]) -> str:
     rows = result["models"]
     gaps = [f"after {rows[0]['after_gaps']['gap_ms']:g} ms", "p95"] if rows[0]["after_gaps"] else []
     heading = ["model", "MB", "median", "p10", "p90", "p95", "processes", "images/s", *gaps]
-    lines = [
-        f"device {result['device']} ({result['runtime']}), batch {result['batch']}, threads {result['threads']}; "
-        "latency in ms",
-        *aligned([heading, *map(_latency_row, rows)]),
+    about = f"device {result['device']} ({result['runtime']}), batch {result['batch']}, threads {result['threads']}"
+    remarks = [
         *(f"{row['model']}: not to be trusted: {row['noise']}" for row in rows if row["noise"]),
         *(f"{row['model']}: within the processes' spread of {', '.join(row['ties'])}" for row in rows if row["ties"]),
     ]
     if rows[0]["throughput_s"]:
         seconds = max(row["throughput_s"] for row in rows)
-        lines.append(f"images/s: done back to back in {seconds:.2g} s, batch {result['batch']}")
-    return "\n".join(lines)
+        remarks.append(f"images/s: done back to back in {seconds:.2g} s, batch {result['batch']}")
+    told = (part for remark in remarks for part in wrapped(remark))
+    table = listing(heading, map(_latency_row, rows), texts=1, optional=("p10", "p90", "MB"))
+    return "\n".join([*wrapped(f"{about}; latency in ms"), table, *told])
 
 
 def _latency_row(row: dict[str, Any]) -> list[str]:
@@ -72,17 +83,31 @@ def _latency_row(row: dict[str, Any]) -> list[str]:
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that 'nasdeploy export' wrote.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="Directory that 'nasdeploy export' wrote.", autocompletion=completion.bundles
+        ),
+    ],
     images: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of images, or image files.")],
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table to a file.")] = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Classes for each image.")] = 1,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to run [default: the bundle's].")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME|FILE",
+            help="Where to run [default: the bundle's].",
+            autocompletion=completion.devices,
+        ),
     ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Classify images with an exported model: a CSV with file, class and probability."""
+    """Classify images with an exported model.
+
+    A CSV with file, class and probability is printed.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.store.files import require_writable, write_text
@@ -116,18 +141,32 @@ def _complain(unreadable: tuple[str, ...]) -> None:
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Directory that 'nasdeploy export' wrote.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="Directory that 'nasdeploy export' wrote.", autocompletion=completion.bundles
+        ),
+    ],
     data: Annotated[
         str | None,
         typer.Option("--data", metavar="DIR", help="Test images, in CLASS/ or test/CLASS/ [default: the run's]."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME|FILE", help="Where to run [default: the models' own].")
+        str | None,
+        typer.Option(
+            "--device",
+            metavar="NAME|FILE",
+            help="Where to run [default: the models' own].",
+            autocompletion=completion.devices,
+        ),
     ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Try a bundle on this machine: sums, form, sample, accuracy, latency; exit code 4 if it is not as exported."""
+    """Try a bundle on this machine.
+
+    Sums, form, sample, accuracy and latency are compared; exit code 4 if they are not as exported.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
     from nasdeploy.workflows import verify as step
@@ -140,20 +179,22 @@ def verify(
         "models": found.to_json(),
         "own_weights": found.own.model_dump(mode="json") if found.own else None,
     }
-    own = [f"  weights: {found.own.text(found.metric)}"] if found.own else []
-    lines = [f"{bundle}: sums are right", *own, *map(typed, map(_verified, found.found))]
+    own = [("weights", found.own.text(found.metric))] if found.own else []
+    rows = [*own, *((name, typed(text)) for each in found.found for name, text in _verified(each))]
+    lines = [f"{bundle}: sums are right", *facts(rows)]
     emit(result, as_json, lambda: "\n".join(lines))
     if found.problems:
         more = f" (and {len(found.problems) - 1} more)" if len(found.problems) > 1 else ""
         raise CheckFailed(f"{bundle / found.problems[0]}{more}; copy the bundle again, or export again")
 
 
-def _verified(found: "VerifiedModel") -> str:
+def _verified(found: "VerifiedModel") -> list[tuple[str, str]]:
+    """Return what was found out about a model, a row each, the first of which names it."""
     from nasdeploy.exporting.record import counted
 
     if found.not_run is not None:
-        return f"  {found.model}: not run, {found.not_run}"
-    parts = []
+        return [(found.model, f"not run, {found.not_run}")]
+    parts = [f"FAILED, {problem}" for problem in found.problems]
     if found.difference is not None:
         parts.append(f"outputs on the sample within {found.difference:.1e} of the exported ones")
     if found.score is not None and (metric := found.metric) is not None:
@@ -169,7 +210,7 @@ def _verified(found: "VerifiedModel") -> str:
         )
     if found.images_per_s is not None:
         parts.append(f"{found.images_per_s:.4g} images/s done")
-    return f"  {found.model}: {'; '.join([*(f'FAILED, {problem}' for problem in found.problems), *parts])}"
+    return [(found.model if place == 0 else "", part) for place, part in enumerate(parts or ["nothing is wrong"])]
 
 
 def _exported(exported: float | None, factor: float, unit: str) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nasdeploy.cli import completion
 from nasdeploy.cli.output import JsonFlag, QuietFlag, chosen_run, emit
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.escaping import escaped
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 def pack(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Run directory [default: the latest in runs/].")
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Run directory [default: the latest in runs/].", autocompletion=completion.runs
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it [default: NAME.nasdeploy].")
@@ -24,7 +28,10 @@ def pack(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a trained run into one file, without its data, checkpoints and exports."""
+    """Write a trained run into one file.
+
+    Its data, checkpoints and exports are left out.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.workflows import pack as step
 
@@ -39,14 +46,19 @@ def _packed(packed: "Packed") -> str:
 
 
 def unpack(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'nasdeploy pack' wrote.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What 'nasdeploy pack' wrote.", autocompletion=completion.packs)
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Directory of the run [default: runs/NAME].")
     ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make the run in such a file a run here: to search, export, evaluate, profile, or start from."""
+    """Make the run in a packed file a run here.
+
+    It can be searched, exported, evaluated, profiled, or started from.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.workflows import unpack as step
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, emit, facts
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
@@ -18,11 +19,21 @@ if TYPE_CHECKING:
 
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", metavar="NAME|FILE", help="Where to measure [default: the run's device, else cpu]."),
+    typer.Option(
+        "--device",
+        metavar="NAME|FILE",
+        help="Where to measure [default: the run's device, else cpu].",
+        autocompletion=completion.devices,
+    ),
 ]
 SpaceOption = Annotated[
     str | None,
-    typer.Option("--space", metavar="NAME|RECIPE", help="Space to measure [default: the run's, with its classes]."),
+    typer.Option(
+        "--space",
+        metavar="NAME|RECIPE",
+        help="Space to measure [default: the run's, with its classes].",
+        autocompletion=completion.spaces,
+    ),
 ]
 ClassesOption = Annotated[
     int | None,
@@ -49,7 +60,10 @@ def profile(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure a latency table of a whole search space on a device; the same command resumes."""
+    """Measure a latency table of a search space on a device.
+
+    The same command resumes.
+    """
     import nasdeploy
     from nasdeploy.core.progress import Progress
     from nasdeploy.latency.table import table_path
@@ -114,20 +128,26 @@ def _text(result: dict[str, Any]) -> str:
     noise = ", ".join(f"{number} for {reason}" for reason, number in result["noise"].items())
     if result["steadied"]:
         noise += " (corrected by the reference graph)" if "drift" in result["noise"] else ""
-    lines = [
-        f"measured {result['table']}",
-        f"  {result['blocks']} blocks and {result['networks']} whole networks; not to be trusted: {noise or 'none'}",
-        f"  reachable latency: {result['fastest_ms']:.4g} ms to {result['slowest_ms']:.4g} ms",
+    rows = [
+        ("entries", f"{result['blocks']} blocks and {result['networks']} whole networks"),
+        ("not to be trusted", noise or "none"),
+        ("reachable latency", f"{result['fastest_ms']:.4g} ms to {result['slowest_ms']:.4g} ms"),
     ]
     error = result["held_out"]
     if error:
         fast, middle, slow = (f"{100 * third:.1f}" for third in error["mean_absolute_by_third"])
         calm = result["held_out_undisturbed"]
-        lines += [
-            f"  error on {error['n']} networks not used for fitting: mean {100 * error['mean_absolute']:.1f} % "
-            f"(fast third {fast}, middle {middle}, slow {slow}), 95 % of them below {100 * error['p95']:.1f} %",
-            f"  error on their undisturbed calls: mean {100 * calm['mean_absolute']:.1f} %, 95 % of them below "
-            f"{100 * calm['p95']:.1f} %",
-            f"  rank correlation: Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}",
+        rows += [
+            (
+                "error",
+                f"mean {100 * error['mean_absolute']:.1f} % (fast third {fast}, middle {middle}, slow {slow}), 95 % of "
+                f"them below {100 * error['p95']:.1f} %, on {error['n']} networks not used for fitting",
+            ),
+            (
+                "",
+                f"on their undisturbed calls mean {100 * calm['mean_absolute']:.1f} %, 95 % of them below "
+                f"{100 * calm['p95']:.1f} %",
+            ),
+            ("rank correlation", f"Spearman {error['spearman']:.4f}, Kendall {error['kendall']:.4f}"),
         ]
-    return "\n".join(lines)
+    return "\n".join([f"measured {result['table']}", *facts(rows)])

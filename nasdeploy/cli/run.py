@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nasdeploy.cli import completion
 from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit
 from nasdeploy.cli.search import Given, PreferOption, StrictFlag, asked_of, preference_of, with_budget
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
@@ -40,7 +41,10 @@ def init(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write a commented recipe that fits a folder of images, or of tar shards, and this machine."""
+    """Write a recipe for a folder of images, or of tar shards.
+
+    It is commented, and fits the images and this machine.
+    """
     from nasdeploy.core.progress import Progress, duration
     from nasdeploy.recipe import start_of
     from nasdeploy.spaces import name_of
@@ -91,7 +95,14 @@ def _written(
 
 
 def import_supernet(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What published it: alphanet, attentivenas or ofa.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="What published it: alphanet, attentivenas or ofa.",
+            autocompletion=completion.published,
+        ),
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Its weights, of PyTorch or safetensors.")],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The run directory that it becomes.")],
     data: Annotated[
@@ -105,7 +116,10 @@ def import_supernet(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make a finished run of a published supernet; nothing in its file is executed."""
+    """Make a finished run of a published supernet.
+
+    Nothing in its file is executed.
+    """
     import nasdeploy
     from nasdeploy.core.progress import Progress
 
@@ -139,7 +153,10 @@ def run(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train, profile, search, fine-tune if the recipe says so, and export in one go; the same command resumes."""
+    """Train, profile, search and export in one go.
+
+    It fine-tunes, too, if the recipe says so; the same command resumes.
+    """
     from nasdeploy.recipe import load_recipe
 
     loaded = load_recipe(recipe, [*changes(assignments, device), *preference_of(prefer)], data)

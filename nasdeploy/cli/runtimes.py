@@ -1,12 +1,12 @@
 """`nasdeploy runtimes`: one network in several runtimes."""
 
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, device_names, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, device_names, emit, listing, wrapped
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nasdeploy.workflows.runtimes import RuntimeComparison, RuntimeResult
 
 app = typer.Typer(no_args_is_help=True)
-
-_COLUMNS = 80
 
 
 @app.callback()
@@ -28,16 +26,29 @@ def _runtimes() -> None:
 def compare(
     network: Annotated[
         str,
-        typer.Argument(metavar="BUNDLE|ARCH", help="What 'nasdeploy export' wrote, or a network of a space or run."),
+        typer.Argument(
+            metavar="BUNDLE|ARCH",
+            help="What 'nasdeploy export' wrote, or a network of a space or run.",
+            autocompletion=completion.networks,
+        ),
     ],
     device: Annotated[
         list[str] | None,
         typer.Option(
-            "--device", metavar="NAME|FILE", help="Where to measure; several [default: all that can be used here]."
+            "--device",
+            metavar="NAME|FILE",
+            help="Where to measure; several [default: all that can be used here].",
+            autocompletion=completion.devices,
         ),
     ] = None,
     space: Annotated[
-        str | None, typer.Option("--space", metavar="NAME|RECIPE", help="Space of ARCH [default: the run's].")
+        str | None,
+        typer.Option(
+            "--space",
+            metavar="NAME|RECIPE",
+            help="Space of ARCH [default: the run's].",
+            autocompletion=completion.spaces,
+        ),
     ] = None,
     classes: Annotated[
         int | None,
@@ -50,7 +61,10 @@ def compare(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure one network in every runtime: latency, size of the file, and how far outputs are from PyTorch's."""
+    """Measure one network in every runtime.
+
+    Latency, size of the file, and how far outputs are from PyTorch's are compared.
+    """
     import nasdeploy
     from nasdeploy.core.progress import Progress
 
@@ -79,11 +93,11 @@ def _content(found: "RuntimeComparison") -> dict[str, Any]:
 def _text(found: "RuntimeComparison") -> str:
     results = found.results
     least, most = min(each.threads for each in results), max(each.threads for each in results)
-    lines = [
-        f"network {found.network}",
+    about = (
         f"{found.macs / 1e6:.4g} M MACs, {found.params / 1e6:.4g} M parameters, batch {found.batch}, "
-        f"threads {least if least == most else f'{least} to {most}'}; latency in ms",
-        _table(found),
+        f"threads {least if least == most else f'{least} to {most}'}; latency in ms"
+    )
+    remarks = [
         *(f"{each.device}: {typed(each.reason)}" for each in results if each.reason is not None),
         *(f"{each.device}: {each.problem}" for each in results if each.problem is not None),
         *(f"{each.device}: not to be trusted: {each.noise}" for each in results if each.noise),
@@ -93,25 +107,14 @@ def _text(found: "RuntimeComparison") -> str:
             if each.ties
         ),
     ]
-    return "\n".join(lines)
+    told = (part for remark in remarks for part in wrapped(remark))
+    return "\n".join([*wrapped(f"network {found.network}"), *wrapped(about), _table(found), *told])
 
 
 def _table(found: "RuntimeComparison") -> str:
-    """Return the results as rows of at most 80 characters: long names of devices go over several lines."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("device", overflow="fold")
-    table.add_column("runtime", overflow="fold")
-    for name in ("MB", "median", "p10", "p90", "times", "difference"):
-        table.add_column(name, justify="right", no_wrap=True)
+    headings = ("device", "runtime", "MB", "median", "p10", "p90", "times", "difference")
     fastest = found.measured[0].median_ms if found.measured else None
-    for each in found.results:
-        table.add_row(each.device, each.runtime, *_figures(each, fastest))
-    text = StringIO()
-    Console(file=text, width=_COLUMNS, markup=False, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    return listing(headings, ([each.device, each.runtime, *_figures(each, fastest)] for each in found.results), texts=2)
 
 
 def _figures(each: "RuntimeResult", fastest: float | None) -> list[str]:

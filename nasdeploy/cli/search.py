@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from nasdeploy.cli import completion
 from nasdeploy.cli.output import (
     JsonFlag,
     MovedDataOption,
@@ -106,20 +107,39 @@ def asked_of(given: Given) -> "Asked":
 
 
 StrategyOption = Annotated[
-    str | None, typer.Option("--strategy", metavar="NAME", help="How to search, over the recipe's search.strategy.")
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="NAME",
+        help="How to search, over the recipe's search.strategy.",
+        autocompletion=completion.strategies,
+    ),
 ]
 PrecisionOption = Annotated[
     str | None,
-    typer.Option("--precision", metavar="LIST", help="Choose among these too, e.g. fp32,int8 [default: the device's]."),
+    typer.Option(
+        "--precision",
+        metavar="LIST",
+        help="Choose among these too, e.g. fp32,int8 [default: the device's].",
+        autocompletion=completion.precisions,
+    ),
 ]
 PreferOption = Annotated[
     str | None,
-    typer.Option("--prefer", metavar="WHAT", help="accurate, or fast: the fastest that is not told to be worse."),
+    typer.Option(
+        "--prefer",
+        metavar="WHAT",
+        help="accurate, or fast: the fastest that is not told to be worse.",
+        autocompletion=completion.preferences,
+    ),
 ]
 DevicesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--device", metavar="NAME|FILE", help="Over the recipe's; of several, that which lets the best network in."
+        "--device",
+        metavar="NAME|FILE",
+        help="Over the recipe's; of several, that which lets the best network in.",
+        autocompletion=completion.devices,
     ),
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict", help="Refuse a latency table that was measured elsewhere.")]
@@ -152,7 +172,10 @@ def search(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Find the most accurate network that measurably meets a budget; list, show and compare finished searches."""
+    """Find the most accurate network that meets a budget.
+
+    What is chosen was measured. Finished searches are listed, shown and compared by the commands.
+    """
     if context.invoked_subcommand is not None:
         return
 

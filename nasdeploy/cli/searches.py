@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, RunOption, aligned, chosen_run, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, aligned, chosen_run, emit, facts, listing, wrapped
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, split_name
 from nasdeploy.core.errors import UserError
 
@@ -25,20 +26,20 @@ def describe(result: "SearchResult") -> str:
     if _is_deployed(result):
         heading.append(f"{result.metric.name} in {result.precision}")
     rows = [heading]
-    places = {}
     for name, group in groups.items():
-        places[len(rows)] = f"{name}:"
-        rows += [_row(found, result) for found in group]
-    lines = aligned(rows)
-    for place, name in reversed(places.items()):
-        lines.insert(place, name)
+        rows += [[f"{name}:", *[""] * (len(heading) - 1)], *(_row(found, result) for found in group)]
+    bounded = {split_name(name)[0] for name in result.budget.bounds}
+    optional = [cost.label for name, cost in NETWORK_COSTS.items() if name not in bounded][::-1]
+    lines = []
     if result.ties:
         paired = " (paired)" if any(one.difference for one in result.finalists) else ""
         lines.append(f"within one standard error of it{paired}: {', '.join(result.ties)}")
     lines += choice_lines(result)
     if result.as_fast:
         lines.append(f"as fast, within what processes differ by: {', '.join(result.as_fast)}")
-    return "\n".join([_summary(result), *lines, *_spreads(result), *_fidelities(result)])
+    lines += [*_spreads(result), *_fidelities(result)]
+    told = [part for line in lines for part in wrapped(line)]
+    return "\n".join([*wrapped(_summary(result)), *aligned(rows, optional), *told])
 
 
 def by_device(found: "DeviceSearches") -> str:
@@ -46,14 +47,12 @@ def by_device(found: "DeviceSearches") -> str:
     best = found.best
     heading = ["device", "search", "network", best.metric.heading, "predicted ms", "measured ms"]
     rows = [[each.device.name, *_let_in(each.result)] for each in found.searches]
-    return "\n".join(
-        [
-            *aligned([heading, *rows]),
-            *(f"{each.device.name}: {each.reason}" for each in found.searches if each.reason is not None),
-            f"the result is search {best.id}, for device {best.device}, budget {budget_text(best.budget)}",
-            *choice_lines(best),
-        ]
-    )
+    lines = [
+        *(f"{each.device.name}: {each.reason}" for each in found.searches if each.reason is not None),
+        f"the result is search {best.id}, for device {best.device}, budget {budget_text(best.budget)}",
+        *choice_lines(best),
+    ]
+    return "\n".join([*aligned([heading, *rows]), *(part for line in lines for part in wrapped(line))])
 
 
 def _let_in(result: "SearchResult | None") -> list[str]:
@@ -123,8 +122,7 @@ def forecast_text(expected: "Forecast") -> str:
     if expected.known:
         fewest = left * expected.seconds_each + expected.measuring
         rows.append(("", f"about {duration(fewest)} if all that is known comes up again"))
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows if text)
+    return "\n".join(facts(rows, indent=""))
 
 
 _COUNTED = 1e7
@@ -149,7 +147,7 @@ def listed(results: "Sequence[SearchResult]") -> str:
         _heading(results),
         "latency in ms",
     ]
-    return "\n".join(aligned([heading, *map(_listed, results)]))
+    return listing(heading, map(_listed, results), optional=("rounds", "evaluated", "strategy"))
 
 
 def compared(results: "Sequence[SearchResult]") -> str:
@@ -178,7 +176,7 @@ def compared(results: "Sequence[SearchResult]") -> str:
         ]
         for result in results
     ]
-    return "\n".join(aligned([heading, *rows]))
+    return listing(heading, rows, optional=("evaluated", "strategy"))
 
 
 def budget_text(budget: "BudgetRecord") -> str:
@@ -230,7 +228,8 @@ def _difference(result: "SearchResult", first: "NetworkRecord") -> str:
 def _listed(result: "SearchResult") -> list[str]:
     return [
         result.id,
-        result.finished,
+        # To the minute.
+        result.finished[:16].replace("T", " "),
         result.strategy,
         budget_text(result.budget),
         str(result.evaluated),
@@ -305,8 +304,8 @@ def _bounds(bounds: tuple[float | None, float | None]) -> str:
     return f"{low:.4g}.." + ("" if high is None else f"{high:.4g}")
 
 
-def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False) -> None:
-    """The finished searches of a run."""
+def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """List the finished searches of a run."""
     from nasdeploy.workflows.searches import results
 
     run = chosen_run(run_directory)
@@ -316,11 +315,20 @@ def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False) ->
 
 
 def show(
-    search: Annotated[str | None, typer.Argument(metavar="[SEARCH]", help="Its number [default: the latest].")] = None,
+    search: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SEARCH]", help="Its number [default: the latest].", autocompletion=completion.searches
+        ),
+    ] = None,
     run_directory: RunOption = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """One search: front, finalists, what was chosen, and how good predictions were."""
+    """Show one search: front, finalists, and what was chosen.
+
+    How good predictions were is told, too.
+    """
     from nasdeploy.workflows.searches import finetuned, result
 
     run = chosen_run(run_directory)
@@ -335,11 +343,17 @@ def show(
 
 
 def compare(
-    searches: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="Numbers of two or more searches.")],
+    searches: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SEARCH...", help="Numbers of two or more searches.", autocompletion=completion.searches
+        ),
+    ],
     run_directory: RunOption = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """The winners of several searches beside each other."""
+    """Show the winners of several searches beside each other."""
     from nasdeploy.workflows.searches import finetuned, result
 
     if len(searches) < 2:

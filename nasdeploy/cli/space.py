@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, emit, listing
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts, listing, wrapped
 
 if TYPE_CHECKING:
     from nasdeploy.core.arch import Arch
@@ -28,11 +29,19 @@ def _space() -> None:
 
 @app.command()
 def show(
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="A registered space, or a recipe, for its own.")],
+    space: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPACE", help="A registered space, or a recipe, for its own.", autocompletion=completion.spaces
+        ),
+    ],
     arch: Annotated[
         str | None,
         typer.Option(
-            "--arch", metavar="A", help="Show one network: a name, smallest, largest, a JSON file, or JSON itself."
+            "--arch",
+            metavar="A",
+            help="Show one network: a name, smallest, largest, a JSON file, or JSON itself.",
+            autocompletion=completion.architectures,
         ),
     ] = None,
     classes: Annotated[
@@ -40,8 +49,12 @@ def show(
         typer.Option("--classes", min=1, help=f"Number of classes [default: {CLASSES}, or those of a recipe's data]."),
     ] = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """Print the choices of a space, its size, MACs and parameters, or those of one of its architectures."""
+    """Show the choices of a space, its size and costs.
+
+    With --arch, those of one of its architectures.
+    """
     found = find_space(space, classes)
     if arch is None:
         result = _space_result(found)
@@ -55,7 +68,7 @@ def show(
 
 
 @app.command("list")
-def list_spaces(as_json: JsonFlag = False) -> None:
+def list_spaces(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List the registered spaces, with their kinds, sizes and MACs."""
     from nasdeploy.spaces import SPACES, load_settings
 
@@ -143,26 +156,24 @@ def _costs(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
 
 def _space_text(result: dict[str, Any]) -> str:
     named = {"smallest": result["smallest"], **result["named"], "largest": result["largest"]}
-    return "\n".join(
-        [
-            f"space {result['space']} ({result['digest']}) for {result['classes']} classes: "
-            f"{result['networks']:.3g} architectures of {result['blocks']} distinct blocks",
-            *_choice_lines(result["choices"]),
-            f"{'network':12} {'M MACs':>9} {'M params':>9}  digest",
-            *(
-                f"{name:12} {costs['macs'] / 1e6:>9.2f} {costs['params'] / 1e6:>9.3f}  {costs['digest']}"
-                for name, costs in named.items()
-            ),
-        ]
+    about = (
+        f"space {result['space']} ({result['digest']}) for {result['classes']} classes: {result['networks']:.3g} "
+        f"architectures of {result['blocks']} distinct blocks"
     )
+    rows = [
+        [name, costs["digest"], f"{costs['macs'] / 1e6:.2f}", f"{costs['params'] / 1e6:.3f}"]
+        for name, costs in named.items()
+    ]
+    table = listing(["network", "digest", "M MACs", "M parameters"], rows, texts=2)
+    return "\n".join([*wrapped(about), *facts(_choice_rows(result["choices"])), table])
 
 
-def _choice_lines(choices: dict[str, list[int]]) -> list[str]:
-    """One line for all choices of a kind: `width` for `width.0`, `width.1`, ...; many with equal values are counted."""
+def _choice_rows(choices: dict[str, list[int]]) -> list[tuple[str, str]]:
+    """Return a row for all choices of a kind: `width` for `width.0`, `width.1`, ...; many equal ones are counted."""
     kinds: dict[str, list[str]] = {}
     for name, values in choices.items():
         kinds.setdefault(name.partition(".")[0], []).append(",".join(str(value) for value in values))
-    return [f"  {kind:12} {'  '.join(_counted(values))}" for kind, values in kinds.items()]
+    return [(kind, "  ".join(_counted(values))) for kind, values in kinds.items()]
 
 
 def _counted(values: list[str]) -> list[str]:
@@ -175,8 +186,10 @@ _MOST_WRITTEN_OUT = 8
 
 
 def _arch_text(result: dict[str, Any]) -> str:
-    return (
-        f"{result['digest']} of space {result['space']} for {result['classes']} classes\n"
-        f"  {json.dumps(result['arch'])}\n"
-        f"  {result['macs'] / 1e6:.2f} M MACs, {result['params'] / 1e6:.3f} M parameters, {result['blocks']} blocks"
-    )
+    about = f"{result['digest']} of space {result['space']} for {result['classes']} classes"
+    rows = [
+        ("costs", f"{result['macs'] / 1e6:.2f} M MACs, {result['params'] / 1e6:.3f} M parameters"),
+        ("blocks", str(result["blocks"])),
+        ("choices", json.dumps(result["arch"])),
+    ]
+    return "\n".join([about, *facts(rows)])

@@ -1,6 +1,5 @@
 """`nasdeploy table show|check|merge|diff`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts
 from nasdeploy.cli.space import find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
@@ -19,25 +19,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-TableArgument = Annotated[Path, typer.Argument(metavar="TABLE", help="A file of profiles/tables.")]
+TableArgument = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="A file of profiles/tables.", autocompletion=completion.tables)
+]
 SpaceOption = Annotated[
     str | None,
     typer.Option(
-        "--space", metavar="NAME|RECIPE", help="The table's space [default: by its name, or the latest run's]."
+        "--space",
+        metavar="NAME|RECIPE",
+        help="The table's space [default: by its name, or the latest run's].",
+        autocompletion=completion.spaces,
     ),
 ]
 _SLOWEST = 5
-_PLAIN_WIDTH = 120
 
 
 @app.callback()
 def _table() -> None:
-    """Latency tables: look at one, check it on its device, merge or compare two."""
+    """Look at a latency table, check it, merge or compare two."""
 
 
 @app.command()
-def show(table: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False) -> None:
-    """Device, protocol, error, range and slowest blocks of a table."""
+def show(table: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """Show device, protocol, error, range and slowest blocks."""
     from nasdeploy.latency.table import LatencyTable
 
     loaded = LatencyTable.load(table)
@@ -55,7 +59,10 @@ def check(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure a sample of a table again: does it still hold? Exit code 4 if it does not."""
+    """Measure a sample of a table again, to see if it still holds.
+
+    Exit code 4 if it does not.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.latency.table import LatencyTable
 
@@ -82,8 +89,9 @@ def merge(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The table that is written.")],
     space: SpaceOption = None,
     as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
 ) -> None:
-    """Write the entries and networks of two tables of the same conditions into one."""
+    """Write two tables of the same conditions into one."""
     from nasdeploy.latency.compare import merge as merged_table
     from nasdeploy.latency.table import LatencyTable
 
@@ -97,8 +105,14 @@ def merge(
 
 
 @app.command()
-def diff(first: TableArgument, second: TableArgument, space: SpaceOption = None, as_json: JsonFlag = False) -> None:
-    """What a second table says otherwise than a first one."""
+def diff(
+    first: TableArgument,
+    second: TableArgument,
+    space: SpaceOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show what a second table says otherwise than a first one."""
     from nasdeploy.latency.compare import difference
     from nasdeploy.latency.table import LatencyTable
 
@@ -187,7 +201,7 @@ def _show_text(result: dict[str, Any]) -> str:
         ("range", f"{range_ms[0]:.4g} to {range_ms[1]:.4g} ms" if range_ms else "give the space's recipe with --space"),
         *(("slowest", f"{1e3 * t['median']:.4g} ms {t['noise']}  {key}") for key, t in result["slowest"].items()),
     ]
-    return _grid(rows)
+    return "\n".join(facts(rows, indent=""))
 
 
 def _check_text(result: dict[str, Any]) -> str:
@@ -202,7 +216,7 @@ def _check_text(result: dict[str, Any]) -> str:
         ("noisy now", f"{result['noisy']} of {result['entries']['n'] + result['networks']['n']}"),
         ("the table", "holds" if result["holds"] else "does not hold"),
     ]
-    return _grid(rows)
+    return "\n".join(facts(rows, indent=""))
 
 
 def _diff_text(result: dict[str, Any]) -> str:
@@ -217,7 +231,7 @@ def _diff_text(result: dict[str, Any]) -> str:
         ("only in the second", f"{len(result['only_second'])} blocks"),
         *(("most changed", f"{ratio:.3f}  {key}") for key, ratio in result["most_changed"].items()),
     ]
-    return _grid(rows)
+    return "\n".join(facts(rows, indent=""))
 
 
 def _ratio_text(ratios: dict[str, Any] | None) -> str:
@@ -247,18 +261,3 @@ def _percent(thirds: Sequence[float]) -> str:
 
 def _counted(counts: dict[str, Any]) -> str:
     return f"{counts['blocks']} blocks and {counts['networks']} whole networks"
-
-
-def _grid(rows: list[tuple[str, str]]) -> str:
-    """Lay out names beside values, which are folded to the width of the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        grid.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
-    with console.capture() as captured:
-        console.print(grid)
-    return captured.get().rstrip("\n")

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nasdeploy.cli.output import ChangeOption, JsonFlag, MovedDataOption, QuietFlag, RunOption, chosen_run, emit
+from nasdeploy.cli import completion
+from nasdeploy.cli.output import (
+    ChangeOption,
+    JsonFlag,
+    MovedDataOption,
+    QuietFlag,
+    RunOption,
+    aligned,
+    chosen_run,
+    emit,
+    facts,
+    wrapped,
+)
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 
@@ -14,17 +26,32 @@ if TYPE_CHECKING:
     from nasdeploy.recipe import Recipe
 
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe file, or the name of a shipped one.", autocompletion=completion.recipes
+    ),
+]
 OptionalRecipeArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE]", help="A recipe file, or the name of a shipped one [default: the run's own]."),
+    typer.Argument(
+        metavar="[RECIPE]",
+        help="A recipe file, or the name of a shipped one [default: the run's own].",
+        autocompletion=completion.recipes,
+    ),
 ]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR", help="Folder of images, over the recipe's.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe, e.g. --set train.epochs=5.")
 ]
 DirectoryOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Run directory [default: runs/NAME, of the recipe].")
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="Run directory [default: runs/NAME, of the recipe].",
+        autocompletion=completion.runs,
+    ),
 ]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Discard the run in that directory and start anew.")]
 
@@ -40,17 +67,26 @@ def train(
             "--init",
             metavar="FILE|RUN",
             help="Start from these weights (.pt, .safetensors); the classifier is kept of a run with the same classes.",
+            autocompletion=completion.runs,
         ),
     ] = None,
     alone: Annotated[
         str | None,
-        typer.Option("--alone", metavar="ARCH", help="Train only this network: a name, digest, JSON file or JSON."),
+        typer.Option(
+            "--alone",
+            metavar="ARCH",
+            help="Train only this network: a name, digest, JSON file or JSON.",
+            autocompletion=completion.architectures,
+        ),
     ] = None,
     restart: RestartFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train a supernet with in-place distillation; the same command resumes, and so does --run without a recipe."""
+    """Train a supernet with in-place distillation.
+
+    The same command resumes, and so does --run without a recipe.
+    """
     from nasdeploy.distributed import FailedElsewhere, first_of_host, first_of_run, reported_once
 
     try:
@@ -66,8 +102,8 @@ def train(
         raise typer.Exit(error.exit_code) from None
     if not first_of_run():
         return
-    facts = run.facts("train")
-    emit({"run": str(run.path), **facts}, as_json, lambda: _text(run.path, facts))
+    of_run = run.facts("train")
+    emit({"run": str(run.path), **of_run}, as_json, lambda: _text(run.path, of_run))
 
 
 def _loaded(
@@ -90,27 +126,31 @@ def _loaded(
     return loaded
 
 
-def _text(path: Path, facts: dict[str, Any]) -> str:
+def _text(path: Path, of_run: dict[str, Any]) -> str:
     from nasdeploy.training.sandwich import skipped_text
 
-    lines = [f"trained {path}"]
-    for phase in facts.get("phases", ()):
+    rows = []
+    for phase in of_run.get("phases", ()):
         early = ", ended early" if phase["early"] else ""
-        lines.append(f"  phase {phase['name']}: {phase['epochs']} epoch{'' if phase['epochs'] == 1 else 's'}{early}")
-    validation = facts.get("validation")
+        rows.append((f"phase {phase['name']}", f"{phase['epochs']} epoch{'' if phase['epochs'] == 1 else 's'}{early}"))
+    validation = of_run.get("validation")
     if isinstance(validation, dict):
         for name, score in validation.items():
-            lines.append(f"  {name:<22} top-1 {100 * score['top1']:.2f} % +- {100 * score['top1_error']:.2f}")
-    skipped = skipped_text(facts["skipped"], facts["steps"])
+            rows.append((name, f"top-1 {100 * score['top1']:.2f} % +- {100 * score['top1_error']:.2f}"))
+    skipped = skipped_text(of_run["skipped"], of_run["steps"])
     if skipped is not None:
-        lines.append(f"  {skipped}")
-    return "\n".join(lines)
+        rows.append(("left out", skipped))
+    return "\n".join([f"trained {path}", *facts(rows)])
 
 
 def finetune(
     arch: Annotated[
         str | None,
-        typer.Option("--arch", help="Name, digest, JSON file or JSON of a network [default: the search's winner]."),
+        typer.Option(
+            "--arch",
+            help="Name, digest, JSON file or JSON of a network [default: the search's winner].",
+            autocompletion=completion.architectures,
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", min=1, help="Over the recipe's finetune.epochs [default: 4].")
@@ -125,7 +165,10 @@ def finetune(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Train one network of a run further alone, with its original as teacher; the same command resumes."""
+    """Train one network of a run further, alone.
+
+    Its original is the teacher; the same command resumes.
+    """
     import nasdeploy
     from nasdeploy.core.progress import Progress
 
@@ -137,7 +180,10 @@ def finetune(
 
 def evaluate(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories [default: the latest in runs/].")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="Run directories [default: the latest in runs/].", autocompletion=completion.runs
+        ),
     ] = None,
     sample: Annotated[int, typer.Option("--sample", metavar="N", help="Sub-networks of each run.")] = 50,
     bins: Annotated[int, typer.Option("--bins", metavar="B", min=1, max=50, help="Regimes of MACs.")] = 5,
@@ -149,7 +195,10 @@ def evaluate(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Compare supernets: accuracy of sampled sub-networks by regime of MACs, as box plots."""
+    """Compare supernets by the accuracy of sampled sub-networks.
+
+    Box plots show it by regime of MACs.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.workflows import evaluate as step
 
@@ -162,19 +211,16 @@ def evaluate(
 
 def _evaluated(picture: Path, result: dict[str, Any]) -> str:
     edges = result["edges_macs_m"]
-    heading = (
-        f"{'M MACs':>16} {'networks':>9} {'minimum':>8} {'quartile':>9} {'median':>8} {'quartile':>9} {'maximum':>8}"
-    )
+    heading = ["M MACs", "networks", "minimum", "quartile", "median", "quartile", "maximum"]
     lines = []
     for entry in result["runs"]:
         unreadable = f", {entry['unreadable']} unreadable left out" if entry["unreadable"] else ""
-        lines += [f"{entry['run']}: top-1 in % on {result['images']}{unreadable}", heading]
-        rows = zip(edges, edges[1:], entry["regimes"], strict=False)
-        lines += [_regime(low, high, box) for low, high, box in rows if box is not None]
+        lines += wrapped(f"{entry['run']}: top-1 in % on {result['images']}{unreadable}")
+        regimes = zip(edges, edges[1:], entry["regimes"], strict=False)
+        lines += aligned([heading, *(_regime(low, high, box) for low, high, box in regimes if box is not None)])
     return "\n".join([*lines, f"drawn in {picture}"])
 
 
-def _regime(low: float, high: float, box: dict[str, Any]) -> str:
+def _regime(low: float, high: float, box: dict[str, Any]) -> list[str]:
     names = ("minimum", "first_quartile", "median", "third_quartile", "maximum")
-    figures = (f"{100 * box[name]:.2f}" for name in names)
-    return "{:>16} {:>9} {:>8} {:>9} {:>8} {:>9} {:>8}".format(f"{low:.3g} to {high:.3g}", box["count"], *figures)
+    return [f"{low:.3g} to {high:.3g}", str(box["count"]), *(f"{100 * box[name]:.2f}" for name in names)]

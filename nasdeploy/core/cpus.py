@@ -1,4 +1,4 @@
-"""Processors that this process may use: those that it is bound to, and the time that quotas leave it on them.
+"""Processors that this process may use: those that it is bound to, and what limits leave it of them and of memory.
 
 A container's quota is one of its control group: so much time of processors in each period, after which all of its
 processes stand still until the next one. See "CFS Bandwidth Control" in the kernel's documentation, and `cpu.max` in
@@ -44,21 +44,32 @@ def stopped_periods(root: Path = _ROOT) -> int:
     return sum(int(match[1]) for match in found if match)
 
 
+def memory_limit(root: Path = _ROOT) -> int | None:
+    """Return the bytes of memory that the tightest limit of this process's control groups leaves; None for no limit."""
+    files = (group / name for group in control_groups(root, "memory") for name in ("memory.max", _LIMIT_1))
+    texts = (_read(file).strip() for file in files)
+    return min((int(text) for text in texts if text.isdigit() and int(text) < _UNLIMITED), default=None)
+
+
+_LIMIT_1, _UNLIMITED = "memory.limit_in_bytes", 1 << 60
+"""The file of version 1, and what it holds more than where there is no limit."""
+
+
 @dataclass(frozen=True)
 class _Mount:
     """A hierarchy of control groups as it is seen here."""
 
     controller: str
-    """`cpu` of version 1, or the empty name of version 2."""
+    """`cpu` or `memory` of version 1, or the empty name of version 2."""
     top: PurePosixPath
     """The group that is mounted: in a container without a namespace of its own, the container's."""
     place: Path
 
 
-def control_groups(root: Path = _ROOT) -> Iterator[Path]:
-    """Yield directories of this process's control groups that may have quotas, each before those above it."""
+def control_groups(root: Path = _ROOT, kind: str = "cpu") -> Iterator[Path]:
+    """Yield directories of this process's control groups with limits of a kind, each before those above it."""
     names = _memberships(_read(root / "proc/self/cgroup"))
-    mounts = [mount for mount in _mounts(_read(root / "proc/self/mountinfo"), root) if mount.controller in names]
+    mounts = [mount for mount in _mounts(_read(root / "proc/self/mountinfo"), root, kind) if mount.controller in names]
     for controller in {mount.controller for mount in mounts}:
         # A part of the hierarchy may be mounted elsewhere once more.
         mount = min((one for one in mounts if one.controller == controller), key=lambda one: len(one.top.parts))
@@ -72,17 +83,17 @@ def _memberships(text: str) -> dict[str, PurePosixPath]:
     return {name: PurePosixPath(line[2]) for line in lines if len(line) == 3 for name in line[1].split(",")}
 
 
-def _mounts(text: str, root: Path) -> Iterator[_Mount]:
+def _mounts(text: str, root: Path, kind: str) -> Iterator[_Mount]:
     """Yield mounts from lines like `32 31 0:29 /docker/1f /sys/fs/cgroup/cpu ro shared:9 - cgroup cgroup
     rw,cpu,cpuacct`."""
     for line in text.splitlines():
         mount, _, system = (part.split() for part in line.partition(" - "))
         if len(mount) < 5 or len(system) < 3:
             continue
-        version_1 = system[0] == "cgroup" and "cpu" in system[2].split(",")
+        version_1 = system[0] == "cgroup" and kind in system[2].split(",")
         if version_1 or system[0] == "cgroup2":
             top, place = (_unescaped(path) for path in mount[3:5])
-            yield _Mount("cpu" if version_1 else "", PurePosixPath(top), root / place.lstrip("/"))
+            yield _Mount(kind if version_1 else "", PurePosixPath(top), root / place.lstrip("/"))
 
 
 def _inside(group: PurePosixPath, mount: _Mount) -> tuple[str, ...]:

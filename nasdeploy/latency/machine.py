@@ -12,9 +12,8 @@ from pathlib import Path
 from nasdeploy.core.cpus import bound_cpus, cpu_quota, stopped_periods
 from nasdeploy.runtimes.runtime import Precision, Target
 
-_CPUINFO = Path("/proc/cpuinfo")
-_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_BOARD = Path("/proc/device-tree/model")
+_CPUINFO, _BOARD = Path("proc/cpuinfo"), Path("proc/device-tree/model")
+_CPUFREQ = Path("sys/devices/system/cpu/cpu0/cpufreq")
 _ROOT = Path("/")
 _MOST_CPUS = 8
 """The number of processors whose sensors are looked at: servers have hundreds."""
@@ -61,10 +60,10 @@ def fingerprint_here(device: Target, runtime_version: str, computed_in: Precisio
     `computed_in` is the precision that the runtime computes in here, by default the device's.
     """
     return Fingerprint(
-        cpu=cpu_name(_read(_CPUINFO), _read(_BOARD).strip("\0\n ")),
+        cpu=processor_name(),
         cores=bound_cpus(),
-        governor=_read(_CPUFREQ / "scaling_governor").strip(),
-        max_frequency=_megahertz(_read(_CPUFREQ / "cpuinfo_max_freq")),
+        governor=governor(),
+        max_frequency=_megahertz(_read(_ROOT / _CPUFREQ / "cpuinfo_max_freq")),
         memory=_memory(),
         system=f"{platform.system()} {platform.release()}",
         runtime=f"{device.runtime} {runtime_version}",
@@ -76,6 +75,16 @@ def fingerprint_here(device: Target, runtime_version: str, computed_in: Precisio
         idle_ms=device.idle_ms,
         computed_in="" if computed_in in (None, device.precision) else str(computed_in),
     )
+
+
+def processor_name(root: Path = _ROOT) -> str:
+    """Return the name of this machine's processor; see `cpu_name`."""
+    return cpu_name(_read(root / _CPUINFO), _read(root / _BOARD).strip("\0\n "))
+
+
+def governor(root: Path = _ROOT) -> str:
+    """Return what decides about the processor's frequency, such as `performance`; "" where it is not told."""
+    return _read(root / _CPUFREQ / "scaling_governor").strip()
 
 
 def differences(measured: Fingerprint, here: Fingerprint) -> list[str]:

@@ -41,6 +41,7 @@ SECOND = made.result(
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
     found = Run.create(Path("runs"), "x", recipe={}, space="s", classes=("a",), seed=0)
     for one in (FIRST, SECOND):
         with found.lock():
@@ -82,7 +83,10 @@ def test_show_has_every_device_and_the_ties(run: Run) -> None:
     assert json.loads(shown("show", "1", "--json"))["winner"]["digest"] == "0" * 12
 
 
-def test_the_faster_network_that_is_no_worse_is_named_or_what_was_passed_over_for_it() -> None:
+def test_the_faster_network_that_is_no_worse_is_named_or_what_was_passed_over_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     difference = DifferenceRecord(value=-0.003, error=0.004, loss=0.0, loss_error=0.1)
     winner, other = (made.found(x * 12, predicted=4.0, measured=ms) for x, ms in (("0", 4.0), ("1", 3.5)))
     compared = other.model_copy(update={"difference": difference})

@@ -47,7 +47,7 @@ def test_show():
         "too few networks to tell",
     ):
         assert part in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_show_without_its_space_leaves_out_the_range():

@@ -56,7 +56,7 @@ def test_phases_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     arguments = ["--set", f"train.phases={phases}", "--set", "train.validate_random=0"]
     assert run(monkeypatch, "train", "tiny.yaml", *arguments) == 0
     printed = capsys.readouterr()
-    assert printed.out.startswith("trained runs/tiny\n  phase one: 1 epoch\n  phase two: 2 epochs\n  smallest ")
+    assert printed.out.startswith("trained runs/tiny\n  phase one  1 epoch\n  phase two  2 epochs\n  smallest   ")
     assert "epoch 1 (one): top-1 largest" in printed.err and "epoch 3 (two): top-1 smallest" in printed.err
     assert "train one: 4/4" in printed.err and "train two: 8/8" in printed.err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core import cpus
-from nasdeploy.core.cpus import bound_cpus, cpu_quota, parallelism, stopped_periods, usable_cpus
+from nasdeploy.core.cpus import bound_cpus, cpu_quota, memory_limit, parallelism, stopped_periods, usable_cpus
 
 V1 = "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct ro,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"
 V2 = "26 23 0:22 {top} /sys/fs/cgroup rw,nosuid shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate"
@@ -129,3 +129,16 @@ def test_what_can_be_used_is_the_least_of_both(
 def test_this_process() -> None:
     assert bound_cpus() == len(os.sched_getaffinity(0))
     assert 0 < usable_cpus() <= bound_cpus()
+
+
+def test_the_tightest_limit_of_memory_counts(system: Write) -> None:
+    files = {"sys/fs/cgroup/memory.max": "max", "sys/fs/cgroup/a/memory.max": "3000"}
+    root = system("0::/a/b", V2.format(top="/"), **files, **{"sys/fs/cgroup/a/b/memory.max": "max"})
+    assert memory_limit(root) == 3000
+
+
+def test_a_limit_of_memory_in_version_1_and_none(system: Write) -> None:
+    place = "sys/fs/cgroup/memory/docker/memory.limit_in_bytes"
+    assert memory_limit(system("9:memory:/docker\n4:cpu,cpuacct:/", V1.format(top="/"), **{place: "5000"})) == 5000
+    assert memory_limit(system("9:memory:/docker", **{place: "9223372036854771712"})) is None
+    assert memory_limit(system("")) is None

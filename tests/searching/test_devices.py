@@ -127,7 +127,8 @@ def test_margins_that_leave_nothing_on_all_devices_together_are_given_up(tmp_pat
     assert "with the margins of all bounds no network is left" in capsys.readouterr().err
 
 
-def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path):
+def test_a_strategy_s_predictor_is_kept_and_judged_in_the_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     devices, kept = Devices(cpu=1.0), []
     budget = devices.budget(1.0)
     outcome = devices.search(
