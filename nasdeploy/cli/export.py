@@ -1,6 +1,6 @@
 """`nasdeploy export`: models, and what was found out about each, as text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,8 @@ from nasdeploy.cli.output import (
     chosen_run,
     emit,
     facts,
+    load_torch,
+    onward,
 )
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.cost_registry import COSTS
@@ -24,7 +26,7 @@ from nasdeploy.core.errors import CheckFailed, UserError
 
 if TYPE_CHECKING:
     from nasdeploy.core.progress import Progress
-    from nasdeploy.exporting.formats import Extras
+    from nasdeploy.exporting.formats import ExportJob, Extras
     from nasdeploy.exporting.manifest import Artefact, BundleManifest, Quantisation
     from nasdeploy.exporting.record import Agreement, Footprint, HalfPrecision, ModelLatency
     from nasdeploy.store.run import Run
@@ -137,8 +139,8 @@ def export(
         else (step.request_export(run, recipe, arch, device, progress),)
     )
     jobs = plan_jobs(formats or ["onnx"], requests[0].device, precision, capabilities or ())
-    extras = _extras(layout, embed)
-    extras.require(job.name for job in jobs)
+    extras = _extras(layout, embed, jobs)
+    load_torch(progress, "nasdeploy.exporting.export")
     if finetune_epochs is not None:
         _finetune(requests[0], progress)
 
@@ -174,12 +176,14 @@ def _finetune(request: "ExportRequest", progress: "Progress") -> None:
     ensure_finetuned(FinetuneRequest.of(request), progress)
 
 
-def _extras(layout: str | None, embed: bool) -> "Extras":
+def _extras(layout: str | None, embed: bool, jobs: "Sequence[ExportJob]") -> "Extras":
     from nasdeploy.exporting.formats import Extras
 
     if layout not in (None, "triton"):
         raise UserError(f"--layout {layout}: the only other layout is triton")
-    return Extras(triton=layout == "triton", embedded=embed)
+    extras = Extras(triton=layout == "triton", embedded=embed)
+    extras.require(job.name for job in jobs)
+    return extras
 
 
 def _result(run: "Run", directory: Path, manifest: "BundleManifest") -> dict[str, Any]:
@@ -209,7 +213,8 @@ def describe(directory: Path, manifest: "BundleManifest") -> str:
             f"(allowed {each.allowed:g}); other class for {each.changed}"
         )
         lines += facts([("agreement", told)])
-    return "\n".join([*lines, f"manifest {directory / 'manifest.json'}"])
+    then = onward(f"verify {directory}", f"predict {directory} FOLDER")
+    return "\n".join([*lines, f"manifest {directory / 'manifest.json'}", then])
 
 
 def _own_weights(manifest: "BundleManifest") -> Iterator[tuple[str, str]]:

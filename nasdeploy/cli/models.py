@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts, listing, wrapped
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts, listing, load_torch, wrapped
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
 
@@ -169,9 +169,13 @@ def verify(
     """
     from nasdeploy.core.progress import Progress
     from nasdeploy.runtimes.device import load_device
+
+    progress = Progress(quiet, typed)
+    load_torch(progress, "nasdeploy.workflows.verify")
+
     from nasdeploy.workflows import verify as step
 
-    found = step.verify(bundle, Progress(quiet, typed), data=data, device=load_device(device) if device else None)
+    found = step.verify(bundle, progress, data=data, device=load_device(device) if device else None)
     result = {
         "bundle": str(bundle),
         "passed": not found.problems,

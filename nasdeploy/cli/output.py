@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import wrap
@@ -14,6 +15,7 @@ from nasdeploy.cli import completion
 from nasdeploy.core.escaping import as_json as plain
 
 if TYPE_CHECKING:
+    from nasdeploy.core.progress import Progress
     from nasdeploy.store.run import Run
 
 
@@ -34,6 +36,12 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME|FILE", help="Over the recipe's.", autocompletion=completion.devices),
 ]
+
+
+def load_torch(progress: "Progress", module: str) -> None:
+    """Import a module that computes with PyTorch, which takes seconds, where a command is about to use it."""
+    with progress.stage("loading PyTorch"):
+        import_module(module)
 
 
 def chosen_run(directory: str | None) -> "Run":
@@ -191,6 +199,12 @@ def _longest_word(cells: Sequence[str]) -> int:
     from rich.cells import cell_len
 
     return max((cell_len(word) for cell in cells for word in cell.split()), default=1)
+
+
+def onward(*commands: str) -> str:
+    """Return what a result ends with: a line for each command that may be typed next."""
+    before = ("continue with", *["or"] * (len(commands) - 1))
+    return "\n".join(f"{word:>13}: nasdeploy {command}" for word, command in zip(before, commands, strict=True))
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import JsonFlag, QuietFlag, chosen_run, emit
+from nasdeploy.cli.output import JsonFlag, QuietFlag, chosen_run, emit, onward
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.escaping import escaped
 
@@ -42,7 +42,8 @@ def pack(
 def _packed(packed: "Packed") -> str:
     tables = "".join(f"\n  with latency table {name}" for name in packed.tables)
     size = packed.path.stat().st_size / 1e6
-    return f"packed run {packed.listing.name} into {packed.path}, {size:.3g} MB{tables}"
+    then = onward(f"unpack {packed.path}")
+    return f"packed run {packed.listing.name} into {packed.path}, {size:.3g} MB{tables}\n{then} (on the other machine)"
 
 
 def unpack(
@@ -70,4 +71,4 @@ def _unpacked(found: "Unpacked") -> str:
     lines = [f"unpacked run {found.run.manifest.name} into {found.run.path}"]
     if not found.data_found:
         lines.append(f"  its images lay in {escaped(found.data)}; say where they are here with --data DIR")
-    return "\n".join(lines)
+    return "\n".join([*lines, onward(f"search --run {found.run.path}")])

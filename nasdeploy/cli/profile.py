@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, emit, facts
+from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, emit, facts, load_torch, onward
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
@@ -84,11 +84,13 @@ def profile(
     path = table_path(chosen, target)
     progress.say(f"profile: space {chosen.name} on device {target.name}, into {path}")
 
+    load_torch(progress, "nasdeploy.latency.profile")
     table = nasdeploy.profile(
         chosen, device or default_device, budget_min=budget_min, restart=restart, progress=progress
     )
     result = _result(table, chosen, path)
-    emit(result, as_json, lambda: _text(result))
+    then = onward(f"search --device {device or default_device} --latency 40%{f' --run {run}' if run else ''}")
+    emit(result, as_json, lambda: f"{_text(result)}\n{then}" if space is None else _text(result))
 
 
 def _of_run(directory: str | None, progress: "Progress") -> tuple["SearchSpace", str]:

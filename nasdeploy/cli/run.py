@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit
+from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit, load_torch, onward
 from nasdeploy.cli.search import Given, PreferOption, StrictFlag, asked_of, preference_of, with_budget
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 from nasdeploy.cli.wording import typed
@@ -71,7 +71,7 @@ def init(
         lambda: (
             f"wrote {out}: space {name_of(recipe.space)}, {recipe.train.epochs} epochs, about "
             f"{duration(draft.training_s)} of training and {duration(draft.search_s)} of search\n"
-            f"continue with: nasdeploy run {out}"
+            f"{onward(f'run {out}')}"
         ),
     )
 
@@ -86,6 +86,8 @@ def _written(
     if out.exists() and not force:
         raise UserError(f"{out}: exists already; pass --force to replace it, or --out FILE for another name")
     require_writable(out)
+
+    load_torch(progress, "nasdeploy.initial_recipe.text")
 
     from nasdeploy.initial_recipe.text import first_recipe
 
@@ -124,6 +126,7 @@ def import_supernet(
     from nasdeploy.core.progress import Progress
 
     progress = Progress(quiet, typed)
+    load_torch(progress, "nasdeploy.workflows.start")
     run = nasdeploy.import_supernet(
         kind, file, out=out, data=data, changes=assignments or (), restart=restart, progress=progress
     )
@@ -134,7 +137,7 @@ def import_supernet(
         as_json,
         lambda: (
             f"imported {file} as {run.path}: space {result['space']}, {result['classes']} classes\n"
-            f"continue with: nasdeploy evaluate {out}, or nasdeploy search --run {out}"
+            f"{onward(f'evaluate {out}', f'search --run {out}')}"
         ),
     )
 
@@ -163,11 +166,15 @@ def run(
     asked = asked_of(budget)
 
     from nasdeploy.core.progress import Progress
+
+    progress = Progress(quiet, typed)
+    load_torch(progress, "nasdeploy.workflows.run")
+
     from nasdeploy.workflows import run as pipeline
     from nasdeploy.workflows.train import default_directory
 
     directory = run_directory or default_directory(loaded)
-    product = pipeline.run_all(loaded, directory, asked, Progress(quiet, typed), restart=restart, strict=strict)
+    product = pipeline.run_all(loaded, directory, asked, progress, restart=restart, strict=strict)
     result = {
         "run": str(product.run.path),
         "model": str(product.directory / product.manifest.artefacts[0].file.name),

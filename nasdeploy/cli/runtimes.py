@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import JsonFlag, QuietFlag, RunOption, chosen_run, device_names, emit, listing, wrapped
+from nasdeploy.cli.output import (
+    JsonFlag,
+    QuietFlag,
+    RunOption,
+    chosen_run,
+    device_names,
+    emit,
+    listing,
+    load_torch,
+    wrapped,
+)
 from nasdeploy.cli.space import CLASSES, find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
@@ -70,13 +80,15 @@ def compare(
 
     if space is None and classes is not None:
         raise UserError("--classes belongs to --space: a run has its own classes")
+    progress = Progress(quiet, typed)
+    load_torch(progress, "torch")
     found = nasdeploy.compare_runtimes(
         network,
         device_names(device),
         space=None if space is None else find_space(space, classes),
         run=None if run is None else chosen_run(run),
         plot=plot,
-        progress=Progress(quiet, typed),
+        progress=progress,
     )
     emit(_content(found), as_json, lambda: _text(found))
     found.require_agreement()

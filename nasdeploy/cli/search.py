@@ -18,6 +18,8 @@ from nasdeploy.cli.output import (
     chosen_run,
     device_names,
     emit,
+    load_torch,
+    onward,
 )
 from nasdeploy.cli.searches import by_device, compare, describe, forecast_text, list_searches, show
 from nasdeploy.cli.wording import OPTIONS, typed
@@ -196,6 +198,7 @@ def search(
                 for request in asks.requests:
                     _foretell(run, request, progress, as_json)
             return
+        load_torch(progress, "nasdeploy.workflows.search")
         if asks.by_device:
             _search_on_each(run, asks.by_device, progress, as_json)
             return
@@ -205,7 +208,15 @@ def search(
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if result is not None:
-        emit({"run": str(run.path), **result.model_dump(mode="json")}, as_json, lambda: describe(result))
+        emit(
+            {"run": str(run.path), **result.model_dump(mode="json")},
+            as_json,
+            lambda: f"{describe(result)}\n{_then(run)}",
+        )
+
+
+def _then(run: "Run") -> str:
+    return onward(f"export --run {run.path}")
 
 
 def _foretell(run: "Run", request: "SearchRequest", progress: "Progress", as_json: bool) -> None:
@@ -220,7 +231,7 @@ def _search_on_each(run: "Run", requests: "Sequence[DeviceRequest]", progress: "
 
     found = search_devices(requests, progress)
     content = {"run": str(run.path), "by_device": [each.to_json() for each in found.searches]}
-    emit({**content, **found.best.model_dump(mode="json")}, as_json, lambda: by_device(found))
+    emit({**content, **found.best.model_dump(mode="json")}, as_json, lambda: f"{by_device(found)}\n{_then(run)}")
 
 
 def _recipes(run: "Run", assignments: list[str], devices: Sequence[str], data: str | None) -> "list[Recipe]":

@@ -13,6 +13,7 @@ from nasdeploy.core.errors import UserError
 if TYPE_CHECKING:
     from nasdeploy.core.score import Criterion, Metric
     from nasdeploy.searching.result import BudgetRecord, Fidelity, LatencyRecord, NetworkRecord, SearchResult
+    from nasdeploy.store.networks import FinetuneRecord
     from nasdeploy.workflows.device_searches import DeviceSearches
     from nasdeploy.workflows.searches import CostReach, Forecast
 
@@ -136,47 +137,29 @@ def _reach(reach: "CostReach") -> str:
 
 def listed(results: "Sequence[SearchResult]") -> str:
     """Searches below each other, a line each."""
-    heading = [
-        "search",
-        "finished",
-        "strategy",
-        "budget",
-        "evaluated",
-        "rounds",
-        "winner",
-        _heading(results),
-        "latency in ms",
-    ]
-    return listing(heading, map(_listed, results), optional=("rounds", "evaluated", "strategy"))
+    heading = ["search", "finished", "strategy", "budget", "winner", "evaluated", "rounds", _heading(results)]
+    rows = map(_listed, results)
+    return listing([*heading, "latency in ms"], rows, texts=5, optional=("rounds", "evaluated", "strategy"))
 
 
 def compared(results: "Sequence[SearchResult]") -> str:
     """Searches below each other with what sets their winners apart from the first one's."""
     first = results[0].winner
-    heading = [
-        "search",
-        "strategy",
-        "budget",
-        "evaluated",
-        "winner",
-        _heading(results),
-        "to the first",
-        "latency in ms",
-    ]
+    heading = ["search", "strategy", "budget", "winner", "evaluated", _heading(results), "to the first"]
     rows = [
         [
             result.id,
             result.strategy,
             budget_text(result.budget),
-            str(result.evaluated),
             _name(result.winner),
+            str(result.evaluated),
             result.metric.with_error(result.winner.final_value, result.winner.error),
             "same network" if result.winner.digest == first.digest else _difference(result, first),
             _measured(result),
         ]
         for result in results
     ]
-    return listing(heading, rows, optional=("evaluated", "strategy"))
+    return listing([*heading, "latency in ms"], rows, texts=4, optional=("evaluated", "strategy"))
 
 
 def budget_text(budget: "BudgetRecord") -> str:
@@ -232,9 +215,9 @@ def _listed(result: "SearchResult") -> list[str]:
         result.finished[:16].replace("T", " "),
         result.strategy,
         budget_text(result.budget),
+        _name(result.winner),
         str(result.evaluated),
         str(result.rounds),
-        _name(result.winner),
         result.metric.with_error(result.winner.final_value, result.winner.error),
         _measured(result),
     ]
@@ -304,6 +287,11 @@ def _bounds(bounds: tuple[float | None, float | None]) -> str:
     return f"{low:.4g}.." + ("" if high is None else f"{high:.4g}")
 
 
+def _with_networks(text: str, result: "SearchResult", records: "Sequence[FinetuneRecord]") -> str:
+    """Return a text with what came of networks that were trained further, below it."""
+    return "\n".join([text, *(line for each in records for line in wrapped(each.text(result.metric)))])
+
+
 def list_searches(run_directory: RunOption = None, as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List the finished searches of a run."""
     from nasdeploy.workflows.searches import results
@@ -339,7 +327,7 @@ def show(
         **found.model_dump(mode="json"),
         "finetuned": [record.model_dump(mode="json") for record in records],
     }
-    emit(content, as_json, lambda: "\n".join([describe(found), *(each.text(found.metric) for each in records)]))
+    emit(content, as_json, lambda: _with_networks(describe(found), found, records))
 
 
 def compare(
@@ -366,4 +354,4 @@ def compare(
         "searches": [one.model_dump(mode="json") for one in found],
         "finetuned": [record.model_dump(mode="json") for record in records],
     }
-    emit(content, as_json, lambda: "\n".join([compared(found), *(each.text(found[0].metric) for each in records)]))
+    emit(content, as_json, lambda: _with_networks(compared(found), found[0], records))

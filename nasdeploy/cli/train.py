@@ -17,6 +17,8 @@ from nasdeploy.cli.output import (
     chosen_run,
     emit,
     facts,
+    load_torch,
+    onward,
     wrapped,
 )
 from nasdeploy.cli.wording import typed
@@ -97,13 +99,16 @@ def train(
         from nasdeploy.core.progress import Progress
 
         progress = Progress(quiet, typed)
+        load_torch(progress, "nasdeploy.workflows.train")
         run = nasdeploy.train(loaded, run=run_directory, init=init, restart=restart, progress=progress)
     except FailedElsewhere as error:
         raise typer.Exit(error.exit_code) from None
     if not first_of_run():
         return
     of_run = run.facts("train")
-    emit({"run": str(run.path), **of_run}, as_json, lambda: _text(run.path, of_run))
+    then = "export" if loaded.train.last.sampling.kind == "alone" else "profile"
+    text = f"\n{onward(f'{then} --run {run.path}')}"
+    emit({"run": str(run.path), **of_run}, as_json, lambda: _text(run.path, of_run) + text)
 
 
 def _loaded(
@@ -174,8 +179,10 @@ def finetune(
 
     run, progress = chosen_run(run_directory), Progress(quiet, typed)
     changed = [*(assignments or ()), *([] if epochs is None else [f"finetune.epochs={epochs}"])]
+    load_torch(progress, "nasdeploy.workflows.finetune")
     found = nasdeploy.finetune(run, arch, data=data, changes=changed, restart=restart, progress=progress)
-    emit({"run": str(run.path), **found.to_json()}, as_json, lambda: f"{run.path}: {found.text}")
+    then = onward(f"export --run {run.path} --arch {found.record.digest}")
+    emit({"run": str(run.path), **found.to_json()}, as_json, lambda: f"{run.path}: {found.text}\n{then}")
 
 
 def evaluate(
@@ -204,7 +211,9 @@ def evaluate(
 
     comparison = step.request_comparison(runs or [], sample, bins, assignments or (), data)
 
-    result = step.evaluate(comparison, out, Progress(quiet, typed))
+    progress = Progress(quiet, typed)
+    load_torch(progress, "nasdeploy.workflows.evaluator")
+    result = step.evaluate(comparison, out, progress)
     picture = (out or comparison.contenders[0].run.path) / step.PICTURE
     emit({**result, "picture": str(picture)}, as_json, lambda: _evaluated(picture, result))
 

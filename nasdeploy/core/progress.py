@@ -1,9 +1,15 @@
-"""Progress as a user sees it: a bar with rate and time left on a terminal, plain lines elsewhere. All on stderr."""
+"""Progress as a user sees it: a bar with rate and time left on a terminal, plain lines elsewhere. All on stderr.
+
+A task has steps that are counted from the beginning. A stage is known by its name alone until something inside it
+counts: whatever is called there may do so by `counting`, without being told where progress is shown.
+"""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -14,6 +20,8 @@ if TYPE_CHECKING:
 
 _PLAIN_INTERVAL_S = 10.0
 _TABLE_INTERVAL_S = 0.5
+_SILENT_S = 2.0
+"""The time that a stage may take before a plain line says what goes on."""
 
 Rows = Sequence[Sequence[str]]
 """The rows of a table, the heading first."""
@@ -42,12 +50,29 @@ class Work:
     """One piece of work with a known number of steps; `show(done, note)` is called after each."""
 
     def __init__(self, done: int, show: Callable[[int, str], None]) -> None:
-        self._done, self._show = done, show
+        self._done, self.show = done, show
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count finished steps; `note` is shown beside the bar, e.g. the current loss."""
         self._done += steps
-        self._show(self._done, note)
+        self.show(self._done, note)
+
+
+Counter = Callable[[str, int], Work]
+"""Makes the work that shows a number of steps of a stage, by their name."""
+
+
+def _uncounted(name: str, total: int) -> Work:
+    return Work(0, lambda done, note: None)
+
+
+_COUNTER: ContextVar[Counter] = ContextVar("counter", default=_uncounted)
+"""The counter of the stage that goes on in this context."""
+
+
+def counting(name: str, total: int) -> Work:
+    """Return work of `total` steps, such as `images`, that the present stage shows, if there is one."""
+    return _COUNTER.get()(name, total)
 
 
 class Progress:
@@ -65,6 +90,22 @@ class Progress:
             print(escaped(self._wording(text)), file=sys.stderr, flush=True)
 
     @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Show that something goes on, and for how long, whose steps are not known before; see `counting`.
+
+        Inside another stage nothing more is shown: what is counted there is that one's.
+        """
+        if self._quiet or _COUNTER.get() is not _uncounted:
+            yield
+            return
+        with _spun(name) if sys.stderr.isatty() else _said(self, name) as counter:
+            token = _COUNTER.set(counter)
+            try:
+                yield
+            finally:
+                _COUNTER.reset(token)
+
+    @contextmanager
     def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Work]:
         """Yield a task of `total` steps of which `done` were finished before (a resumed run).
 
@@ -72,11 +113,55 @@ class Progress:
         """
         if self._quiet:
             yield Work(done, lambda done, note: None)
+        elif (counter := _COUNTER.get()) is not _uncounted:
+            yield Work(done, counter(name, total).show)
         elif sys.stderr.isatty():
             with _bar(name, total, done, table) as task:
                 yield task
         else:
             yield _lines(self, name, total, done)
+
+
+@contextmanager
+def _said(progress: Progress, name: str) -> Iterator[Counter]:
+    """Say what goes on if it takes seconds, and how far it has got."""
+    start = monotonic()
+    late = Timer(_SILENT_S, progress.say, [f"{name} ..."])
+    late.daemon = True
+
+    def counter(what: str, total: int) -> Work:
+        work = _lines(progress, f"{name}, {what}", total, 0)
+        return Work(0, lambda done, note: work.show(done, note) if monotonic() - start > _SILENT_S else None)
+
+    late.start()
+    try:
+        yield counter
+    finally:
+        late.cancel()
+
+
+@contextmanager
+def _spun(name: str) -> Iterator[Counter]:
+    """Show what goes on and for how long it has, and a bar with the time left once something is counted."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.TextColumn("{task.fields[count]}", markup=False),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        stage = shown.add_task(name, total=None, count="")
+
+        def counter(what: str, total: int) -> Work:
+            shown.reset(stage, total=total, description=f"{name}, {what}", count=f"0/{total}")
+            return Work(0, lambda done, note: shown.update(stage, completed=done, count=f"{done}/{total}"))
+
+        yield counter
 
 
 def _lines(progress: Progress, name: str, total: int, first: int) -> Work:

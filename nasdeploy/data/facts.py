@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasdeploy.core.errors import UserError
+from nasdeploy.core.progress import counting
 from nasdeploy.data.decode import (
     EIGHT_BITS,
     ImageHeader,
@@ -219,9 +220,12 @@ def facts_of(root: Path, files: Sequence[Path]) -> Facts:
 def in_threads(look: Callable[[Path], T], files: Sequence[Path]) -> list[T]:
     """Call `look` for each file, in threads: a cold or networked disk answers many requests at once."""
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+    work, all_found = counting("files", len(files)), []
     with ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda chunk: [look(file) for file in chunk], chunks)
-        return [each for chunk in found for each in chunk]
+        for found in threads.map(lambda chunk: [look(file) for file in chunk], chunks):
+            all_found += found
+            work.advance(len(found))
+    return all_found
 
 
 def state_of(file: Path) -> State:

@@ -197,11 +197,13 @@ class Exporter:
             name = next(iter(files.values())).name
             if job.not_run is None and name in names:
                 models[name] = _opener(job, files)
-        sample = context.deliverable.sample(models)
+        with self.progress.stage("export: a sample with outputs"):
+            sample = context.deliverable.sample(models)
         embedded: tuple[Embedded, ...] = ()
         if extras.embedded:
             self.progress.say("export: preprocessing inside the graph, compared with that outside")
-            embedded = context.deliverable.embed(context.stage, passed)
+            with self.progress.stage("export: preprocessing inside the graph"):
+                embedded = context.deliverable.embed(context.stage, passed)
         manifest = context.about(passed).model_copy(update={"embedded": embedded})
         install(context.stage, out, manifest, sample, triton=extras.triton)
         return manifest
@@ -211,8 +213,9 @@ class Exporter:
         conversions, recipe = context.conversions, job.form.recipe(job.device)
         require_half(job, conversions)
         self.progress.say(f"export: converting to {job.name} in {job.precision}, then proving the file")
-        for part, path in files.items():
-            job.form.write(_source(job, part, context), path)
+        with self.progress.stage(f"export: converting to {job.name}"):
+            for part, path in files.items():
+                job.form.write(_source(job, part, context), path)
         quantised = job.precision == "int8"
         everything = [file for path in files.values() for file in files_of(job.form, path)]
         return Artefact(
@@ -250,8 +253,9 @@ class Exporter:
             if job.precision == "fp32":
                 return context.gate.prove(files, job)
             fp32 = context.files(Path(folder), replace(job, precision="fp32"))
-            for part, path in fp32.items():
-                job.form.write(replace(_source(job, part, context), precision="fp32"), path)
+            with self.progress.stage(f"export: converting to {job.name} in fp32, to be compared with"):
+                for part, path in fp32.items():
+                    job.form.write(replace(_source(job, part, context), precision="fp32"), path)
             return context.gate.prove(files, job, fp32)
 
     def _network(self, arch: Arch) -> tuple[Network, Recalibration | OwnStatistics]:

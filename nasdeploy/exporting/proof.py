@@ -103,7 +103,9 @@ class Gate:
         }
         proof = proof.model_copy(update=_as_whole(latencies, self.plan, self.target, job.device))
         try:
-            return proof.model_copy(update={"footprint": measure_footprint(job.name, list(files.values()), job.device)})
+            with self.progress.stage("export: starting the model in a process of its own"):
+                footprint = measure_footprint(job.name, list(files.values()), job.device)
+            return proof.model_copy(update={"footprint": footprint})
         except Disagreement as disagreement:
             return proof.model_copy(update={"problems": (str(disagreement),)})
 
@@ -171,7 +173,8 @@ class Gate:
             with _opened(files, job) as sessions:
                 computed_in = RUNTIMES[job.device.runtime].computes(job.precision)
                 largest = job.form.largest_batch(job.device)
-                agreement = compare_batches(sessions, self.reference, yardstick, largest)
+                with self.progress.stage("export: comparing outputs with PyTorch's"):
+                    agreement = compare_batches(sessions, self.reference, yardstick, largest)
                 proof = proof.model_copy(update={"computed_in": computed_in, "agreement": agreement})
                 score = self.reference.score(sessions, yardstick, self.progress)
         except Disagreement as disagreement:
@@ -263,7 +266,7 @@ def measure_latency(
     timing = timings[path.name]
     gap_ms = job.device.idle_ms or _USUAL_GAP_MS
     alone = {key: opener for key, opener in openers.items() if fp32 is None or key != fp32.name}
-    after = _after_gaps(alone, reference, gap_ms, protocol)
+    after = _after_gaps(alone, reference, gap_ms, protocol, progress)
     on_device = after[path.name] if job.device.idle_ms else timing
     times = timing.median / timings[fp32.name].median if fp32 is not None else None
     return ModelLatency(
@@ -287,11 +290,17 @@ def _reference(target: ExportTarget, device: Device) -> Opener | None:
 
 
 def _after_gaps(
-    openers: Mapping[str, Opener], reference: Opener | None, gap_ms: float, protocol: MeasurementProtocol
+    openers: Mapping[str, Opener],
+    reference: Opener | None,
+    gap_ms: float,
+    protocol: MeasurementProtocol,
+    progress: Progress,
 ) -> dict[str, Timing]:
     """Measure after gaps, in half as many visits as back to back, since each call costs a gap."""
     rounds = Rounds(len(openers) + (reference is not None), ceil(protocol.networks.visits / 2), gap_ms / 1e3)
-    (timings,) = measure(openers, rounds, replace(protocol, sustained_s=0.0), reference=reference)
+    alone = replace(protocol, sustained_s=0.0)
+    with progress.task("latency after gaps, visits", rounds.visits * len(openers)) as task:
+        (timings,) = measure(openers, rounds, alone, reference=reference, on_visit=task.advance)
     return timings
 
 

@@ -52,17 +52,21 @@ def first_recipe(
     `file` is the name that it will have. Raises `UserError` for a folder that holds no images that can be learned from,
     and for a network that cannot be had.
     """
-    folder = inspect_folder(data.expanduser())
+    with progress.stage("looking at the images"):
+        folder = inspect_folder(data.expanduser())
     for note in folder.notes:
         progress.say(note)
-    drafting = _drafting(folder, hours, start)
+    with progress.stage("opening the network"):
+        drafting = _drafting(folder, hours, start)
     progress.say("timing some steps of training")
-    draft = drafting()
+    with progress.stage("timing"):
+        draft = drafting()
     for note in [*of_weights(draft), *of_precision(draft), *advice(draft, hours)]:
         progress.say(note)
     network = draft.network if isinstance(draft, PretrainedDraft) else None
     if isinstance(draft, PretrainedDraft) and isinstance(network, Imported) and network.classes == len(folder.classes):
-        draft, told = with_classifier_tried(draft, network, check(recipe_text(draft, file), file))
+        with progress.stage("trying the network's own classifier"):
+            draft, told = with_classifier_tried(draft, network, check(recipe_text(draft, file), file))
         progress.say(told)
     text = recipe_text(draft, file)
     return FirstRecipe(folder, draft, text, check(text, file))

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 
 from nasdeploy import __version__
 from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.progress import Work, counting
 from nasdeploy.core.settings import Settings, parse
 from nasdeploy.store.checkpoints import sum_of
 from nasdeploy.store.files import replacing
@@ -74,6 +75,7 @@ class Pack:
 
         Some of the files may be there then: the caller removes them.
         """
+        work = counting("bytes", sum(each.bytes for each in self.listing.files))
         with _readable(self.path), self.path.open("rb") as file:
             file.seek(self.begins)
             for each in self.listing.files:
@@ -81,7 +83,7 @@ class Pack:
                 place = directory / each.path
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with place.open("xb") as out:
-                    found = _copied(file, out, each.bytes)
+                    found = _copied(file, out, each.bytes, work)
                 if found != each.sha256:
                     raise _Unreadable(f"{each.path} in it is damaged")
                 _require_zeros(file, _padding(each.bytes))
@@ -112,6 +114,7 @@ def write_pack(path: Path, name: str, files: Mapping[str, Path]) -> Listing:
     content = json.dumps(listing.model_dump(), indent=1).encode()
     if len(content) > _LARGEST_LISTING:
         raise UserError(f"{path}: {len(files)} files are more than a pack can list; remove some")
+    work = counting("bytes", sum(each.bytes for each in listing.files))
     with replacing(path) as partial, partial.open("wb") as out:
         _write_header(out, _LISTING, len(content))
         out.write(content + bytes(_padding(len(content))))
@@ -120,7 +123,7 @@ def write_pack(path: Path, name: str, files: Mapping[str, Path]) -> Listing:
             _write_header(out, each.path, each.bytes)
             with source.open("rb") as file:
                 try:
-                    found = _copied(file, out, each.bytes)
+                    found = _copied(file, out, each.bytes, work)
                 except _Unreadable:
                     found = None
                 if found != each.sha256 or file.read(1):
@@ -212,7 +215,7 @@ def _require_entry(file: BinaryIO, name: str, size: int | None) -> int:
     return header.size
 
 
-def _copied(file: BinaryIO, out: BinaryIO, size: int) -> str:
+def _copied(file: BinaryIO, out: BinaryIO, size: int, work: Work) -> str:
     """Copy so many bytes, and return their sum."""
     found = sha256()
     while size:
@@ -222,6 +225,7 @@ def _copied(file: BinaryIO, out: BinaryIO, size: int) -> str:
         out.write(chunk)
         found.update(chunk)
         size -= len(chunk)
+        work.advance(len(chunk))
     return found.hexdigest()
 
 

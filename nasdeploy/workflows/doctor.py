@@ -45,8 +45,8 @@ _PROGRAMS = {"adb": ("phones with Android are measured by it", "apt-get install 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*>=\s*([0-9][0-9.]*)\s*(?:;\s*extra == ['\"](.+)['\"])?")
 _ROOT = Path("/")
 _FEW_BYTES, _LITTLE_MEMORY = 2 << 30, 2 << 30
-"""Less than these on a disk, or of memory, is noted: a run with its checkpoints, and a command that imports PyTorch and
-opens data, take up to a gigabyte each."""
+"""The bytes of a disk, and of memory, below which there is a note: a run with its checkpoints, and a command that
+imports PyTorch and opens data, take up to a gigabyte each."""
 _BUSY = 0.5
 """The load on a core from which others disturb what is measured."""
 

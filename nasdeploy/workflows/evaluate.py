@@ -203,7 +203,8 @@ def _evaluations(contender: Contender, out: Path, progress: Progress) -> _Found:
     supernet = supernet_of(run, recipe, weights.facts)
     with run.reading() as kept:
         # First, so that a database is of images that can be read.
-        evaluator = open_evaluator(run, recipe, contender.space, weights.path)
+        with progress.stage("evaluate: opening data and weights"):
+            evaluator = open_evaluator(run, recipe, contender.space, weights.path)
         if kept:
             database = run.search_database
         else:

@@ -153,10 +153,11 @@ def export(
     `max_drop` is how many points of its score int8 may lose, by default those of `ExportTarget`. Raises `CheckFailed`
     if a file does not agree with PyTorch.
     """
-    from nasdeploy.exporting.export import Exporter
-    from nasdeploy.nn.network import compute_device
-    from nasdeploy.supernet.networks import load_network
-    from nasdeploy.supernet.weights import load_supernet
+    with progress.stage("export: loading what converts and proves"):
+        from nasdeploy.exporting.export import Exporter
+        from nasdeploy.nn.network import compute_device
+        from nasdeploy.supernet.networks import load_network
+        from nasdeploy.supernet.weights import load_supernet
 
     run, recipe = request.run, request.recipe
     task = task_of(recipe.task)
@@ -167,10 +168,13 @@ def export(
             raise UserError(f"{run.path}: is read-only; say with `out=DIR` where the models go")
         if own is not None:
             progress.say(f"export: the weights of {request.arch.digest} are {own.record.text(task.metric)}")
+        with progress.stage("export: opening data and weights"):
+            supernet = load_supernet(request.weights.path, request.space).to(compute_device())
+            data = task.open(recipe.data, recipe.seed, run)
         exporter = Exporter(
-            supernet=load_supernet(request.weights.path, request.space).to(compute_device()),
+            supernet=supernet,
             task=task,
-            data=task.open(recipe.data, recipe.seed, run),
+            data=data,
             recalibration=recipe.recalibration if recalibrate else None,
             seed=recipe.seed,
             target=_target(request, max_drop),

@@ -202,8 +202,10 @@ def _remove_checkpoints(tuned: Run) -> None:
 
 def _finetuned(request: FinetuneRequest, progress: Progress) -> Finetuned:
     run, arch = request.run, request.arch
-    evaluator = open_evaluator(run, request.recipe, request.space, request.weights.path)
-    before = evaluator(arch)
+    with progress.stage("finetune: opening data and weights"):
+        evaluator = open_evaluator(run, request.recipe, request.space, request.weights.path)
+    with progress.stage("finetune: the network as it is"):
+        before = evaluator(arch)
     how = "with the original as teacher" if request.taught else "by the labels"
     score = f"{before.metric.name} before {before.text}"
     progress.say(f"finetune: {run.path}, {arch.digest} {how}, epochs: {request.epochs}; {score}")
@@ -272,10 +274,12 @@ def _trainer(request: FinetuneRequest, tuned: Run, progress: Progress) -> Traine
     context = SamplerContext(space, settings, recipe.seed)
     layout = layout_of(settings, ranks.device)
     teacher = teacher_of(request.run, request.space, task, ranks.device, layout) if request.taught else None
+    with progress.stage("finetune: opening the data"):
+        data = task.open(recipe.data, recipe.seed, request.run)
     return Trainer(
         space=space,
         task=task,
-        data=task.open(recipe.data, recipe.seed, request.run),
+        data=data,
         settings=settings,
         recalibration=recipe.recalibration,
         seed=recipe.seed,

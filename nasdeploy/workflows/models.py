@@ -97,7 +97,8 @@ def bench(
     Each is measured in several processes, started anew: back to back, and after gaps of `gap_ms`, by default those of
     the device. Raises `UserError` for a model that is not there, damaged, or refused by the device's runtime.
     """
-    chosen = {name: contender(name, device) for name in dict.fromkeys(models)}
+    with progress.stage("opening the models"):
+        chosen = {name: contender(name, device) for name in dict.fromkeys(models)}
     gap_ms = device.idle_ms if gap_ms is None else gap_ms
     rounds = Rounds(group=len(chosen), visits=protocol.networks.visits)
     with open_processes(device, progress.say) as runner:

@@ -72,7 +72,8 @@ def pack(run: Run, out: Path | None, progress: Progress) -> Packed:
             inside.mkdir()
             files = {**_files_of(run, inside), **_tables_of(run)}
             progress.say(f"pack: {run.path}, {len(files)} files, {_megabytes(files.values()):.3g} MB")
-            listing = write_pack(path, run.manifest.name, files)
+            with progress.stage("pack: writing"):
+                listing = write_pack(path, run.manifest.name, files)
     return Packed(path, listing)
 
 

@@ -71,7 +71,8 @@ def _search(request: SearchRequest, supernet: str, progress: Progress, scoring: 
     run, recipe, weights = request.run, request.recipe, request.weights.path
     progress.say(f"search: {run.path}, {weights.name}, budget {request.budget}")
     with run.lock():
-        evaluator = open_evaluator(run, recipe, request.space, weights, recipe.search.score)
+        with progress.stage("search: opening data and weights"):
+            evaluator = open_evaluator(run, recipe, request.space, weights, recipe.search.score)
         losses = _losses(request, evaluator, supernet, progress)
         kept = FinalistJournal(run.path / _FINALISTS, request.tables)
         with request.evaluations(supernet) as evaluations, _until_it_ends(kept):

@@ -160,7 +160,8 @@ def _trial(request: SearchRequest, problem: Problem, progress: Progress) -> list
     progress.say("search: nothing was evaluated in this run; one network is, to see how long it takes")
     archs = Proposals(problem, generator(recipe.seed, "forecast")).random(1)
     with run.lock():
-        evaluator = open_evaluator(run, recipe, request.space, weights.path, recipe.search.score)
+        with progress.stage("search: opening data and weights"):
+            evaluator = open_evaluator(run, recipe, request.space, weights.path, recipe.search.score)
         with request.evaluations(supernet_of(run, recipe, weights.facts)) as evaluations:
             evaluate = Evaluating(InTurn(lambda job: evaluator(job.arch, job.first, job.end)), evaluations)
             return [evaluation.seconds for evaluation in evaluate(archs)]

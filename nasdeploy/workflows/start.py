@@ -120,15 +120,18 @@ def import_supernet(request: ImportRequest, progress: Progress) -> Run:
     """
     with locked_while_written(request.directory):
         _require_free(request)
-        found = read_published(request.kind, request.file)
+        with progress.stage(f"import: reading {request.file}"):
+            found = read_published(request.kind, request.file)
         recipe = _recipe(request, found)
         space = recipe.load_space(found.classes)
-        data = None if request.data is None else task_of(recipe.task).open(recipe.data, recipe.seed)
+        with progress.stage("import: opening the data"):
+            data = None if request.data is None else task_of(recipe.task).open(recipe.data, recipe.seed)
         _require_classes(request, found, data)
         for note in (*found.notes, *(() if data is None else data.notes)):
             progress.say(f"import: {note}")
         with replacing_directory(request.directory) as partial:
-            _write(partial, recipe, space, data, found)
+            with progress.stage("import: writing the run"):
+                _write(partial, recipe, space, data, found)
             if request.restart:
                 Run.discard(request.directory)
     progress.say(

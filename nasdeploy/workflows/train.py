@@ -87,7 +87,7 @@ class _Request:
 
 
 def _train(request: _Request, ranks: Ranks, progress: Progress) -> Run:
-    with ranks.agreed():
+    with ranks.agreed(), progress.stage("train: opening data and weights"):
         recipe = request.trained
         prepared = _prepare(request, ranks)
     with ranks.agreed():

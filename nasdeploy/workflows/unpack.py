@@ -92,11 +92,13 @@ def unpack(path: Path, out: Path | None, progress: Progress) -> Unpacked:
         with replacing_directory(directory) as partial:
             unpacked = partial / _UNPACKED
             unpacked.mkdir()
-            pack.extract(unpacked)
+            with progress.stage("unpack: reading"):
+                pack.extract(unpacked)
             for each in (unpacked / RUN).iterdir():
                 each.rename(partial / each.name)
             tables = sorted((unpacked / PACKED_TABLES).glob("*.json"))
-            _require_whole(pack, partial, tables)
+            with progress.stage("unpack: checking"):
+                _require_whole(pack, partial, tables)
             made, kept = _placed(tables)
             shutil.rmtree(unpacked)
     run = Run.open(directory)

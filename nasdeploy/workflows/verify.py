@@ -99,7 +99,8 @@ def verify(
     except (UserError, Disagreement) as error:
         raise CheckFailed(str(error)) from None
     models = _runnable(bundle, manifest, device)
-    images, source = _images(manifest, bundle, data)
+    with progress.stage("verify: opening the test images"):
+        images, source = _images(manifest, bundle, data)
     progress.say(f"verify: {source}")
     outcomes = [
         _tried(model, manifest, sample, images, progress, protocol) if isinstance(model, Runnable) else model
@@ -215,7 +216,8 @@ def _tried(
         return replace(found, problems=problems)
     try:
         with model.opened() as session:
-            found = replace(found, difference=check_outputs(model, session, sample))
+            with progress.stage(f"{found.model}, outputs on the sample"):
+                found = replace(found, difference=check_outputs(model, session, sample))
             if images is not None:
                 with progress.task(f"{found.model}, test images", len(images)) as task:
                     correct, count = count_correct(session, manifest, _counted(images, task.advance))
@@ -224,7 +226,7 @@ def _tried(
                 check_score(correct / count, count, proof.accuracy)
     except (Disagreement, UserError) as error:
         return replace(found, problems=(str(error),))
-    return _timed(found, model, proof.latency, protocol)
+    return _timed(found, model, proof.latency, protocol, progress)
 
 
 def _embedded(plain: Runnable, embedded: Embedded, sample: Sample) -> VerifiedModel:
@@ -250,10 +252,14 @@ def _counted(images: Images, advance: Callable[[], None]) -> Iterator[tuple[Imag
 
 
 def _timed(
-    found: VerifiedModel, model: Runnable, exported: ModelLatency | None, protocol: MeasurementProtocol
+    found: VerifiedModel,
+    model: Runnable,
+    exported: ModelLatency | None,
+    protocol: MeasurementProtocol,
+    progress: Progress,
 ) -> VerifiedModel:
     """Return the outcome with latency back to back and after gaps as at the export, and with throughput."""
-    timing = _timing(model, protocol.networks, protocol)
+    timing = _timing(model, protocol.networks, protocol, progress, "latency")
     found = replace(
         found,
         median_ms=1e3 * timing.median,
@@ -264,13 +270,15 @@ def _timed(
     if then is None:
         return found
     rounds = Rounds(1, ceil(protocol.networks.visits / 2), then.gap_ms / 1e3)
-    after = _timing(model, rounds, replace(protocol, sustained_s=0.0))
+    after = _timing(model, rounds, replace(protocol, sustained_s=0.0), progress, "latency after gaps")
     return replace(found, gap_ms=then.gap_ms, after_gaps_ms=1e3 * after.median, after_gaps_ms_exported=then.median_ms)
 
 
-def _timing(model: Runnable, rounds: Rounds, protocol: MeasurementProtocol) -> Timing:
+def _timing(model: Runnable, rounds: Rounds, protocol: MeasurementProtocol, progress: Progress, what: str) -> Timing:
     name = model.path.name
-    (timings,) = measure({name: lambda: model.form.open(model.path, model.device)}, rounds, protocol)
+    openers = {name: lambda: model.form.open(model.path, model.device)}
+    with progress.task(f"{name}, {what}, visits", rounds.visits) as task:
+        (timings,) = measure(openers, rounds, protocol, on_visit=task.advance)
     return timings[name]
 
 

@@ -9,7 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from nasdeploy.cli import export, models, searches, train
 from nasdeploy.cli.app import app
+from nasdeploy.searching.result import DifferenceRecord
+from tests.searching import results
 
 WITHOUT_FLAGS: dict[str, str] = {}
 """Commands for which `--json` or `--quiet` makes no sense, with the reason."""
@@ -67,6 +70,69 @@ def test_texts_fit_eighty_columns_and_use_more_where_there_are(
     assert max(map(len, narrow.splitlines())) <= 80
     assert len(wide.splitlines()) <= len(narrow.splitlines())
     assert not {"\x1b", "…"} & {*narrow, *wide}
+
+
+SPREAD = DifferenceRecord(value=-0.003, error=0.004, loss=0.0, loss_error=0.1)
+LATENCY = {name: results.latency_of(123.456, 234.567) for name in ("cpu", "jetson-orin-fp16", "raspberry-pi-5")}
+NETWORK = results.found("0" * 12, predicted=123.456, measured=234.567).model_copy(
+    update={"latency": LATENCY, "original": True, "difference": SPREAD, "deployed_value": 0.4567}
+)
+SEARCH = results.result(NETWORK, results.at_most(latency_ms=200.0, macs=300e6, memory=123.4)).model_copy(
+    update={
+        "devices": tuple(LATENCY),
+        "strategy": "predictor-guided",
+        "ties": ("1" * 12, "2" * 12, "3" * 12),
+        "as_fast": ("1" * 12, "2" * 12, "3" * 12),
+    }
+)
+FIGURES = {f"{name}_ms": 1234.5678 for name in ("median", "p10", "p90", "p95")}
+MODEL = {
+    "model": "torchvision:mobilenet_v3_large",
+    "megabytes": 123.456,
+    **FIGURES,
+    "processes_ms": [1234.5678, 2345.6789],
+    "noise": "its runs varied by more than 5 % " * 3,
+    "ties": ["timm:tf_efficientnet_lite0", "runs/photos/export/0123456789ab"],
+    "images_per_s": 1234.5678,
+    "throughput_s": 1.0,
+    "after_gaps": {"gap_ms": 100.0, **FIGURES},
+}
+BENCH = {"device": "jetson-orin-fp16", "runtime": "tensorrt", "batch": 128, "threads": 16, "models": [MODEL, MODEL]}
+FRONT = {
+    "digest": "0123456789ab",
+    "macs_m": 1234.5678,
+    "params_m": 123.4567,
+    "megabytes": 123.456,
+    "top1": 0.98765,
+    "top1_interval": [0.98765, 0.99876],
+    "median_ms": 123.4567,
+    "p95_ms": 1234.567,
+}
+BOX = dict.fromkeys(("minimum", "first_quartile", "median", "third_quartile", "maximum"), 0.98765)
+EVALUATED = {
+    "edges_macs_m": [100.0, 12345.0],
+    "images": "12345 held-out training images",
+    "runs": [{"run": "runs/a-rather-long-name", "unreadable": 12, "regimes": [{"count": 50, **BOX}]}],
+}
+TABLES = {
+    "search show": lambda: searches.describe(SEARCH),
+    "search list": lambda: searches.listed([SEARCH, SEARCH]),
+    "search compare": lambda: searches.compared([SEARCH, SEARCH]),
+    "bench": lambda: models._latencies(BENCH),
+    "export --all-pareto": lambda: export._front_text([FRONT, FRONT]),
+    "evaluate": lambda: train._evaluated(Path("runs/a-rather-long-name/evaluate.png"), EVALUATED),
+}
+"""Tables of figures as wide as they get; those of latency tables and runtimes are in the tests of these."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_many_and_large_figures_fit_eighty_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = TABLES[name]()
+    assert max(map(len, text.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "400")
+    wide = TABLES[name]()
+    assert "(not shown" not in wide and len(wide.splitlines()) < len(text.splitlines())
 
 
 @pytest.mark.parametrize("words", [(), *{words[:-1] for words in ALL if len(words) > 1}], ids=" ".join)

@@ -68,7 +68,11 @@ def test_the_winner_of_the_latest_run_by_default(run: Run, capsys: pytest.Captur
     assert f"export: {WINNER.digest}, the winner of the search" in shown.err
     lines = shown.out.splitlines()
     assert lines[0].startswith(f"exported {out}/model.onnx")
-    assert lines[-1] == f"manifest {out}/manifest.json"
+    assert lines[-3:] == [
+        f"manifest {out}/manifest.json",
+        f"continue with: nasdeploy verify {out}",
+        f"           or: nasdeploy predict {out} FOLDER",
+    ]
     assert "predicted 0.4 ms" in shown.out
     assert "budget 1e+06 ms met" in shown.out
     manifest = load_export(out)

@@ -72,7 +72,8 @@ def test_check_that_holds(runner):
     runner(Replay())
     found = printed("check", "table.json", "--entries", "5", "--quiet")
     assert (found["holds"], found["entries"]["n"], found["networks"]["n"]) == (True, 5, 2)
-    assert "holds" in run("check", "table.json", "--quiet").stdout
+    text = run("check", "table.json", "--quiet").stdout
+    assert "holds" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_check_that_does_not_hold_prints_why_and_ends_in_4(runner, capsys):
@@ -96,7 +97,8 @@ def test_merge_and_diff():
     assert "merged both.json" in run("merge", "table.json", "table.json", "--out", "both.json").stdout
     found = printed("diff", "table.json", "both.json")
     assert (found["entries"]["median"], found["kendall"], found["conditions"]) == (1.0, pytest.approx(1.0), [])
-    assert "Kendall 1.0000" in run("diff", "table.json", "both.json").stdout
+    text = run("diff", "table.json", "both.json").stdout
+    assert "Kendall 1.0000" in text and max(map(len, text.splitlines())) <= 80
 
 
 def test_diff_of_two_spaces_compares_no_order():

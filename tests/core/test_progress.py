@@ -1,10 +1,13 @@
 import io
 import sys
+from collections.abc import Callable
+from threading import Timer
+from time import sleep
 
 import pytest
 
 from nasdeploy.core import progress
-from nasdeploy.core.progress import Progress
+from nasdeploy.core.progress import Progress, counting
 
 
 class Terminal(io.StringIO):
@@ -86,6 +89,80 @@ def test_a_terminal_gets_a_table_below_the_bar(monkeypatch: pytest.MonkeyPatch) 
     lines = terminal.getvalue().splitlines()
     assert any("network" in line and "top-1" in line for line in lines)
     assert any("[bold]0123" in line and "97.5" in line for line in lines)
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Callable[[], None]]]:
+    """What would be done later, with the seconds until then; nothing waits."""
+    planned: list[tuple[float, Callable[[], None]]] = []
+
+    class Planned(Timer):
+        def start(self) -> None:
+            planned.append((self.interval, lambda: self.function(*self.args)))
+
+    monkeypatch.setattr(progress, "Timer", Planned)
+    return planned
+
+
+def test_a_stage_is_named_only_if_it_takes_seconds(
+    late: list[tuple[float, Callable[[], None]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress().stage("loading PyTorch"):
+        assert capsys.readouterr().err == ""
+        ((seconds, say),) = late
+        say()
+    assert (seconds, capsys.readouterr().err) == (2.0, "loading PyTorch ...\n")
+    with Progress(quiet=True).stage("loading PyTorch"):
+        assert len(late) == 1
+
+
+def test_a_stage_that_is_over_is_not_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SILENT_S", 0.05)
+    with pytest.raises(ZeroDivisionError), Progress().stage("loading PyTorch"):
+        raise ZeroDivisionError
+    sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with Progress().stage("loading PyTorch"):
+        sleep(0.1)
+    assert capsys.readouterr().err == "loading PyTorch ...\n"
+
+
+@pytest.mark.usefixtures("late")
+def test_what_is_counted_in_a_stage_has_the_time_left(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress().stage("opening the data"):
+        work = counting("files", 100)
+        for _ in range(100):
+            clock[0] += 0.25
+            work.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "opening the data, files: 40/100, 4/s, 0:15 left",
+        "opening the data, files: 80/100, 4/s, 0:05 left",
+        "opening the data, files: 100/100, 4/s, 0:00 left",
+    ]
+    with Progress().stage("opening the data"):
+        counting("files", 1).advance()
+    counting("files", 1).advance()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("late")
+def test_a_task_or_stage_inside_a_stage_is_the_stage_s(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress()
+    with shown.stage("outer"), shown.stage("inner"), shown.task("images", 2) as task:
+        clock[0] = 3.0
+        task.advance(2)
+    assert capsys.readouterr().err == "outer, images: 2/2, 0.667/s, 0:00 left\n"
+
+
+def test_a_terminal_gets_a_stage_with_its_time_and_a_bar_once_something_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress().stage("opening [the data]"):
+        counting("files", 2).advance(2)
+    shown = terminal.getvalue()
+    assert "opening [the data], files" in shown and "2/2" in shown
+    assert "0:00:0" in shown
 
 
 def test_other_outputs_never_make_the_table(capsys: pytest.CaptureFixture[str]) -> None:
