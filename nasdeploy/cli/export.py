@@ -126,8 +126,7 @@ def export(
     from nasdeploy.recipe import recipe_of
     from nasdeploy.workflows import export as step
 
-    progress = Progress(quiet, typed)
-    run = chosen_run(run_directory)
+    run, progress = chosen_run(run_directory), Progress(quiet, typed)
     progress.say(f"export: run {run.path}")
     if all_pareto:
         _require_front(arch, finetune_epochs)
@@ -146,13 +145,7 @@ def export(
 
     def make(request: "ExportRequest", directory: Path | None) -> "tuple[Path, BundleManifest]":
         return step.export(
-            request,
-            jobs,
-            progress,
-            recalibrate=not no_recalibrate,
-            out=directory,
-            max_drop=max_drop,
-            extras=extras,
+            request, jobs, progress, recalibrate=not no_recalibrate, out=directory, max_drop=max_drop, extras=extras
         )
 
     if all_pareto:
