@@ -27,7 +27,6 @@ COMMANDS = {
     "nd.search_devices": "search",
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
-    "workflows.evaluate.evaluate": "evaluate",
     "workflows.searches.results": "search list",
     "workflows.models.predict": "predict",
 }

@@ -27,7 +27,6 @@ from nasdeploy.distributed.ranks import met
 from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.report.figures import draw_cuts, draw_front
-from nasdeploy.report.networks import front_report
 from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
 from nasdeploy.searching.loss_table import LossTable
 from nasdeploy.searching.measured_losses import measure_losses
@@ -188,8 +187,7 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, evaluator:
     )
     keep(run, result)
     draw_front(
-        front_report(result),
-        result.metric,
+        result,
         [(problem.axis.cost.scale * c.costs[problem.axis.name], c.evaluation.score.value) for c in known],
         run.path / PICTURE,
     )
