@@ -1,9 +1,18 @@
 """The Python interface: what the commands do, as functions that take and give objects. `import nasdeploy as nd` has it.
 
-Paths may be strings. Functions say nothing unless `progress` is true, or a `Progress` of one's own; then they write to
-stderr what the commands do.
-Mistakes raise `UserError`, a budget that no network can meet `InfeasibleBudget`, a file that fails its proof
-`CheckFailed`; all are `NasdeployError`s.
+Several functions take the same arguments:
+
+- `run` is a `Run` or the directory of one; by default it is the latest in `runs/`.
+- `data` are other images than the recipe names: a folder, or a PyTorch data set of pictures and labels, or several by
+  part: `train`, `val` and `test`. Data sets are in no file, so each function is given them again.
+- `space` is a `SearchSpace` of one's own in the place of the recipe's. It is in no file either.
+- `changes` are values of the recipe's keys for this call, such as `{"train.epochs": 5}` or `["train.epochs=5"]`.
+- `restart` says whether what is there already is replaced.
+- `progress` says whether to write to stderr what the commands do, or is a `Progress` of one's own; by default functions
+  say nothing.
+
+Paths may be strings. Mistakes raise `UserError`, a budget that no network can meet `InfeasibleBudget`, a file that
+fails its proof `CheckFailed`; all are `NasdeployError`s.
 """
 
 import json
@@ -18,8 +27,18 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.progress import Progress
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.settings import LabelledDataset
-from nasdeploy.recipe import Recipe, load_recipe, parse_recipe, recipe_of, space_of, start_of
+from nasdeploy.recipe import (
+    AnyPath,
+    Changes,
+    Data,
+    Recipe,
+    assignments_of,
+    recipe_from,
+    recipe_of,
+    space_of,
+    start_of,
+    with_objects,
+)
 from nasdeploy.searching.budget import Bound, asked_for
 from nasdeploy.store.run import Run
 
@@ -31,12 +50,6 @@ if TYPE_CHECKING:
     from nasdeploy.workflows.finetune import Finetuned
     from nasdeploy.workflows.runtimes import RuntimeComparison
 
-AnyPath = str | PathLike[str]
-Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
-"""A folder of images, a PyTorch data set of pictures and labels, or several by part: `train`, `val`, `test`."""
-Changes = Mapping[str, object] | Sequence[str]
-"""Values by dotted key of a recipe, such as `{"train.epochs": 5}`, or as texts, such as `train.epochs=5`."""
-
 
 def init(
     data: AnyPath,
@@ -47,7 +60,7 @@ def init(
     out: AnyPath | None = None,
     progress: bool | Progress = False,
 ) -> Recipe:
-    """Return a recipe for a folder of images that trains for about `hours` on this machine.
+    """Return a recipe for the folder of images `data` that trains for about `hours` on this machine.
 
     `start` is the pretrained network to start from, `timm:NAME` or `torchvision:NAME`, and `weights` a file with its
     weights where the library is not to fetch its own; or `run:DIR`, a trained run, whose space and weights are taken;
@@ -79,15 +92,14 @@ def train(
     """Train the supernet of a recipe and return its run, which lies in `runs/NAME` unless `run` names a directory.
 
     `recipe` is an object, its content, a file, or the name of a shipped one; `data`, `space` and `changes` replace what
-    it says.
-    `init` is a file of weights, or a run, to start from; the classifier of a run with the same classes is kept. A run
-    that was stopped goes on; `restart` discards it.
-    Raises `UserError` for a finished run, for one that was begun with another recipe, and for whatever is wrong.
-    Started by `torchrun`, the processes share each batch, and all return the run.
+    it says. `init` is a file of weights, or a run, to start from; the classifier of a run with the same classes is
+    kept. A run that was stopped goes on; `restart` discards it. Raises `UserError` for a finished run, for one that was
+    begun with another recipe, and for whatever is wrong. Started by `torchrun`, the processes share each batch, and all
+    return the run.
     """
     from nasdeploy.workflows import train as workflow
 
-    loaded = _with_objects(_loaded(recipe, changes), data, space)
+    loaded = with_objects(recipe_from(recipe, changes), data, space)
     directory = workflow.default_directory(loaded) if run is None else Path(run)
     start = None if init is None else Path(init)
     trained = workflow.train(loaded, directory, _told(progress), init=start, restart=restart)
@@ -116,7 +128,7 @@ def import_supernet(
     from nasdeploy.workflows.start import import_supernet as workflow
 
     folder = None if data is None else fspath(data)
-    request = ImportRequest(kind, Path(file), Path(out), folder, _assignments(changes), restart)
+    request = ImportRequest(kind, Path(file), Path(out), folder, assignments_of(changes), restart)
     return workflow(request, _told(progress))
 
 
@@ -129,11 +141,11 @@ def profile(
     restart: bool = False,
     progress: bool | Progress = False,
 ) -> "LatencyTable":
-    """Measure the blocks of a run's space, or of a space, on a device, and return its latency table.
+    """Measure the blocks of a space on a device, and return its latency table, in seconds.
 
-    `device` is a name in profiles/ or a file; the table is kept in profiles/tables, where searches find it. A run whose
-    space is a Python object needs it as `space`. `budget_min` is the time in minutes that it may take. Raises
-    `UserError` if the table is there already, unless `restart` measures it anew.
+    `measured` is the space, or a run with it; a run whose space is a Python object needs it as `space`. `device` is a
+    name in profiles/ or a file. The table is kept in profiles/tables, where searches find it. `budget_min` is the time
+    in minutes that it may take. Raises `UserError` if the table is there already, unless `restart` measures it anew.
     """
     started = perf_counter()
     from nasdeploy.latency.profile import profile as measure
@@ -164,15 +176,15 @@ def search(
     progress: bool | Progress = False,
     **budget: Bound,
 ) -> "SearchResult":
-    """Search a trained run, by default the latest, for the best network within a budget.
+    """Search a trained run for the best network within a `budget`, and return what was found.
 
     Bounds are named as the options of `nasdeploy search`: `latency_ms=5`, `latency_ms={"cpu": 5, "pi": (None, 40)}`,
-    `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; without any, the recipe's latency counts. `data` and
-    `space` are needed again where they were Python objects in training. With `precisions`, such as fp32 and int8, the
-    search chooses among these too. With `changes={"search.prefer": "fast"}` the fastest finalist wins that is no worse
-    than the best, as far as can be told. With `strict` a latency table that was measured under other conditions is
-    refused. Raises `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of
-    `torchrun` that only help.
+    `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; their names end in the units: milliseconds, millions
+    and megabytes. Without any, the recipe's latency counts. `data` and `space` are needed again where they were Python
+    objects in training. With `precisions`, such as fp32 and int8, the search chooses among these too. With
+    `changes={"search.prefer": "fast"}` the fastest finalist wins that is no worse than the best, as far as can be told.
+    With `strict` a latency table that was measured under other conditions is refused. Raises `InfeasibleBudget` with
+    the range that can be reached, and `UserError` in those processes of `torchrun` that only help.
     """
     from nasdeploy.workflows.request import parse_precisions, request_searches
     from nasdeploy.workflows.search import search_all
@@ -197,18 +209,19 @@ def search_devices(
     progress: bool | Progress = False,
     **budget: Bound,
 ) -> "DeviceSearches":
-    """Search a trained run for each of several devices, and say which of them lets the best network in.
+    """Search a trained run for each of several `devices`, and return the results with the one of the best winner.
 
-    Bounds are those of `search`, and the same for all devices, `latency_ms` at least; a part of the range, such as
-    `40%`, is that of each device. The best winner is the run's result from then on. Raises `InfeasibleBudget` if no
-    network meets the budget on any of them.
+    The `budget` is that of `search`, and the same for all devices, `latency_ms` at least; a part of the range, such as
+    `40%`, is that of each device. The best winner is the run's result from then on. With `strict` a latency table that
+    was measured under other conditions is refused. Raises `InfeasibleBudget` if no network meets the budget on any of
+    them, and `UserError` for a device that is named twice or has no table.
     """
     from nasdeploy.workflows.device_searches import request_by_device
     from nasdeploy.workflows.device_searches import search_devices as workflow
 
     found, told = _run(run), _told(progress)
     recipes = [
-        _recipe_of(found, [*_assignments(changes), f"device={json.dumps(name)}"], data, space) for name in devices
+        _recipe_of(found, [*assignments_of(changes), f"device={json.dumps(name)}"], data, space) for name in devices
     ]
     return workflow(request_by_device(found, recipes, asked_for(budget), strict, told), told)
 
@@ -223,12 +236,13 @@ def finetune(
     restart: bool = False,
     progress: bool | Progress = False,
 ) -> "Finetuned":
-    """Train a network of a run further alone, by default the winner of its last search, and say what came of it.
+    """Train a network of a run further alone, and return what came of it.
 
-    It begins with the weights that it inherits, learns from the labels and from the run's original, if there is one,
-    and is exported from then on, unless it does worse than before on the samples held out for the search. The recipe
-    says how, for example in `changes={"finetune.epochs": 8}`. One that was stopped goes on; `restart` discards it.
-    Raises `UserError` for one that is finished.
+    `arch` is an architecture, its digest or name, or its JSON; by default the winner of the run's last search. It
+    begins with the weights that it inherits, learns from the labels and from the run's original, if there is one, and
+    is exported from then on, unless it does worse than before on the samples held out for the search. The recipe says
+    how, for example in `changes={"finetune.epochs": 8}`. One that was stopped goes on; `restart` discards it. Raises
+    `UserError` for one that is finished.
     """
     from nasdeploy.workflows.finetune import finetune as train_on
     from nasdeploy.workflows.finetune import request_finetune
@@ -243,7 +257,9 @@ class Export:
     """A directory of exported models, and what its manifest says of them."""
 
     directory: Path
+    """The directory that holds the files."""
     manifest: "BundleManifest"
+    """What is known of the network, and of each file."""
 
     @property
     def models(self) -> tuple[Path, ...]:
@@ -267,11 +283,15 @@ def export(
     max_drop: float = 0.5,
     progress: bool | Progress = False,
 ) -> Export:
-    """Export a network of a run, by default the winner of its last search, each model proved against PyTorch.
+    """Export a network of a run, each model proved against PyTorch, and return the directory with its manifest.
 
-    `arch` is an architecture, its digest or name, or its JSON. `max_drop` is what int8 may lose of the score, in
-    points. With `finetune_epochs` it is trained for so long alone first, as by `finetune`, unless it was. Raises
-    `CheckFailed` where a model does not agree with PyTorch.
+    `arch` is an architecture, its digest or name, or its JSON; by default the winner of the run's last search.
+    `formats` are keys of `nasdeploy.exporting.formats.FORMATS`, `precision` is that of the files, by default the
+    device's, and `device` the one to measure on, by default the search's. The files go to `out`, by default
+    RUN/export/DIGEST. Without `recalibrate` the batch-norm statistics stay those of the weights. `max_drop` is what
+    int8 may lose of the score, in points. With `finetune_epochs` the network is trained for so many epochs alone first,
+    as by `finetune`, unless it was. Raises `CheckFailed` where a model does not agree with PyTorch, and `UserError` for
+    whatever cannot be exported.
     """
     from nasdeploy.exporting.formats import plan_jobs
     from nasdeploy.workflows.export import export as write
@@ -302,13 +322,13 @@ def compare_runtimes(
     plot: AnyPath | None = None,
     progress: bool | Progress = False,
 ) -> "RuntimeComparison":
-    """Measure one network in several runtimes, and compare its outputs with PyTorch's in those that are here.
+    """Measure one network in several runtimes, compare its outputs with PyTorch's, and return both for each.
 
     `network` is the directory of a bundle, whose files are tried on its sample, or an architecture of `space`, by
     default that of a run, with random weights and inputs. `devices` are names or files, by default all that come with
     nasdeploy and can run here. What a runtime refuses is a result with its reason, and outputs that are wrong are one
-    with the problem: `require_agreement()` raises where there is any. `plot` is a PNG of the latencies. Raises
-    `UserError` for a network or a device that is not there.
+    with the problem: `require_agreement()` raises where there is any. `plot` is the PNG that the latencies in
+    milliseconds are drawn into. Raises `UserError` for a network or a device that is not there.
     """
     from nasdeploy.store.files import require_writable
     from nasdeploy.workflows.compared_network import compared_network
@@ -329,10 +349,11 @@ def compare_runtimes(
 
 
 def pack(run: Run | AnyPath | None = None, out: AnyPath | None = None, *, progress: bool | Progress = False) -> Path:
-    """Write a trained run, by default the latest, into one file for another machine, and return its path.
+    """Write a trained run into one file for another machine, and return its path.
 
-    It is NAME.nasdeploy in the working directory unless `out` names another, which must not be there yet. Data,
-    checkpoints and exports are not in it; latency tables that the run used are.
+    It is NAME.nasdeploy in the working directory unless `out` names another. Data, checkpoints and exports are not in
+    it; latency tables that the run used are. Raises `UserError` for a run that is not trained, and for a file that is
+    there already.
     """
     from nasdeploy.workflows.pack import pack as write
 
@@ -340,7 +361,7 @@ def pack(run: Run | AnyPath | None = None, out: AnyPath | None = None, *, progre
 
 
 def unpack(file: AnyPath, out: AnyPath | None = None, *, progress: bool | Progress = False) -> Run:
-    """Make the run in a file that `pack` wrote a run here, in runs/NAME unless `out` names a directory; return it.
+    """Make the run in a `file` that `pack` wrote a run here, in runs/NAME unless `out` names a directory; return it.
 
     Its images may lie elsewhere here: `search` and `export` take the folder as `data`. Raises `UserError`, and leaves
     nothing behind, for a file that is damaged, of another version or no such file.
@@ -365,35 +386,9 @@ def _run(run: Run | AnyPath | None) -> Run:
     return Run.latest() if run is None else Run.open(Path(run))
 
 
-def _loaded(recipe: Recipe | AnyPath | Mapping[str, object], changes: Changes | None) -> Recipe:
-    if isinstance(recipe, str | PathLike):
-        return load_recipe(fspath(recipe), _assignments(changes))
-    found = recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe), "recipe")
-    return found.changed(_assignments(changes))
-
-
 def _recipe_of(
     run: Run, changes: Changes | None = None, data: Data | None = None, space: SearchSpace | None = None
 ) -> Recipe:
     if isinstance(data, str | PathLike):
-        return _with_objects(recipe_of(run, _assignments(changes), fspath(data)), None, space)
-    return _with_objects(recipe_of(run, _assignments(changes)), data, space)
-
-
-def _assignments(changes: Changes | None) -> list[str]:
-    """Return changes as texts `key.key=value`, the value in JSON."""
-    if isinstance(changes, Sequence):
-        return list(changes)
-    return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
-
-
-def _with_objects(recipe: Recipe, data: Data | None, space: SearchSpace | None) -> Recipe:
-    """Return a recipe whose data and space are these, where any are given."""
-    found = recipe if space is None else recipe.with_space(space)
-    if data is None:
-        return found
-    if isinstance(data, str | PathLike):
-        return found.changed([f"data.path={json.dumps(str(Path(data).expanduser().absolute()))}"])
-    from nasdeploy.data.datasets import open_datasets
-
-    return found.with_data(open_datasets(data if isinstance(data, Mapping) else {"train": data}))
+        return with_objects(recipe_of(run, assignments_of(changes), fspath(data)), None, space)
+    return with_objects(recipe_of(run, assignments_of(changes)), data, space)

@@ -1,6 +1,7 @@
 """Recipes: everything of a run in one YAML file. Torch-free."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.resources import resource, resource_names
 from nasdeploy.core.settings import BySibling, Settings, load_yaml, override, parse
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.data.settings import DataSettings, ValueBounds
+from nasdeploy.data.settings import DataSettings, LabelledDataset, ValueBounds
 from nasdeploy.searching.settings import SearchSettings
 from nasdeploy.spaces import NamedOrSettings, load_space
 from nasdeploy.spaces.kind import GivenSpace
@@ -25,6 +26,13 @@ from nasdeploy.training.settings import ORIGINAL, TrainSettings
 
 if TYPE_CHECKING:
     from nasdeploy.data.inventory import OpenedData
+
+
+AnyPath = str | PathLike[str]
+Data = AnyPath | LabelledDataset | Mapping[str, LabelledDataset]
+"""A folder of images, a PyTorch data set of pictures and labels, or several by part: `train`, `val`, `test`."""
+Changes = Mapping[str, object] | Sequence[str]
+"""Values by dotted key of a recipe, such as `{"train.epochs": 5}`, or as texts, such as `train.epochs=5`."""
 
 
 def _data_settings(task: object) -> type[Settings]:
@@ -71,19 +79,19 @@ class Recipe(Settings):
         return task
 
     def load_space(self, output_size: int) -> SearchSpace:
-        """Return the search space with outputs of the size that the data ask for: the number of classes, say."""
+        """Return the search space with outputs of `output_size`, which the data ask for: the number of classes, say."""
         return load_space(self.space, output_size)
 
     def with_space(self, space: SearchSpace) -> "Recipe":
-        """Return a copy whose space is that object, whatever the recipe says."""
+        """Return a copy whose space is the object `space`, whatever the recipe says."""
         return self.model_copy(update={"space": GivenSpace.of(space)})
 
     def with_data(self, data: "OpenedData") -> "Recipe":
-        """Return a copy whose images are those objects, wherever the recipe says that they lie."""
+        """Return a copy whose images are the objects in `data`, wherever the recipe says that they lie."""
         return self.model_copy(update={"data": self.images.holding(data)})
 
     def changed(self, assignments: Sequence[str]) -> "Recipe":
-        """Return a copy with `key.key=value` assignments on top, whose values are YAML; see `load_recipe`."""
+        """Return a copy with `assignments` on top: `key.key=value`, whose values are YAML; see `load_recipe`."""
         if not assignments:
             return self
         parsed = parse_recipe(_changed(self.to_json(), assignments, None), f"recipe {self.name}")
@@ -99,7 +107,7 @@ class Recipe(Settings):
         raise UserError(f"recipe {self.name}: task {self.task} has no images")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, defaults included; `parse_recipe` reads them back."""
+        """Return plain values, defaults included; `parse_recipe` reads them back."""
         return self.model_dump(mode="json")
 
 
@@ -156,6 +164,33 @@ def _absolute(path: str) -> str:
 def parse_recipe(content: dict[str, Any], source: str) -> Recipe:
     """The recipe in plain values; `source` is named in errors."""
     return parse(Recipe, content, source)
+
+
+def recipe_from(recipe: Recipe | AnyPath | Mapping[str, object], changes: Changes | None) -> Recipe:
+    """Return a recipe that is an object, a file, the name of a shipped one, or plain values, with changes on top."""
+    if isinstance(recipe, str | PathLike):
+        return load_recipe(fspath(recipe), assignments_of(changes))
+    found = recipe if isinstance(recipe, Recipe) else parse_recipe(dict(recipe), "recipe")
+    return found.changed(assignments_of(changes))
+
+
+def assignments_of(changes: Changes | None) -> list[str]:
+    """Return changes as texts `key.key=value`, the value in JSON."""
+    if isinstance(changes, Sequence):
+        return list(changes)
+    return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+
+
+def with_objects(recipe: Recipe, data: Data | None, space: SearchSpace | None) -> Recipe:
+    """Return a recipe whose data and space are these, where any are given."""
+    found = recipe if space is None else recipe.with_space(space)
+    if data is None:
+        return found
+    if isinstance(data, str | PathLike):
+        return found.changed([f"data.path={json.dumps(_absolute(fspath(data)))}"])
+    from nasdeploy.data.datasets import open_datasets
+
+    return found.with_data(open_datasets(data if isinstance(data, Mapping) else {"train": data}))
 
 
 def _find(name: str) -> Path:

@@ -7,10 +7,9 @@ from pathlib import Path
 from posixpath import dirname, normpath
 from typing import Any
 
-import pytest
 from reference_command_line import command_line
 from reference_keys import classes_in, in_words, keys_of, undocumented
-from reference_pages import Page, key_pages, pages
+from reference_pages import key_pages, pages
 from reference_schema import recipe_schema
 from typer.main import get_command
 
@@ -24,25 +23,17 @@ from nasdeploy.spaces import SPACES, SpaceSettings, load_settings
 from nasdeploy.training.settings import SamplingSettings, TrainSettings
 from tests.latency.tables import table
 
-PAGES = {page.file: page for page in pages()}
 LINES = 250
 
 
-@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
-def test_every_key_has_a_meaning(page: Page) -> None:
-    keys = [f"{section.model.__name__}.{key.name}" for section in page.sections for key in keys_of(section.model)]
-    assert keys
-    told = [
-        f"{section.model.__name__}.{key.name}"
-        for section in page.sections
-        for key in keys_of(section.model)
-        if key.meaning
-    ]
-    assert told == keys
+def test_every_key_has_a_meaning() -> None:
+    keys = [(section.model, key) for page in pages() for section in page.sections for key in keys_of(section.model)]
+    assert len(keys) > 400
+    assert [(model.__name__, key.name) for model, key in keys if not key.meaning] == []
 
 
 def test_a_class_is_on_one_page() -> None:
-    models = [section.model for page in PAGES.values() for section in page.sections]
+    models = [section.model for page in pages() for section in page.sections]
     assert len(models) == len(set(models))
     held = {inside for model in models for key in keys_of(model) for _, inside in classes_in(key.annotation)}
     # Settings that a kind of space or of data stands for are on a page by their kinds.
@@ -98,7 +89,7 @@ def test_keys_of_a_latency_table_are_documented(tmp_path: Path) -> None:
     table().save(tmp_path / "table.json")
     content = read_json(tmp_path / "table.json")
     assert undocumented(content, nd.LatencyTable) == ["sha256"]
-    assert [key.name for key in PAGES["reference/table.md"].also] == ["sha256"]
+    assert "| `sha256` |" in key_pages()["reference/table.md"]
 
 
 def test_a_key_without_a_meaning_would_be_found() -> None:

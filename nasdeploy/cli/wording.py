@@ -27,6 +27,7 @@ COMMANDS = {
     "nd.search_devices": "search",
     "workflows.run.run_all": "run",
     "workflows.table.check": "table check",
+    "workflows.evaluate.evaluate": "evaluate",
     "workflows.searches.results": "search list",
     "workflows.models.predict": "predict",
 }

@@ -17,7 +17,9 @@ class Choice:
     """One decision of a search space and its admissible values, ascending."""
 
     name: str
+    """The name of the choice, such as `depth.2`."""
     values: tuple[int, ...]
+    """The values that it may have, ascending."""
 
 
 class Arch(Mapping[str, int]):

@@ -13,6 +13,7 @@ class NasdeployError(Exception):
     """Anything that nasdeploy itself reports; the command line prints it as one line and exits with `exit_code`."""
 
     exit_code = 1
+    """The exit code that the command line ends with."""
 
 
 class UserError(NasdeployError):

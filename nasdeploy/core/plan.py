@@ -19,6 +19,7 @@ class TensorType:
     shape: Shape
     """The sizes without the batch dimension, e.g. `(channels, height, width)`."""
     dtype: DType = "float32"
+    """The type of the numbers."""
     values: int | None = None
     """The integers are `0..values - 1`, e.g. the size of a vocabulary; None for floats."""
 

@@ -85,7 +85,7 @@ class Progress:
         self._quiet, self._wording = quiet, wording
 
     def say(self, text: str) -> None:
-        """Say one line to the user."""
+        """Say one line, `text`, to the user."""
         if not self._quiet:
             print(escaped(self._wording(text)), file=sys.stderr, flush=True)
 
@@ -107,7 +107,7 @@ class Progress:
 
     @contextmanager
     def task(self, name: str, total: int, done: int = 0, table: Callable[[], Rows] = lambda: ()) -> Iterator[Work]:
-        """Yield a task of `total` steps of which `done` were finished before (a resumed run).
+        """Yield the task called `name`, of `total` steps of which `done` were finished before (a resumed run).
 
         A terminal shows `table` below the bar, made anew now and then; nothing where it has no rows.
         """

@@ -55,23 +55,23 @@ class Metric:
         return f"{self.key}_error"
 
     def regret(self, value: float) -> float:
-        """Return how far a value is from the best one: what is minimised, whatever the direction."""
+        """Return how far `value` is from the best one: what is minimised, whatever the direction."""
         return self.best - value if self.maximise else value - self.best
 
     def gain(self, value: float) -> float:
-        """Return the value, negative where smaller ones are better: what is maximised, whatever the direction."""
+        """Return `value`, negative where smaller ones are better: what is maximised, whatever the direction."""
         return value if self.maximise else -value
 
     def number(self, value: float) -> str:
-        """Return a value as it stands below `heading`, e.g. `91.25`."""
+        """Return `value` as it stands below `heading`, e.g. `91.25`."""
         return f"{self.scale * value:.{self.decimals}f}"
 
     def with_error(self, value: float, error: float) -> str:
-        """Return a value and its standard error as they stand below `heading`, e.g. `91.25 +- 0.30`."""
+        """Return `value` and its standard `error` as they stand below `heading`, e.g. `91.25 +- 0.30`."""
         return f"{self.number(value)} +- {self.number(error)}"
 
     def text(self, value: float) -> str:
-        """Return a value as people read it, e.g. `91.25 %`."""
+        """Return `value` as people read it, e.g. `91.25 %`."""
         return f"{self.number(value)} {self.unit}" if self.unit else self.number(value)
 
     @property

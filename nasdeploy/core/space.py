@@ -26,7 +26,9 @@ class PartSpec:
     """A part of every network of a space: its name, and how often it runs for one sample."""
 
     name: str
+    """The name of the part."""
     runs: int = 1
+    """How often it runs for one sample."""
 
 
 NETWORK = PartSpec("network")
@@ -46,8 +48,11 @@ class Slot:
     """One position of the network and the choices that it reads."""
 
     name: str
+    """The name of the position."""
     reads: tuple[str, ...]
+    """The names of the choices that it reads."""
     part: PartSpec = NETWORK
+    """The part of the network that it is in."""
     weights: str = ""
     """The name of an earlier slot whose weights this one computes with; by default it has weights of its own."""
     sharing: Sharing = Sharing()
@@ -67,18 +72,21 @@ class SearchSpace(ABC):
     """
 
     name: str
+    """The name of the space, which its latency tables have too."""
     choices: tuple[Choice, ...]
+    """The choices, in the order of codes."""
     slots: tuple[Slot, ...]
+    """The positions of blocks, in the order in which they are computed."""
     is_chain: bool = True
     """Whether each part is a chain in every network: what decides how its peak of memory is found."""
 
     @abstractmethod
     def block(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
-        """The block in `slot` for the values that the slot reads; None where the network has none (absent depth)."""
+        """Return the block in `slot` for the `values` of the choices that it reads; None where the network has none."""
 
     @abstractmethod
     def inputs(self, part: str, arch: Arch) -> tuple[tuple[str, TensorType], ...]:
-        """Names and types of the inputs of a part."""
+        """Return names and types of the inputs of the part called `part` in the network of `arch`."""
 
     def takes(self, slot: Slot, values: Mapping[str, int], made: Sequence[str]) -> tuple[str, ...]:
         """Return the names of what the block in `slot` takes, in the order of its inputs.
@@ -89,7 +97,10 @@ class SearchSpace(ABC):
         return (made[-1],)
 
     def outputs(self, part: str, made: Sequence[str]) -> tuple[str, ...]:
-        """Return the names of the steps that a part gives out, of its present steps `made`; by default the last one."""
+        """Return the names of the steps that the part called `part` gives out, of its present steps `made`.
+
+        By default that is the last one.
+        """
         return (made[-1],)
 
     @property
@@ -100,9 +111,10 @@ class SearchSpace(ABC):
     # -- architectures
 
     def arch(self, data: Json) -> Arch:
-        """The canonical architecture for values by name or nested JSON; raises `UserError` naming what does not fit.
+        """Return the canonical architecture of `data`, values by name or nested JSON.
 
         Canonical: a choice that no present slot reads has its first value, so equal networks are equal architectures.
+        Raises `UserError` naming what does not fit.
         """
         values = data if isinstance(data, Arch) else flatten(data)
         names = {choice.name for choice in self.choices}
@@ -177,15 +189,15 @@ class SearchSpace(ABC):
         return Part(part.name, inputs, tuple(steps), outputs, part.runs)
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """An architecture with each choice uniform over its values (the distribution of supernet training)."""
+        """Return an architecture with each choice uniform over its values, drawn by `rng`, as training draws them."""
         return self._canonical({c.name: c.values[rng.integers(len(c.values))] for c in self.choices})
 
     def smallest(self) -> Arch:
-        """The architecture with the smallest value of every choice."""
+        """Return the architecture with the smallest value of every choice."""
         return self._canonical({c.name: c.values[0] for c in self.choices})
 
     def largest(self) -> Arch:
-        """The architecture with the largest value of every choice."""
+        """Return the architecture with the largest value of every choice."""
         return self._canonical({c.name: c.values[-1] for c in self.choices})
 
     # -- integer arrays
@@ -219,34 +231,35 @@ class SearchSpace(ABC):
         return sum(prod(row) for row in np.where(read[canonical][:, free], sizes[free], 1).tolist())
 
     def sample_codes(self, count: int, rng: np.random.Generator) -> Codes:
-        """Codes `[count, choices]`, each choice uniform; not brought into canonical form."""
+        """Return `count` codes `[count, choices]`, each choice drawn uniformly by `rng`; they are not canonical."""
         return np.stack([rng.integers(len(c.values), size=count, dtype=np.int16) for c in self.choices], axis=1)
 
     def mutate(self, codes: Codes, probability: float, rng: np.random.Generator) -> Codes:
-        """Each gene of `codes` `[n, choices]` drawn anew (uniform over its values) with the given probability."""
+        """Return `codes` `[n, choices]` with each gene drawn anew by `rng`, uniformly, with the given `probability`."""
         return np.where(rng.random(codes.shape) < probability, self.sample_codes(len(codes), rng), codes)
 
     def crossover(self, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
-        """Uniform crossover of equally long `a` and `b` `[n, choices]`: each gene from either parent, 0.5."""
+        """Return a crossover of equally long `a` and `b` `[n, choices]`: `rng` takes each gene from either, 0.5."""
         return np.where(rng.random(a.shape) < 0.5, a, b)
 
     def blend(self, codes: Codes, ends: Codes, rng: np.random.Generator) -> Codes:
-        """`codes` `[n, choices]`, of each of which a random share of genes, from none to all, is that of one of `ends`.
+        """Return `codes` `[n, choices]` of which a random share of genes, from none to all, is that of one of `ends`.
 
-        Choices drawn uniformly give networks of middling cost; blended with extreme ones they cover the whole range.
+        `rng` draws both. Choices drawn uniformly give networks of middling cost; blended with extreme ones they cover
+        the whole range.
         """
         own = rng.random(codes.shape) < rng.random((len(codes), 1))
         return np.where(own, codes, ends[rng.integers(len(ends), size=len(codes))])
 
     def encode(self, archs: Sequence[Arch]) -> Codes:
-        """Codes `[n, choices]`: for each choice the index of its value."""
+        """Return the codes `[n, choices]` of `archs`: for each choice the index of its value."""
         places = [(c.name, {value: index for index, value in enumerate(c.values)}) for c in self.choices]
         return np.array([[place[arch[name]] for name, place in places] for arch in archs], dtype=np.int16).reshape(
             len(archs), len(self.choices)
         )
 
     def decode(self, codes: Codes) -> list[Arch]:
-        """The canonical architectures of codes `[n, choices]`."""
+        """Return the canonical architectures of `codes` `[n, choices]`."""
         columns = [
             [choice.values[place] for place in column]
             for choice, column in zip(self.choices, self.canonical(codes).T.tolist(), strict=True)
@@ -254,11 +267,11 @@ class SearchSpace(ABC):
         return [Arch(dict(zip(self.values_of, values, strict=True))) for values in zip(*columns, strict=True)]
 
     def canonical(self, codes: Codes) -> Codes:
-        """Codes `[n, choices]` of the same networks, 0 for each choice that no present slot reads."""
+        """Return codes `[n, choices]` of the same networks as `codes`, 0 for each choice that no present slot reads."""
         return np.where(self.read(codes), codes, 0).astype(codes.dtype)
 
     def read(self, codes: Codes) -> Mask:
-        """Return which choices of codes `[n, choices]` some present slot reads."""
+        """Return which choices of `codes` `[n, choices]` some present slot reads, in the same shape."""
         always, sometimes = self._presence
         result, read = codes, np.broadcast_to(always, codes.shape).copy()
         while True:
@@ -296,7 +309,7 @@ class SearchSpace(ABC):
     # -- blocks
 
     def block_at(self, slot: Slot, values: Mapping[str, int]) -> Block | None:
-        """`block`, remembered: a space has few distinct blocks and asks for them often."""
+        """Return the `block` of `slot` for `values`, remembered: a space has few blocks and asks for them often."""
         place: tuple[str | int, ...] = (slot.name, *(values[name] for name in slot.reads))
         if place not in self._blocks:
             self._blocks[place] = self.block(slot, {name: values[name] for name in slot.reads})
@@ -312,12 +325,12 @@ class SearchSpace(ABC):
         return {choice.name: choice.values for choice in self.choices}
 
     def blocks_of(self, slot: Slot) -> Iterator[Block | None]:
-        """The slot's block for every combination of the values that it reads; the last choice varies fastest."""
+        """Yield the block of `slot` for every combination of values that it reads; the last choice varies fastest."""
         for combination in product(*(self.values_of[name] for name in slot.reads)):
             yield self.block_at(slot, dict(zip(slot.reads, combination, strict=True)))
 
     def distinct_blocks(self) -> dict[str, Block]:
-        """Every block that some architecture holds, by key, in order of first appearance."""
+        """Return every block that some architecture holds, by key, in order of first appearance."""
         return {key: block for block, key in self._keys.items()}
 
     @cached_property

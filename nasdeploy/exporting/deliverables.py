@@ -30,6 +30,7 @@ from nasdeploy.exporting.bundle.preprocessing_graph import embed_models
 from nasdeploy.exporting.bundle.verify import Sample, TensorSample, make_sample
 from nasdeploy.exporting.conversions import Examples
 from nasdeploy.exporting.manifest import Artefact, Embedded, ExportManifest, TaskManifest, part_facts
+from nasdeploy.exporting.predictions import FilePredictions, PredictionTally
 from nasdeploy.exporting.record import (
     SAMPLE,
     TOLERANCE,
@@ -194,6 +195,10 @@ class TensorDeliverable:
         """Return none: there is no preprocessing."""
         return ()
 
+    def predictions(self) -> FilePredictions | None:
+        """Return None: the samples are no pictures of some class."""
+        return None
+
 
 _CALIBRATION = 256
 _CALIBRATION_BATCH = 4
@@ -223,6 +228,8 @@ class ImageReference:
     """The number of test images that are not among them, because they cannot be read."""
     _known: list[tuple[Array, Array]] = field(default_factory=list, init=False, repr=False, compare=False)
     """Labels and logits of the test set, once they are known: several files are compared with them."""
+    _answers: list[PredictionTally] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The answers of the file that was scored last, once it was scored on the whole test set."""
 
     @classmethod
     def of(cls, network: Network, sets: ImageSets, data: DataSettings) -> "ImageReference":
@@ -275,17 +282,24 @@ class ImageReference:
         then differ by ties only.
         """
         (session,) = sessions.values()
-        tally, found = AccuracyTally(), []
+        tally, answers, found = AccuracyTally(), PredictionTally(), []
+        self._answers.clear()
         with progress.task("test images", len(self.images)) as task:
             for batch in self.test_set():
                 logits = logits_of(session, batch.inputs)
                 found.append(yardstick.rows(batch.logits, logits))
                 tally.add(batch.labels, batch.logits, logits)
+                answers.add(batch.labels, logits)
                 task.advance(len(batch.labels))
+        self._answers.append(answers)
         rows = np.concatenate(found)
         beyond = yardstick.beyond(rows)
         what = f"logits of {beyond} of {len(rows)} test images, of which {tally.changed} get another class, differ"
         return tally.accuracy(self.unreadable, yardstick.within(rows, what))
+
+    def predictions(self, classes: Sequence[str]) -> FilePredictions | None:
+        """Return what the file that was scored last makes of each test image; None if it did not get that far."""
+        return self._answers[-1].predictions(self.images, classes) if self._answers else None
 
     def test_set(self) -> Iterator[TestBatch]:
         """Yield all test images in order, read from their files by the manifest's preprocessing.
@@ -350,6 +364,10 @@ class PictureDeliverable:
     def embed(self, stage: Path, passed: Sequence[Artefact]) -> tuple[Embedded, ...]:
         """Write models that take uint8 pictures of any size; raises `CheckFailed` if they do not agree with others."""
         return embed_models(stage, passed, self.reference.images, self.reference.preprocessing)
+
+    def predictions(self) -> FilePredictions | None:
+        """Return what the file that was proved last makes of each test image; None if it did not get that far."""
+        return self.reference.predictions(self._data.labels)
 
 
 def examples_of(sets: ImageSets, data: DataSettings, side: int) -> Examples:

@@ -1,7 +1,7 @@
 """From a supernet to model files: extraction, recalibration, conversion, proof, and a manifest beside them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from nasdeploy.exporting.manifest import (
     Recalibration,
     SpaceFacts,
 )
+from nasdeploy.exporting.predictions import FilePredictions
 from nasdeploy.exporting.proof import ExportTarget, Files, Gate, require_half
 from nasdeploy.exporting.record import Disagreement, Proof, Reference, Sessions
 from nasdeploy.latency.runners.open_runner import fingerprint
@@ -64,6 +65,9 @@ class Deliverable(Protocol):
 
     def embed(self, stage: Path, passed: Sequence[Artefact]) -> tuple[Embedded, ...]:
         """Write models that preprocess by themselves beside others in `stage`; raises `CheckFailed`."""
+
+    def predictions(self) -> FilePredictions | None:
+        """Return what the file that was proved last makes of each test image; None where images are not classified."""
 
 
 DELIVERABLES: Mapping[Delivery, Callable[[Network, Task, TaskData], Deliverable]] = {
@@ -110,6 +114,8 @@ class Exporter:
     progress: Progress
     own: Network | None = None
     """The network with weights of its own that is exported in place of the supernet's; None if there is none."""
+    predictions: dict[str, FilePredictions] = field(default_factory=dict)
+    """What the files that passed make of the test images, by the sum of the file that is opened."""
 
     def export(self, arch: Arch, out: Path, jobs: Sequence[ExportJob], extras: Extras = _NONE) -> BundleManifest:
         """Write a bundle with the models of `arch` into the directory `out`, in place of an earlier one.
@@ -218,7 +224,7 @@ class Exporter:
                 job.form.write(_source(job, part, context), path)
         quantised = job.precision == "int8"
         everything = [file for path in files.values() for file in files_of(job.form, path)]
-        return Artefact(
+        made = Artefact(
             format=job.name,
             precision=job.precision,
             files=tuple(FileFacts.of(file) for file in everything),
@@ -231,6 +237,10 @@ class Exporter:
             proof=self._proof(files, job, context),
             parts={part: path.name for part, path in files.items()} if len(files) > 1 else {},
         )
+        predictions = None if made.proof.problems else context.deliverable.predictions()
+        if predictions is not None:
+            self.predictions[made.file.sha256] = predictions
+        return made
 
     def _proof(self, files: Files, job: ExportJob, context: ExportContext) -> Proof:
         """Findings about a model, in fp16 first whether fp16 holds it, which the runtime here may not compute in."""

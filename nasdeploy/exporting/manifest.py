@@ -44,7 +44,7 @@ class FileFacts(Settings):
 
     @classmethod
     def of(cls, path: Path) -> "FileFacts":
-        """Return the facts of a file as it is on disk now."""
+        """Return the facts of the file `path` as it is on disk now."""
         content = path.read_bytes()
         return cls(name=path.name, sha256=sha256(content).hexdigest(), bytes=len(content))
 

@@ -126,10 +126,11 @@ class ModelLatency(TimedRuns):
     batch: Count = 1
     """The images of a call."""
     usual_ms: Milliseconds | None = None
-    """The median on a machine as fast and as quiet as when it was profiled, after the device's gaps; None without a
-    latency table."""
+    """The median in milliseconds on a machine as fast and as quiet as when it was profiled, after the device's gaps;
+    None without a latency table."""
     predicted_ms: Milliseconds | None
-    """The prediction of the median on a machine as quiet as when it was profiled; None without a latency table."""
+    """The prediction of the median in milliseconds, on a machine as quiet as when it was profiled; None without a
+    latency table."""
     times_fp32: Annotated[float, Field(gt=0.0)] | None = None
     """Time as a multiple of that of the same network in fp32, measured in turn; None for fp32 itself."""
     remarks: tuple[str, ...] = ()
@@ -145,7 +146,10 @@ class ModelLatency(TimedRuns):
 
     @property
     def on_device_ms(self) -> float:
-        """The median of calls as they come on the device: what a budget is held against without a latency table."""
+        """The median in milliseconds of calls as they come on the device.
+
+        It is what a budget is held against without a latency table.
+        """
         return self.after_gaps.median_ms if self.idle_ms and self.after_gaps else self.median_ms
 
 

@@ -112,7 +112,7 @@ class HeldOutError:
     mean_absolute: float
     """The mean of |predicted / measured - 1|."""
     p95: float
-    """The value of |predicted / measured - 1| that 95 % of the networks have at most."""
+    """The value of |predicted / measured - 1|, 0.02 for 2 per cent, that 95 % of the networks have at most."""
     within_5_percent: float
     """The part of the networks whose prediction is off by 5 % at most."""
     within_10_percent: float

@@ -88,7 +88,8 @@ class MeasurementProtocol:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
 
     def with_idle(self, idle_ms: float) -> "MeasurementProtocol":
-        """Return this protocol for a device with gaps of so many milliseconds: whole networks are measured after them.
+        """Return this protocol for a device with gaps of `idle_ms` milliseconds: whole networks are measured after
+        them.
 
         Blocks are not, since their calls are parts of one; how networks differ from their sum, calibration finds out.
         """
@@ -195,8 +196,8 @@ class Timing:
         return self.median * self.processes[0] / middle, self.median * self.processes[-1] / middle
 
     def ties(self, other: "Timing") -> bool:
-        """Return whether the two cannot be told apart, because another process may well find their medians the other
-        way."""
+        """Return whether it and `other` cannot be told apart, because another process may well find their medians the
+        other way."""
         return self.band[0] <= other.band[1] and other.band[0] <= self.band[1]
 
 

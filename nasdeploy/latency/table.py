@@ -55,7 +55,8 @@ class Conditions(Settings):
     def of(
         cls, space: SearchSpace, device: Device, machine: Fingerprint, protocol: MeasurementProtocol
     ) -> "Conditions":
-        """Return the conditions of measuring `space` on a device whose machine's fingerprint is known."""
+        """Return the conditions of measuring `space` on `device`, whose `machine` has that fingerprint, by
+        `protocol`."""
         return cls(
             device=device,
             fingerprint=machine,
@@ -145,8 +146,8 @@ class LatencyTable(Settings):
     held_out_undisturbed: HeldOutError | None
     """The error on their undisturbed seconds, without the noise of the medians."""
     uncertainty: Annotated[float, BeforeValidator(_one_deviation), Field(ge=0)]
-    """The standard deviation of relative errors of predictions, from the held-out networks if there are any: of medians
-    on a machine as quiet as when it was profiled (`as_when_profiled`), which budgets are held against."""
+    """The standard deviation of relative errors of predictions (0.02 for 2 per cent), from the held-out networks if
+    there are any: of medians on a machine as quiet as when it was profiled, which budgets are held against."""
     p95_ratio: float = Field(ge=1)
     """The p95/p50 of whole networks' runs. Percentiles of blocks say nothing about it: they do not add up."""
     steadied: float = Field(default=0.0, ge=0, le=1)
@@ -167,7 +168,9 @@ class LatencyTable(Settings):
     ) -> "LatencyTable":
         """Return a table calibrated on all `networks` but the held-out ones, which give its error.
 
-        `steadied` is the power by which the given timings were corrected for drift (`nasdeploy.latency.campaign`).
+        `conditions` say what was measured, how and when (`created`: UTC, ISO 8601), and `entries` are the seconds of
+        blocks by key. `steadied` is the power by which the given timings were corrected for drift
+        (`nasdeploy.latency.campaign`).
         """
         known = [network for network in networks if network.role != "held-out"]
         held_out = [network for network in networks if network.role == "held-out"]
@@ -193,19 +196,21 @@ class LatencyTable(Settings):
         )
 
     def with_measured(self, space: SearchSpace, measured: Mapping[Arch, Timing]) -> "LatencyTable":
-        """Return this table with more networks, measured during a search, in its calibration."""
+        """Return this table with more networks of `space` in its calibration, `measured` in seconds during a search."""
         added = [network_terms(self.entries, space, arch, "search", timing) for arch, timing in measured.items()]
         replaced = [network.arch for network in added]
         kept = [n for n in self.networks if n.role != "search" or n.arch not in replaced]
         return LatencyTable.fitted(self.conditions, self.created, self.entries, [*kept, *added], self.steadied)
 
     def at_usual_speed(self, timing: Timing) -> Timing:
-        """Return a timing measured for this table, corrected by its reference as far as the table's timings were."""
+        """Return `timing`, which was measured for this table, corrected by its reference as far as the table's timings
+        were."""
         usual = usual_reference([*self.entries.values(), *(n.timing for n in self.networks if n.role != "search")])
         return corrected(timing, usual, self.steadied)
 
     def as_when_profiled(self, timing: Timing) -> Timing:
-        """Return a timing of a whole network as it would be on a machine as fast and as quiet as when it was profiled.
+        """Return `timing`, of a whole network, as it would be on a machine as fast and as quiet as when it was
+        profiled.
 
         At the usual speed, and with the median and the 95th percentile in proportion to undisturbed seconds that the
         table's networks show. Those that were measured differ from one minute to the next where a machine is shared;
@@ -219,17 +224,17 @@ class LatencyTable(Settings):
     # -- prediction
 
     def predict(self, plan: Plan) -> PredictedLatency:
-        """Return the latency of a network; raises `UserError` naming blocks that the table lacks."""
+        """Return the seconds of the network of `plan`; raises `UserError` naming blocks that the table lacks."""
         (seconds,) = self.calibration(np.array([_sums(self.entries, plan)])).tolist()
         return PredictedLatency(seconds, self.uncertainty * seconds, self.p95_ratio * seconds)
 
     def calibrated_cost(self, slot: Slot, block: Block) -> float:
-        """Return the seconds that a slot's block adds to a network's prediction; the calibration's offset is on top."""
+        """Return the seconds that `block` in `slot` adds to a prediction; the calibration's offset is on top."""
         once = self.calibration.per_block + self.calibration.per_param * block.params
         return self.calibration.slope * entry_cost(self.entries)(slot, block) + slot.part.runs * once
 
     def latencies(self, space: SearchSpace) -> Callable[[Codes], Floats]:
-        """Return a function that predicts many at once: from codes `[n, choices]` to seconds `[n]`."""
+        """Return a function that predicts many networks of `space`: from codes `[n, choices]` to seconds `[n]`."""
         costs, offset = Costs(space, [self.calibrated_cost]), self.calibration.offset
         return lambda codes: costs(codes)[:, 0] + offset
 
@@ -247,13 +252,13 @@ class LatencyTable(Settings):
     # -- files
 
     def save(self, path: Path) -> None:
-        """Write the table, one line an entry, whole or not at all."""
+        """Write the table to `path`, one line an entry, whole or not at all."""
         data = self.model_dump(mode="json")
         write_text(path, _lines({**data, "sha256": _checksum(data)}))
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
-        """Read a table; raises `UserError` if it is damaged, was edited, or is of another version."""
+        """Read the table in `path`; raises `UserError` if it is damaged, was edited, or is of another version."""
         remedy = "restore it, or measure again with `nd.profile(restart=True)`"
         data = read_object(path, remedy)
         _require_version(data, path)

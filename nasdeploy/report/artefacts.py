@@ -3,12 +3,15 @@
 A run keeps the predictions of each classifier's file that was proved, in a file of arrays by the sum of the model's.
 """
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nasdeploy.core.score import Metric
 from nasdeploy.exporting.manifest import Artefact, BundleManifest, ExportManifest
+from nasdeploy.exporting.predictions import FilePredictions, Mistake
 from nasdeploy.exporting.record import ModelLatency
 from nasdeploy.tasks.file_scores import Accuracy, ProvenScore
 
@@ -156,7 +159,7 @@ class WrongImage:
     """A test image that gets a wrong class."""
 
     name: str
-    """The file of the image, or its place in the test set; of unknown origin, as names of classes are."""
+    """The end of the path of its file, or its place in the test set; it may hold anything, as names of classes may."""
     truth: int
     """The index of its class."""
     predicted: int
@@ -166,7 +169,7 @@ class WrongImage:
     probability_of_truth: float
     """The probability that it gives to the right one."""
     picture: str
-    """A small PNG as a `data:image/png;base64,` URI; empty where the image cannot be read any more."""
+    """A small PNG or JPEG as a `data:image/...;base64,` URI; empty where the image cannot be read any more."""
 
 
 @dataclass(frozen=True)
@@ -289,3 +292,38 @@ def _latency(found: ModelLatency) -> ProvenLatency:
         times_fp32=found.times_fp32,
         remarks=found.remarks,
     )
+
+
+def prediction_report(found: FilePredictions, digest: str, file: str, labels: Sequence[str]) -> PredictionReport:
+    """Return what a report shows of the predictions of a network's file, which are of classes of these names."""
+    cells = Counter(zip(found.labels.tolist(), found.classes.tolist(), strict=True))
+    return PredictionReport(
+        digest=digest,
+        file=file,
+        labels=tuple(labels),
+        images=len(found.labels),
+        correct=int((found.labels == found.classes).sum()),
+        confusion=tuple(ConfusedPair(truth, predicted, images) for (truth, predicted), images in sorted(cells.items())),
+        wrong=tuple(_wrong(mistake, found) for mistake in found.mistakes),
+    )
+
+
+def _wrong(mistake: Mistake, found: FilePredictions) -> WrongImage:
+    place = mistake.place
+    return WrongImage(
+        name=mistake.name,
+        truth=int(found.labels[place]),
+        predicted=int(found.classes[place]),
+        probability=float(found.probabilities[place]),
+        probability_of_truth=float(found.probabilities_of_truth[place]),
+        picture=_as_uri(mistake.picture),
+    )
+
+
+_KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+"""What files of the kinds that are shown begin with: nothing else is taken for a picture."""
+
+
+def _as_uri(content: bytes) -> str:
+    kind = next((kind for begin, kind in _KINDS.items() if content.startswith(begin)), None)
+    return "" if kind is None else f"data:image/{kind};base64,{b64encode(content).decode('ascii')}"

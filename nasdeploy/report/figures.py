@@ -11,24 +11,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nasdeploy.core.cost_registry import NETWORK_COSTS, front_axis, on_device
 from nasdeploy.core.costs import Floats
+from nasdeploy.core.score import Metric
 from nasdeploy.searching.loss_table import NO_NUMBER, LossTable, cuts
 from nasdeploy.searching.problem import Problem
-from nasdeploy.searching.result import NetworkRecord, SearchResult
 from nasdeploy.store.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], path: Path) -> None:
-    """Draw a PNG: all evaluated networks as (cost in its unit, score), the front, finalists, the winner."""
     from matplotlib.figure import Figure
 
-    metric = result.metric
+    from nasdeploy.report.networks import FrontReport
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG, or what else its name ends in, whole or not at all; equal ones give equal files."""
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, metadata=metadata)
+
+
+def draw_front(found: "FrontReport", metric: Metric, evaluated: Sequence[tuple[float, float]], path: Path) -> None:
+    """Draw all evaluated networks as (cost in its unit, score), the Pareto front, finalists, the winner.
+
+    The file is what its name ends in, e.g. a PNG or an SVG.
+    """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    axes, front = figure.subplots(), [(point, point.cost) for point in found.front if point.cost is not None]
     axes.scatter(
         [cost for cost, _ in evaluated],
         [metric.scale * value for _, value in evaluated],
@@ -36,12 +47,11 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
         color="0.75",
         label=f"evaluated ({len(evaluated)})",
     )
-    front = result.front
     axes.errorbar(
-        [_cost(found, result) for found in front],
-        [metric.scale * found.value for found in front],
-        xerr=[_uncertainty(found) for found in front],
-        yerr=[metric.scale * found.error for found in front],
+        [cost for _, cost in front],
+        [metric.scale * point.value for point, _ in front],
+        xerr=[point.uncertainty for point, _ in front],
+        yerr=[metric.scale * point.error for point, _ in front],
         color="tab:blue",
         marker="o",
         markersize=4,
@@ -50,25 +60,26 @@ def draw_front(result: SearchResult, evaluated: Sequence[tuple[float, float]], p
         capsize=2,
         label="Pareto front, +- one standard error",
     )
-    _draw_measured(axes, result)
-    axes.set_xlabel(_label(result))
-    axes.set_ylabel(f"{metric.heading} on {result.samples} held-out training {metric.samples}")
+    _draw_measured(axes, found, metric)
+    measured = " (front: predicted, finalists: measured)" if found.is_latency else ""
+    axes.set_xlabel(f"{found.axis}{measured}")
+    axes.set_ylabel(f"{metric.heading} on {found.samples} held-out training {metric.samples}")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if metric.maximise else "upper right")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+    write_figure(figure, path)
 
 
-def _draw_measured(axes: "Axes", result: SearchResult) -> None:
-    """Finalists at their measured latency, the winner, and the budget."""
-    scale = result.metric.scale
-    measured = [(found, one) for found in result.finalists if (one := _measured(found)) is not None]
-    if measured:
+def _draw_measured(axes: "Axes", found: "FrontReport", metric: Metric) -> None:
+    """Draw finalists at their measured latency, the winner, and the budget."""
+    scale, device = metric.scale, found.devices[0] if found.devices else ""
+    pairs = [(point, point.measured_ms[device]) for point in found.finalists if device in point.measured_ms]
+    spread = [(point, one.p10, one.median, one.p90) for point, one in pairs if one.p10 and one.p90]
+    if spread:
         axes.errorbar(
-            [ms for _, (_, ms, _) in measured],
-            [scale * found.final_value for found, _ in measured],
-            xerr=[[ms - p10 for _, (p10, ms, _) in measured], [p90 - ms for _, (_, ms, p90) in measured]],
-            yerr=[scale * found.error for found, _ in measured],
+            [median for _, _, median, _ in spread],
+            [scale * point.value for point, *_ in spread],
+            xerr=[[median - p10 for _, p10, median, _ in spread], [p90 - median for _, _, median, p90 in spread]],
+            yerr=[scale * point.error for point, *_ in spread],
             color="tab:orange",
             marker="x",
             linestyle="none",
@@ -77,46 +88,14 @@ def _draw_measured(axes: "Axes", result: SearchResult) -> None:
             zorder=3,
             label="finalists, measured: p10, median, p90",
         )
-    winner = result.winner
-    cost = _cost(winner, result) if winner.measured_ms is None else winner.measured_ms
-    axes.scatter([cost], [scale * winner.final_value], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
-    bounds = result.budget.bounds.get(_axis(result), ())
-    for place, bound in enumerate(one for one in bounds if one is not None):
-        axes.axvline(bound, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")
-
-
-def _measured(found: NetworkRecord) -> tuple[float, float, float] | None:
-    """p10, median and p90 on the first device, in milliseconds, None if it was not measured."""
-    for one in found.latency.values():
-        if one.measured_ms is None or one.measured_p10_ms is None or one.measured_p90_ms is None:
-            return None
-        return one.measured_p10_ms, one.measured_ms, one.measured_p90_ms
-    return None
-
-
-def _uncertainty(found: NetworkRecord) -> float:
-    """Return the uncertainty of the prediction on the first device, in milliseconds; 0 for costs that are known."""
-    return next((one.uncertainty_ms for one in found.latency.values()), 0.0)
-
-
-def _axis(result: SearchResult) -> str:
-    """Return the name of the cost that the front is drawn over (see `nasdeploy.searching.problem.Problem`)."""
-    if result.device is not None:
-        return on_device("latency", result.device)
-    return front_axis(result.budget.bounds)
-
-
-def _label(result: SearchResult) -> str:
-    if result.device is not None:
-        return f"latency in ms on {result.device} (front: predicted, finalists: measured)"
-    cost = NETWORK_COSTS[_axis(result)]
-    return f"{cost.title} in {'millions' if cost.is_count else cost.unit}"
-
-
-def _cost(found: NetworkRecord, result: SearchResult) -> float:
-    cost = found.predicted_ms if result.device is not None else found.in_unit(_axis(result))
-    assert cost is not None  # A front is drawn of what was found now.
-    return cost
+    winner = found.winner
+    cost = winner.measured_ms[device].median if device in winner.measured_ms else winner.cost
+    if cost is not None:
+        axes.scatter([cost], [scale * winner.value], marker="*", s=180, color="tab:red", zorder=4, label="chosen")
+    bound = found.axis_bound
+    bounds = () if bound is None else (bound.low, bound.high)
+    for place, each in enumerate(one for one in bounds if one is not None):
+        axes.axvline(each, color="tab:red", linewidth=1, linestyle="--", label="_" if place else "budget")
 
 
 def draw_cuts(problem: Problem, losses: LossTable, path: Path) -> None:
@@ -146,8 +125,7 @@ def draw_cuts(problem: Problem, losses: LossTable, path: Path) -> None:
     axes.set_ylabel(f"divergence of outputs in nats, {losses.samples} samples")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=6, fontsize="small")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+    write_figure(figure, path)
 
 
 _LEAST_LOSS = 1e-3
@@ -309,8 +287,7 @@ def draw_boxes(series: Sequence[Series], edges: Floats, path: Path, score: str, 
     columns = min(3, len(series)) if max(map(len, labels)) <= _SHORT else 1
     figure.legend(patches, labels, loc="outside lower center", ncols=columns)
     axes.set_title("Sub-networks: minimum, quartiles, maximum", fontsize="medium")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+    write_figure(figure, path)
 
 
 def _scaled(box: Box, scale: float) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nasdeploy.core.arch import Arch
@@ -75,7 +75,8 @@ class FrontPoint:
     tied: bool
     """Whether it is a finalist that is worse than the chosen one by no more than one standard error."""
     value: float
-    """The score, of what is deployed where that was scored apart; times the metric's `scale` for what is shown."""
+    """The score; times the metric's `scale` for what is shown. That of finalists and of the chosen network is of what
+    is deployed, in int8 as its runtime computes it."""
     error: float
     """The standard error of `value`."""
     cost: float | None
@@ -120,7 +121,7 @@ class FrontReport:
     samples: int
     """The number of held-out samples that networks were scored on."""
     axis: str
-    """The words at the axis of costs with their unit, such as `latency in ms on cpu` or `MACs in M`."""
+    """The words at the axis of costs with their unit, such as `latency in ms on cpu` or `MACs in millions`."""
     is_latency: bool
     """Whether the axis is a latency, which is predicted for the front and measured for finalists."""
     bounds: tuple[BudgetBound, ...]
@@ -192,6 +193,7 @@ def front_report(result: SearchResult) -> FrontReport:
     bounds = tuple(_bound(name, low, high) for name, (low, high) in result.budget.bounds.items())
     named = dict(zip(result.budget.bounds, bounds, strict=True))
     shown = COSTS[split_name(axis)[0]]
+    unit = "millions" if shown.is_count else shown.unit
     return FrontReport(
         id=result.id,
         finished=result.finished,
@@ -202,11 +204,11 @@ def front_report(result: SearchResult) -> FrontReport:
         evaluated=result.evaluated,
         rounds=result.rounds,
         samples=result.samples,
-        axis=f"{shown.title} in {shown.unit}" + ("" if result.device is None else f" on {result.device}"),
+        axis=f"{shown.title} in {unit}" + ("" if result.device is None else f" on {result.device}"),
         is_latency=result.device is not None,
         bounds=bounds,
         axis_bound=named.get(axis),
-        front=tuple(_point(found, result, axis) for found in result.front),
+        front=tuple(replace(_point(found, result, axis), value=found.value) for found in result.front),
         finalists=tuple(_point(found, result, axis) for found in result.finalists),
         winner=_point(result.winner, result, axis),
         as_fast=result.as_fast,

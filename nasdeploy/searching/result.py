@@ -25,14 +25,17 @@ class LatencyRecord(Settings):
     """Latency of a network on one device, in milliseconds; None for what was not measured."""
 
     predicted_ms: float
-    """The median, by the table as it was corrected by the end of the search."""
+    """The median in milliseconds, by the table as it was corrected by the end of the search."""
     uncertainty_ms: float
-    """The standard deviation of the prediction."""
+    """The standard deviation of the prediction, in milliseconds."""
     measured_ms: float | None = None
-    """The median of the whole network on the device."""
+    """The median of the whole network on the device, in milliseconds."""
     measured_p10_ms: float | None = None
+    """The milliseconds that 10 % of the calls took at most."""
     measured_p90_ms: float | None = None
+    """The milliseconds that 90 % of the calls took at most."""
     measured_p95_ms: float | None = None
+    """The milliseconds that 95 % of the calls took at most."""
     measured_spread: float | None = None
     """The largest by the smallest median of the processes that it was measured in."""
 
@@ -44,13 +47,17 @@ class DifferenceRecord(Settings):
     """
 
     value: float
+    """The score less the winner's."""
     error: float
+    """The standard error of `value`."""
     loss: float
+    """The label loss less the winner's."""
     loss_error: float
+    """The standard error of `loss`."""
 
     @classmethod
     def of(cls, found: PairedDifference) -> "DifferenceRecord":
-        """Return a difference as JSON holds it."""
+        """Return the difference `found` as JSON holds it."""
         return cls(value=found.value, error=found.error, loss=found.loss, loss_error=found.loss_error)
 
 
@@ -61,7 +68,9 @@ class NetworkRecord(Settings):
     """
 
     digest: str
+    """The digest of the architecture."""
     arch: dict[str, Any]
+    """The values of the architecture's choices."""
     value: float
     """The score on training samples that were held out."""
     error: float
@@ -106,13 +115,13 @@ class NetworkRecord(Settings):
         return spread(fields, "costs", {name: key for name, key in _NETWORK_KEYS.items() if name in self.costs})
 
     def in_unit(self, name: str) -> float | None:
-        """Return a cost in its unit; None in results of versions that did not know it."""
+        """Return the cost called `name` in its unit; None in results of versions that did not know it."""
         value, cost = self.costs.get(name), NETWORK_COSTS[name]
         return cost.scale * value if value is not None and cost.is_count else value
 
     @property
     def predicted_ms(self) -> float | None:
-        """The predicted latency on the first device."""
+        """The predicted latency on the first device, in milliseconds."""
         return next((one.predicted_ms for one in self.latency.values()), None)
 
     @property
@@ -122,7 +131,7 @@ class NetworkRecord(Settings):
 
     @property
     def measured_ms(self) -> float | None:
-        """The measured latency on the first device."""
+        """The measured latency on the first device, in milliseconds."""
         return next((one.measured_ms for one in self.latency.values()), None)
 
 
@@ -158,7 +167,9 @@ class LatencyBounds(Settings):
     """Bounds on the latency on one device."""
 
     median_ms: Bounds | None
+    """The bounds of the median call in milliseconds; None where there are none."""
     p95_ms: Bounds | None
+    """The bounds of the 95th percentile of calls in milliseconds; None where there are none."""
 
 
 class BudgetRecord(Settings):
@@ -171,7 +182,7 @@ class BudgetRecord(Settings):
 
     @classmethod
     def of(cls, budget: Budget) -> "BudgetRecord":
-        """Return a budget in the units that users write."""
+        """Return `budget` in the units that users write."""
         latency = {device: _latency(budget.on(device)) for device in budget.devices}
         costs = {name: bounds for name, cost in NETWORK_COSTS.items() if (bounds := _bounds(budget[name], cost))}
         return cls(latency=latency, costs=costs)
@@ -220,7 +231,9 @@ class Fidelity(Settings):
     """How well predictions order networks: Kendall's tau, None with fewer than three networks of different values."""
 
     networks: int
+    """The number of networks."""
     tau: float | None
+    """Kendall's tau of predicted and found values; None with fewer than three networks of different values."""
     mean_absolute: float | None = None
     """Mean of |measured / predicted - 1|, for latencies."""
     rmse: float | None = None
@@ -231,11 +244,13 @@ class SearchResult(Settings):
     """A finished search."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
+    """The version of the result's form."""
     id: str
     """Number of the search in its run."""
     finished: str
     """UTC, ISO 8601."""
     strategy: str
+    """The strategy that proposed architectures."""
     score: Criterion = "metric"
     """What networks were ranked by."""
     supernet: str
@@ -243,11 +258,13 @@ class SearchResult(Settings):
     weights: WeightsFacts | None = None
     """The weights that were searched on; None in results of earlier versions."""
     space: str
+    """The digest of the search space."""
     devices: tuple[str, ...]
     """The devices of the latency budget; the first is that of the front. Empty for a search without latency."""
     precision: Precision = "fp32"
     """The precision of the first device."""
     budget: BudgetRecord
+    """The bounds that were asked for."""
     probability: float
     """The probability with which a network that is predicted to meet the budget does."""
     rounds: int
@@ -261,6 +278,7 @@ class SearchResult(Settings):
     unreadable: int = 0
     """Held-out samples beside these that were left out, because they cannot be read."""
     winner: NetworkRecord
+    """The network that was chosen."""
     ties: tuple[str, ...]
     """Digests of finalists that meet the budget and are worse than the winner by no more than one standard error: of
     the difference between the two where their records say it, else of the winner's score."""
@@ -272,6 +290,7 @@ class SearchResult(Settings):
     as_fast: tuple[str, ...] = ()
     """Digests of finalists whose latency on the first device is not told from the winner's by several processes."""
     finalists: tuple[NetworkRecord, ...]
+    """The networks that were measured on the devices as a whole."""
     front: tuple[NetworkRecord, ...]
     """Pareto front of the score over predicted latency (or MACs), by rising cost."""
     latency_fidelity: dict[str, Fidelity]

@@ -78,7 +78,7 @@ class SearchSettings(Settings):
     batch_size: int = Field(default=256, ge=1, le=65536)
     """Images scored at once, or as many of them as fit into a GPU's memory."""
     cache_gib: float = Field(default=2.0, ge=0.0, le=65536)
-    """Memory for images that are kept ready for networks; what does not fit is prepared anew for each network."""
+    """The GiB of memory for images that are kept ready for networks; what does not fit is prepared anew for each."""
     halving: int = Field(default=1, ge=1, le=16)
     """Rungs of successive halving: 3 scores the networks of a round on a quarter of the held-out samples, the better
     half of them on half of these, and the better half of those on all. 1 scores every network on all."""

@@ -266,7 +266,7 @@ def kept_evaluations(path: Path, metric: Metric) -> list[Evaluation]:
     except sqlite3.DatabaseError as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or move it away and search anew") from None
     return [
-        Evaluation(digest, arch, Score(metric, value, error, samples, _number(loss)), seconds)
+        Evaluation(str(digest), str(arch), Score(metric, value, error, samples, _number(loss)), seconds)
         for digest, arch, seconds, value, error, loss, samples in rows
     ]
 

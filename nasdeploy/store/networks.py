@@ -46,12 +46,12 @@ class HeldOutScore(Settings):
 
     @classmethod
     def of(cls, score: Score) -> "HeldOutScore":
-        """Return a score as JSON holds it."""
+        """Return `score` as JSON holds it."""
         loss = score.loss if isfinite(score.loss) else None
         return cls(value=score.value, error=score.error, loss=loss, samples=score.samples)
 
     def score(self, metric: Metric) -> Score:
-        """Return the score by the metric that it is of."""
+        """Return the score by `metric`, which it is of."""
         return Score(metric, self.value, self.error, self.samples, nan if self.loss is None else self.loss)
 
 
@@ -80,7 +80,7 @@ class OwnWeights(NetworkFacts):
     """The sum of the file that the run keeps them in."""
 
     def text(self, metric: Metric) -> str:
-        """Return what they are, and what they are worth, for people."""
+        """Return what they are, and what they are worth by `metric`, for people."""
         if self.kind == "original":
             return f"its own, those of the pretrained original after {_counted(self.epochs)} on the run's data"
         gained = "" if self.before is None or self.after is None else f": {_gained(self.before, self.after, metric)}"
@@ -105,17 +105,22 @@ class FinetuneRecord(Settings):
     """What the training of one network alone came to, also where its weights were not kept."""
 
     schema_version: Literal[1] = 1
+    """The version of the record's form."""
     digest: str
     """The architecture's."""
     arch: dict[str, Any]
+    """The values of the architecture's choices."""
     epochs: Count
+    """The epochs that it was trained for."""
     before: HeldOutScore
+    """The score with the weights that it inherited."""
     after: HeldOutScore
+    """The score with the weights that it was trained to."""
     kept: bool
     """Whether its weights are those that are delivered; not if the network does worse with them than before."""
 
     def text(self, metric: Metric) -> str:
-        """Return what came of it, for people."""
+        """Return what came of it, for people, with scores by `metric`."""
         end = "" if self.kept else "; that is worse, so the inherited weights stay"
         gained = _gained(self.before, self.after, metric)
         return f"{self.digest} fine-tuned for {_counted(self.epochs)}: {gained}{end}"

@@ -74,6 +74,7 @@ class Run:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
+        """The directory of the run."""
         self._manifest = manifest
         self._locks = 0
         self._identity: tuple[int, int] | None = None
@@ -90,9 +91,11 @@ class Run:
         seed: int,
         **remembered: Unpack[RememberedData],
     ) -> "Run":
-        """Return a new run `root/name`; `space` is the space's digest.
+        """Return a new run in the directory `name` in `root`.
 
-        Raises `UserError` if there is one of that name.
+        `recipe` are the plain values that it is begun with, `space` is the digest of the search space, `seed` that of
+        all random numbers, and `remembered` says what tells its data from others. Raises `UserError` if there is one of
+        that name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(
@@ -124,7 +127,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """Return the run in a directory, now the latest.
+        """Return the run in the directory `path`, now the latest.
 
         Raises `UserError` if there is none or its manifest is damaged.
         """
@@ -187,17 +190,17 @@ class Run:
         return self.path / "export"
 
     def is_finished(self, step: StepName) -> bool:
-        """Return whether a step of this run was completed."""
+        """Return whether `step` of this run was completed: train, profile, search or export."""
         return step in self._manifest.finished
 
     def facts(self, step: StepName) -> Facts:
-        """Return the facts that a finished step left; raises `UserError` if it is not finished."""
+        """Return the facts that the finished `step` left; raises `UserError` if it is not finished."""
         if not self.is_finished(step):
             raise UserError(f"{self.path}: `nd.{step}()` has not finished in this run; run it first")
         return self._manifest.finished[step]
 
     def finish(self, step: StepName, facts: Mapping[str, Any]) -> None:
-        """Record a step as finished, with what later steps and the user want to know (JSON values)."""
+        """Record `step` as finished, with `facts` that later steps and the user want to know (JSON values)."""
         with self.lock():
             self.require_there()
             current = _read(self.path / _MANIFEST)
@@ -206,7 +209,7 @@ class Run:
 
     @staticmethod
     def discard(path: Path) -> None:
-        """Delete the run in a directory and everything in it, if there is one; its manifest may be damaged."""
+        """Delete the run in the directory `path` and everything in it, if there is one; its manifest may be damaged."""
         if not (path / _MANIFEST).exists():
             return
         # Out of sight in one step: a new run of this name must never find half of the old one's files.
@@ -235,7 +238,7 @@ class Run:
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
-        """Hold the use of the run while no other process changes it; whether this process may write to it.
+        """Hold the use of the run while no other process changes it; yield whether this process may write to it.
 
         It may not where the file system does not let it, as a medium that is mounted read-only. Nobody else does then
         either, and there is nothing to be locked.

@@ -42,9 +42,9 @@ class FinetuneSettings(Settings):
     """The weight of the divergence; that of the label loss is 1 - beta."""
 
     def training(self, arch: Arch, epochs: int, train: TrainSettings, *, taught: bool) -> TrainSettings:
-        """Return the settings by which a network is trained alone; what they do not say is the supernet's `train`.
+        """Return the settings by which the network of `arch` is trained alone for `epochs`.
 
-        `taught` says whether a teacher is there.
+        What they do not say is that of the supernet's `train`; `taught` says whether a teacher is there.
         """
         size = self.batch_size or train.batch_size
         none: dict[str, Any] = {"kind": "none"}

@@ -293,7 +293,7 @@ class TrainSettings(LearningSettings):
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """The steps between checkpoints inside an epoch; there is one after each epoch anyway."""
     checkpoint_minutes: float = Field(default=10.0, gt=0.0)
-    """The greatest age of the last checkpoint inside an epoch."""
+    """The greatest age in minutes of the last checkpoint inside an epoch."""
     kept_checkpoints: int = Field(default=2, ge=1, le=1000)
     """The number of latest checkpoints that are kept."""
     most_skipped: int = Field(default=10, ge=0)

@@ -32,7 +32,9 @@ class DeviceSearch:
     """What came of the search for one device."""
 
     device: Device
+    """The device."""
     result: SearchResult | None
+    """What was found; None where no network meets the budget."""
     reason: str | None = None
     """Why there is no result; None if there is one."""
 
@@ -65,6 +67,7 @@ class DeviceSearches:
     """The searches for several devices, in the order in which these were named, and the best result."""
 
     searches: tuple[DeviceSearch, ...]
+    """The search for each device."""
     best: SearchResult
     """The result whose winner is the best of all, which is the run's."""
 

@@ -16,6 +16,7 @@ from nasdeploy.core.score import Metric
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.exporting.formats import ExportJob, Extras
 from nasdeploy.exporting.manifest import BundleManifest, ExportOrigin
+from nasdeploy.exporting.predictions import predictions_file
 from nasdeploy.latency.table import LatencyTable, find_table, table_path
 from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes.device import Device, load_device
@@ -190,6 +191,8 @@ def export(
         )
         manifest = exporter.export(request.arch, directory, jobs, extras)
         if kept:
+            for sha256, predictions in exporter.predictions.items():
+                predictions.save(predictions_file(run.path, sha256))
             run.finish("export", _facts(directory, manifest, task.metric))
         else:
             progress.say(f"export: {run.path} is read-only, and does not know of it")

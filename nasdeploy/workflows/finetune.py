@@ -117,8 +117,11 @@ class Finetuned:
     """What a fine-tuning came to."""
 
     arch: Arch
+    """The architecture."""
     record: FinetuneRecord
+    """The scores before and after, and whether the new weights are kept."""
     metric: Metric
+    """What the scores measure."""
 
     @property
     def text(self) -> str:

@@ -1,23 +1,31 @@
 """What a report shows of runs: everything that a run has got to so far, opened and put together. Torch-free."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import numpy as np
 from pydantic import Field
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.progress import Progress
 from nasdeploy.core.resources import resource_names
 from nasdeploy.core.settings import Settings
 from nasdeploy.core.space import SearchSpace
-from nasdeploy.exporting.bundle.write import REJECTED_MANIFEST
-from nasdeploy.exporting.manifest import MANIFEST, read_manifest
+from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.exporting.bundle.pictures import prepare
+from nasdeploy.exporting.bundle.verify import runnable
+from nasdeploy.exporting.bundle.write import REJECTED_MANIFEST, load_bundle
+from nasdeploy.exporting.manifest import MANIFEST, ExportManifest, read_manifest
+from nasdeploy.exporting.predictions import FilePredictions, PredictionTally, predictions_file
+from nasdeploy.exporting.record import Disagreement, logits_of
 from nasdeploy.latency.table import TABLES, LatencyTable
 from nasdeploy.recipe import Recipe, load_recipe, recipe_of, space_of
 from nasdeploy.report.architecture import DrawnNetwork, drawn_network
-from nasdeploy.report.artefacts import ShownExport, shown_export
+from nasdeploy.report.artefacts import PredictionReport, ShownExport, prediction_report, shown_export
 from nasdeploy.report.figures import Box
 from nasdeploy.report.latency import table_report
 from nasdeploy.report.networks import Regime, SubNetworks, front_report, sub_networks
@@ -47,14 +55,18 @@ _METRICS = "metrics.jsonl"
 _EVALUATED = "evaluate.json"
 
 
-def report_of(run: Run, recipe: Recipe | None = None) -> RunReport:
+_QUIET = Progress(quiet=True)
+
+
+def report_of(run: Run, recipe: Recipe | None = None, progress: Progress = _QUIET) -> RunReport:
     """Return everything that a report shows of a run, as far as it has got.
 
-    `recipe` is the run's, and needed only if it holds the space as a Python object. Parts that are damaged, or of an
+    `recipe` is the run's, and needed only if it holds the space as a Python object. A model whose proof did not keep
+    its predictions is run on the test images, if they are there. Parts that are damaged, or of an
     earlier version, are left out and named in the remarks. Raises `UserError` for a run that has nothing to show yet,
     and for one whose recipe or space this version does not know.
     """
-    return _RunReading.of(run, recipe or recipe_of(run)).report()
+    return _RunReading.of(run, recipe or recipe_of(run), progress).report()
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,12 @@ class _RunReading:
     run: Run
     recipe: Recipe
     space: SearchSpace
+    progress: Progress
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, run: Run, recipe: Recipe) -> "_RunReading":
-        return cls(run, recipe, space_of(run, recipe))
+    def of(cls, run: Run, recipe: Recipe, progress: Progress) -> "_RunReading":
+        return cls(run, recipe, space_of(run, recipe), progress)
 
     def report(self) -> RunReport:
         run, metric = self.run, task_of(self.recipe.task).metric
@@ -92,7 +105,7 @@ class _RunReading:
             tables=tuple(table_report(table, self.space, file) for file, table in tables.values()),
             networks=self._networks(result, {name: table for name, (_, table) in tables.items()}),
             exports=tuple(exports),
-            predictions=None,
+            predictions=self._predictions(exports),
             reproduction=self._reproduction(StepsTaken(tuple(tables), result, finetuned, exports)),
             remarks=tuple(self.remarks),
         )
@@ -181,6 +194,26 @@ class _RunReading:
         shown = [shown_export(each, str(path.parent), chosen, metric) for path, each in found if each is not None]
         return sorted(shown, key=lambda each: not each.chosen)
 
+    def _predictions(self, exports: Sequence[ShownExport]) -> PredictionReport | None:
+        """Return what the first model of the first export makes of the test images, as its proof kept it.
+
+        Where nothing is kept, as in runs of earlier versions, the model is run on them now.
+        """
+        passed = [each for each in exports if not each.rejected and Path(each.directory, MANIFEST).is_file()]
+        if not passed or not self.run.manifest.classes:
+            return None
+        export, made = passed[0], passed[0].artefacts[0]
+        labels, file = self.run.manifest.classes, predictions_file(self.run.path, made.sha256)
+        if file.is_file():
+            found = self._kept(FilePredictions.load, file, len(labels))
+        else:
+            found = self._kept(_predicted, Path(export.directory), made.file, self.progress)
+            if found is not None:
+                # Whoever has the run in use keeps it from being written: it is made anew then.
+                with suppress(UserError), self.run.lock():
+                    found.save(file)
+        return None if found is None else prediction_report(found, export.digest, made.file, labels)
+
     def _reproduction(self, steps: StepsTaken) -> Reproduction:
         run, manifest = self.run, self.run.manifest
         shipped = manifest.name in resource_names("recipes") and load_recipe(manifest.name) == self.recipe
@@ -195,6 +228,31 @@ class _RunReading:
             versions=manifest.versions,
             data_digest=None if manifest.data is None else manifest.data.digest,
         )
+
+
+def _predicted(bundle: Path, file: str, progress: Progress) -> FilePredictions:
+    """Return what a model of a bundle makes of its run's test images; raises `UserError` if either is not there."""
+    manifest = load_bundle(bundle)
+    if not isinstance(manifest, ExportManifest):
+        raise UserError(f"{bundle}: no classifier of images, so that there is no confusion matrix")
+    artefact = next(made for made in manifest.artefacts if made.file.name == file)
+    model = runnable(bundle, artefact)
+
+    from nasdeploy.workflows.verify import images_of
+
+    images, steps = images_of(manifest, bundle), manifest.preprocessing.model_dump()
+    tally, read = PredictionTally(), list[int]()
+    with model.opened() as session, progress.task("report: test images", len(images)) as task:
+        for place in range(len(images)):
+            with suppress(UnreadableImage):
+                picture, label = images[place]
+                try:
+                    tally.add(np.array([label]), logits_of(session, prepare(picture, steps)))
+                except Disagreement as error:
+                    raise UserError(f"{bundle / file}: {error}") from None
+                read.append(place)
+            task.advance()
+    return tally.predictions(images.subset(read), manifest.labels)
 
 
 def _table_folders(run: Path) -> list[Path]:

@@ -31,21 +31,31 @@ class RuntimeResult:
     """What came of a network on one device. Latencies are of calls back to back, in the median of the processes."""
 
     device: str
+    """The name of the device."""
     runtime: str
+    """The name of its runtime."""
     version: str | None
     """The version of the runtime on this machine; None for boards, and where it is not installed."""
     precision: Precision
+    """The precision that the model is made for."""
     threads: int
+    """The threads that the runtime might use."""
     hosts: tuple[str, ...]
+    """The boards or phones that it was measured on; empty for this machine."""
     reason: str | None = None
     """Why it was not measured; None if it was."""
     megabytes: float | None = None
+    """The size of the files in megabytes; None where there are none."""
     median_ms: float | None = None
+    """The milliseconds that half of the calls took at most; like the next three None where it was not measured."""
     p10_ms: float | None = None
+    """The milliseconds that 10 % of the calls took at most."""
     p90_ms: float | None = None
+    """The milliseconds that 90 % of the calls took at most."""
     p95_ms: float | None = None
+    """The milliseconds that 95 % of the calls took at most."""
     processes_ms: tuple[float, ...] = ()
-    """The medians of the processes, ascending; empty where it was one."""
+    """The medians of the processes in milliseconds, ascending; empty where it was one."""
     noise: str = ""
     """Why the latencies are not to be trusted; empty if they are."""
     ties: tuple[str, ...] = ()
@@ -63,12 +73,12 @@ class RuntimeResult:
         return f"{self.device} ({self.runtime})"
 
     def refused(self, why: Refusal) -> "RuntimeResult":
-        """Return the same with the reason for which it was not measured."""
+        """Return the same with the reason `why` it was not measured."""
         return replace(self, reason=why.reason.removeprefix(f"device {self.device}: "))
 
     @property
     def spread_ms(self) -> tuple[float, float, float]:
-        """The latency: p10, median and p90; raises `ValueError` where it was not measured."""
+        """The p10, median and p90 in milliseconds; raises `ValueError` where it was not measured."""
         if self.p10_ms is None or self.median_ms is None or self.p90_ms is None:
             raise ValueError(f"{self.name} was not measured")
         return self.p10_ms, self.median_ms, self.p90_ms
@@ -79,9 +89,13 @@ class RuntimeComparison:
     """A network in several runtimes."""
 
     network: str
+    """The name of the network."""
     macs: int
+    """The multiply-accumulate operations for one sample."""
     params: int
+    """The number of learned parameters."""
     batch: int
+    """The images of a call."""
     results: tuple[RuntimeResult, ...]
     """The results by device, the fastest first, and after them what was not measured."""
 
@@ -95,7 +109,7 @@ class RuntimeComparison:
         return asdict(self)
 
     def draw(self, path: Path) -> None:
-        """Draw the latencies as bars, into a PNG."""
+        """Draw the latencies as bars in milliseconds, into the PNG `path`."""
         bars = [LatencyBar(each.name, *each.spread_ms, note=f", {each.megabytes:.3g} MB") for each in self.measured]
         draw_latencies(bars, f"{self.network}, batch {self.batch}", path)
 

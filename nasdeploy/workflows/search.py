@@ -27,6 +27,7 @@ from nasdeploy.distributed.ranks import met
 from nasdeploy.distributed.worker import run_worker
 from nasdeploy.latency.protocol import Timing
 from nasdeploy.report.figures import draw_cuts, draw_front
+from nasdeploy.report.networks import front_report
 from nasdeploy.searching.finalists import FinalistJournal, SearchFacts, measure_networks, result_of
 from nasdeploy.searching.loss_table import LossTable
 from nasdeploy.searching.measured_losses import measure_losses
@@ -187,7 +188,8 @@ def _written(request: SearchRequest, supernet: str, outcome: Outcome, evaluator:
     )
     keep(run, result)
     draw_front(
-        result,
+        front_report(result),
+        result.metric,
         [(problem.axis.cost.scale * c.costs[problem.axis.name], c.evaluation.score.value) for c in known],
         run.path / PICTURE,
     )

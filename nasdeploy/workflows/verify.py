@@ -286,16 +286,19 @@ def _images(manifest: ExportManifest, bundle: Path, folder: str | None) -> tuple
     """Test images and where they are from; without `folder`, None and the reason if the run's are not here."""
     if folder is not None:
         classes = _classes(Path(folder), manifest)
-        images = _test_set(manifest, bundle, folder) if classes is None else classes
+        images = images_of(manifest, bundle, folder) if classes is None else classes
         return images, f"the test images in {folder}"
     try:
-        return _test_set(manifest, bundle), f"the test images of {manifest.origin.run}"
+        return images_of(manifest, bundle), f"the test images of {manifest.origin.run}"
     except UserError as error:
         return None, f"accuracy is not tried without `data` ({error})"
 
 
-def _test_set(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
-    """Return the images of the run's recipe, where they were or in `folder`."""
+def images_of(manifest: ExportManifest, bundle: Path, folder: str | None = None) -> Images:
+    """Return the test images of the run's recipe, where they were or in `folder`.
+
+    Raises `UserError` if they are not there, or not those that the models were tested on.
+    """
     recipe = parse_recipe(manifest.origin.recipe, f"{bundle / MANIFEST}: origin.recipe")
     # Images that cannot be read are left out and counted.
     changes = {"on_unreadable": "skip"} | ({} if folder is None else {"path": folder})

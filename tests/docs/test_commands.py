@@ -1,14 +1,18 @@
 """Commands in pages are typed by a test, or say what they need that no test has; there is no third kind."""
 
+import ast
+import inspect
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from textwrap import dedent
 
 import click
 import pytest
 import typer
 
+import nasdeploy as nd
 from nasdeploy.cli.app import app
 from tests.docs.pages import NEEDS, PAGES, ROOT, fences, hardware, mentioned, stray, typed
 
@@ -72,6 +76,18 @@ def test_mentioned_commands_have_these_options(command: str) -> None:
     known = {option for each in command_found.params for option in (*each.opts, *each.secondary_opts)}
     known |= {"--help"}
     assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known
+
+
+def test_calls_in_python_have_these_arguments() -> None:
+    texts = [fence.text for page in PAGES.values() for fence in fences(page, "python")]
+    texts += [found for page in PAGES.values() for found in re.findall(r"(?<!`)`(nd\.[a-z_]+\([^`]*\))`", page)]
+    calls = [node for text in texts for node in ast.walk(ast.parse(dedent(text))) if isinstance(node, ast.Call)]
+    ours = [call for call in calls if ast.unparse(call.func).startswith("nd.")]
+    assert ours
+    for call in ours:
+        taken = inspect.signature(getattr(nd, ast.unparse(call.func).removeprefix("nd."))).parameters
+        free = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        assert free or {each.arg for each in call.keywords} <= set(taken), ast.unparse(call)
 
 
 @pytest.mark.parametrize("command", distinct(scripts()))

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("mkdocs", reason="extra docs is not installed")
 
+CHROMIUM = Path("/usr/bin/chromium")
 ROOT = Path(__file__).parents[2]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").rglob("*.md"))
 SECONDS = 60
@@ -82,6 +83,27 @@ def test_nothing_is_fetched_from_another_host(site: dict[Path, _Page]) -> None:
     assert any(page.fetched for page in site.values())
     elsewhere = {reference for page in site.values() for reference in page.fetched if urlsplit(reference).netloc}
     assert elsewhere == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed")
+def test_pages_are_read_and_searched_from_the_file_system(site: dict[Path, _Page]) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    (home,) = (path.parent for path in site if path.name == "404.html")
+    said, asked = list[str](), list[str]()
+    with sync_api.sync_playwright() as started:
+        page = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(urlsplit(request.url).scheme))
+        page.goto((home / "using/spaces.html").as_uri())
+        page.click("input.md-search__input")
+        page.keyboard.type("interleaved")
+        hit = page.wait_for_selector(".md-search-result__item a", timeout=30_000)
+        assert hit is not None
+        assert Path(urlsplit(str(hit.get_attribute("href"))).path).suffix == ".html"
+    assert said == []
+    assert set(asked) == {"file"}
 
 
 @pytest.mark.parametrize(("path", "lines"), [(README, 150), *((path, 250) for path in PAGES)])

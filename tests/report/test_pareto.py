@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from nasdeploy.report.figures import draw_front
+from nasdeploy.report.networks import front_report
 from nasdeploy.searching.result import NetworkRecord, SearchResult
 from tests.searching import results
 
@@ -27,7 +28,7 @@ def result(*, latency: bool = False, **bounds: float) -> SearchResult:
 )
 def test_picture_is_drawn_in_colour(of, tmp_path):
     path = tmp_path / "pareto.png"
-    draw_front(of, [(1e-3 * n, 0.4 + 0.1 * n) for n in range(1, 5)], path)
+    draw_front(front_report(of), of.metric, [(1e-3 * n, 0.4 + 0.1 * n) for n in range(1, 5)], path)
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.size == (960, 600)

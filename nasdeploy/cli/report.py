@@ -1,0 +1,80 @@
+"""`nasdeploy plot`: what a run has got to, as pictures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
+from nasdeploy.cli.wording import typed
+from nasdeploy.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.report.run import RunReport
+    from nasdeploy.store.run import Run
+
+PLOTS = "plots"
+
+
+def plot(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to draw, e.g. front; all for every picture.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run directory [default: the latest in runs/].")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE|DIR", help=f"A file .png or .svg, or where both go [default: RUN/{PLOTS}]."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Draw a picture of a run's report as PNG and SVG."""
+    from nasdeploy.core.errors import lookup
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.report.plots import PLOTS as KINDS
+    from nasdeploy.report.plots import SUFFIXES, draw, drawable
+    from nasdeploy.store.files import require_writable
+
+    if kind != "all":
+        lookup("picture", {**KINDS, "all": None}, kind)
+    (opened,) = _opened([] if run is None else [run])
+    folder = out or opened.path / PLOTS
+    is_file = folder.suffix.lower() in SUFFIXES
+    if is_file and kind == "all":
+        raise UserError(f"--out {out}: all pictures do not go into one file; name a directory")
+    require_writable(folder if is_file else folder / f"{kind}.png")
+    (found,) = reports_of([opened], Progress(quiet, typed))
+    kinds = drawable(found) if kind == "all" else [kind]
+    paths = [folder] if is_file else [folder / f"{each}{suffix}" for each in kinds for suffix in SUFFIXES]
+    for path in paths:
+        draw(kind if is_file else path.stem, found, path)
+    emit({"run": str(opened.path), "pictures": list(map(str, paths))}, as_json, lambda: _wrote(paths))
+
+
+def _wrote(paths: Sequence[Path]) -> str:
+    return "\n".join(f"wrote {path}" for path in paths)
+
+
+def _opened(paths: Sequence[Path]) -> list["Run"]:
+    """Return the runs, by default the latest; raises `UserError` for one that is missing or named twice."""
+    from nasdeploy.store.run import Run
+
+    known: set[Path] = set()
+    for path in paths:
+        if path.resolve() in known:
+            raise UserError(f"{path}: given twice; name each run once")
+        known.add(path.resolve())
+    return [Run.open(path) for path in paths] or [Run.latest()]
+
+
+def reports_of(runs: Sequence["Run"], progress: "Progress") -> list["RunReport"]:
+    """Return what a report shows of each run, its remarks as users of the command line read them."""
+    from nasdeploy.workflows.report import report_of
+
+    found = [report_of(run, progress=progress) for run in runs]
+    return [replace(one, remarks=tuple(map(typed, one.remarks))) for one in found]
