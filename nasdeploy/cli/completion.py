@@ -26,6 +26,7 @@ _FORMATS = (
 _STRATEGIES = (
     *("evolution", "random", "nsga2", "coarse-to-fine", "predictor-guided", "reinforce", "differentiable", "additive"),
 )
+_PICTURES = ("training", "networks", "regimes", "front", "predicted", "stages", "architecture", "confusion")
 _PUBLISHED = ("alphanet", "attentivenas", "ofa")
 
 
@@ -122,6 +123,11 @@ def layouts(context: typer.Context, word: str) -> list[str]:
 def networks(context: typer.Context, word: str) -> list[str]:
     """Return bundles, and architectures."""
     return [*bundles(context, word), *architectures(context, word)]
+
+
+def pictures(context: typer.Context, word: str) -> list[str]:
+    """Return pictures of a run's report."""
+    return [*_PICTURES, "all"]
 
 
 def published(context: typer.Context, word: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nasdeploy.cli import completion
 from nasdeploy.cli.output import JsonFlag, QuietFlag, emit
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
@@ -20,9 +21,19 @@ PLOTS = "plots"
 
 
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="What to draw, e.g. front; all for every picture.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="What to draw, e.g. front; all for every picture.",
+            autocompletion=completion.pictures,
+        ),
+    ],
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run directory [default: the latest in runs/].")
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]", help="Run directory [default: the latest in runs/].", autocompletion=completion.runs
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -48,11 +59,14 @@ def plot(
     if is_file and kind == "all":
         raise UserError(f"--out {out}: all pictures do not go into one file; name a directory")
     require_writable(folder if is_file else folder / f"{kind}.png")
-    (found,) = reports_of([opened], Progress(quiet, typed))
+    progress = Progress(quiet, typed)
+    (found,) = reports_of([opened], progress)
     kinds = drawable(found) if kind == "all" else [kind]
     paths = [folder] if is_file else [folder / f"{each}{suffix}" for each in kinds for suffix in SUFFIXES]
-    for path in paths:
-        draw(kind if is_file else path.stem, found, path)
+    with progress.task("pictures", len(paths)) as task:
+        for path in paths:
+            draw(kind if is_file else path.stem, found, path)
+            task.advance()
     emit({"run": str(opened.path), "pictures": list(map(str, paths))}, as_json, lambda: _wrote(paths))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nasdeploy.cli import completion
-from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts
+from nasdeploy.cli.output import JsonFlag, QuietFlag, emit, facts, load_torch
 from nasdeploy.cli.space import find_space
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import CheckFailed, UserError
@@ -69,6 +69,7 @@ def check(
     loaded = LatencyTable.load(table)
     found = _required(loaded, space)
     progress = Progress(quiet, typed)
+    load_torch(progress, "nasdeploy.workflows.table")
 
     from nasdeploy.latency.runners.open_runner import open_runner
     from nasdeploy.workflows.table import RecheckSize

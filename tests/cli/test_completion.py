@@ -13,6 +13,7 @@ from nasdeploy.cli import completion
 from nasdeploy.cli.app import app
 from nasdeploy.core.resources import resource_names
 from nasdeploy.exporting.formats import FORMATS
+from nasdeploy.report.plots import PLOTS
 from nasdeploy.searching.settings import STRATEGY_NAMES
 from nasdeploy.spaces import SPACES, load_space
 from nasdeploy.supernet.settings import FROM_PUBLISHED
@@ -101,6 +102,7 @@ def test_all_that_nasdeploy_knows_is_offered() -> None:
     assert completed("export", "--format", "") == list(FORMATS)
     assert completed("search", "--strategy", "") == list(STRATEGY_NAMES)
     assert completed("import", "") == list(FROM_PUBLISHED)
+    assert completed("plot", "") == [*PLOTS, "all"]
     named = ["smallest", "largest", *load_space("alphanet").named]
     assert completed("space", "show", "alphanet", "--arch", "") == named
 
