@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nasdeploy.recipe import Recipe
     from nasdeploy.searching.result import SearchResult
     from nasdeploy.store.run import Run
+    from nasdeploy.workflows.report import report_of, write_report
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _HOMES = {
     "nasdeploy.recipe": ("Recipe",),
     "nasdeploy.searching.result": ("SearchResult",),
     "nasdeploy.store.run": ("Run",),
+    "nasdeploy.workflows.report": ("report_of", "write_report"),
 }
 """The module of each public name."""
 
@@ -66,6 +68,7 @@ __all__ = [  # noqa: RUF022 (a test compares it with the above)
     "search_devices", "train", "unpack",
     "Arch", "Choice", "CheckFailed", "InfeasibleBudget", "NasdeployError", "UserError", "Block", "TensorType",
     "SearchSpace", "Slot", "ExportManifest", "LatencyTable", "Recipe", "SearchResult", "Run",
+    "report_of", "write_report",
 ]  # fmt: skip
 
 

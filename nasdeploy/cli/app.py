@@ -13,7 +13,7 @@ from nasdeploy.cli.export import export
 from nasdeploy.cli.models import bench, predict, verify
 from nasdeploy.cli.packs import pack, unpack
 from nasdeploy.cli.profile import profile
-from nasdeploy.cli.report import plot
+from nasdeploy.cli.report import plot, report
 from nasdeploy.cli.run import import_supernet, init, run
 from nasdeploy.cli.runtimes import app as runtimes
 from nasdeploy.cli.search import app as search
@@ -51,6 +51,7 @@ app.add_typer(search, name="search")
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(export)
+app.command()(report)
 app.command()(plot)
 app.command()(pack)
 app.command()(unpack)

@@ -1,9 +1,11 @@
-"""`nasdeploy plot`: what a run has got to, as pictures."""
+"""`nasdeploy report` and `plot`: everything that a run has got to as one page, as JSON, and as pictures."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,38 @@ if TYPE_CHECKING:
     from nasdeploy.store.run import Run
 
 PLOTS = "plots"
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories [default: the latest in runs/].")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page [default: report.html in the first run]."),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print every number of it as one JSON object; no page without --out.")
+    ] = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write one HTML page of a run as far as it has got, or of several beside each other."""
+    from nasdeploy.core.progress import Progress
+    from nasdeploy.store.files import require_writable
+    from nasdeploy.workflows.report import PAGE, write_page
+
+    opened = _opened(runs or [])
+    page = (out or opened[0].path / PAGE) if out is not None or open_it or not as_json else None
+    if page is not None:
+        require_writable(page)
+    reports = reports_of(opened, Progress(quiet, typed))
+    if page is not None:
+        write_page(reports, page)
+    result: dict[str, Any] = {"page": None if page is None else str(page), "runs": [one.to_json() for one in reports]}
+    emit(result, as_json, lambda: f"wrote {page}")
+    if open_it and page is not None:
+        _show(page)
 
 
 def plot(
@@ -92,3 +126,29 @@ def reports_of(runs: Sequence["Run"], progress: "Progress") -> list["RunReport"]
 
     found = [report_of(run, progress=progress) for run in runs]
     return [replace(one, remarks=tuple(map(typed, one.remarks))) for one in found]
+
+
+def with_page(run: "Run", progress: "Progress") -> str | None:
+    """Write the page of a run that is finished, and return its path; None where that fails, which is said."""
+    from nasdeploy.core.errors import one_line
+    from nasdeploy.workflows.report import PAGE, write_page
+
+    page = run.path / PAGE
+    try:
+        write_page(reports_of([run], progress), page)
+    # The run has got to its end, whatever becomes of a picture of it.
+    except Exception as error:
+        progress.say(f"report: not written ({one_line(error)})")
+        return None
+    progress.say(f"report: {page}")
+    return str(page)
+
+
+def _show(page: Path) -> None:
+    """Open a page in the browser; raises `UserError` if there is none that has windows."""
+    import webbrowser
+
+    # Without a display Python would start a browser in the terminal, which waits for keys.
+    windows = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")))
+    if not windows or not webbrowser.open(page.resolve().as_uri()):
+        raise UserError(f"--open: there is no browser here; the report is in {page}, open it on another machine")

@@ -7,6 +7,7 @@ import typer
 
 from nasdeploy.cli import completion
 from nasdeploy.cli.output import DeviceOption, JsonFlag, QuietFlag, changes, emit, load_torch, onward
+from nasdeploy.cli.report import with_page
 from nasdeploy.cli.search import Given, PreferOption, StrictFlag, asked_of, preference_of, with_budget
 from nasdeploy.cli.train import DataOption, DirectoryOption, RecipeArgument, RestartFlag, SetOption
 from nasdeploy.cli.wording import typed
@@ -158,7 +159,7 @@ def run(
 ) -> None:
     """Train, profile, search and export in one go.
 
-    It fine-tunes, too, if the recipe says so; the same command resumes.
+    It fine-tunes, too, if the recipe says so, and writes a report; the same command resumes.
     """
     from nasdeploy.recipe import load_recipe
 
@@ -180,6 +181,7 @@ def run(
         "model": str(product.directory / product.manifest.artefacts[0].file.name),
         "search": product.result.model_dump(mode="json"),
         "export": product.manifest.model_dump(mode="json"),
+        "report": with_page(product.run, progress),
     }
     emit(result, as_json, lambda: _product(product))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -42,7 +43,7 @@ from nasdeploy.report.training import TrainingCurves, training_curves
 from nasdeploy.searching.result import SearchResult, load_result
 from nasdeploy.spaces import load_settings
 from nasdeploy.store.evaluations import kept_evaluations
-from nasdeploy.store.files import read_json_lines
+from nasdeploy.store.files import read_json_lines, require_writable, write_text
 from nasdeploy.store.networks import FINETUNED, FinetuneRecord, finetune_record
 from nasdeploy.store.records import read_record
 from nasdeploy.store.run import Run, StepName
@@ -55,18 +56,42 @@ _METRICS = "metrics.jsonl"
 _EVALUATED = "evaluate.json"
 
 
-_QUIET = Progress(quiet=True)
-
-
-def report_of(run: Run, recipe: Recipe | None = None, progress: Progress = _QUIET) -> RunReport:
-    """Return everything that a report shows of a run, as far as it has got.
+def report_of(run: Run, recipe: Recipe | None = None, *, progress: bool | Progress = False) -> RunReport:
+    """Return everything that a report shows of a run, as far as it has got; times are in milliseconds.
 
     `recipe` is the run's, and needed only if it holds the space as a Python object. A model whose proof did not keep
-    its predictions is run on the test images, if they are there. Parts that are damaged, or of an
-    earlier version, are left out and named in the remarks. Raises `UserError` for a run that has nothing to show yet,
-    and for one whose recipe or space this version does not know.
+    what it makes of the test images, as in exports of earlier versions, is run on them if they are there. Parts that
+    are damaged, or of an earlier version, are left out and named in the remarks. Raises `UserError` for a run that has
+    nothing to show yet, and for one whose recipe or space this version does not know.
     """
-    return _RunReading.of(run, recipe or recipe_of(run), progress).report()
+    told = progress if isinstance(progress, Progress) else Progress(quiet=not progress)
+    return _RunReading.of(run, recipe or recipe_of(run), told).report()
+
+
+PAGE = "report.html"
+
+
+def write_report(
+    runs: Run | Sequence[Run], out: str | PathLike[str] | None = None, *, progress: bool | Progress = False
+) -> Path:
+    """Write one HTML page of a run as far as it has got, or of several beside each other, and return its path.
+
+    Everything is inside of the page, which asks nothing of any other machine. It is `report.html` in the first run's
+    directory unless `out` names another file, and appears whole or not at all. Raises `UserError` as `report_of` does,
+    and for a place that cannot be written.
+    """
+    chosen = [runs] if isinstance(runs, Run) else list(runs)
+    path = chosen[0].path / PAGE if out is None else Path(out)
+    require_writable(path)
+    write_page([report_of(run, progress=progress) for run in chosen], path)
+    return path
+
+
+def write_page(reports: Sequence[RunReport], path: Path) -> None:
+    """Write the page of some runs, whole or not at all."""
+    from nasdeploy.report.page import page_of
+
+    write_text(path, page_of(reports))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from reference_keys import undocumented
 
 from nasdeploy.cli.main import main
 from nasdeploy.exporting.manifest import ExportManifest
+from nasdeploy.exporting.predictions import FilePredictions, predictions_file
 from nasdeploy.latency.table import LatencyTable
 from tests.hasty import measure_hastily
 from tests.noise import despite_noise
@@ -131,6 +132,33 @@ def test_every_key_of_what_it_writes_is_documented(finished):
     assert undocumented(content, LatencyTable) == []
     manifest = directory / "runs/tiny/export" / result["export"]["digest"] / "manifest.json"
     assert undocumented(json.loads(manifest.read_text()), ExportManifest) == []
+
+
+def test_it_ends_with_a_report_and_with_what_the_file_makes_of_each_test_image(finished):
+    directory, result = finished
+    assert "<!doctype html>" in (directory / result["report"]).read_text(encoding="utf-8")
+    artefact = result["export"]["artefacts"][0]
+    found = FilePredictions.load(predictions_file(directory / "runs/tiny", artefact["files"][0]["sha256"]), 10)
+    accuracy = artefact["proof"]["accuracy"]
+    assert len(found.labels) == accuracy["images"]
+    assert np.mean(found.labels == found.classes) == pytest.approx(accuracy["top1"])
+    (report,) = json.loads(run(directory, "report", "runs/tiny", "--json").stdout)["runs"]
+    assert report["remarks"] == []
+    assert report["predictions"]["correct"] == np.sum(found.labels == found.classes)
+    assert report["reproduction"]["commands"][-1] == "nasdeploy export --format onnx"
+
+
+def test_predictions_that_were_not_kept_are_made_by_the_file_alone(finished, tmp_path):
+    directory, _ = finished
+    shutil.copytree(directory, tmp_path / "copy")
+    kept = tmp_path / "copy/runs/tiny/predictions"
+    (file,) = kept.iterdir()
+    before = FilePredictions.load(file, 10)
+    shutil.rmtree(kept)
+    run(tmp_path / "copy", "report", "runs/tiny", "--json")
+    after = FilePredictions.load(file, 10)
+    assert after.mistakes == before.mistakes
+    assert np.array_equal(after.classes, before.classes)
 
 
 def test_the_same_command_again_does_nothing_twice(finished):
