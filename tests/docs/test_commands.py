@@ -16,12 +16,13 @@ import nasdeploy as nd
 from nasdeploy.cli.app import app
 from tests.docs.pages import NEEDS, PAGES, ROOT, fences, hardware, mentioned, stray, typed
 
+EVERYTHING = typer.main.get_command(app)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def found(words: list[str]) -> tuple[click.Command, list[str]]:
     """Return the command that words begin with, and the words behind it."""
-    command: click.Command = typer.main.get_command(app)
+    command: click.Command = EVERYTHING
     # `search` is a command itself and has commands.
     while words and words[0] in getattr(command, "commands", {}):
         command, words = command.commands[words[0]], words[1:]  # type: ignore[attr-defined]
