@@ -24,7 +24,12 @@ PLOTS = "plots"
 
 def report(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories [default: the latest in runs/].")
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="Run directories [default: the latest in runs/].",
+            autocompletion=completion.runs,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

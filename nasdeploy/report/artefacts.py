@@ -141,6 +141,8 @@ class ShownExport:
     """The metric of the scores."""
     versions: Mapping[str, str]
     """The versions of packages when it was exported."""
+    labels: tuple[str, ...] = ()
+    """The names of the classes in the order of the outputs; empty for other tasks."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,7 @@ def shown_export(manifest: BundleManifest, directory: str, chosen: str | None, m
         artefacts=tuple(_artefact(made, labels) for made in manifest.artefacts),
         metric=metric,
         versions=manifest.versions,
+        labels=labels,
     )
 
 

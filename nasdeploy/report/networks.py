@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nasdeploy.core.arch import Arch
-from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, on_device, split_name
+from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, front_axis, macs, on_device, params, split_name
+from nasdeploy.core.costs import Costs
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.latency.table import LatencyTable
@@ -161,13 +162,15 @@ def sub_networks(
         if arch is not None and finite(one.score.value) is not None:
             known.setdefault(arch, one)
     archs = list(known)
-    predicted = {name: 1e3 * table.latencies(space)(space.encode(archs)) for name, table in tables.items() if archs}
+    codes = space.encode(archs)
+    counts = Costs(space, [macs, params])(codes).astype(int).tolist() if archs else []
+    predicted = {name: 1e3 * table.latencies(space)(codes) for name, table in tables.items() if archs}
     shown = [
         ScoredNetwork(
             digest=arch.digest,
             arch=arch.to_json(),
-            macs=space.plan(arch).macs,
-            params=space.plan(arch).params,
+            macs=counts[place][0],
+            params=counts[place][1],
             predicted_ms={name: float(column[place]) for name, column in predicted.items()},
             value=known[arch].score.value,
             error=finite(known[arch].score.error) or 0.0,

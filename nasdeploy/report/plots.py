@@ -261,9 +261,6 @@ def draw_architecture(report: RunReport, path: Path) -> None:
             ticks.append(((first + place - 1) / 2, stage.name))
             place += 0.5
         axes.set_xticks([where for where, _ in ticks], [name for _, name in ticks], fontsize="small")
-        axes.set_yscale("symlog", linthresh=16)
-        axes.set_ylim(0, 1.3 * max(block.out_channels or 1 for stage in network.stages for block in stage.blocks))
-        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("channels")
         axes.set_title(_title(network), fontsize="medium", loc="left")
     patches = [Patch(facecolor=colour, label=f"kernel {kernel} x {kernel}") for kernel, colour in colours.items()]

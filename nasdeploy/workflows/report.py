@@ -116,7 +116,7 @@ class _RunReading:
         finetuned = self._finetuned()
         exports = self._exports(result)
         found = self._sub_networks(tables)
-        if not (training or result or tables or exports or found.networks):
+        if not (training or result or tables or exports or found.networks or run.is_finished("train")):
             raise UserError(
                 f"{run.path}: nothing to show yet, no epoch is finished; go on with `nd.train(run={run.path})`"
             )
@@ -225,10 +225,10 @@ class _RunReading:
         Where nothing is kept, as in runs of earlier versions, the model is run on them now.
         """
         passed = [each for each in exports if not each.rejected and Path(each.directory, MANIFEST).is_file()]
-        if not passed or not self.run.manifest.classes:
+        if not passed or task_of(self.recipe.task).delivery != "pictures":
             return None
         export, made = passed[0], passed[0].artefacts[0]
-        labels, file = self.run.manifest.classes, predictions_file(self.run.path, made.sha256)
+        labels, file = export.labels, predictions_file(self.run.path, made.sha256)
         if file.is_file():
             found = self._kept(FilePredictions.load, file, len(labels))
         else:

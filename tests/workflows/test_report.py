@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nasdeploy as nd
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.score import Score
 from nasdeploy.latency.table import TABLES, table_path
@@ -97,6 +98,11 @@ def test_a_run_without_anything_is_refused_in_one_line(run: Run) -> None:
     run.metrics.unlink()
     for path in (run.search_result, run.search_database, *Path("profiles/tables").iterdir()):
         path.unlink()
+    # Weights that were imported can be drawn, though nothing was learned here.
+    assert [one.role for one in report_of(run).networks] == ["smallest", "largest"]
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, "finished": {}}))
+    run = Run.open(run.path)
     with pytest.raises(UserError, match=r"^runs/x: nothing to show yet, .*`nd\.train\(run=runs/x\)`$"):
         report_of(run)
 
@@ -149,3 +155,11 @@ def test_evaluations_are_read_without_knowing_the_supernet(run: Run) -> None:
     assert [one.score.value for one in kept_evaluations(run.search_database, TOP1)] == [0.5, 0.75]
     assert kept_evaluations(run.path / "other.sqlite", TOP1) == []
     assert np.isfinite([one.seconds for one in kept_evaluations(run.search_database, TOP1)]).all()
+
+
+def test_python_writes_the_page_of_a_run_and_of_several(run: Run, tmp_path: Path) -> None:
+    assert nd.write_report(run) == Path("runs/x/report.html")
+    shutil.copytree(run.path, tmp_path / "y")
+    both = nd.write_report([run, Run.open(tmp_path / "y")], str(tmp_path / "both.html"))
+    assert both.stat().st_size > run.path.joinpath("report.html").stat().st_size
+    assert nd.report_of(run).summary.name == "x"
