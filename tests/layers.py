@@ -1,5 +1,6 @@
 """The layers of nasdeploy, from the bottom up, and its modules."""
 
+from functools import cache
 from pathlib import Path
 
 import nasdeploy
@@ -36,6 +37,7 @@ _FRONTS = ("nasdeploy.tasks", "nasdeploy.tasks.task", "nasdeploy.tasks.classific
 """Modules above it that must leave torch alone until they compute."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Files by module name."""
     found = {}

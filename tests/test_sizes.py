@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -28,12 +29,16 @@ MANY_PARAMETERS: frozenset[str] = frozenset(
 )
 """Functions that take more, still; nothing may be added."""
 
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """What each module is made of."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules().items()}
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """All functions by module and name."""
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield f"{module.removeprefix('nasdeploy.')}:{node.name}", node
@@ -45,7 +50,7 @@ def arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
 
 def test_a_class_name_is_that_of_one_class() -> None:
     found = defaultdict(list)
-    for module, tree in TREES.items():
+    for module, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 found[node.name].append(module)

@@ -1,12 +1,15 @@
-"""The wheel brings recipes, device files and tables of spaces, and works without the repository beside it."""
+"""The wheel and the source distribution hold all that is needed, and work without the repository beside them."""
 
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+
+import nasdeploy
 
 ROOT = Path(__file__).parent.parent
 
@@ -15,31 +18,60 @@ pytest.importorskip("build")
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and with the wheel that is built from it and not from the repository."""
+    given = os.environ.get("NASDEPLOY_DIST")
+    if given is not None:
+        return Path(given).resolve()
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = folder.glob("nasdeploy-*.whl")
-    with ZipFile(wheel) as archive:
-        archive.extractall(folder / "unpacked")
-    return folder / "unpacked"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (file,) = built.glob("nasdeploy-*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what installing the wheel gives; the dependencies are those of the tests."""
+    folder = tmp_path_factory.mktemp("installed")
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--target", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(wheel)], check=True)
+    return folder
 
 
 def shipped(folder: str) -> set[str]:
     return {path.name for path in (ROOT / folder).glob("*.yaml")}
 
 
-@pytest.mark.parametrize("folder", ["recipes", "profiles"])
-def test_brings_what_the_repository_has_at_its_top(folder: str, unpacked: Path) -> None:
-    assert shipped(folder)
-    assert {path.name for path in (unpacked / "nasdeploy" / folder).rglob("*")} == shipped(folder)
+def test_both_have_the_version_of_the_package(built: Path, wheel: Path) -> None:
+    assert (built / f"nasdeploy-{nasdeploy.__version__}.tar.gz").is_file()
+    assert wheel.name == f"nasdeploy-{nasdeploy.__version__}-py3-none-any.whl"
 
 
-def test_brings_tables_of_spaces_and_the_type_marker(unpacked: Path) -> None:
-    inside = unpacked / "nasdeploy"
-    assert {path.name for path in (inside / "spaces").glob("*.yaml")} == shipped("nasdeploy/spaces")
-    assert (inside / "py.typed").is_file()
-    assert not (unpacked / "tests").exists()
+def test_the_wheel_has_every_file_of_the_package_and_no_other(wheel: Path) -> None:
+    with ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "nasdeploy").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {"nasdeploy/py.typed", "nasdeploy/spaces/alphanet.yaml"} <= package
+    beside = {f"nasdeploy/{folder}/{name}" for folder in ("recipes", "profiles") for name in shipped(folder)}
+    assert found == package | beside
+
+
+def test_the_source_distribution_has_what_its_tests_need(built: Path) -> None:
+    (file,) = built.glob("nasdeploy-*.tar.gz")
+    with tarfile.open(file) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    assert found >= {name for name in tracked if not name.startswith((".ci", ".git"))}
 
 
 SCRIPT = """
@@ -57,17 +89,34 @@ for name in SPACES:
 """
 
 
-def test_serves_them_with_no_repository_beside_it(unpacked: Path, tmp_path: Path) -> None:
-    # PYTHONPATH comes before the editable installation of the repository.
+def said(installed: Path, *command: str) -> str:
+    """What a process says that has the installed package before the repository, in a folder that has neither."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(unpacked)},
+        [sys.executable, *command],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": str(installed)},
         check=True,
         capture_output=True,
         text=True,
     )
-    package, *files = [Path(line) for line in done.stdout.splitlines()]
-    assert package.is_relative_to(unpacked)
-    assert all(file.is_relative_to(unpacked) for file in files)
+    return done.stdout
+
+
+def test_serves_recipes_devices_and_spaces(installed: Path) -> None:
+    package, *files = [Path(line) for line in said(installed, "-c", SCRIPT).splitlines()]
+    assert package.is_relative_to(installed)
+    assert all(file.is_relative_to(installed) for file in files)
     assert {file.name for file in files} == shipped("recipes") | shipped("profiles")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("--help", "export"),
+        ("space list", "alphanet"),
+        ("devices", "cpu"),
+        ("formats", "onnx"),
+    ],
+)
+def test_commands_answer(words: str, answer: str, installed: Path) -> None:
+    assert answer in said(installed, str(installed / "bin" / "nasdeploy"), *words.split())
