@@ -146,8 +146,8 @@ def _wrong(run: RunReport) -> list[WrongPicture]:
             picture=image.picture,
             truth=found.labels[image.truth],
             predicted=found.labels[image.predicted],
-            text=f"{found.labels[image.predicted]} with {100 * image.probability:.1f} %, "
-            f"but {found.labels[image.truth]} (given {100 * image.probability_of_truth:.1f} %)",
+            text=f"taken for {found.labels[image.predicted]} ({100 * image.probability:.1f} %), "
+            f"is {found.labels[image.truth]} ({100 * image.probability_of_truth:.1f} %)",
         )
         for image in found.wrong
     ]
@@ -213,7 +213,7 @@ def _together(runs: Sequence[RunView]) -> list[Chart]:
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(_HTML),
         autoescape=True,
         undefined=StrictUndefined,
@@ -221,6 +221,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         finalize=_encodable,
     )
+    made.filters["moment"] = page_facts.moment
+    return made
 
 
 def _encodable(value: Any) -> Any:

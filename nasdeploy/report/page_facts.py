@@ -136,6 +136,11 @@ Pairs = list[tuple[str, str]]
 FILE_COLUMNS = ("file", "MB", "device", "outputs differ by", "score", "latency in ms", "start", "proof")
 
 
+def moment(text: str) -> str:
+    """Return a time in ISO 8601 to the minute, as people read it; any other text as it is."""
+    return f"{text[:10]} {text[11:16]} UTC" if text[10:11] == "T" and text.endswith("+00:00") else text
+
+
 def search_pairs(search: FrontReport, metric: Metric) -> Pairs:
     """Return what a search was asked and how it went."""
     fidelity = [
@@ -147,7 +152,7 @@ def search_pairs(search: FrontReport, metric: Metric) -> Pairs:
         ("budget", "; ".join(map(_bound, search.bounds)) or "none"),
         ("strategy", f"{search.strategy}, ranked by {_criterion(search.criterion, metric)}"),
         ("scored", f"{search.evaluated} sub-networks on {search.samples} held-out {metric.samples}"),
-        ("finished", f"{search.finished} (search {search.id})"),
+        ("finished", f"{moment(search.finished)} (search {search.id})"),
         *fidelity,
     ]
 
@@ -170,7 +175,7 @@ def table_pairs(table: TableReport) -> Pairs:
     conditions = f"{table.runtime} {table.runtime_version}, {table.precision}, batch {table.batch}"
     return [
         ("device", f"{table.device}: {table.processor}; {conditions}, threads {table.threads}"),
-        ("measured", f"{table.entries} blocks, {len(table.networks)} whole networks, {table.created}"),
+        ("measured", f"{table.entries} blocks, {len(table.networks)} whole networks, {moment(table.created)}"),
         ("range of the space", f"{number(table.low_ms)} to {number(table.high_ms)} ms, as predicted"),
         *_errors(table),
         ("disturbed timings", noise or "none"),

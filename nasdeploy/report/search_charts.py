@@ -129,6 +129,11 @@ def front_chart(search: FrontReport, metric: Metric, found: SubNetworks | None) 
     finalists = [one for one in search.finalists if device is not None and device in one.measured_ms]
     scored = [one for one in found.networks if device in one.predicted_ms] if found and device is not None else []
     winner = search.winner
+    costs = [
+        *(one.cost for one in search.front if one.cost is not None),
+        *(one.measured_ms[device].median for one in finalists if device is not None),
+        *(one.predicted_ms[device] for one in scored if device is not None),
+    ]
     return Chart(
         title="Pareto front",
         note="front as predicted, bars are one standard error; finalists as measured, bars are p10 and p90"
@@ -141,10 +146,24 @@ def front_chart(search: FrontReport, metric: Metric, found: SubNetworks | None) 
             *([_measured(finalists, device, metric)] if device is not None and finalists else []),
             _chosen(winner, device, metric),
         ),
-        layout=layout(axis(search.axis), axis(metric.heading), **_budget(search.axis_bound)),
+        layout=layout(
+            axis(search.axis, range=_range(costs, search.axis_bound)),
+            axis(metric.heading),
+            **_budget(search.axis_bound),
+        ),
         columns=("network", "what", search.axis, "measured in ms", metric.heading, "architecture"),
         rows=tuple(_row(one, device, metric) for one in _unique([winner, *search.finalists, *search.front])),
     )
+
+
+def _range(costs: Sequence[float], bound: BudgetBound | None) -> list[float] | None:
+    """Return the range of an axis that shows all costs and bounds; the bars of a disturbed timing may leave it."""
+    sides = [side for side in (bound.low, bound.high) if side is not None] if bound is not None else []
+    ends = [*costs, *sides]
+    if not ends:
+        return None
+    margin = 0.06 * (max(ends) - min(ends) or max(ends))
+    return [min(ends) - margin, max(ends) + margin]
 
 
 def _unique(points: Sequence[FrontPoint]) -> list[FrontPoint]:

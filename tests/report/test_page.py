@@ -100,7 +100,8 @@ def test_texts_of_a_run_are_shown_as_they_are_and_never_run(several: int) -> Non
 
 
 def test_of_many_networks_some_are_drawn_and_the_best_are_listed() -> None:
-    networks = tuple(replace(scored()[0], digest=f"{place:012x}", macs=1000 + place) for place in range(3 * DRAWN))
+    one = scored()[0]
+    networks = tuple(replace(one, digest=f"{place:012x}", macs=1000 + place) for place in range(3 * DRAWN))
     best = replace(networks[1], value=1.0)
     chart = macs_chart(SubNetworks((networks[0], best, *networks[2:]), ()), TOP1, None)
     assert len(chart.traces[0]["x"]) == DRAWN

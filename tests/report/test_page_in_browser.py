@@ -1,6 +1,5 @@
 """The page of a report in a real Chromium: silent, alone, drawn, hovered, dark, narrow, printed, typed through."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,22 +9,18 @@ from typing import Any
 import pytest
 
 from nasdeploy.report.page import page_of
+from tests.report.browser import CHROMIUM, SIZE, chromium
 from tests.report.reports import begun, curves, export, predictions, report
 from tests.report.test_page import HOSTILE
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--js-flags=--no-enable-lazy-source-positions"]
-"""The last one: with a debugger beside it, Chromium reads scripts anew for each error that they catch."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 TICK = "document.querySelector('.canvas .xtick text').style.fill"
@@ -38,7 +33,7 @@ class Shown:
         path.write_text(page, encoding="utf-8")
         self.said: list[str] = []
         self.asked: list[str] = []
-        self.tab = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context}).new_page()
+        self.tab = browser.new_context(**{"viewport": SIZE, **context}).new_page()
         self.tab.set_default_timeout(60_000)
         self.tab.on("console", lambda message: self.said.append(message.text))
         self.tab.on("pageerror", lambda error: self.said.append(str(error)))
@@ -109,14 +104,16 @@ def test_paper_has_the_charts_in_light_colours_and_no_controls(shown: Shown) -> 
 
 
 def test_keys_reach_the_summary_the_sections_and_the_numbers(shown: Shown) -> None:
-    shown.ask("scrollTo(0, 0), document.activeElement.blur()")
+    # The browser goes on from where it was clicked last.
+    shown.ask("document.querySelector('a[href], button, summary, [tabindex]').focus()")
     reached = []
     for _ in range(12):
-        shown.tab.keyboard.press("Tab")
         reached.append(shown.ask("document.activeElement.textContent.trim()"))
+        shown.tab.keyboard.press("Tab")
     assert reached[0] == "Skip to the summary"
     assert reached[1] in ("Dark theme", "Light theme")
     assert reached[2:5] == ["Summary", "Pareto front", "Architecture"]
+    shown.tab.keyboard.press("Shift+Tab")
     assert reached[-1] == "Numbers of this chart"
     assert shown.ask("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     shown.tab.keyboard.press("Enter")

@@ -35,8 +35,9 @@
 
   // Inflates plotly's script and runs it; it is one of those that the page's policy names.
   async function load() {
-    const packed = document.getElementById("plotly").textContent.trim();
-    const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+    const packed = atob(document.getElementById("plotly").textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let place = 0; place < packed.length; place++) bytes[place] = packed.charCodeAt(place);
     const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = document.createElement("script");
     script.textContent = await new Response(inflated).text();
