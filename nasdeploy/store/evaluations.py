@@ -257,8 +257,12 @@ def kept_evaluations(path: Path, metric: Metric) -> list[Evaluation]:
     """
     if not path.exists():
         return []
-    columns = ", ".join((metric.key, metric.error_key, metric.loss_key, metric.samples))
-    query = f"SELECT digest, arch, seconds, {columns} FROM evaluations ORDER BY rowid"
+    value, error, loss, samples = metric.key, metric.error_key, metric.loss_key, metric.samples
+    # Whoever made the file may have left out what keeps texts out of columns of numbers.
+    typed = f"typeof({value}) = 'real' AND typeof({error}) = 'real' AND typeof({loss}) IN ('real', 'null')"
+    typed += f" AND typeof({samples}) = 'integer' AND typeof(seconds) = 'real'"
+    columns = f"digest, arch, seconds, {value}, {error}, {loss}, {samples}"
+    query = f"SELECT {columns} FROM evaluations WHERE {typed} ORDER BY rowid"
     try:
         with TemporaryDirectory() as folder, closing(sqlite3.connect(openable(path, Path(folder)))) as connection:
             made = connection.execute("PRAGMA user_version").fetchone()[0] > 0
@@ -266,8 +270,8 @@ def kept_evaluations(path: Path, metric: Metric) -> list[Evaluation]:
     except sqlite3.DatabaseError as error:
         raise UserError(f"{path}: cannot be read ({error}); restore it, or move it away and search anew") from None
     return [
-        Evaluation(str(digest), str(arch), Score(metric, value, error, samples, _number(loss)), seconds)
-        for digest, arch, seconds, value, error, loss, samples in rows
+        Evaluation(str(digest), str(arch), Score(metric, found, spread, count, _number(mean)), took)
+        for digest, arch, took, found, spread, mean, count in rows
     ]
 
 

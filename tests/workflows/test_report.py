@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,15 @@ def test_evaluations_are_read_without_knowing_the_supernet(run: Run) -> None:
     assert [one.score.value for one in kept_evaluations(run.search_database, TOP1)] == [0.5, 0.75]
     assert kept_evaluations(run.path / "other.sqlite", TOP1) == []
     assert np.isfinite([one.seconds for one in kept_evaluations(run.search_database, TOP1)]).all()
+
+
+def test_rows_of_a_stranger_that_are_no_evaluations_are_left_out(tmp_path: Path) -> None:
+    rows = [("x", "{}", 0.5, 0.1, 1.0, 8, 0.1), (7, 7, "<b>", 0.1, 1.0, 8, 0.1), ("y", "{}", 0.5, 0.1, None, "8", 0.1)]
+    with closing(sqlite3.connect(tmp_path / "x.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE evaluations (digest, arch, top1, top1_error, cross_entropy, images, seconds)")
+        connection.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute("PRAGMA user_version = 2")
+    assert [one.digest for one in kept_evaluations(tmp_path / "x.sqlite", TOP1)] == ["x"]
 
 
 def test_python_writes_the_page_of_a_run_and_of_several(run: Run, tmp_path: Path) -> None:
