@@ -7,6 +7,7 @@ from pathlib import Path
 from posixpath import dirname, normpath
 from typing import Any
 
+from reference_api import api_pages
 from reference_command_line import command_line
 from reference_keys import classes_in, in_words, keys_of, undocumented
 from reference_pages import key_pages, pages
@@ -172,3 +173,10 @@ def test_defaults_and_bounds_of_options_are_in_words() -> None:
 def test_exit_codes_are_those_of_the_errors() -> None:
     rows = re.findall(r"^\| (\d+) \|", command_line()["reference/cli.md"], re.M)
     assert [int(code) for code in rows] == [0, 1, 2, 3, 4, 75, 130]
+
+
+def test_every_public_name_is_on_a_page_of_the_api() -> None:
+    named = re.findall(r"^::: (\S+)$", "\n".join(api_pages().values()), re.M)
+    assert "nasdeploy.api" in named and len(named) == len(set(named))
+    homes = [(home, name) for home, names in nd._HOMES.items() for name in names]
+    assert [name for home, name in homes if home != "nasdeploy.api" and f"{home}.{name}" not in named] == []

@@ -6,18 +6,19 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from reference_api import api_pages
 from reference_command_line import command_line
 from reference_pages import key_pages
 from reference_schema import recipe_schema
 
-PARTS = ("reference/cli.md", "reference/recipe.md", "reference/manifest.md")
+PARTS = ("reference/cli.md", "reference/recipe.md", "reference/manifest.md", "reference/api.md")
 """The pages that have others below them in the navigation."""
 
 
 @cache
 def made() -> Mapping[str, str]:
     """Return the content of all files that are made, by path."""
-    return {**command_line(), **key_pages(), "reference/recipe.schema.json": recipe_schema()}
+    return {**command_line(), **key_pages(), **api_pages(), "reference/recipe.schema.json": recipe_schema()}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

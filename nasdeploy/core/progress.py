@@ -91,7 +91,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Show that something goes on, and for how long, whose steps are not known before; see `counting`.
+        """Show that `name` goes on, and for how long, where its steps are not known before; see `counting`.
 
         Inside another stage nothing more is shown: what is counted there is that one's.
         """

@@ -35,7 +35,9 @@ class DrawnBlock:
     expansion: float | None
     """The middle channels by the input's; None for a block without a middle."""
     macs: int
+    """The multiply-accumulates for one sample."""
     params: int
+    """The number of learned parameters."""
     latency_ms: Mapping[str, float]
     """The milliseconds that it adds to the predicted latency of the network, by device."""
 
@@ -47,6 +49,7 @@ class DrawnStage:
     name: str
     """`stem`, `stage 1` and so on, `head`; in other spaces the names of the slots."""
     blocks: tuple[DrawnBlock, ...]
+    """The blocks in their order."""
     width: int | None
     """The channels that the stage gives."""
     kernel_sizes: tuple[int, ...]
@@ -54,7 +57,9 @@ class DrawnStage:
     expansions: tuple[float, ...]
     """The expansions of the blocks that have one, in their order."""
     macs: int
+    """The multiply-accumulates for one sample."""
     params: int
+    """The number of learned parameters."""
     latency_ms: Mapping[str, float]
     """The milliseconds of all of its blocks by device."""
     share: Mapping[str, float]
@@ -73,6 +78,7 @@ class DrawnNetwork:
     role: str
     """`smallest`, `chosen`, `largest` or `original`."""
     digest: str
+    """The digest of the architecture."""
     arch: Mapping[str, Any]
     """The architecture as nested JSON."""
     names: tuple[str, ...]
@@ -80,11 +86,13 @@ class DrawnNetwork:
     resolution: int | None
     """The side of its images in pixels; None for a network that takes no images."""
     macs: int
+    """The multiply-accumulates for one sample."""
     params: int
+    """The number of learned parameters."""
     predicted_ms: Mapping[str, float]
-    """The predicted median by device."""
+    """The predicted median in milliseconds by device."""
     offset_ms: Mapping[str, float]
-    """The part of `predicted_ms` that is no block's, which may be negative, by device."""
+    """The milliseconds of `predicted_ms` that are no block's, which may be negative, by device."""
     stages: tuple[DrawnStage, ...]
     """The stages from input to output."""
 

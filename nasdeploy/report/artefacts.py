@@ -21,9 +21,13 @@ class ClassScore:
     """The images of one class that a file gets right."""
 
     label: str
+    """The name of the class."""
     images: int
+    """The number of its test images."""
     correct: int
+    """The number of these that the file classifies rightly."""
     correct_pytorch: int
+    """The number of these that PyTorch classifies rightly."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,25 @@ class ProvenLatency:
     """The measured latency of an exported model, in milliseconds."""
 
     median_ms: float
+    """The milliseconds that half of the calls took at most."""
     p10_ms: float
+    """The milliseconds that 10 % of the calls took at most."""
     p90_ms: float
+    """The milliseconds that 90 % of the calls took at most."""
     p95_ms: float
+    """The milliseconds that 95 % of the calls took at most."""
     runs: int
+    """The number of runs."""
     noisy: bool
     """Whether the runs varied too much to be trusted."""
     usual_ms: float | None
-    """The median as on a machine as quiet as when it was profiled; None without a latency table."""
+    """The median in milliseconds as on a machine as quiet as when it was profiled; None without a latency table."""
     predicted_ms: float | None
-    """The prediction of the latency table; None without one."""
+    """The milliseconds that the latency table predicts; None without one."""
     after_gap_ms: float | None
-    """The median of calls after a pause of `gap_ms`; None where that was not measured."""
+    """The median in milliseconds of calls after a pause of `gap_ms`; None where that was not measured."""
     gap_ms: float | None
+    """The milliseconds of that pause; None where that was not measured."""
     images_per_s: float | None
     """The samples that were done in a second, one call after the other; None where that was not measured."""
     times_fp32: float | None
@@ -83,10 +93,11 @@ class ProofFigures:
     classes: tuple[ClassScore, ...]
     """The scores by class in the order of the labels; empty for other tasks."""
     latency: ProvenLatency | None
+    """The latency on the device; None where it was not measured."""
     load_s: float | None
     """The seconds to import the runtime, open the model and call it once, in a process of its own."""
     peak_bytes: int | None
-    """The most memory of that process."""
+    """The most bytes of memory of that process."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,9 @@ class ShownArtefact:
     """One exported model."""
 
     format: str
+    """The format of the file."""
     precision: str
+    """The precision that it is in."""
     file: str
     """The name of the file that is opened."""
     files: tuple[str, ...]
@@ -106,11 +119,13 @@ class ShownArtefact:
     device: str
     """The device that it is for."""
     runtime: str
+    """The runtime that opens it."""
     not_run: str | None
     """Why it could not run on the machine of the export; None if it ran there."""
     kept_fp32: int | None
     """The number of layers that stayed in fp32; None unless it is in int8."""
     proof: ProofFigures
+    """What its proof found."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +137,7 @@ class ShownExport:
     created: str
     """UTC, ISO 8601."""
     digest: str
+    """The digest of the architecture."""
     arch: Mapping[str, Any]
     """The architecture as nested JSON."""
     chosen: bool
@@ -129,7 +145,9 @@ class ShownExport:
     rejected: bool
     """Whether these are models that did not pass their proof."""
     macs: int
+    """The multiply-accumulates for one sample."""
     params: int
+    """The number of learned parameters."""
     input_text: str
     """The shape of what the network takes, for people."""
     weights: str
@@ -137,6 +155,7 @@ class ShownExport:
     budget: Mapping[str, float]
     """The upper bounds that the search kept to, such as `latency_ms`; empty for a network that was named."""
     artefacts: tuple[ShownArtefact, ...]
+    """The models, one for each format and precision."""
     metric: Metric
     """The metric of the scores."""
     versions: Mapping[str, str]
@@ -154,6 +173,7 @@ class ConfusedPair:
     predicted: int
     """The index of the class that they get."""
     images: int
+    """The number of these images."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +207,7 @@ class PredictionReport:
     images: int
     """The number of test images."""
     correct: int
+    """The number of these that get the right class."""
     confusion: tuple[ConfusedPair, ...]
     """The cells of the confusion matrix that are not empty, by class."""
     wrong: tuple[WrongImage, ...]

@@ -227,11 +227,17 @@ class Box:
     """The five numbers of a box plot, and of how many values they are."""
 
     count: int
+    """The number of values."""
     minimum: float
+    """The least value."""
     first_quartile: float
+    """The value below which a quarter of them lies."""
     median: float
+    """The middle value, in the unit of the values."""
     third_quartile: float
+    """The value below which three quarters of them lie."""
     maximum: float
+    """The greatest value."""
 
 
 def box_of(values: Sequence[float]) -> Box | None:

@@ -21,12 +21,15 @@ class PredictedNetwork:
     role: str
     """`calibration` (the table was fitted on it), `held-out` (it tells the error), or `search` (a finalist)."""
     predicted_ms: float
-    """The predicted median."""
+    """The predicted median in milliseconds."""
     measured_ms: float
-    """The measured median."""
+    """The measured median in milliseconds."""
     p10_ms: float
+    """The milliseconds that 10 % of the calls took at most."""
     p90_ms: float
+    """The milliseconds that 90 % of the calls took at most."""
     runs: int
+    """The number of runs."""
     at: str
     """The time of the measurement: UTC, ISO 8601."""
     noise: str
@@ -38,8 +41,11 @@ class SlowBlock:
     """A block of the table, undisturbed."""
 
     key: str
+    """The row in the table, which names every field of the block."""
     ms: float
+    """The milliseconds of a call."""
     noise: str
+    """Why the timing is not to be trusted; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,19 @@ class TableReport:
     """A latency table of the run's space; times in milliseconds."""
 
     file: str
+    """The path of the table."""
     device: str
+    """The name of the device."""
     runtime: str
+    """The runtime of the device."""
     runtime_version: str
     """The version of the runtime; empty where the table does not say it."""
     precision: str
+    """The precision of the device."""
     batch: int
+    """The images of a call."""
     threads: int
+    """The threads that the runtime may use."""
     processor: str
     """The processor or accelerator that was measured."""
     created: str
@@ -61,11 +73,12 @@ class TableReport:
     entries: int
     """The number of measured blocks."""
     low_ms: float
-    """The predicted latency of the fastest network of the space."""
+    """The predicted milliseconds of the fastest network of the space."""
     high_ms: float
-    """The predicted latency of the slowest network of the space."""
+    """The predicted milliseconds of the slowest network of the space."""
     uncertainty: float
-    """The standard deviation of relative errors of predictions: the error band is the prediction times 1 -+ this."""
+    """The standard deviation of relative errors of predictions (0.02 for 2 per cent): the error band is the prediction
+    times 1 -+ this."""
     p95_ratio: float
     """The 95th percentile by the median of whole networks' calls."""
     held_out: HeldOutError | None

@@ -22,11 +22,13 @@ class ScoredNetwork:
     """One sub-network with its score on the training samples that are held out for the search, and what it costs."""
 
     digest: str
+    """The digest of the architecture."""
     arch: Mapping[str, Any]
     """The architecture as nested JSON: integers, or lists of them, by the name of the choice."""
     macs: int
     """The multiply-accumulates for one sample."""
     params: int
+    """The number of learned parameters."""
     predicted_ms: Mapping[str, float]
     """The predicted latencies in milliseconds by device, of the devices with a latency table."""
     value: float
@@ -44,7 +46,9 @@ class Regime:
     """The sub-networks between two numbers of MACs that `evaluate` drew."""
 
     low_macs: float
+    """The fewest multiply-accumulates of the regime."""
     high_macs: float
+    """The most multiply-accumulates of the regime."""
     box: Box | None
     """Minimum, quartiles and maximum of the scores; None where no network lies there."""
 
@@ -58,8 +62,11 @@ class BudgetBound:
     title: str
     """The cost in words, such as `latency on cpu`."""
     unit: str
+    """The unit of the cost, such as `ms`."""
     low: float | None
+    """The least that is allowed; None where there is no such bound."""
     high: float | None
+    """The most that is allowed; None where there is no such bound."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class FrontPoint:
     """A network of a search: one of the Pareto front, a finalist, or the chosen one."""
 
     digest: str
+    """The digest of the architecture."""
     arch: Mapping[str, Any]
     """The architecture as nested JSON."""
     chosen: bool
@@ -97,9 +105,13 @@ class MeasuredLatency:
     """A latency of a whole network in milliseconds: median and percentiles of its calls."""
 
     median: float
+    """The milliseconds that half of the calls took at most."""
     p10: float | None
+    """The milliseconds that 10 % of the calls took at most; None where it is not known."""
     p90: float | None
+    """The milliseconds that 90 % of the calls took at most; None where it is not known."""
     p95: float | None
+    """The milliseconds that 95 % of the calls took at most; None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +123,17 @@ class FrontReport:
     finished: str
     """UTC, ISO 8601."""
     strategy: str
+    """The strategy that proposed architectures."""
     criterion: str
     """What networks were ranked by: `metric`, `loss`, `divergence` or `both`."""
     devices: tuple[str, ...]
     """The devices of the budget; the first is that of the axis."""
     precision: str
+    """The precision of the first device."""
     evaluated: int
     """The number of scored networks within the budget."""
     rounds: int
+    """The rounds of search and measurement until a finalist met the budget."""
     samples: int
     """The number of held-out samples that networks were scored on."""
     axis: str
@@ -126,6 +141,7 @@ class FrontReport:
     is_latency: bool
     """Whether the axis is a latency, which is predicted for the front and measured for finalists."""
     bounds: tuple[BudgetBound, ...]
+    """The bounds that the search kept to."""
     axis_bound: BudgetBound | None
     """The bound on the axis' own cost; None where that is not bounded."""
     front: tuple[FrontPoint, ...]
@@ -133,6 +149,7 @@ class FrontReport:
     finalists: tuple[FrontPoint, ...]
     """The finalists by rank, best first."""
     winner: FrontPoint
+    """The network that was chosen."""
     as_fast: tuple[str, ...]
     """The digests of finalists whose latency is not told from the winner's."""
     units: Mapping[str, str]
@@ -140,6 +157,7 @@ class FrontReport:
     latency_fidelity: Mapping[str, Fidelity]
     """How well predictions ordered the measured networks, by device."""
     accuracy_fidelity: Fidelity | None
+    """How well predicted scores ordered networks; None without a predictor."""
 
 
 @dataclass(frozen=True)

@@ -30,16 +30,19 @@ class RunSummary:
     """What a run is, and how far it has got."""
 
     name: str
+    """The name of the run."""
     path: str
     """The directory, as it was given."""
     created: str
     """UTC, ISO 8601."""
     task: str
+    """The task that its networks are trained for."""
     space: str
     """The name of the search space."""
     space_kind: str
     """The kind of the search space: `table`, `ofa`, `grown`, ..."""
     space_digest: str
+    """The digest of the search space."""
     networks: int
     """The number of different networks in the space, which may be of any size."""
     classes: tuple[str, ...]
@@ -61,14 +64,19 @@ class FinetunedNetwork:
     """What the training of one network alone came to."""
 
     digest: str
+    """The digest of the architecture."""
     epochs: int
+    """The epochs that it was trained for alone."""
     before: float
     """The score with the weights that it began with; times the metric's `scale` for what is shown."""
     before_error: float
     """The standard error of `before`."""
     after: float
+    """The score with the weights that it was trained to; times the metric's `scale` for what is shown."""
     after_error: float
+    """The standard error of `after`."""
     samples: int
+    """The number of held-out samples."""
     kept: bool
     """Whether its new weights are those that are delivered."""
 
@@ -86,6 +94,7 @@ class Reproduction:
     recipe: str
     """The recipe as YAML, defaults included."""
     seed: int
+    """The seed of all that is drawn at random."""
     versions: Mapping[str, str]
     """The versions of packages when the run was begun."""
     data_digest: str | None
@@ -97,11 +106,13 @@ class RunReport:
     """Everything that a report shows of one run."""
 
     summary: RunSummary
+    """What the run is, and how far it has got."""
     metric: Metric
     """What scores measure: shown are `scale` times the values, in `unit`, with `decimals`."""
     training: tuple[TrainingCurves, ...]
     """The curves of the supernet, then those of networks that were trained further alone."""
     finetuned: tuple[FinetunedNetwork, ...]
+    """The networks that were trained further alone."""
     sub_networks: SubNetworks | None
     """The scored sub-networks, by cost; None where nothing was scored."""
     search: FrontReport | None
@@ -115,6 +126,7 @@ class RunReport:
     predictions: PredictionReport | None
     """What the deliverable makes of the test images; None where that is not known."""
     reproduction: Reproduction
+    """How to make the run again."""
     remarks: tuple[str, ...]
     """What could not be shown, and why, one line each."""
 

@@ -60,6 +60,7 @@ class TrainingCurves:
     samples: int | None
     """The number of validation samples; None where nothing was validated."""
     learning_rate: Column
+    """The learning rate of each epoch."""
     gradient_norm: Column
     """The mean norm of the gradients."""
     samples_per_s: Column

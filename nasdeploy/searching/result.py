@@ -246,9 +246,9 @@ class SearchResult(Settings):
     schema_version: Literal[2] = SCHEMA_VERSION
     """The version of the result's form."""
     id: str
-    """Number of the search in its run."""
+    """The number of the search in its run."""
     finished: str
-    """UTC, ISO 8601."""
+    """The time when it was finished: UTC, ISO 8601."""
     strategy: str
     """The strategy that proposed architectures."""
     score: Criterion = "metric"

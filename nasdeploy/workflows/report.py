@@ -57,12 +57,13 @@ _EVALUATED = "evaluate.json"
 
 
 def report_of(run: Run, recipe: Recipe | None = None, *, progress: bool | Progress = False) -> RunReport:
-    """Return everything that a report shows of a run, as far as it has got; times are in milliseconds.
+    """Return everything that a report shows of `run`, as far as it has got; times are in milliseconds.
 
-    `recipe` is the run's, and needed only if it holds the space as a Python object. A model whose proof did not keep
-    what it makes of the test images, as in exports of earlier versions, is run on them if they are there. Parts that
-    are damaged, or of an earlier version, are left out and named in the remarks. Raises `UserError` for a run that has
-    nothing to show yet, and for one whose recipe or space this version does not know.
+    `progress` says whether to write to stderr what is done, or is a `Progress` of one's own. `recipe` is the run's, and
+    needed only if it holds the space as a Python object. A model whose proof did not keep what it makes of the test
+    images, as in exports of earlier versions, is run on them if they are there. Parts that are damaged, or of an
+    earlier version, are left out and named in the remarks. Raises `UserError` for a run that has nothing to show yet,
+    and for one whose recipe or space this version does not know.
     """
     told = progress if isinstance(progress, Progress) else Progress(quiet=not progress)
     return _RunReading.of(run, recipe or recipe_of(run), told).report()
@@ -76,9 +77,10 @@ def write_report(
 ) -> Path:
     """Write one HTML page of a run as far as it has got, or of several beside each other, and return its path.
 
-    Everything is inside of the page, which asks nothing of any other machine. It is `report.html` in the first run's
-    directory unless `out` names another file, and appears whole or not at all. Raises `UserError` as `report_of` does,
-    and for a place that cannot be written.
+    `runs` are the run or the runs, and `progress` says whether to write to stderr what is done, or is a `Progress` of
+    one's own. Everything is inside of the page, which asks nothing of any other machine. It is `report.html` in the
+    first run's directory unless `out` names another file, and appears whole or not at all. Raises `UserError` as
+    `report_of` does, and for a place that cannot be written.
     """
     chosen = [runs] if isinstance(runs, Run) else list(runs)
     path = chosen[0].path / PAGE if out is None else Path(out)
