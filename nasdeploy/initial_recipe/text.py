@@ -59,7 +59,7 @@ def first_recipe(
     with progress.stage("opening the network"):
         drafting = _drafting(folder, hours, start)
     progress.say("timing some steps of training")
-    with progress.stage("timing"):
+    with progress.stage("timing them"):
         draft = drafting()
     for note in [*of_weights(draft), *of_precision(draft), *advice(draft, hours)]:
         progress.say(note)

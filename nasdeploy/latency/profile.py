@@ -72,7 +72,8 @@ def profile(
         elif path.exists() and not journal.exists():
             raise UserError(f"{path}: this is measured already; use it, or measure again with `restart=True`")
         with open_runner(device, progress.say) as runner:
-            pace = measure_pace(space, device, runner, protocol)
+            with progress.stage("profile: a trial, to see how long it takes"):
+                pace = measure_pace(space, device, runner, protocol)
             spent = perf_counter() - started
             if budget is not None:
                 protocol = begun_with(journal) or within(budget.seconds, pace, space, protocol, spent)
@@ -137,7 +138,8 @@ def _profile(
         slower = max(1.0, for_blocks / pace.of_blocks(list(space.distinct_blocks().values()), protocol))
         protocol = with_networks_within(campaign.ends - perf_counter(), pace, space, protocol, slower)
         conditions = conditions.model_copy(update={"protocol": protocol})
-    roles = choose_networks(space, entries, protocol)
+    with campaign.progress.stage("profile: choosing whole networks"):
+        roles = choose_networks(space, entries, protocol)
     # In random order, so that a slow minute does not fall on one part of the latency range.
     archs = _in_random_order(list(roles), "order of networks")
     parts = {arch: named_parts(arch.text, space.plan(arch)) for arch in archs}
@@ -147,7 +149,8 @@ def _profile(
     timings = campaign.timings("networks", networks, protocol.networks)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     measured = {arch: whole_network(parts[arch], timings) for arch in roles}
-    table = drift_corrected_table(space, conditions, created, entries, measured, roles)
+    with campaign.progress.stage("profile: fitting the table"):
+        table = drift_corrected_table(space, conditions, created, entries, measured, roles)
     table.save(path)
     journal.remove()
     return table, {"blocks": for_blocks, "whole networks": perf_counter() - start - for_blocks}

@@ -155,15 +155,19 @@ class Trainer:
         space = self.space
         if leaves_original:
             checkpoint = weights_in(self.checkpoints.latest()).facts
-            say_kept(keep_original(self.directory, scoring.of(supernet), space, checkpoint), self.progress)
+            with self.progress.stage("train: the original's score"):
+                kept = keep_original(self.directory, scoring.of(supernet), space, checkpoint)
+            say_kept(kept, self.progress)
         if criterion is not None:
             batches, trained = (
                 scoring.calibration(space.plan(space.largest())),
                 trained_blocks(space, self.phases, ended),
             )
-            sort_channels(supernet, criterion, batches, self.task.outputs, trained)
+            with self.progress.stage("train: sorting channels"):
+                sort_channels(supernet, criterion, batches, self.task.outputs, trained)
         if leaves_original:
-            say_sliced(scoring.of(supernet), space, self.seed, self.progress)
+            with self.progress.stage("train: networks merely sliced out of the original"):
+                say_sliced(scoring.of(supernet), space, self.seed, self.progress)
 
     @contextmanager
     def _loop(self, phase: Phase, state: TrainingState) -> Iterator[TrainingLoop]:

@@ -90,6 +90,7 @@ def test_a_given_run_and_quiet(run, capsys):
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.startswith("measured profiles/tables/cpu-tiny-")
+    assert printed.out.endswith("continue with: nasdeploy search --device cpu --latency 40% --run runs/small\n")
 
 
 def test_a_users_own_device(recipe, capsys):

@@ -45,6 +45,7 @@ def test_trains_and_tells_where_and_how_well(
     assert run(monkeypatch, "train", "tiny.yaml", "--set", "train.epochs=2") == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("trained runs/tiny\n  smallest ")
+    assert printed.out.endswith("continue with: nasdeploy profile --run runs/tiny\n")
     assert printed.out.count("top-1") == 3
     assert "train: runs/tiny, 100 images of 10 classes, space tiny with 32 architectures" in printed.err
     assert "epoch 2: top-1 smallest" in printed.err
