@@ -41,7 +41,10 @@ def report(
     ] = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write one HTML page of a run as far as it has got, or of several beside each other."""
+    """Write one HTML page of a run, or of several.
+
+    It shows each as far as it has got, and several beside each other.
+    """
     from nasdeploy.core.progress import Progress
     from nasdeploy.store.files import require_writable
     from nasdeploy.workflows.report import PAGE, write_page
@@ -50,9 +53,11 @@ def report(
     page = (out or opened[0].path / PAGE) if out is not None or open_it or not as_json else None
     if page is not None:
         require_writable(page)
-    reports = reports_of(opened, Progress(quiet, typed))
+    progress = Progress(quiet, typed)
+    reports = reports_of(opened, progress)
     if page is not None:
-        write_page(reports, page)
+        with progress.stage("report: drawing the page"):
+            write_page(reports, page)
     result: dict[str, Any] = {"page": None if page is None else str(page), "runs": [one.to_json() for one in reports]}
     emit(result, as_json, lambda: f"wrote {page}")
     if open_it and page is not None:

@@ -42,6 +42,7 @@ EXTRAS: Mapping[str, str] = {
 """What each optional dependency of pyproject.toml adds, but for those of developers."""
 
 _PROGRAMS = {"adb": ("phones with Android are measured by it", "apt-get install adb")}
+_DISPLAYS, _BROWSERS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"), ("xdg-open", "open", "firefox", "chromium")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*>=\s*([0-9][0-9.]*)\s*(?:;\s*extra == ['\"](.+)['\"])?")
 _ROOT = Path("/")
 _FEW_BYTES, _LITTLE_MEMORY = 2 << 30, 2 << 30
@@ -166,6 +167,12 @@ def _programs() -> Iterator[Finding]:
     for name, (purpose, install) in _PROGRAMS.items():
         place = which(name)
         yield Finding(name, "ok", place) if place else Finding(name, "note", f"missing; {purpose}", f"run: {install}")
+    if sys.platform == "linux" and not any(map(os.environ.get, _DISPLAYS)):
+        yield Finding("browser", "ok", "no display here, so reports are opened on another machine")
+    elif place := next(filter(None, map(which, _BROWSERS)), None):
+        yield Finding("browser", "ok", place)
+    else:
+        yield Finding("browser", "note", "missing; nasdeploy report --open shows pages in one", "install one")
 
 
 _ABILITIES = {

@@ -117,6 +117,19 @@ def test_a_disk_that_is_nearly_full_is_a_note(tmp_path: Path, monkeypatch: pytes
     assert (found.verdict, found.found) == ("note", "runs: 1 GiB free")
 
 
+def test_programs_that_are_missing_are_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: dict[str, str] = {}
+    monkeypatch.setattr(doctor, "which", there.get)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert [findings(tmp_path)[name].verdict for name in ("adb", "browser")] == ["note", "note"]
+    there |= {"adb": "/usr/bin/adb", "firefox": "/usr/bin/firefox"}
+    assert [findings(tmp_path)[name].found for name in ("adb", "browser")] == ["/usr/bin/adb", "/usr/bin/firefox"]
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert findings(tmp_path)["browser"].verdict == "ok"
+
+
 def test_a_gpu_that_pytorch_was_not_built_for_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "missing_gpu", lambda: None)
     monkeypatch.setattr(doctor, "gpu", lambda: "NVIDIA X, driver for CUDA 13.0")
