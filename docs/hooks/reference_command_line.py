@@ -47,8 +47,7 @@ def _exit_codes() -> Iterator[tuple[int, str]]:
     """Yield the exit codes that errors have of their own, and what the errors are."""
     for found in vars(errors).values():
         if isinstance(found, type) and issubclass(found, errors.NasdeployError) and "exit_code" in vars(found):
-            told = (found.__doc__ or "").split(";")[0] if found is errors.NasdeployError else found.__doc__ or ""
-            yield found.exit_code, told.rstrip(".") + "."
+            yield found.exit_code, "Any other error." if found is errors.NasdeployError else found.__doc__ or ""
 
 
 def _page(name: str, command: Any, context: Any) -> Iterator[str]:
@@ -88,8 +87,11 @@ _RANGE = re.compile(r"(?:([\d.]+)<=?)?x(?:([<>])=?([\d.]+))?")
 
 
 def _name(name: str) -> str:
-    """Return an argument or option without the type of its value, but for numbers that have no name of their own."""
-    return _TYPE.sub(lambda found: " NUMBER" if found[1].startswith(("float", "int")) else "", name.removeprefix("* "))
+    """Return an argument or option; values of options that have no name of their own are numbers or texts."""
+    name = name.removeprefix("* ")
+    if not name.startswith("-"):
+        return _TYPE.sub("", name)
+    return _TYPE.sub(lambda found: " NUMBER" if found[1].startswith(("float", "int")) else " TEXT", name)
 
 
 def _told(text: str) -> str:

@@ -59,6 +59,10 @@ def _declared(model: type) -> Iterator[tuple[str, Any, str]]:
     if issubclass(model, BaseModel):
         for name, field in model.model_fields.items():
             annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            # The names of entries of a dictionary, among which a validator looks.
+            known = field.json_schema_extra.get("enum") if isinstance(field.json_schema_extra, dict) else None
+            if isinstance(known, list):
+                annotation = Literal[*known]
             if field.default_factory is not None:
                 yield name, annotation, "" if field.default_factory_takes_validated_data else "empty"
             else:

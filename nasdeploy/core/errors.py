@@ -33,7 +33,7 @@ class InfeasibleBudget(NasdeployError):
 
 
 class CheckFailed(NasdeployError):
-    """An exported model that disagrees with the network that it was made from, or a table with its device."""
+    """A check that failed: of an exported model against its network, a table against its device, or a machine."""
 
     exit_code = 4
 

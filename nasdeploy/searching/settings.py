@@ -32,9 +32,8 @@ class SearchSettings(Settings):
     mutations: 50, crossovers: 50, mutation_probability: 0.1, buckets: 0, elite: 25, screening: 1`.
     """
 
-    strategy: str = "evolution"
-    """How architectures are proposed: `evolution`, `random`, `nsga2`, `coarse-to-fine`, `predictor-guided`,
-    `reinforce`, `differentiable` or `additive`."""
+    strategy: str = Field(default="evolution", json_schema_extra={"enum": [*STRATEGY_NAMES]})
+    """How architectures are proposed."""
     latency: str | dict[str, str] | None = None
     """Budget of `nasdeploy run`: milliseconds (`2.5ms`), a part of the reachable range (`40%`), or a range of either
     (`2ms..2.5ms`); on several devices by their names."""

@@ -122,7 +122,7 @@ class StageSettings(Settings):
 class SamplingSettings(Settings):
     """The networks of a step."""
 
-    kind: str = "sandwich"
+    kind: str = Field(default="sandwich", json_schema_extra={"enum": [*SAMPLING_KEYS]})
     """The networks by name. `sandwich`: the largest, `random_networks` uniform ones and the smallest. `best-up`,
     `worst-up`: the same, but each random one is that of `candidates` with the lowest or highest label loss on the
     batch; they are drawn from one bin of cost, the bin from the `prior` (AttentiveNAS). `single`: one uniform network,
