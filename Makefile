@@ -15,11 +15,12 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo Open site/index.html
 
-# One thread a process, so that the test processes do not fight over the cores. Runtimes other than ONNX Runtime have
-# a process of their own, lest one that crashes takes all other results with it. It runs beside the others, and mypy before
-# it: many tests wait for other processes, which leaves a seventh of two cores idle. Tests that measure time run alone;
-# pytest exits with 5 where there are none.
-RUNTIMES := tests/runtimes tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
+# One thread a process, so that the test processes do not fight over the cores. Runtimes other than ONNX Runtime, and exports
+# for them, have a process of their own, lest one that crashes takes all other results with it. It runs beside the others, and
+# mypy before it: many tests wait for other processes, which leaves a seventh of two cores idle. These tests are about a
+# third of all, so that three processes end together. Tests that measure time run alone; pytest exits with 5 where there are
+# none.
+RUNTIMES := tests/runtimes tests/exporting tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
 	tests/conformance/test_oldest.py tests/conformance/test_compared_runtimes.py
 

@@ -1,14 +1,19 @@
-"""How long the commands take that load no torch: `--help`, `space show`, `devices`, and a search that is refused.
+"""How long the commands take that load no torch: `--help`, `space show`, `devices`, completion, and refused searches.
 
-    python tests/benchmarks/bench_startup.py
+    python -m tests.benchmarks.bench_startup
 
-Each is run as a whole process; the median of the runs counts. The refused search uses a run and a latency table of the
-`alphanet` space with 1000 classes, both made up here: only the time to answer matters.
+Each is run as a whole process, in turn with `python -c pass`. The median of the runs counts, of the time that passes
+and of the processor's time; the latter is also told as a multiple of what `python -c pass` takes, which a busy machine
+changes little. The refused searches use a run and a latency table of the `alphanet` space with 1000 classes, both made
+up here: only the time to answer matters.
 """
 
 import json
+import os
+import resource
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,10 +30,13 @@ from nasdeploy.spaces import load_space
 from nasdeploy.store.run import Run
 
 RUNS = 7
+COMPLETION = {"_NASDEPLOY_COMPLETE": "complete_bash", "COMP_WORDS": "nasdeploy profile --device ", "COMP_CWORD": "3"}
 COMMANDS = {
     "--help": ["--help"],
     "space show alphanet --arch a0": ["space", "show", "alphanet", "--arch", "a0"],
     "devices": ["devices"],
+    "doctor": ["doctor"],
+    "profile --device (completed)": [],
     "search --latency-ms 0.001 (refused)": ["search", "--latency-ms", "0.001"],
     "search --macs-m 1500.. --params-m 9.5 (refused, jointly)": ["search", "--macs-m", "1500..", "--params-m", "9.5"],
 }
@@ -61,30 +69,39 @@ def prepare(directory: Path) -> None:
 
 
 def main() -> None:
-    """Print the median time of each command, and whether torch was imported."""
+    """Print the median times of each command, how it ends, and whether torch was imported."""
+    script = str(Path(sys.executable).with_name("nasdeploy"))
     with TemporaryDirectory() as directory:
         prepare(Path(directory))
         for name, arguments in COMMANDS.items():
-            times = []
+            variables = {} if arguments else COMPLETION
+            runs = []
             for _ in range(RUNS):
-                start = perf_counter()
-                done = subprocess.run(
-                    [Path(sys.executable).with_name("nasdeploy"), *arguments],
-                    cwd=directory,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                times.append(perf_counter() - start)
+                done, wall, processor = timed([script, *arguments], directory, variables)
+                _, _, least = timed([sys.executable, "-c", "pass"], directory, {})
+                runs.append((wall, processor, processor / least))
+            wall, processor, ratio = (median(column) for column in zip(*runs, strict=True))
             print(
-                f"{name:38} {median(times):.2f} s, exit {done.returncode}, "
-                f"torch imported: {torch_of(arguments, directory)}"
+                f"{name:56} {wall:.2f} s, processor {processor:.2f} s ({ratio:.0f} times python -c pass), "
+                f"exit {done.returncode}, torch imported: {torch_of(arguments, directory, variables)}"
             )
             if done.returncode:
                 print(f"    {done.stderr.strip().splitlines()[-1]}")
 
 
-def torch_of(arguments: list[str], directory: str) -> bool:
+def timed(
+    command: Sequence[str], directory: str, variables: Mapping[str, str]
+) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Return how a process ended, the seconds that it took, and those of the processor."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
+    done = subprocess.run(
+        command, cwd=directory, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    passed, after = perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, passed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def torch_of(arguments: list[str], directory: str, variables: Mapping[str, str]) -> bool:
     """Whether the command imports torch."""
     code = (
         "import sys, json\nfrom nasdeploy.cli.main import main\n"
@@ -92,7 +109,14 @@ def torch_of(arguments: list[str], directory: str) -> bool:
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('torch' in sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stderr.strip().splitlines()[-1] == "True"
 
 
