@@ -23,7 +23,7 @@ _RECIPE = """A recipe is a YAML file with everything of a run. `nasdeploy init -
 `--set KEY=VALUE` changes a key for one call: `--set train.epochs=5`, and `--set train.phases.0.epochs=5` for the first
 element of a list. A key that does not exist is refused, with the nearest one that does.
 
-Keys that are not required may be left out. `null` is no value.
+Keys that are not required may be left out. `null` stands for no value.
 
 [recipe.schema.json](recipe.schema.json) is the JSON Schema of recipes (draft 2020-12), with which editors complete and
 check keys. For the YAML extension of Visual Studio Code, write the path of the file into a recipe's first line:
