@@ -131,7 +131,7 @@ def stages_chart(networks: Sequence[DrawnNetwork], device: str) -> Chart | None:
                 "name": plain(name),
                 "y": [one.role for one in known],
                 "x": [times[one.role].get(name, 0.0) for one in known],
-                "marker": {"color": _shade(place), "line": {"width": 1, "color": "@surface"}},
+                "marker": _fill(place),
                 "hovertemplate": "%{y}: %{fullData.name}<br>%{x:.4g} ms<extra></extra>",
             }
             for place, name in enumerate(names)
@@ -149,8 +149,10 @@ def stages_chart(networks: Sequence[DrawnNetwork], device: str) -> Chart | None:
     )
 
 
-def _shade(place: int) -> str:
-    return (*SERIES, "@faint", "@soft")[place % (len(SERIES) + 2)]
+def _fill(place: int) -> Json:
+    """Return the marker of a stage: a colour, hatched where the colours begin again."""
+    pattern = {"shape": "/", "fgcolor": "@surface", "size": 6} if place >= len(SERIES) else {"shape": ""}
+    return {"color": SERIES[place % len(SERIES)], "pattern": pattern, "line": {"width": 1, "color": "@surface"}}
 
 
 def _share(network: DrawnNetwork, name: str, device: str) -> str:

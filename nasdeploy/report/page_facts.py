@@ -80,10 +80,10 @@ def _latency(run: RunReport, found: ShownExport | None) -> Iterator[Fact]:
         return
     search, winner = run.search, run.search.winner
     for device, measured in winner.measured_ms.items():
-        yield Fact(f"latency on {device}", f"{number(measured.median)} ms", f"measured median{_bounds(search)}")
+        yield Fact(f"latency on {device}", f"{number(measured.median)} ms", f"{_bounds(search)}measured median")
     for device, predicted in winner.predicted_ms.items():
         if device not in winner.measured_ms:
-            yield Fact(f"latency on {device}", f"{number(predicted)} ms", f"predicted, not measured{_bounds(search)}")
+            yield Fact(f"latency on {device}", f"{number(predicted)} ms", f"{_bounds(search)}predicted, not measured")
 
 
 def _exported_latency(one: ShownArtefact, latency: ProvenLatency, found: ShownExport | None) -> Fact:
@@ -91,18 +91,18 @@ def _exported_latency(one: ShownArtefact, latency: ProvenLatency, found: ShownEx
     usual = latency.median_ms if latency.usual_ms is None else latency.usual_ms
     met = budget is None or usual <= budget
     told = [
+        *([] if budget is None else [f"budget {number(budget)} ms {'met' if met else 'not met'}"]),
         "measured median",
         *([] if latency.usual_ms is None else [f"as quiet as when profiled {number(usual)} ms"]),
-        *([] if budget is None else [f"budget {number(budget)} ms {'met' if met else 'not met'}"]),
         *(["too noisy to be trusted"] if latency.noisy else []),
     ]
-    return Fact(f"latency on {one.device}", f"{number(latency.median_ms)} ms", ", ".join(told), is_bad=not met)
+    return Fact(f"latency on {one.device}", f"{number(latency.median_ms)} ms", "; ".join(told), is_bad=not met)
 
 
 def _bounds(search: FrontReport) -> str:
     if search.axis_bound is None or search.axis_bound.high is None:
         return ""
-    return f", budget {number(search.axis_bound.high)} {search.axis_bound.unit}"
+    return f"budget {number(search.axis_bound.high)} {search.axis_bound.unit}; "
 
 
 def _proof(found: ShownExport | None) -> Iterator[Fact]:
@@ -144,7 +144,7 @@ def moment(text: str) -> str:
 def search_pairs(search: FrontReport, metric: Metric) -> Pairs:
     """Return what a search was asked and how it went."""
     fidelity = [
-        (f"order of predictions on {device}", f"Kendall's tau {one.tau:.2f} on {one.networks} measured networks")
+        (f"predicted order on {device}", f"Kendall's tau {one.tau:.2f} on {one.networks} measured networks")
         for device, one in search.latency_fidelity.items()
         if one.tau is not None
     ]

@@ -1,5 +1,6 @@
 """Charts of sub-networks: what they score by MACs and by latency, and what a search found of them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from nasdeploy.core.score import Metric
@@ -136,9 +137,7 @@ def front_chart(search: FrontReport, metric: Metric, found: SubNetworks | None) 
     ]
     return Chart(
         title="Pareto front",
-        note="front as predicted, bars are one standard error; finalists as measured, bars are p10 and p90"
-        if search.is_latency
-        else "bars are one standard error",
+        note=_front_note(search, metric),
         text=_front_text(search, metric),
         traces=(
             *([_scored(scored, device, metric)] if device is not None and scored else []),
@@ -154,6 +153,12 @@ def front_chart(search: FrontReport, metric: Metric, found: SubNetworks | None) 
         columns=("network", "what", search.axis, "measured in ms", metric.heading, "architecture"),
         rows=tuple(_row(one, device, metric) for one in _unique([winner, *search.finalists, *search.front])),
     )
+
+
+def _front_note(search: FrontReport, metric: Metric) -> str:
+    scores = f"scores of the search on {search.samples} held-out {metric.samples}, bars are one standard error"
+    measured = "; finalists as measured, bars are p10 and p90"
+    return scores + (measured if search.is_latency else "")
 
 
 def _range(costs: Sequence[float], bound: BudgetBound | None) -> list[float] | None:
@@ -272,7 +277,8 @@ def fronts_chart(searches: Mapping[str, tuple[FrontReport, Metric]]) -> Chart | 
 
     None unless two or more have the same axis and the same metric.
     """
-    shown = {name: one for name, one in searches.items() if _axes(one) == _axes(next(iter(searches.values())))}
+    most = Counter(map(_axes, searches.values())).most_common(1)
+    shown = {name: one for name, one in searches.items() if most and _axes(one) == most[0][0]}
     if len(shown) < 2:
         return None
     search, metric = next(iter(shown.values()))

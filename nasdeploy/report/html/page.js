@@ -76,8 +76,16 @@
   });
   dark.addEventListener("change", redraw);
   // Paper has a light theme and a width of its own, and nothing on it is hovered.
-  addEventListener("beforeprint", () => { printing = true; redraw(); });
-  addEventListener("afterprint", () => { printing = false; redraw(); });
+  const print = (begins) => {
+    printing = begins;
+    root.toggleAttribute("data-printing", begins);
+    redraw();
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
   label();
-  start();
+  start().catch((error) => {
+    document.getElementById("undrawn").hidden = false;
+    throw error;
+  });
 })();
