@@ -21,9 +21,9 @@ class RecalibrationSettings(Settings):
     batch_size: int = Field(default=256, ge=2, le=65536)
     """The images of a batch."""
     batches: int = Field(default=64, ge=1, le=10000)
-    """The batches that a network which is exported or evaluated is recalibrated on."""
+    """The batches that a network is recalibrated on when it is exported."""
     search_batches: int = Field(default=32, ge=1, le=10000)
-    """The batches that a network is recalibrated on during a search."""
+    """The batches that a network is recalibrated on in a search, in `nasdeploy evaluate`, and in validation."""
     average: Average = "cumulative"
     """How statistics of batches become those of a network: `cumulative` takes the mean over batches of their means and
     unbiased variances (BigNAS, AlphaNet), `image-weighted` that of their means and biased variances, each batch
