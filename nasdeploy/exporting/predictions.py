@@ -110,7 +110,7 @@ class FilePredictions:
             raise ValueError("its arrays are not of the same images")
         if any(array.dtype != np.int64 or array.min() < 0 or array.max() >= classes for array in arrays[:2]):
             raise ValueError(f"it names classes that are not among the {classes} of the model")
-        if any(array.dtype != np.float32 for array in arrays[2:]):
+        if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in arrays[2:]):
             raise ValueError("its probabilities are no numbers")
         if any(not 0 <= mistake.place < len(self.labels) for mistake in self.mistakes):
             raise ValueError("it names images that are not among its own")

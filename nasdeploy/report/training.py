@@ -130,10 +130,12 @@ def _spans(lines: Sequence[Mapping[str, Any]], phases: Sequence[tuple[str, int]]
     found = []
     for name, planned in phases:
         own = [line for line in lines if str(line.get("phase") or "") == name]
-        best = [early["best_epoch"] for line in own if isinstance(early := line.get("ended_early"), dict)]
+        best = [early.get("best_epoch") for line in own if isinstance(early := line.get("ended_early"), dict)]
         numbers = [int(line["epoch"]) for line in own]
         first, last = (numbers[0], numbers[-1]) if numbers else (None, None)
-        found.append(PhaseSpan(name, first, last, planned, next(iter(best), None)))
+        found.append(
+            PhaseSpan(name, first, last, planned, next((epoch for epoch in best if isinstance(epoch, int)), None))
+        )
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from glob import escape
 from os import PathLike
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -188,9 +189,9 @@ class _RunReading:
         """Return file and content of each latency table of the space, by device, those of the search first."""
         space, found = self.space, dict[str, tuple[str, LatencyTable]]()
         for folder in _table_folders(self.run.path):
-            for path in sorted(folder.glob(f"*-{space.name}-{space.digest}-{space.output_size}.json")):
+            for path in sorted(folder.glob(f"*-{escape(space.name)}-{space.digest}-{space.output_size}.json")):
                 table = self._kept(LatencyTable.load, path)
-                if table is not None and table.conditions.space_digest == space.digest:
+                if table is not None and self._kept(_require_whole, table, space):
                     found.setdefault(table.conditions.device.name, (str(path), table))
             if found:
                 break
@@ -282,9 +283,17 @@ def _predicted(bundle: Path, file: str, progress: Progress) -> FilePredictions:
     return tally.predictions(images.subset(read), manifest.labels)
 
 
+def _require_whole(table: LatencyTable, space: SearchSpace) -> bool:
+    """Return True; raises `UserError` for a table that is not of a space, or lacks some of its blocks."""
+    table.require_space(space)
+    table.range(space)
+    return True
+
+
 def _table_folders(run: Path) -> list[Path]:
     """Return where tables may lie: in this directory, or in that from which the run was made."""
-    return [TABLES, *(parent / TABLES for parent in run.resolve().parents)]
+    here = Path.cwd()
+    return [TABLES, *(parent / TABLES for parent in run.resolve().parents if parent != here)]
 
 
 def _finetuned_network(record: FinetuneRecord) -> FinetunedNetwork:

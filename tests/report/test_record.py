@@ -52,6 +52,14 @@ def test_curves_have_a_value_for_each_epoch_and_phases_know_theirs() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("early", "best"), [({"best_epoch": 1}, 1), ({}, None), (7, None), ({"best_epoch": "x"}, None)]
+)
+def test_a_phase_that_ended_early_knows_its_best_epoch(early: object, best: int | None) -> None:
+    (phase,) = training_curves("supernet", [line(1), line(2, ended_early=early)], TOP1, [("", 9)]).phases
+    assert (phase.last, phase.best_epoch) == (2, best)
+
+
 @pytest.mark.parametrize("epoch", [None, "1", True, -1, [1]])
 def test_a_line_of_no_epoch_is_refused(epoch: object) -> None:
     with pytest.raises(UserError, match="no number; remove that line"):

@@ -1,6 +1,7 @@
 """What a report holds of a run in any state: trained, half damaged, of an earlier version, or without anything."""
 
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,7 @@ import pytest
 import nasdeploy as nd
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.score import Score
-from nasdeploy.latency.table import TABLES, table_path
+from nasdeploy.latency.table import TABLES, LatencyTable, table_path
 from nasdeploy.report.run import RunReport
 from nasdeploy.runtimes.device import load_device
 from nasdeploy.store.evaluations import Evaluation, Evaluations, kept_evaluations
@@ -124,6 +125,7 @@ def test_a_run_of_another_version_of_its_space_is_refused_in_one_line(run: Run) 
         ("search.json", "[", "search"),
         ("search.sqlite", "no database at all, but long enough for one" * 50, "sub_networks"),
         ("evaluate.json", '{"runs": 7}', None),
+        ("evaluate.json", '{"edges_macs_m": [1, Infinity], "runs": []}', None),
         ("export/x/manifest.json", '{"digest": 7}', "exports"),
     ],
 )
@@ -138,6 +140,36 @@ def test_damaged_parts_are_named_and_the_others_shown(run: Run, name: str, conte
     assert "\n" not in remark
     assert part is None or not getattr(found, part)
     assert found.tables
+
+
+@pytest.mark.parametrize("key", ["measured_ms", "uncertainty_ms", "top1"])
+def test_numbers_that_are_none_are_taken_for_damage(run: Run, key: str) -> None:
+    text = run.search_result.read_text()
+    run.search_result.write_text(re.sub(rf'"{key}": [0-9.]+', f'"{key}": Infinity', text))
+    found = report_of(run)
+    assert found.search is None
+    (remark,) = found.remarks
+    assert remark.startswith("runs/x/search.json: ")
+
+
+def test_a_table_without_some_blocks_is_named_and_left_out(run: Run) -> None:
+    (path,) = Path("profiles/tables").iterdir()
+    table = LatencyTable.load(path)
+    entries = dict(list(table.entries.items())[1:])
+    table.model_copy(update={"entries": entries}).save(path)
+    found = report_of(run)
+    assert found.tables == ()
+    (remark,) = found.remarks
+    assert "has no entry for" in remark
+
+
+def test_runs_of_versions_that_remembered_less_are_shown(run: Run) -> None:
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    less = {key: value for key, value in manifest.items() if key not in ("data", "images", "outputs", "range")}
+    (run.path / "manifest.json").write_text(json.dumps(less))
+    run.split.unlink()
+    found = report_of(Run.open(run.path))
+    assert (found.summary.images, found.reproduction.data_digest, found.remarks) == ({}, None, ())
 
 
 def test_regimes_are_those_of_the_run(run: Run) -> None:
