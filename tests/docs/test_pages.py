@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -16,6 +17,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 ROOT = Path(__file__).parents[2]
 README, PAGES = ROOT / "README.md", sorted((ROOT / "docs").rglob("*.md"))
 SECONDS = 60
+"""The processor time that building all pages may take; on a busy machine it takes longer."""
 FETCHED = {
     "script": "src",
     "link": "href",
@@ -52,8 +54,11 @@ class _Page(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, _Page]:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
+    before = getrusage(RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10 * SECONDS, check=False)
+    after = getrusage(RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
     return {path: _Page(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
 
 
