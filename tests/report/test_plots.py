@@ -1,6 +1,6 @@
 """Every picture of a report is a PNG and an SVG, and draws what a stranger named letter by letter."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +17,7 @@ from nasdeploy.report.plots import PLOTS, draw, drawable
 from nasdeploy.report.run import Reproduction, RunReport, RunSummary
 from nasdeploy.report.training import training_curves
 from nasdeploy.tasks.metrics import TOP1
+from tests.docs.pages import PAGES
 from tests.exporting.models import latency_table
 from tests.report.test_record import evaluation, line
 from tests.searching import results
@@ -101,3 +102,9 @@ def test_other_kinds_and_suffixes_are_refused(tmp_path: Path) -> None:
         draw("frnt", full(), tmp_path / "x.png")
     with pytest.raises(UserError, match=r"ends in \.png or \.svg"):
         draw("front", full(), tmp_path / "x.pdf")
+
+
+def test_the_page_about_reports_names_every_picture_and_every_part() -> None:
+    text = PAGES["using/report.md"]
+    names = [*PLOTS, *(field.name for field in fields(RunReport))]
+    assert [name for name in names if f"`{name}`" not in text] == []
