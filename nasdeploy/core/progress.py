@@ -142,26 +142,42 @@ def _said(progress: Progress, name: str) -> Iterator[Counter]:
 
 @contextmanager
 def _spun(name: str) -> Iterator[Counter]:
-    """Show what goes on and for how long it has, and a bar with the time left once something is counted."""
+    """Show what goes on and for how long it has, and how far it has got once something is counted."""
     from rich import progress as bars
     from rich.console import Console
+    from rich.table import Column
 
+    whole = Column(no_wrap=True, overflow="ellipsis")
     columns = (
         bars.SpinnerColumn(),
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.TextColumn("{task.fields[count]}", markup=False),
         bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.description}", markup=False, table_column=whole),
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        stage = shown.add_task(name, total=None, count="")
+        stage = shown.add_task(name, total=None)
 
         def counter(what: str, total: int) -> Work:
-            shown.reset(stage, total=total, description=f"{name}, {what}", count=f"0/{total}")
-            return Work(0, lambda done, note: shown.update(stage, completed=done, count=f"{done}/{total}"))
+            start = monotonic()
+
+            def show(done: int, note: str) -> None:
+                shown.update(stage, description=f"{name}, {what}: {_figures(done, 0, total, start)}")
+
+            return Work(0, show)
 
         yield counter
+
+
+_SHORT_BAR, _LONG_BAR, _WIDE = 10, 40, 120
+"""The columns of a bar, and of a terminal that has room for a long one."""
+_FIGURES = 28
+"""The columns of figures beside the two numbers, such as `/, 0.125/s, 123:45 left`, and of what is between columns."""
+
+
+def _figures(done: int, first: int, total: int, start: float) -> str:
+    """Return how much is done, how fast since `start`, when `first` was, and how long the rest will take."""
+    rate = (done - first) / max(monotonic() - start, 1e-9)
+    left = int((total - done) / rate) if rate else 0
+    return f"{done}/{total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left"
 
 
 def _lines(progress: Progress, name: str, total: int, first: int) -> Work:
@@ -173,9 +189,7 @@ def _lines(progress: Progress, name: str, total: int, first: int) -> Work:
         if now - shown < _PLAIN_INTERVAL_S and done < total:
             return
         shown = now
-        rate = (done - first) / max(now - start, 1e-9)
-        left = int((total - done) / rate) if rate else 0
-        progress.say(f"{name}: {done}/{total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left  {note}".rstrip())
+        progress.say(f"{name}: {_figures(done, first, total, start)}  {note}".rstrip())
 
     return Work(first, show)
 
@@ -185,30 +199,37 @@ def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterat
     from rich import progress as bars
     from rich.console import Console, Group, RenderableType
     from rich.live import Live
+    from rich.table import Column
+    from rich.text import Text
 
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.fields[note]}", markup=False),
+    console = Console(stderr=True)
+    bar_width = _LONG_BAR if console.width >= _WIDE else _SHORT_BAR
+    # The name is cut, if anything is: figures and the time left are always there.
+    room = max(console.width - bar_width - 2 * len(str(total)) - _FIGURES, _SHORT_BAR)
+    shown = bars.Progress(
+        bars.TextColumn(
+            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", max_width=room)
+        ),
+        bars.BarColumn(bar_width=bar_width),
+        bars.TextColumn("{task.fields[figures]}", markup=False),
+        console=console,
     )
     start = drawn = monotonic()
-    shown = bars.Progress(*columns)
-    bar = shown.add_task(name, total=total, completed=first, rate="", note="")
+    bar = shown.add_task(name, total=total, completed=first, figures=f"{first}/{total}")
+    noted: list[RenderableType] = []
     below: list[RenderableType] = []
 
     def show(done: int, note: str) -> None:
-        nonlocal drawn, below
+        nonlocal drawn, noted, below
         now = monotonic()
-        rate = (done - first) / max(now - start, 1e-9)
-        shown.update(bar, completed=done, rate=f"{rate:.3g}/s", note=note)
+        shown.update(bar, completed=done, figures=_figures(done, first, total, start))
+        # Below the bar, which leaves it no room where the terminal is narrow.
+        noted = [Text(note, no_wrap=True, overflow="ellipsis")] if note else []
         # Here rather than where it is drawn, which is another thread.
         if now - drawn >= _TABLE_INTERVAL_S or done >= total:
             drawn, below = now, [_table(table())]
 
-    with Live(get_renderable=lambda: Group(shown, *below), console=Console(stderr=True)):
+    with Live(get_renderable=lambda: Group(shown, *noted, *below), console=console):
         yield Work(first, show)
 
 

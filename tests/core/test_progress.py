@@ -71,6 +71,20 @@ def test_a_terminal_gets_a_bar_with_rate_and_note(monkeypatch: pytest.MonkeyPatc
     assert "loss [/x] 2.3" in shown
 
 
+def test_the_time_left_is_in_sight_whatever_the_name_and_the_note(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    with Progress().task("a long name " * 5, total=100_000) as task:
+        clock[0] = 8.0
+        task.advance(10, note="a long note " * 9)
+    lines = terminal.getvalue().splitlines()
+    assert any("10/100000, 1.25/s, 1333:12 left" in line for line in lines)
+    assert any("a long note a long note" in line for line in lines)
+
+
 def test_an_error_inside_a_task_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     with pytest.raises(ZeroDivisionError), Progress().task("x", total=1):
