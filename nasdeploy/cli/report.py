@@ -124,9 +124,11 @@ def _opened(paths: Sequence[Path]) -> list["Run"]:
 
     known: set[Path] = set()
     for path in paths:
-        if path.resolve() in known:
+        # A loop of links, too, is left to what opens it.
+        place = Path(os.path.realpath(path))
+        if place in known:
             raise UserError(f"{path}: given twice; name each run once")
-        known.add(path.resolve())
+        known.add(place)
     return [Run.open(path) for path in paths] or [Run.latest()]
 
 

@@ -166,6 +166,8 @@ def test_the_command_prints_a_table_or_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step.bench, "__kwdefaults__", {"protocol": HASTY})
+    # The names are long, and columns would be left out.
+    monkeypatch.setenv("COLUMNS", "400")
     names = [str(written(tmp_path / f"{size}.onnx", size)) for size in (9, 4)]
     command.bench(names, as_json=True, quiet=True)
     found = json.loads(capsys.readouterr().out)
