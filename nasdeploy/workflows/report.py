@@ -214,10 +214,11 @@ class _RunReading:
 
     def _exports(self, result: SearchResult | None) -> list[ShownExport]:
         chosen, metric = None if result is None else result.winner.digest, task_of(self.recipe.task).metric
-        folders = {path.parent for name in (MANIFEST, REJECTED_MANIFEST) for path in self.run.exports.rglob(name)}
-        if self.run.is_finished("export"):
-            folders.add(Path(str(self.run.facts("export").get("directory"))))
-        paths = [folder / name for folder in sorted(folders) for name in (MANIFEST, REJECTED_MANIFEST)]
+        inside = {path.parent for name in (MANIFEST, REJECTED_MANIFEST) for path in self.run.exports.rglob(name)}
+        # An export may be elsewhere, or be named by another path than the run is.
+        named = [Path(str(self.run.facts("export").get("directory")))] if self.run.is_finished("export") else []
+        folders = {folder.resolve(): folder for folder in (*named, *inside)}
+        paths = [folder / name for folder in sorted(folders.values()) for name in (MANIFEST, REJECTED_MANIFEST)]
         found = [(path, self._kept(read_manifest, path)) for path in paths if path.is_file()]
         shown = [shown_export(each, str(path.parent), chosen, metric) for path, each in found if each is not None]
         return sorted(shown, key=lambda each: not each.chosen)

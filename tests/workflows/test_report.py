@@ -206,3 +206,12 @@ def test_python_writes_the_page_of_a_run_and_of_several(run: Run, tmp_path: Path
     both = nd.write_report([run, Run.open(tmp_path / "y")], str(tmp_path / "both.html"))
     assert both.stat().st_size > run.path.joinpath("report.html").stat().st_size
     assert nd.report_of(run).summary.name == "x"
+
+
+def test_an_export_is_shown_once_whatever_the_path_of_the_run(run: Run) -> None:
+    folder = run.path / "export" / "one"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    run.finish("export", {"directory": str(folder)})
+    found = report_of(Run.open(run.path.resolve()))
+    assert len([remark for remark in found.remarks if "manifest.json" in remark]) == 1
