@@ -172,7 +172,11 @@ def _range(costs: Sequence[float], bound: BudgetBound | None) -> list[float] | N
 
 
 def _unique(points: Sequence[FrontPoint]) -> list[FrontPoint]:
-    return list({one.digest: one for one in reversed(points)}.values())[::-1]
+    """Return the points without those of networks that came before, in their order."""
+    found: dict[str, FrontPoint] = {}
+    for one in points:
+        found.setdefault(one.digest, one)
+    return list(found.values())
 
 
 def _row(one: FrontPoint, device: str | None, metric: Metric) -> tuple[str, ...]:

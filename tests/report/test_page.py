@@ -10,9 +10,9 @@ import pytest
 from nasdeploy.report.networks import SubNetworks
 from nasdeploy.report.page import SECTIONS, page_of
 from nasdeploy.report.run import RunReport
-from nasdeploy.report.search_charts import DRAWN, macs_chart
+from nasdeploy.report.search_charts import DRAWN, front_chart, macs_chart
 from nasdeploy.tasks.metrics import TOP1
-from tests.report.reports import begun, curves, export, predictions, report, scored
+from tests.report.reports import begun, curves, export, predictions, report, scored, search
 
 HOSTILE = "</script><script>hostile()</script><img src=x onerror=hostile()>\u2028\udcfc&amp;<b>"
 
@@ -107,6 +107,13 @@ def test_of_many_networks_some_are_drawn_and_the_best_are_listed() -> None:
     assert len(chart.traces[0]["x"]) == DRAWN
     assert chart.rows[0][0] == best.digest
     assert f"{DRAWN} of them drawn" in chart.note
+
+
+def test_the_table_of_a_front_begins_with_the_choice_and_has_each_network_once() -> None:
+    found = search()
+    chart = front_chart(replace(found, front=(*found.front, found.winner)), TOP1, None)
+    assert [row[1] for row in chart.rows] == ["chosen"] + 4 * ["finalist"] + 5 * ["front"]
+    assert chart.rows[0][0] == found.winner.digest
 
 
 def fact_of(made: RunReport) -> str:
