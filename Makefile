@@ -77,7 +77,7 @@ release-check: style types
 
 setup: $(INSTALLED)
 
-# uv takes 0.4 of pip's processor time, and all cores. It is told what further indexes pip knows, and links files from a
+# uv takes half of pip's processor time, and all cores. It is told what further indexes pip knows, and links files from a
 # cache of its own, which goes. Where it cannot be had, or does not come to an end, pip installs.
 UV_INSTALL = $(BIN)/uv pip install --quiet --system-certs --cache-dir .venv/cache --python $(BIN)/python \
 	--index-strategy unsafe-best-match $$($(BIN)/pip config get global.extra-index-url 2>/dev/null | sed 's/[^ ][^ ]*/--index &/g')
