@@ -279,6 +279,7 @@ _TEACHES_NOTHING = (
     "data.workers",
     "data.on_unreadable",
     "data.max_pixels",
+    "data.cache",
     "train.threads",
     "train.channels_last",
     "train.tensorboard",

@@ -181,6 +181,7 @@ def test_the_recipe_and_space_of_a_run(file: Path) -> None:
         with pytest.raises(UserError, match=rf"runs/tiny: {change.split('=')[0]} cannot be changed any more"):
             recipe_of(run, [change])
     assert recipe_of(run, ["data.workers=3", "device=other", "name=x"]).data.workers == 3
+    assert recipe_of(run, ["data.cache=disk"]).data.cache == "disk"
     other = Run.create(Path("runs"), "other", space="0123456789ab", **fields)
     with pytest.raises(UserError, match=r"runs/other: begun with another version of space tiny \(0123456789ab, now "):
         space_of(other)

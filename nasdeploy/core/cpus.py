@@ -55,6 +55,31 @@ _LIMIT_1, _UNLIMITED = "memory.limit_in_bytes", 1 << 60
 """The file of version 1, and what it holds more than where there is no limit."""
 
 
+def available_memory(root: Path = _ROOT) -> int:
+    """Return bytes of memory that may still be taken, by the machine's and by the limits of control groups.
+
+    What of files is only kept in memory to be read again counts as free. Where the system says nothing, the whole
+    memory of the machine does.
+    """
+    found = re.search(r"^MemAvailable: +(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    machine = int(found[1]) << 10 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    groups = (left for group in control_groups(root, "memory") if (left := _memory_left(group)) is not None)
+    return max(0, min([machine, *groups]))
+
+
+def _memory_left(group: Path) -> int | None:
+    """Return bytes that the limit of one group leaves, by version 2 or version 1; None where it has none."""
+    for limit, used, reclaimable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        (_LIMIT_1, "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        numbers = [_read(group / name).strip() for name in (limit, used)]
+        if all(map(str.isdigit, numbers)):
+            spare = re.search(rf"^{reclaimable} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+            return int(numbers[0]) - int(numbers[1]) + (int(spare[1]) if spare else 0)
+    return None
+
+
 @dataclass(frozen=True)
 class _Mount:
     """A hierarchy of control groups as it is seen here."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from nasdeploy.core.randomness import generator, seed_for
+from nasdeploy.data.cache import fetched, whole
 from nasdeploy.data.images import Images, Indices
-from nasdeploy.data.loader import fetched, load
+from nasdeploy.data.loader import load
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import normalise, training_transform
 from nasdeploy.nn.functional import rescale
@@ -76,15 +77,19 @@ class TrainingBatches:
             moved = pixels.to(self.device, non_blocking=True)
             yield normalise(moved, self.settings.mean, self.settings.std), labels.to(self.device, non_blocking=True)
 
-    def pixels(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield what `epoch` does before it is moved and normalised: pixels are uint8."""
+    def pixels(self, epoch: int, start: int = 0, fill: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what `epoch` does before it is moved and normalised: pixels are uint8.
+
+        `fill`: whether images that may be kept decoded are decoded now, all of them.
+        """
         order = self.order(epoch)
         seeds = generator(self.seed, "augmentation", epoch).integers(0, 1 << 32, size=len(order), dtype=np.uint32)
         if self.settings.balance != "sampling":
             seeds = seeds[order]
         steps = range(start, steps_per_epoch(self.images, self.batch_size))
+        decoded = whole if self.settings.augment.crop == "random-resized" else fetched
         return load(
-            self.images if self.settings.augment.crop == "random-resized" else fetched(self.images, self.settings),
+            decoded(self.images, self.settings, fill),
             [order[self._rows(step)] for step in steps],
             self.settings,
             training_transform(self.settings),
@@ -135,12 +140,20 @@ def evaluation_batches(
 
 
 def evaluation_pixels(
-    images: Images, settings: DataSettings, batch_size: int, first: int = 0, end: int | None = None
+    images: Images,
+    settings: DataSettings,
+    batch_size: int,
+    first: int = 0,
+    end: int | None = None,
+    fill: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return what `evaluation_batches` gives, before it is normalised: pixels are uint8."""
+    """Return what `evaluation_batches` gives, before it is normalised: pixels are uint8.
+
+    `fill`: whether images that may be kept decoded are decoded now, all of them.
+    """
     end = len(images) if end is None else end
     batches = [range(at, min(at + batch_size, end)) for at in range(first, end, batch_size)]
-    return load(fetched(images, settings), batches, settings, F.pil_to_tensor)
+    return load(fetched(images, settings, fill), batches, settings, F.pil_to_tensor)
 
 
 class CalibrationBatches:
@@ -176,7 +189,9 @@ def calibration_batches(
     they take count * batch_size * 3 * size^2 bytes.
     """
     drawn = TrainingBatches(images, settings, batch_size, seed_for(seed, "calibration"))
-    epochs = (drawn.pixels(epoch) for epoch in counted())
+    # Decoding all images to have a few of them would take longer.
+    fill = batch_size * count >= len(images)
+    epochs = (drawn.pixels(epoch, fill=fill) for epoch in counted())
     batches = (pixels for epoch in epochs for pixels, _ in epoch)
     return CalibrationBatches(islice(batches, count), settings)
 
@@ -232,9 +247,9 @@ class HeldOutImages:
         self._labels: Sequence[Tensor] = ()
         self._streamed: Images | None = images
         if memory.take(len(images) * 3 * settings.size**2):
-            batches = [
-                (pixels.to(device), labels) for pixels, labels in evaluation_pixels(images, settings, batch_size)
-            ]
+            # They are read once, and kept here: only the next command would use them in another place.
+            read = evaluation_pixels(images, settings, batch_size, 0, None, settings.cache == "disk")
+            batches = [(pixels.to(device), labels) for pixels, labels in read]
             self._labels = [labels for _, labels in batches]
             self._batches = PreparedBatches((pixels for pixels, _ in batches), settings, memory)
             self._streamed = None

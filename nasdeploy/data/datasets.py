@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.data.facts import DIGEST_BYTES
+from nasdeploy.data.decode import EIGHT_BITS, ImageHeader
+from nasdeploy.data.facts import DIGEST_BYTES, Look, records_of
 from nasdeploy.data.folder import open_folder
 from nasdeploy.data.images import ArrayImages, Images, ImageSets, Indices, as_indices
 from nasdeploy.data.inventory import Identities, OpenedData
@@ -154,7 +155,9 @@ class DatasetImages(Images):
     def subset(self, indices: Sequence[int]) -> "DatasetImages":
         """Return the images at `indices`, in that order."""
         chosen = as_indices(indices)
-        return DatasetImages(self._part, self._dataset, self._indices[chosen], self.labels[chosen])
+        found = DatasetImages(self._part, self._dataset, self._indices[chosen], self.labels[chosen])
+        found.records = self.records_at(indices)
+        return found
 
 
 def open_datasets(parts: Mapping[str, LabelledDataset]) -> OpenedData:
@@ -170,12 +173,13 @@ def open_datasets(parts: Mapping[str, LabelledDataset]) -> OpenedData:
     for part in (part for part in _PARTS if part in parts):
         dataset = parts[part]
         found = [_facts(dataset[place], f"{part}[{place}]") for place in range(len(dataset))]
-        labels = np.array([label for label, _, _ in found], dtype=np.int64)
+        labels = np.array([label for label, _ in found], dtype=np.int64)
         images[part] = DatasetImages(part, dataset, np.arange(len(found)), labels)
+        records = images[part].records = records_of([look for _, look in found])
         identities[part] = Identities(
             tuple(f"{part}/{place}" for place in range(len(found))),
-            np.array([size for _, size, _ in found], dtype=np.int64),
-            np.frombuffer(b"".join(digest for _, _, digest in found), dtype=np.uint8).reshape(-1, DIGEST_BYTES),
+            records["width"] * records["height"] * 3,
+            records["digest"],
         )
     return OpenedData(_classes(parts["train"], images), images, identities)
 
@@ -189,8 +193,8 @@ def _classes(train: LabelledDataset, images: Mapping[str, Images]) -> tuple[str,
     return names
 
 
-def _facts(sample: Any, where: str) -> tuple[int, int, bytes]:
-    """Return label, size in bytes and digest of one sample."""
+def _facts(sample: Any, where: str) -> tuple[int, Look]:
+    """Return the label of one sample, and digest and size of its picture."""
     try:
         picture, label = sample
     except (TypeError, ValueError):
@@ -198,8 +202,9 @@ def _facts(sample: Any, where: str) -> tuple[int, int, bytes]:
     number = int(label) if isinstance(label, int | np.integer | torch.Tensor) else -1
     if number < 0:
         raise UserError(f"data: the label of {where} is {label!r}; the index of a class is expected, from 0 on")
-    pixels = np.ascontiguousarray(_picture(picture, where))
-    return number, pixels.size, sha256(pixels.data).digest()[:DIGEST_BYTES]
+    shown = _picture(picture, where)
+    digest = sha256(np.ascontiguousarray(shown).data).digest()[:DIGEST_BYTES]
+    return number, Look(digest, header=ImageHeader(*shown.size, EIGHT_BITS))
 
 
 def _picture(value: Any, where: str) -> Image.Image:

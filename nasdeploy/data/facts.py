@@ -29,7 +29,7 @@ from nasdeploy.data.decode import (
     too_large,
     undecodable,
 )
-from nasdeploy.data.images import Indices
+from nasdeploy.data.images import Indices, Records
 from nasdeploy.data.settings import DOWNLOADS, Decoding
 from nasdeploy.store.files import replacing
 
@@ -90,7 +90,6 @@ DIGEST_BYTES = 16
 _READ_AT_ONCE = 1 << 20
 
 Digests = npt.NDArray[np.uint8]
-Records = npt.NDArray[np.void]
 
 RECORD = np.dtype([("read", "?"), ("digest", "u1", DIGEST_BYTES), ("width", "i8"), ("height", "i8"), ("depth", "u1")])
 """Facts of one image as they are kept; one more is a field more here and in `Look`. `read`: the digest is known."""

@@ -106,6 +106,7 @@ def read_folder(root: Path, listing: FolderListing, decoding: Decoding) -> tuple
         labels = [pairs[at][1] for at in readable]
         parts[name] = FileImages([pairs[at][0] for at in readable], labels, decoding)
         parts[name].unreadable = len(pairs) - len(readable)
+        parts[name].records = facts.records[as_indices(readable) + first]
         identities[name] = Identities.of(facts, as_indices(readable) + first)
         first += len(pairs)
     return OpenedData(listing.classes, parts, identities, listing.notes), damaged

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Records = npt.NDArray[np.void]
 
 
 def as_indices(indices: Sequence[int] | Indices) -> Indices:
@@ -33,14 +34,17 @@ def as_indices(indices: Sequence[int] | Indices) -> Indices:
 class Images(ABC):
     """Labelled images: `images[i]` is an RGB picture and its label (an index into the classes).
 
-    `labels` `[N]` are an array, which worker processes share with their parent. `at_size` is where readers remember the
-    same images at a fetch size, by (shorter side, size). `unreadable` is how many files of the same part were left out
-    when the data was opened.
+    `labels` `[N]` are an array, which worker processes share with their parent. `decoding` is how files are decoded.
+    `records` `[N]` of `nasdeploy.data.facts.RECORD` are digest and size of each picture where they are known. `kept` is
+    where readers remember the same images decoded, by how they are kept and fetched. `unreadable` is how many files of
+    the same part were left out when the data was opened.
     """
 
     def __init__(self, labels: Sequence[int] | Indices) -> None:
         self.labels: Indices = np.asarray(labels, dtype=np.int64)
-        self.at_size: dict[tuple[int, int], Images] = {}
+        self.decoding = Decoding()
+        self.records: Records | None = None
+        self.kept: dict[tuple[str | int, ...], Images] = {}
         self.unreadable = 0
 
     def __len__(self) -> int:
@@ -57,8 +61,16 @@ class Images(ABC):
     def subset(self, indices: Sequence[int]) -> "Images":
         """Return the images at `indices`, in that order."""
 
+    def records_at(self, indices: Sequence[int] | Indices) -> Records | None:
+        """Return the records of some images where they are known."""
+        return None if self.records is None else self.records[as_indices(indices)]
+
     def path(self, index: int) -> Path | None:
         """Return the file of one picture; None where it has none of its own."""
+        return None
+
+    def content(self, index: int) -> bytes | None:
+        """Return the file of one picture; None where it has none. Raises `UnreadableImage` if it cannot be read."""
         return None
 
     def header(self, index: int) -> ImageHeader:
@@ -99,11 +111,18 @@ class FileImages(Images):
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int] | Indices, decoding: Decoding = Decoding()) -> None:
         super().__init__(labels)
-        self._paths, self._decoding = tuple(paths), decoding
+        self._paths, self.decoding = tuple(paths), decoding
 
     def image(self, index: int) -> Image.Image:
         """Return one picture; see `Images.image`."""
-        return read_rgb(self._paths[index], decoding=self._decoding)
+        return read_rgb(self._paths[index], decoding=self.decoding)
+
+    def content(self, index: int) -> bytes:
+        """Return the file of one picture; see `Images.content`."""
+        try:
+            return self._paths[index].read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self._paths[index], error.strerror or str(error)) from None
 
     def header(self, index: int) -> ImageHeader:
         """Return the header of one picture; see `Images.header`."""
@@ -126,7 +145,9 @@ class FileImages(Images):
 
     def subset(self, indices: Sequence[int]) -> "FileImages":
         """Return the images at `indices`, in that order."""
-        return FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)], self._decoding)
+        found = FileImages([self._paths[i] for i in indices], self.labels[as_indices(indices)], self.decoding)
+        found.records = self.records_at(indices)
+        return found
 
 
 class ArrayImages(Images):

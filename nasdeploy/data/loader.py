@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +24,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as F
 
 from nasdeploy.core.cpus import parallelism
 from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.data.decode import UnreadableImage
+from nasdeploy.data.decoded_file import DecodedBatch
 from nasdeploy.data.images import ArrayImages, Images, Indices, warn_of
 from nasdeploy.data.settings import DataSettings
 from nasdeploy.data.transforms import fetch
 
-_MOST_BYTES = 512 << 20
-_READ_AT_ONCE = 64
+_DECODED_AT_ONCE = 16
+"""Pictures that a worker hands over together: at most some 10 MB of usual photographs, as /dev/shm may be small."""
 
 
 class FetchedImages(Images):
@@ -53,30 +53,9 @@ class FetchedImages(Images):
         return FetchedImages(self._images.subset(indices), self._shorter_side, self._size)
 
 
-def fetched(images: Images, settings: DataSettings) -> Images:
-    """Return `images` after steps 2 and 3 of `Preprocessing`; decoded once, the first time, if they fit in 512 MB."""
-    place = (settings.shorter_side, settings.size)
-    if place not in images.at_size:
-        images.at_size[place] = _at_size(images, settings)
-    return images.at_size[place]
-
-
-def _at_size(images: Images, settings: DataSettings) -> Images:
-    side = settings.size
-    if isinstance(images, ArrayImages) and images.pixels.shape[1:3] == (side, side) and settings.shorter_side == side:
-        return images
-    each_time = FetchedImages(images, settings.shorter_side, side)
-    if len(images) * 3 * side * side > _MOST_BYTES:
-        return each_time
-    batches = [range(at, min(at + _READ_AT_ONCE, len(images))) for at in range(0, len(images), _READ_AT_ONCE)]
-    read = [pixels.permute(0, 2, 3, 1).numpy() for pixels, _ in load(each_time, batches, settings, F.pil_to_tensor)]
-    pixels = np.concatenate(read)
-    # Where unreadable images were skipped, positions would shift: then each time they are read anew.
-    return ArrayImages(pixels, images.labels) if len(pixels) == len(images) else each_time
-
-
 Transform = Callable[[Image.Image], Tensor]
 Seeds = npt.NDArray[np.uint32]
+T = TypeVar("T")
 
 _MOST_WORKERS = 8
 
@@ -115,6 +94,38 @@ class _Batches(Dataset[_Batch]):
         return _Batch(torch.stack(pixels) if pixels else torch.empty(0), torch.tensor(labels), unreadable)
 
 
+class _Decoded(NamedTuple):
+    """Pixels uint8 `[bytes]`, height and width of each picture `[N, 2]`, 0 of those that are missing, and why."""
+
+    pixels: Tensor
+    sizes: Tensor
+    unreadable: list[tuple[Path, str]]
+
+
+class _PicturesInTurn(Dataset[_Decoded]):
+    """Pictures as they are, by indices into `images`, without those whose files have `changed`."""
+
+    def __init__(self, images: Images, changed: Callable[[int], bool]) -> None:
+        self._images, self._changed = images, changed
+
+    def __getitem__(self, indices: Sequence[int]) -> _Decoded:
+        pixels, sizes, unreadable = [], [], []
+        for index in indices:
+            try:
+                picture = np.asarray(self._images.image(index))
+            except UnreadableImage as error:
+                unreadable.append((error.path, error.reason))
+                sizes.append((0, 0))
+                continue
+            if self._changed(index):
+                sizes.append((0, 0))
+                continue
+            pixels.append(picture.ravel())
+            sizes.append(picture.shape[:2])
+        joined = np.concatenate([*pixels, np.empty(0, dtype=np.uint8)])
+        return _Decoded(torch.from_numpy(joined), torch.tensor(sizes, dtype=torch.int64), unreadable)
+
+
 def _seed_generators(seed: int) -> None:
     """Seed what torchvision's and timm's transforms draw from. (`torch.manual_seed` would take 100 times as long.)"""
     torch.default_generator.manual_seed(seed)
@@ -147,18 +158,11 @@ def load(
     Before image j of batch i the generators are seeded by `seeds[i][j]`. Raises `UserError` naming an unreadable image;
     where the settings skip those, a batch is shorter by them.
     """
-    loader = DataLoader(
-        _Batches(images, transform),
-        batch_size=None,
-        sampler=list(zip(batches, repeat(None) if seeds is None else seeds, strict=seeds is not None)),
-        num_workers=min(_workers(images, settings, seeded=seeds is not None), len(batches)),
-        generator=torch.Generator(),
-        pin_memory=pinned,
-        worker_init_fn=_leave_stopping_to_training,
-    )
+    wanted = list(zip(batches, repeat(None) if seeds is None else seeds, strict=seeds is not None))
+    workers = _workers(images, settings, seeded=seeds is not None)
     last: tuple[Path, str] | None = None
     nothing_read = True
-    for pixels, labels, unreadable in _named_deaths(loader):
+    for pixels, labels, unreadable in _in_order(_Batches(images, transform), wanted, workers, pinned):
         for path, reason in unreadable:
             if settings.on_unreadable == "stop":
                 raise UnreadableImage(path, reason)
@@ -175,6 +179,39 @@ def load(
         raise _unreadable_batch(*last)
 
 
+def _never(index: int) -> bool:
+    return False
+
+
+def decode(
+    images: Images, indices: Indices, settings: DataSettings, changed: Callable[[int], bool] = _never
+) -> Iterator[DecodedBatch]:
+    """Yield pictures as they are, in order; those that have `changed` after they were decoded are left out.
+
+    So are those that cannot be read, where the settings skip these; otherwise it raises `UserError` naming one of them.
+    """
+    dataset = _PicturesInTurn(images, changed)
+    batches = [indices[at : at + _DECODED_AT_ONCE].tolist() for at in range(0, len(indices), _DECODED_AT_ONCE)]
+    for pixels, sizes, unreadable in _in_order(dataset, batches, _workers(images, settings, True)):
+        if unreadable and settings.on_unreadable == "stop":
+            raise UnreadableImage(*unreadable[0])
+        yield DecodedBatch(pixels.numpy(), sizes.numpy())
+
+
+def _in_order(dataset: Dataset[T], wanted: Sequence[Any], workers: int, pinned: bool = False) -> Iterator[T]:
+    """Yield what a data set has for each of `wanted`, read by so many processes."""
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=wanted,
+        num_workers=min(workers, len(wanted)),
+        generator=torch.Generator(),
+        pin_memory=pinned,
+        worker_init_fn=_leave_stopping_to_training,
+    )
+    return _named_deaths(loader)
+
+
 def _unreadable_batch(path: Path, reason: str) -> UserError:
     return UserError(f"{path}: a whole batch of images is unreadable, this one for one ({reason}); replace them")
 
@@ -185,7 +222,7 @@ def _leave_stopping_to_training(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _named_deaths(loader: Iterable[_Batch]) -> Iterator[_Batch]:
+def _named_deaths(loader: Iterable[T]) -> Iterator[T]:
     """Yield the batches; a worker process that is killed (out of memory, most often) ends in one line."""
     try:
         yield from loader

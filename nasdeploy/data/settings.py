@@ -151,6 +151,13 @@ class DataSettings(Settings):
     counts it in every figure."""
     workers: int | None = Field(default=None, ge=0, le=256)
     """The number of processes that read images; as many as the machine and the data call for if left out."""
+    cache: Literal["auto", "none", "memory", "disk"] = "auto"
+    """Where pictures are kept once they are decoded, so that later epochs need not decode them again; results are the
+    same. `auto` keeps pictures resized to `size` in memory, of each set of images that then takes at most 512 MB.
+    `memory` and `disk` also keep the whole pictures that random resized crops take, with 3 bytes a pixel: `memory` what
+    takes at most half of the free memory, and larger sets as `disk` does; `disk` what takes at most half of the free
+    space, in files in `~/.cache/nasdeploy/pictures` that all processes and later commands read. What does not fit is
+    decoded each time, as everything is with `none`."""
     range: ValueRange | Literal["measured"] | None = None
     """The values that become black and white in pictures with more than 8 bits; `measured`: those of the training
     images when a run is begun, which the run keeps. If left out, the upper 8 bits are taken."""

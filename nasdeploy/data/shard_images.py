@@ -20,7 +20,6 @@ from nasdeploy.data.facts import (
     RECORD,
     TOO_NEW_NS,
     Look,
-    Records,
     State,
     cache_file,
     load_arrays,
@@ -30,7 +29,7 @@ from nasdeploy.data.facts import (
     texts_as_bytes,
     texts_from_bytes,
 )
-from nasdeploy.data.images import Images, Indices, as_indices
+from nasdeploy.data.images import Images, Indices, Records, as_indices
 from nasdeploy.data.inventory import Identities
 from nasdeploy.data.settings import Decoding
 from nasdeploy.data.shard_index import ShardIndex
@@ -75,7 +74,7 @@ class ShardImages(Images):
         self, index: ShardIndex, labels: Indices, chosen: Indices, files: _OpenFiles, decoding: Decoding
     ) -> None:
         super().__init__(labels[chosen])
-        self._decoding = decoding
+        self.decoding = decoding
         self._index, self._all_labels, self._chosen, self._files = index, labels, chosen, files
 
     @classmethod
@@ -90,7 +89,7 @@ class ShardImages(Images):
 
     def image(self, index: int) -> Image.Image:
         """Return one picture; see `Images.image`."""
-        return read_rgb(self.path(index), self.content(index), self._decoding)
+        return read_rgb(self.path(index), self.content(index), self.decoding)
 
     def header(self, index: int) -> ImageHeader:
         """Return the header of one picture; see `Images.header`."""
@@ -141,9 +140,10 @@ class ShardImages(Images):
 
     def subset(self, indices: Sequence[int]) -> "ShardImages":
         """Return the images at `indices`, in that order."""
-        return ShardImages(
-            self._index, self._all_labels, self._chosen[as_indices(indices)], self._files, self._decoding
-        )
+        chosen = self._chosen[as_indices(indices)]
+        found = ShardImages(self._index, self._all_labels, chosen, self._files, self.decoding)
+        found.records = self.records_at(indices)
+        return found
 
 
 _VERSION = 2

@@ -182,6 +182,7 @@ def read_shards(root: Path, found: ShardListing, decoding: Decoding) -> tuple[Op
     identities, left_out = {}, []
     for name, images in found.parts.items():
         records = remembered_records(root / name, images.index) if read else None
+        images.records = records
         parts[name], identities[name] = images, shard_identities(root / name, images.index, records)
         problems = {} if records is None else unfit(records, decoding)
         if problems:

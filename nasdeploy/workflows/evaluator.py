@@ -94,10 +94,10 @@ def supernet_id(recipe: Recipe, weights: WeightsFacts, original: KeptNetwork | N
     conditions = [
         weights.sha256,
         recipe.seed,
-        # Where samples lie, how many processes read them and how large they may be changes nothing, and an export's
-        # batches only the export. Defaults are left out, so that a setting that is new in some version does not make
-        # earlier evaluations those of another supernet.
-        recipe.data.model_dump(mode="json", exclude={"path", "workers", "max_pixels"}, exclude_defaults=True),
+        # Where samples lie, how many processes read them, how large they may be and whether they are kept decoded
+        # changes nothing, and an export's batches only the export. Defaults are left out, so that a setting that is
+        # new in some version does not make earlier evaluations those of another supernet.
+        recipe.data.model_dump(mode="json", exclude={"path", "workers", "max_pixels", "cache"}, exclude_defaults=True),
         recipe.recalibration.model_dump(exclude={"batches"}),
         # None where there is no such network, as in all runs of earlier versions.
         *([] if original is None else [original.record.sha256]),

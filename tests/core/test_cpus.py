@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from nasdeploy.core import cpus
-from nasdeploy.core.cpus import bound_cpus, cpu_quota, memory_limit, parallelism, stopped_periods, usable_cpus
+from nasdeploy.core.cpus import (
+    available_memory,
+    bound_cpus,
+    cpu_quota,
+    memory_limit,
+    parallelism,
+    stopped_periods,
+    usable_cpus,
+)
 
 V1 = "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct ro,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct"
 V2 = "26 23 0:22 {top} /sys/fs/cgroup rw,nosuid shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate"
@@ -124,6 +132,50 @@ def test_what_can_be_used_is_the_least_of_both(
     monkeypatch.setattr(cpus, "bound_cpus", lambda: bound)
     root = system("0::/", V2.format(top="/"), **v2("", limit))
     assert (usable_cpus(root), parallelism(root)) == (usable, together)
+
+
+# -- memory
+
+GIB = 1 << 30
+MEMORY = "9:memory:/job\n0::/job"
+
+
+def memory(place: str, limit: str, used: int, reclaimable: int, names: tuple[str, str, str]) -> dict[str, str]:
+    texts = (limit, str(used), f"cache 5\n{names[2]} {reclaimable}\nanon 7")
+    return {
+        f"sys/fs/cgroup/{place}/{name}": text for name, text in zip((*names[:2], "memory.stat"), texts, strict=True)
+    }
+
+
+V1_MEMORY = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2_MEMORY = ("memory.max", "memory.current", "inactive_file")
+
+
+@pytest.mark.parametrize(
+    ("place", "limit", "free"),
+    [
+        ("memory/job", str(3 * GIB), 2 * GIB),
+        # No limit of version 1 is a number that is larger than any memory.
+        ("memory/job", str((1 << 63) - 4096), 8 * GIB),
+        ("memory/job", str(GIB), 0),
+        ("job", str(3 * GIB), 2 * GIB),
+        ("job", "max", 8 * GIB),
+    ],
+)
+def test_memory_is_the_least_that_the_machine_and_the_groups_leave(
+    system: Write, place: str, limit: str, free: int
+) -> None:
+    names = V1_MEMORY if place == "memory/job" else V2_MEMORY
+    used, reclaimable = 2 * GIB, GIB
+    files = memory(place, limit, used, reclaimable, names) | {
+        "proc/meminfo": f"MemTotal: 9 kB\nMemAvailable:   {8 * GIB >> 10} kB"
+    }
+    assert available_memory(system(MEMORY, V2.format(top="/"), **files)) == free
+
+
+def test_where_the_system_says_nothing_all_memory_counts(tmp_path: Path) -> None:
+    assert available_memory(tmp_path) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < available_memory() < available_memory(tmp_path)
 
 
 def test_this_process() -> None:

@@ -13,8 +13,9 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nasdeploy.core.errors import NasdeployError, UserError
 from nasdeploy.data.batches import TrainingBatches, calibration_batches, evaluation_batches, steps_per_epoch
+from nasdeploy.data.cache import fetched
 from nasdeploy.data.images import ArrayImages, FileImages
-from nasdeploy.data.loader import FetchedImages, fetched, load
+from nasdeploy.data.loader import FetchedImages, load
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.transforms import fetch, normalise
 from tests.data.arrays import noise_images
@@ -110,7 +111,7 @@ def test_small_sets_are_decoded_once_and_large_ones_each_time(tmp_path: Path, mo
     assert fetched(images, DATA) is in_memory
     assert fetched(images, with_changes(size=6)) is not in_memory
     kept = list(TrainingBatches(images, DATA, 4, 0).epoch(0))
-    monkeypatch.setattr("nasdeploy.data.loader._MOST_BYTES", 100)
+    monkeypatch.setattr("nasdeploy.data.cache._MOST_BYTES", 100)
     assert isinstance(fetched(again, DATA), FetchedImages)
     assert same(kept, TrainingBatches(again, DATA, 4, 0).epoch(0))
 

@@ -16,10 +16,10 @@ from PIL import Image
 from nasdeploy.cli.wording import typed
 from nasdeploy.core.errors import UserError
 from nasdeploy.data.batches import TrainingBatches
+from nasdeploy.data.cache import fetched
 from nasdeploy.data.datasets import open_data
 from nasdeploy.data.images import Images, ImageSets
 from nasdeploy.data.inspect import inspect_folder
-from nasdeploy.data.loader import fetched
 from nasdeploy.data.settings import AugmentSettings, DataSettings
 from nasdeploy.data.shard_images import WINDOW, ShardImages
 from nasdeploy.data.shards import list_shards
@@ -171,7 +171,7 @@ def test_workers_restarts_and_memory_change_nothing(tmp_path: Path, crop: str, m
     root = many_shards(tmp_path, shards=WINDOW + 2, each=3)
     given = settings(root, augment={"crop": crop})
     alone = list(TrainingBatches(images_of(root), given, 4, 5).epoch(1))
-    monkeypatch.setattr("nasdeploy.data.loader._MOST_BYTES", 0)
+    monkeypatch.setattr("nasdeploy.data.cache._MOST_BYTES", 0)
     with_one = list(TrainingBatches(images_of(root), given.model_copy(update={"workers": 1}), 4, 5).epoch(1))
     later = list(TrainingBatches(images_of(root), given, 4, 5).epoch(1, start=3))
     halves = [list(TrainingBatches(images_of(root), given, 4, 5, part=(place, 2)).epoch(1)) for place in (0, 1)]

@@ -13,6 +13,7 @@ WEIGHTS = WeightsFacts(epoch=1, sha256="a" * 64)
     ("change", "kept"),
     [
         ("data.workers=2", True),
+        ("data.cache=memory", True),
         ("data={kind: cifar10, path: here, size: 8}", False),
         ("recalibration.batches=3", True),
         ("train.threads=2", True),
