@@ -85,6 +85,19 @@ class RunView:
     training: list[Chart]
     made_with: Pairs
 
+    @property
+    def shown(self) -> frozenset[str]:
+        """The anchors of the sections that this run has something for."""
+        parts = {
+            "front": self.front,
+            "files": self.exports,
+            "test": self.confusion,
+            "networks": self.sub_networks,
+            "latency": self.tables,
+            "training": self.training,
+        }
+        return frozenset(anchor for anchor, _ in SECTIONS if parts.get(anchor, True))
+
 
 def run_view(run: RunReport, name: str) -> RunView:
     """Return what the page shows of a run, under the name `name`."""
@@ -187,6 +200,7 @@ def page_of(reports: Sequence[RunReport]) -> str:
             title=f"nasdeploy: {runs[0].name}" if len(runs) == 1 else f"nasdeploy: {len(runs)} runs",
             runs=runs,
             sections=SECTIONS,
+            shown=frozenset[str]().union(*(run.shown for run in runs)),
             file_columns=page_facts.FILE_COLUMNS,
             together=_together(runs),
             policy=_policy(drawing, library.sum),

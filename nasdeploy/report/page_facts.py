@@ -67,7 +67,7 @@ def _validated(run: RunReport) -> Iterator[Fact]:
         ):
             values = [value for value in curve.values if value is not None]
             if values:
-                told = f"of the network `{name}` after epoch {curves.epochs[-1]} of {curves.planned}"
+                told = f"{name} network, after epoch {curves.epochs[-1]} of {curves.planned}"
                 yield Fact(run.metric.name, run.metric.text(values[-1]), told)
 
 
