@@ -172,7 +172,7 @@ def _programs() -> Iterator[Finding]:
     elif place := next(filter(None, map(which, _BROWSERS)), None):
         yield Finding("browser", "ok", place)
     else:
-        yield Finding("browser", "note", "missing; nasdeploy report --open shows pages in one", "install one")
+        yield Finding("browser", "note", "missing; pages of reports are shown in one", "install one")
 
 
 _ABILITIES = {
