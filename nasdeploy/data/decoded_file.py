@@ -104,7 +104,8 @@ class PictureFile(DecodedPictures):
         sorted, each once.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            # Not waiting for whoever would write into a pipe of that name.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return None
         rows = _checked(descriptor, key, ids)

@@ -210,6 +210,19 @@ def test_a_file_that_is_no_cache_is_written_anew(root: Path, tmp_path: Path, dam
     assert file.read_bytes() == content and file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_left_where_it_is(root: Path, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    given = settings(root, "disk")
+    whole(images_of(root), given)
+    (file,) = files(tmp_path)
+    file.unlink()
+    make(file)
+    images = images_of(root)
+    with pytest.warns(UserWarning, match=r"^data.cache: .*; pictures are decoded each time$"):
+        assert whole(images, given) is images
+    assert not file.is_file()
+
+
 def test_sizes_that_contradict_each_other_are_refused_with_a_right_checksum(root: Path, tmp_path: Path) -> None:
     ids = np.array([bytes([1]) * 24, bytes([2]) * 24])
     sizes = np.array([[2, 2], [1, 3]])
