@@ -135,7 +135,7 @@ def test_tables_of_many_and_large_figures_fit_eighty_columns(name: str, monkeypa
     assert "(not shown" not in wide and len(wide.splitlines()) < len(text.splitlines())
 
 
-@pytest.mark.parametrize("words", [(), *{words[:-1] for words in ALL if len(words) > 1}], ids=" ".join)
+@pytest.mark.parametrize("words", [(), *sorted({words[:-1] for words in ALL if len(words) > 1})], ids=" ".join)
 def test_help_is_not_cut_off(words: tuple[str, ...]) -> None:
     listed = run(*words, "--help").stdout.partition("Commands:")[2]
     assert listed and "..." not in listed
