@@ -79,7 +79,7 @@ def fetched(images: Images, settings: DataSettings, fill: bool = True) -> Images
 
 def whole(images: Images, settings: DataSettings, fill: bool = True) -> Images:
     """Return `images` as they are, decoded once if `settings.cache` asks for it; see `fetched`."""
-    # Unasked it would pay late: a later epoch takes 0.77 of the processors' time, with pictures of a fixed size 0.3,
+    # Unasked it would pay late: a later epoch takes 0.72 of the processors' time, with pictures of a fixed size 0.28,
     # and the first one half as much again (tests/benchmarks/bench_cache.py, 500 x 375 pixels).
     if isinstance(images, ArrayImages) or settings.cache == "auto":
         return images
