@@ -157,6 +157,7 @@ def typed_in(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_the_command_prints_a_row_for_each_device(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     named = ["--device", "cpu,fast.yaml", "--device", "slow.yaml"]
     assert typed_in(monkeypatch, *named, "--latency-ms", f"{LIMIT}") == 0
     lines = capsys.readouterr().out.splitlines()

@@ -120,7 +120,9 @@ def test_evaluations_of_the_supernets_network_are_not_taken_for_those_of_the_ori
     assert identity(run) == before
 
 
-def test_the_original_is_a_candidate_of_every_search_and_told_from_the_others(run: Run) -> None:
+def test_the_original_is_a_candidate_of_every_search_and_told_from_the_others(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keep(run, other_network())
     found = searched(run)
     with Evaluations(run.search_database, identity(run), TOP1) as evaluations:
@@ -132,6 +134,7 @@ def test_the_original_is_a_candidate_of_every_search_and_told_from_the_others(ru
     named = [one for one in (*read.front, *read.finalists) if one.digest == LARGEST.digest]
     assert named
     assert all(one.original for one in named)
+    monkeypatch.setenv("COLUMNS", "400")
     assert f"{LARGEST.digest} (original)" in describe(read)
     won = read.model_copy(update={"winner": named[0]})
     assert all(f"{LARGEST.digest} (original)" in table([won, won]) for table in (listed, compared))
@@ -229,13 +232,13 @@ def test_an_export_has_the_fine_tuned_weights_and_says_so(run: Run, capsys: pyte
     assert (logits_of(out / "model.onnx", images) - expected).abs().max() < 1e-5
     assert load_bundle(out).origin.own == kept.record.own_weights
     text = "its own, fine-tuned for 4 epochs: top-1 on 20 held-out images 75.00 %, before 50.00 %"
-    assert f"weights    {text}" in shown.out
+    assert f"weights {text}" in " ".join(shown.out.split())
     assert f"the weights of {LARGEST.digest} are {text}" in shown.err
     assert f"Its weights (sha256 {kept.record.sha256}) are {text}; they began as" in (out / "README.md").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verified, "__kwdefaults__", {**verified.__kwdefaults__, "protocol": QUICK})
         verify(out)
-    assert f"  weights: {text}" in capsys.readouterr().out
+    assert f"weights {text}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_weights_that_are_exported_are_the_fine_tuned_the_originals_or_the_supernets(run: Run) -> None:

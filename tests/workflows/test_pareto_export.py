@@ -31,8 +31,9 @@ def export(request: Request, out: Path):
 
 
 def test_each_has_a_directory_and_one_that_fails_does_not_stop_the_others(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     family = export_family(REQUESTS, tmp_path, export, Progress(quiet=True))
     assert [directory.name for directory, _ in family.members] == ["a" * 12, "c" * 12]
     with pytest.raises(CheckFailed, match=r"^b: logits differ; 2 others were exported$"):
