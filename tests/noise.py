@@ -3,7 +3,7 @@
 import subprocess
 from collections.abc import Callable
 
-_ATTEMPTS = 5
+_ATTEMPTS = 3
 _NOTHING_FITS = 3
 
 
