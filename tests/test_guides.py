@@ -120,6 +120,7 @@ def test_the_format_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         folder.mkdir()
     test_formats.test_the_file_computes_what_the_network_computes("ort", "fp32", digits, digits.smallest(), folders[0])
     test_formats.test_what_is_no_such_file_is_found_by_its_form("ort", folders[1])
+    assert [path.suffix for path in folders[0].rglob("model*")] == list(found.OrtFormat().suffixes)
 
 
 def test_what_the_guide_shows_of_a_task_stands_in_it() -> None:

@@ -46,7 +46,7 @@ def beginning(
     start = recipe.start
     if init is not None:
         path = weights_of(init, f"`init` {init}", replaced)
-        return _from_file(space, path, classifier=init.is_dir() and knows(init, labels))
+        return _from_file(space, path, classifier=knows(init, labels))
     if start is None:
         return zero_last_scales
     if start.kind == "run":
@@ -58,9 +58,9 @@ def beginning(
     return _with(initial_weights(open_model(start), space, start))
 
 
-def knows(directory: Path, labels: Sequence[str]) -> bool:
-    """Return whether the run in `directory` learned exactly these classes, in this order."""
-    return bool(labels) and Run.open(directory).manifest.classes == tuple(labels)
+def knows(init: Path, labels: Sequence[str]) -> bool:
+    """Return whether `init` is a run that learned exactly these classes, in this order; a file tells no classes."""
+    return bool(labels) and init.is_dir() and Run.open(init).manifest.classes == tuple(labels)
 
 
 def _with(weights: Mapping[str, Tensor]) -> Callable[[Supernet], None]:

@@ -175,7 +175,7 @@ def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
         f"space {space.name} with {space.networks:.3g} architectures"
     )
     if request.init is not None and prepared.begun is None:
-        kept = request.init.is_dir() and knows(request.init, data.labels)
+        kept = knows(request.init, data.labels)
         classifier = "its classifier, which learned the same classes" if kept else "a new classifier"
         progress.say(f"train: begins with the weights of {request.init} and {classifier}")
     for name, trial in prepared.trials.items():

@@ -220,7 +220,10 @@ def logits_of(file: Path, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_an_export_has_the_fine_tuned_weights_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_has_the_fine_tuned_weights_and_says_so(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     keep(run, extract(weights_of(SPACE), LARGEST))
     kept = keep(run, other_network(), "finetuned")
     export(arch=json.dumps(LARGEST.to_json()), no_recalibrate=True)
@@ -232,13 +235,13 @@ def test_an_export_has_the_fine_tuned_weights_and_says_so(run: Run, capsys: pyte
     assert (logits_of(out / "model.onnx", images) - expected).abs().max() < 1e-5
     assert load_bundle(out).origin.own == kept.record.own_weights
     text = "its own, fine-tuned for 4 epochs: top-1 on 20 held-out images 75.00 %, before 50.00 %"
-    assert f"weights {text}" in " ".join(shown.out.split())
+    assert f"weights    {text}" in shown.out
     assert f"the weights of {LARGEST.digest} are {text}" in shown.err
     assert f"Its weights (sha256 {kept.record.sha256}) are {text}; they began as" in (out / "README.md").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verified, "__kwdefaults__", {**verified.__kwdefaults__, "protocol": QUICK})
         verify(out)
-    assert f"weights {text}" in " ".join(capsys.readouterr().out.split())
+    assert f"  weights     {text}" in capsys.readouterr().out
 
 
 def test_the_weights_that_are_exported_are_the_fine_tuned_the_originals_or_the_supernets(run: Run) -> None:

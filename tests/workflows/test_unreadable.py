@@ -30,6 +30,7 @@ RECIPE = {
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")  # So that no line is broken.
     monkeypatch.setattr("nasdeploy.exporting.proof.ExportTarget", partial(ExportTarget, protocol=QUICK))
     monkeypatch.setattr(verify, "__kwdefaults__", {**verify.__kwdefaults__, "protocol": QUICK})
     parts = {"train": {"ant": 12, "bee": 12, "cat": 12}, "test": {"ant": 4, "bee": 4, "cat": 4}}
@@ -53,11 +54,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return stopped.value.code
 
 
-def unwrapped(text: str) -> str:
-    """Return a text without the ends of its lines, which fit a terminal."""
-    return " ".join(text.split())
-
-
 @pytest.mark.slow
 def test_a_test_image_that_is_found_by_the_export(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -72,13 +68,13 @@ def test_a_test_image_that_is_found_by_the_export(
     assert " ".join(SKIP) in said
     assert run(monkeypatch, *export, *SKIP, "--embed-preprocessing") == 0
     shown = capsys.readouterr()
-    assert "on 11 of 12 images, 1 unreadable left out" in unwrapped(shown.out)
+    assert "on 11 of 12 images, 1 unreadable left out" in shown.out
     assert shown.err.count(f"left out: {bad}") == 1
     accuracy = load_export(Path("out")).artefacts[0].proof.accuracy
     assert accuracy is not None and (accuracy.images, accuracy.unreadable) == (11, 1)
     assert "top-1 on 11 of 12 test images, 1 unreadable left out" in Path("out/README.md").read_text()
     assert run(monkeypatch, "verify", "out", "--data", "images") == 0
-    assert "on 11 of 12 images, 1 unreadable left out" in unwrapped(capsys.readouterr().out)
+    assert "on 11 of 12 images, 1 unreadable left out" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -92,7 +88,7 @@ def test_images_of_every_other_part(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert capsys.readouterr().err.count(f"left out: {path}") <= 1
     assert run(monkeypatch, "evaluate", "--sample", "2", "--bins", "1") == 2
     assert run(monkeypatch, "evaluate", "--sample", "2", "--bins", "1", *SKIP) == 0
-    assert "held out for the search, 1 unreadable left out" in unwrapped(capsys.readouterr().out)
+    assert "held out for the search, 1 unreadable left out" in capsys.readouterr().out
     assert run(monkeypatch, "search", "--macs-m", "1") == 2
     assert run(monkeypatch, "search", "--macs-m", "1", *SKIP) == 0
     held_out = len(sets.search)
@@ -111,4 +107,4 @@ def test_a_last_batch_without_a_readable_image_is_no_end(
     damage(Path("images/test/cat/9.png"))
     assert run(monkeypatch, "train", "tiny.yaml") == 0
     assert run(monkeypatch, "export", "--arch", "smallest", "--out", "out", *SKIP) == 0
-    assert "on 32 of 33 images, 1 unreadable left out" in unwrapped(capsys.readouterr().out)
+    assert "on 32 of 33 images, 1 unreadable left out" in capsys.readouterr().out
