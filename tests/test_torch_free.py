@@ -21,6 +21,12 @@ def test_help_leaves_torch_alone() -> None:
     assert found & HEAVY == set()
 
 
+def test_the_list_of_devices_leaves_numpy_alone() -> None:
+    found = imported_by("from nasdeploy.cli.main import main; main()", "devices")
+    assert "nasdeploy" in found
+    assert found & (HEAVY | {"numpy"}) == set()
+
+
 def test_lower_layers_settings_and_commands_leave_torch_alone() -> None:
     names = [name for name in modules() if is_torch_free(name)]
     assert {"nasdeploy.core.space", "nasdeploy.store.run", "nasdeploy.cli.app"} <= set(names)

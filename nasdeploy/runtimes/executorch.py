@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.runtime import (
@@ -29,6 +27,7 @@ from nasdeploy.runtimes.runtime import (
     random_input,
     require_samples,
     silenced,
+    timed_inputs_generator,
 )
 
 _HEADER = 40
@@ -159,7 +158,7 @@ class ExecuTorchSession:
         names = ["input"] if len(self.given) == 1 else [f"input.{number}" for number in range(len(self.given))]
         shapes = [(batch, *each.shape[1:]) for each in self.given]
         self._inputs = dict(zip(names, shapes, strict=True))
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         # A program does not say how many values its integers have.
         types = [each.dtype if each.dtype in _TYPES.values() else "float32" for each in self.given]
         self._fixed = _tensors([random_input(*each, None, rng) for each in zip(shapes, types, strict=True)])
@@ -176,6 +175,8 @@ class ExecuTorchSession:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run in parts where there are more samples than the program's memory was planned for."""
+        import numpy as np
+
         require_samples(feeds)
         arrays = [feeds[name] for name in self._inputs]
         starts = range(0, len(arrays[0]), self.largest)
@@ -202,6 +203,7 @@ def _tensor(meta: Any) -> ProgramTensor:
 
 
 def _tensors(arrays: Sequence[Array]) -> tuple[Any, ...]:
+    import numpy as np
     import torch
 
     return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)

@@ -12,8 +12,6 @@ from pathlib import Path
 from platform import machine
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.runtime import (
@@ -30,6 +28,7 @@ from nasdeploy.runtimes.runtime import (
     random_input,
     require_samples,
     silenced,
+    timed_inputs_generator,
     wants,
 )
 from nasdeploy.runtimes.tflite_file import DamagedFile, read_tflite
@@ -116,7 +115,7 @@ class LiteRtSession:
             )
             self._interpreter.allocate_tensors()
         self.batch = self.given[0].shape[0]
-        values, rng = integer_values(found.metadata), np.random.default_rng(0)
+        values, rng = integer_values(found.metadata), timed_inputs_generator()
         self._fixed = [random_input(each.shape, each.dtype, values.get(each.name), rng) for each in self.given]
 
     @property
@@ -126,6 +125,8 @@ class LiteRtSession:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run as often as the samples need it; what the last batch lacks is filled up with its first sample."""
+        import numpy as np
+
         require_samples(feeds)
         arrays = [feeds[each.name] for each in self.given]
         parts = [
@@ -135,6 +136,8 @@ class LiteRtSession:
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
     def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        import numpy as np
+
         count = len(arrays[0])
         lacking = self.batch - count
         filled = [np.concatenate([array, array[:1].repeat(lacking, axis=0)]) if lacking else array for array in arrays]

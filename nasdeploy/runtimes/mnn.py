@@ -17,8 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.mnn_file import MnnFile, read_mnn
@@ -33,6 +31,7 @@ from nasdeploy.runtimes.runtime import (
     only,
     random_input,
     require_samples,
+    timed_inputs_generator,
 )
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -162,6 +161,8 @@ class _MnnSession:
         return self._inputs
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        import numpy as np
+
         require_samples(feeds)
         self._resize({name: tuple(feeds[name].shape) for name in self._inputs})
         self._call({name: self._tensor(name, feeds[name]) for name in self._inputs})
@@ -187,7 +188,7 @@ class _MnnSession:
     def _bind(self) -> None:
         """Make fixed inputs of the device's batch."""
         self._resize(self._inputs)
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         for tensor in self._facts.inputs:
             # A file does not say how many values its integers have.
             values = random_input(self._inputs[tensor.name], tensor.dtype, None, rng)
@@ -207,6 +208,8 @@ class _MnnSession:
         self._results = [(output, self._mnn.Tensor(output, layout)) for output in outputs]
 
     def _tensor(self, name: str, array: Array) -> Any:
+        import numpy as np
+
         dtype = next(tensor.dtype for tensor in self._facts.inputs if tensor.name == name)
         values = np.ascontiguousarray(array, dtype=dtype)
         kind = getattr(self._mnn, _TYPES[dtype])

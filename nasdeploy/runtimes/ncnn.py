@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.ncnn_files import NcnnInput, NcnnModel
@@ -31,6 +29,7 @@ from nasdeploy.runtimes.runtime import (
     only,
     random_input,
     require_samples,
+    timed_inputs_generator,
     wants,
 )
 
@@ -133,9 +132,9 @@ class NcnnSession:
             weights.write_bytes(model.bin)
             if self._net.load_param(str(graph)) or self._net.load_model(str(weights)):
                 raise ValueError("it says no more")
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         self._fixed = {
-            name: _typed(random_input(each.shape, np.float32 if each.values is None else np.int32, each.values, rng))
+            name: _typed(random_input(each.shape, "float32" if each.values is None else "int32", each.values, rng))
             for name, each in self._given.items()
         }
 
@@ -146,6 +145,8 @@ class NcnnSession:
 
     def run(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run one image after the other."""
+        import numpy as np
+
         require_samples(feeds)
         arrays = {name: _typed(feeds[name]) for name in self._given}
         for name, array in arrays.items():
@@ -205,12 +206,16 @@ _LONGEST_MS = 400
 
 def _typed(array: Array) -> Array:
     """Return an array of the type that ncnn computes in."""
+    import numpy as np
+
     wanted = np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32
     return np.ascontiguousarray(array, dtype=wanted)
 
 
 def main() -> None:
     """Print, as JSON, the shapes of the outputs of the model that is named, without a batch, after running it once."""
+    import numpy as np
+
     try:
         session = Ncnn().open(Path(sys.argv[1]), LocalTarget("here", "ncnn"))
         zeros = {name: np.zeros(shape, np.float32) for name, shape in session.inputs.items()}

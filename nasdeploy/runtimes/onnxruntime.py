@@ -10,8 +10,6 @@ from pathlib import Path
 from platform import machine
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
@@ -26,6 +24,7 @@ from nasdeploy.runtimes.runtime import (
     integer_values,
     random_input,
     require_samples,
+    timed_inputs_generator,
     wants,
 )
 
@@ -40,14 +39,14 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 
 _NUMPY_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(uint8)": np.uint8,
-    "tensor(int8)": np.int8,
-    "tensor(bool)": np.bool_,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(bool)": "bool",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
 }
 
 
@@ -149,7 +148,7 @@ def _load(
         raise UserError(f"{name}: ONNX Runtime cannot load it ({one_line(error)}); export it again") from None
 
 
-def _numpy_type(value: Any) -> type:
+def _numpy_type(value: Any) -> str:
     if value.type not in _NUMPY_TYPES:
         raise UserError(f"the model: its input {value.name} is a {value.type}; use a model that takes numbers")
     return _NUMPY_TYPES[value.type]
@@ -206,7 +205,7 @@ class _OnnxSession:
         """Prepare inputs once where the provider computes, so that a call hands over nothing."""
         from onnxruntime import OrtValue
 
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         binding = self._session.io_binding()
         for name, shape in self._inputs.items():
             values = random_input(shape, self._types[name], self._values.get(name), rng)

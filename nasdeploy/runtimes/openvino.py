@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.runtime import (
@@ -24,6 +22,7 @@ from nasdeploy.runtimes.runtime import (
     integer_values,
     random_input,
     require_samples,
+    timed_inputs_generator,
 )
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
@@ -145,7 +144,7 @@ class _OpenVinoSession:
         """Give the request inputs that it keeps, so that a call hands over nothing."""
         from openvino import Tensor
 
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         for number, ((name, shape), dtype) in enumerate(zip(self._inputs.items(), self._types, strict=True)):
             values = random_input(shape, dtype, self._values.get(name), rng)
             self._request.set_input_tensor(number, Tensor(values))

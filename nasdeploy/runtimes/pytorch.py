@@ -5,8 +5,6 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.runtime import (
@@ -20,6 +18,7 @@ from nasdeploy.runtimes.runtime import (
     only,
     random_input,
     require_samples,
+    timed_inputs_generator,
     wants,
 )
 
@@ -78,7 +77,7 @@ class _TorchSession:
         self._module: Any = torch.compile(module) if wants(_COMPILE, device) else module
         self._inputs = {name: (device.batch, *tensor.shape) for name, tensor in model.inputs.items()}
         self._threads = device.threads
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         self._fixed = [
             torch.from_numpy(random_input(self._inputs[name], tensor.dtype, tensor.values, rng))
             for name, tensor in model.inputs.items()

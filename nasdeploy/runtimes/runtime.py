@@ -1,6 +1,7 @@
 """What a runtime is: something that opens a model for a device and runs it.
 
-This module and every runtime's need NumPy and the standard library only: a small board gets nothing else.
+This module and every runtime's need NumPy and the standard library only: a small board gets nothing else. NumPy is
+imported where something is computed, since the list of devices, which names runtimes, is shown in no time.
 """
 
 import os
@@ -10,18 +11,19 @@ from dataclasses import dataclass, field
 from io import StringIO
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.plan import Shape, TensorType
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
-Array = npt.NDArray[Any]
+    Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -181,8 +183,17 @@ def require_samples(feeds: Mapping[str, Array]) -> None:
             raise UserError(f"input {name}: an empty batch, of shape {list(array.shape)}; give 1 image or more")
 
 
-def random_input(shape: Shape, dtype: npt.DTypeLike, values: int | None, rng: np.random.Generator) -> Array:
+def timed_inputs_generator() -> "np.random.Generator":
+    """Return the generator of what timed calls are given, which is the same for each session."""
+    import numpy as np
+
+    return np.random.default_rng(0)
+
+
+def random_input(shape: Shape, dtype: "npt.DTypeLike", values: int | None, rng: "np.random.Generator") -> Array:
     """Draw what a timed call is given: normal floats, integers in `0..values - 1`; 0 or 1 where `values` is unknown."""
+    import numpy as np
+
     if np.issubdtype(dtype, np.integer):
         return rng.integers(values or 2, size=shape, dtype=dtype)
     return rng.standard_normal(shape).astype(dtype)

@@ -12,8 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nasdeploy.core.errors import UserError, one_line, suggestion
 from nasdeploy.core.plan import Shape
 from nasdeploy.runtimes.cuda import TF32, gpu, missing_gpu
@@ -30,6 +28,7 @@ from nasdeploy.runtimes.runtime import (
     only,
     random_input,
     require_samples,
+    timed_inputs_generator,
     wants,
 )
 
@@ -257,7 +256,7 @@ class _TensorRtSession:
         """Bind inputs that lie on the GPU, so that a call hands over nothing."""
         if self._bound:
             return
-        rng = np.random.default_rng(0)
+        rng = timed_inputs_generator()
         self._bind(
             {
                 name: random_input(shape, self._type(name), self._values.get(name), rng)
@@ -267,6 +266,7 @@ class _TensorRtSession:
         self._bound = True
 
     def _bind(self, feeds: Mapping[str, Array]) -> None:
+        import numpy as np
         from cuda.bindings.runtime import cudaMemcpyKind
 
         self._free()
