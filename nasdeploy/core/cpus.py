@@ -44,15 +44,28 @@ def stopped_periods(root: Path = _ROOT) -> int:
     return sum(int(match[1]) for match in found if match)
 
 
+_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""The files of a control group of version 2 and of version 1 with its limit and its use, and the key of `memory.stat`
+with the bytes of files that are only kept in memory to be read again."""
+_UNLIMITED = 1 << 60
+"""The bytes that a limit of version 1 is more than where there is none."""
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[Path, int, str, str]]:
+    """Yield control groups with limits in bytes, and what tells their use and what of it is reclaimable."""
+    for group in control_groups(root, "memory"):
+        for limit, used, reclaimable in _MEMORY:
+            text = _read(group / limit).strip()
+            if text.isdigit() and int(text) < _UNLIMITED:
+                yield group, int(text), used, reclaimable
+
+
 def memory_limit(root: Path = _ROOT) -> int | None:
     """Return the bytes of memory that the tightest limit of this process's control groups leaves; None for no limit."""
-    files = (group / name for group in control_groups(root, "memory") for name in ("memory.max", _LIMIT_1))
-    texts = (_read(file).strip() for file in files)
-    return min((int(text) for text in texts if text.isdigit() and int(text) < _UNLIMITED), default=None)
-
-
-_LIMIT_1, _UNLIMITED = "memory.limit_in_bytes", 1 << 60
-"""The file of version 1, and what it holds more than where there is no limit."""
+    return min((limit for _, limit, _, _ in _memory_limits(root)), default=None)
 
 
 def available_memory(root: Path = _ROOT) -> int:
@@ -63,21 +76,13 @@ def available_memory(root: Path = _ROOT) -> int:
     """
     found = re.search(r"^MemAvailable: +(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
     machine = int(found[1]) << 10 if found else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    groups = (left for group in control_groups(root, "memory") if (left := _memory_left(group)) is not None)
-    return max(0, min([machine, *groups]))
-
-
-def _memory_left(group: Path) -> int | None:
-    """Return bytes that the limit of one group leaves, by version 2 or version 1; None where it has none."""
-    for limit, used, reclaimable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        (_LIMIT_1, "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        numbers = [_read(group / name).strip() for name in (limit, used)]
-        if all(map(str.isdigit, numbers)):
-            spare = re.search(rf"^{reclaimable} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
-            return int(numbers[0]) - int(numbers[1]) + (int(spare[1]) if spare else 0)
-    return None
+    left = [machine]
+    for group, limit, used, reclaimable in _memory_limits(root):
+        text = _read(group / used).strip()
+        spare = re.search(rf"^{reclaimable} (\d+)$", _read(group / "memory.stat"), re.MULTILINE)
+        if text.isdigit():
+            left.append(limit - int(text) + (int(spare[1]) if spare else 0))
+    return max(0, min(left))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from time import time_ns
 from typing import Any
 
@@ -40,24 +41,27 @@ _MOST_OPEN = 2 * WINDOW
 
 
 class _OpenFiles:
-    """The files that were read last, kept open."""
+    """The files that were read last, kept open; threads read one after the other."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._lock = Lock()
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Return bytes of one file, fewer at its end."""
-        if number not in self._open:
-            self._open[number] = os.open(self._paths[number], os.O_RDONLY)
-            if len(self._open) > _MOST_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-        self._open.move_to_end(number)
-        # Leaves no position in the file, which processes that were forked would share.
-        return os.pread(self._open[number], size, offset)
+        # Otherwise one thread might close what another one is about to read, and a third open its own file in place.
+        with self._lock:
+            if number not in self._open:
+                self._open[number] = os.open(self._paths[number], os.O_RDONLY)
+                if len(self._open) > _MOST_OPEN:
+                    os.close(self._open.popitem(last=False)[1])
+            self._open.move_to_end(number)
+            # Leaves no position in the file, which processes that were forked would share.
+            return os.pread(self._open[number], size, offset)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_open": OrderedDict()}
+    def __reduce__(self) -> tuple[type["_OpenFiles"], tuple[Sequence[Path]]]:
+        return _OpenFiles, (self._paths,)
 
     def __del__(self) -> None:
         for descriptor in self._open.values():

@@ -1,12 +1,16 @@
 import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 
+import numpy as np
 import pytest
 
 from nasdeploy.core.errors import UserError
 from nasdeploy.data import shard_images as shard_facts
-from nasdeploy.data.shard_images import remembered_records
+from nasdeploy.data.shard_images import ShardImages, remembered_records
 from nasdeploy.data.shard_index import ShardIndex, index_of
 from tests.data.shards import png, write_shards
 
@@ -74,3 +78,19 @@ def test_a_shard_that_becomes_shorter_is_named(folder: Path) -> None:
     shards[2].write_bytes(shards[2].read_bytes()[:1000])
     with pytest.raises(UserError, match=r"0002\.tar: has become shorter while it was read"):
         remembered_records(folder, index)
+
+
+def test_threads_that_share_few_open_files_read_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_at = os.pread
+
+    def slowly(descriptor: int, size: int, offset: int) -> bytes:
+        sleep(0.002)
+        return read_at(descriptor, size, offset)
+
+    monkeypatch.setattr(shard_facts, "_MOST_OPEN", 1)
+    monkeypatch.setattr(os, "pread", slowly)
+    index = index_of(tuple(sorted(folder.glob("*.tar"))))
+    images = ShardImages.of(index, np.zeros(len(index), dtype=np.int64))
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(images.content, [*range(8)] * 4)) == [png(seed) for seed in range(8)] * 4
+    assert pickle.loads(pickle.dumps(images)).content(7) == png(7)
