@@ -75,8 +75,10 @@ def list_spaces(as_json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     spaces = [_summary(load_settings(name)) for name in SPACES]
 
     def text() -> str:
+        from nasdeploy.core.progress import quantity
+
         rows = (
-            [s["space"], s["kind"], f"{s['networks']:.3g}", f"{s['macs'][0] / 1e6:.3g} .. {s['macs'][1] / 1e6:.4g}"]
+            [s["space"], s["kind"], quantity(s["networks"]), f"{s['macs'][0] / 1e6:.3g} .. {s['macs'][1] / 1e6:.4g}"]
             for s in spaces
         )
         return listing(["space", "kind", "architectures", "M MACs"], rows)
@@ -155,9 +157,11 @@ def _costs(space: "SearchSpace", arch: "Arch") -> dict[str, Any]:
 
 
 def _space_text(result: dict[str, Any]) -> str:
+    from nasdeploy.core.progress import quantity
+
     named = {"smallest": result["smallest"], **result["named"], "largest": result["largest"]}
     about = (
-        f"space {result['space']} ({result['digest']}) for {result['classes']} classes: {result['networks']:.3g} "
+        f"space {result['space']} ({result['digest']}) for {result['classes']} classes: {quantity(result['networks'])} "
         f"architectures of {result['blocks']} distinct blocks"
     )
     rows = [

@@ -35,6 +35,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} seconds"
 
 
+def quantity(number: int) -> str:
+    """Return a number of things, e.g. `248,832`; rounded where nobody would read the digits, e.g. `5.44e+20`."""
+    return f"{number:,}" if number < 1_000_000_000 else f"{number:.3g}"
+
+
 @contextmanager
 def without_logs() -> Iterator[None]:
     """Leave out what libraries log meanwhile, warnings included."""

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.progress import Progress
+from nasdeploy.core.progress import Progress, quantity
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.importers.published import PublishedSupernet, published_weights, read_published
 from nasdeploy.importers.start import initial_weights, open_model
@@ -136,7 +136,7 @@ def import_supernet(request: ImportRequest, progress: Progress) -> Run:
                 Run.discard(request.directory)
     progress.say(
         f"import: {request.directory}, {found.tensors} tensors of {found.parameters:,} parameters, "
-        f"{found.classes} classes, space {space.name} with {space.networks:.3g} architectures"
+        f"{found.classes} classes, space {space.name} with {quantity(space.networks)} architectures"
     )
     return Run.open(request.directory)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nasdeploy.core.errors import UserError
-from nasdeploy.core.progress import Progress
+from nasdeploy.core.progress import Progress, quantity
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.settings import ValueBounds
 from nasdeploy.distributed.ranks import Ranks, joined
@@ -172,7 +172,7 @@ def _begin(request: _Request, prepared: _Prepared, progress: Progress) -> None:
     classes = f" of {len(data.labels)} classes" if data.labels else ""
     progress.say(
         f"train: {run.path}, {data.train_samples} {samples}{classes}, "
-        f"space {space.name} with {space.networks:.3g} architectures"
+        f"space {space.name} with {quantity(space.networks)} architectures"
     )
     if request.init is not None and prepared.begun is None:
         kept = knows(request.init, data.labels)

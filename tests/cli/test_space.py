@@ -121,7 +121,7 @@ def test_text_for_people() -> None:
     text = show("digits")
     first, *lines = text.splitlines()
     assert first.startswith("space digits (")
-    assert "for 1000 classes: 2.49e+05 architectures" in first
+    assert "for 1000 classes: 248,832 architectures" in first
     assert any(line.split() == ["resolution", "8,10,12"] for line in lines)
     assert any(line.split() == ["width", "16,24", "16,24", "24,32", "40,48", "96,128"] for line in lines)
     assert [line.split()[0] for line in lines[-2:]] == ["smallest", "largest"]

@@ -7,7 +7,7 @@ from time import sleep
 import pytest
 
 from nasdeploy.core import progress
-from nasdeploy.core.progress import Progress, counting
+from nasdeploy.core.progress import Progress, counting, quantity
 
 
 class Terminal(io.StringIO):
@@ -188,3 +188,12 @@ def test_other_outputs_never_make_the_table(capsys: pytest.CaptureFixture[str]) 
     with Progress(quiet=True).task("search", total=1, table=table) as task:
         task.advance()
     assert capsys.readouterr().err.startswith("search: 1/1")
+
+
+@pytest.mark.parametrize(("number", "shown"), [(7, "7"), (1020, "1,020"), (999_999_999, "999,999,999")])
+def test_numbers_that_are_read_are_whole(number: int, shown: str) -> None:
+    assert quantity(number) == shown
+
+
+def test_numbers_that_nobody_reads_are_rounded() -> None:
+    assert quantity(544_195_584_000_000_000_000) == "5.44e+20"
