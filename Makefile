@@ -7,6 +7,9 @@ INSTALLED := .venv/installed
 OLDEST := .venv/oldest/installed
 LOWEST := .venv/lowest
 
+# Tests start Python hundreds of times: without bytecode each start would compile pydantic anew, half of a short command.
+export PYTHONDONTWRITEBYTECODE :=
+
 demo: $(INSTALLED)
 	$(BIN)/nasdeploy run digits
 
