@@ -22,7 +22,8 @@ from nasdeploy.supernet.settings import FROM_PUBLISHED, RecalibrationSettings, S
 from nasdeploy.tasks import TASKS
 from nasdeploy.tasks.classification import Classification
 from nasdeploy.training.finetuning import FinetuneSettings
-from nasdeploy.training.settings import ORIGINAL, TrainSettings
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import ORIGINAL
 
 if TYPE_CHECKING:
     from nasdeploy.data.inventory import OpenedData

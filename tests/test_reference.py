@@ -21,7 +21,8 @@ from nasdeploy.core.settings import load_yaml, read_json
 from nasdeploy.recipe import load_recipe
 from nasdeploy.runtimes.device import Device, load_device
 from nasdeploy.spaces import SPACES, SpaceSettings, load_settings
-from nasdeploy.training.settings import SamplingSettings, TrainSettings
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import SamplingSettings
 from tests.latency.tables import table
 
 LINES = 250

@@ -19,6 +19,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings, DataSettings
+from nasdeploy.initial_recipe.growing import Growth, growth_within, leading_and_smallest, smallest_alone
 from nasdeploy.nn.network import compute_device, keep_freed_memory, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
@@ -99,6 +100,8 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawin
 # Median shorter side in pixels up to which images go to the spaces `digits` and `cifar10`.
 _TINY, _SMALL = 16, 48
 _FEWEST_EPOCHS, _MOST_EPOCHS = 5, 360
+# With that many epochs of the sandwich rule a supernet learns from the beginning, as AlphaNet's does.
+_ENOUGH_EPOCHS = 100
 # A step runs four networks forward and, which takes twice as long, backward.
 FORWARD_PASSES_A_STEP = 4 * 3
 # AlphaNet's search: 20 rounds, the first of 512 architectures and the others of 256.
@@ -120,6 +123,18 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class ImageTimes:
+    """Seconds of training for an image, by the networks of a step."""
+
+    sandwich: float
+    """By the sandwich rule."""
+    smallest: float
+    """Of the smallest network alone."""
+    growing: float
+    """Of the networks that grow from the smallest."""
+
+
+@dataclass(frozen=True)
 class Training:
     """How long and in which steps to train, what an epoch takes here in seconds, and the part of images held out."""
 
@@ -128,6 +143,8 @@ class Training:
     epochs: int
     epoch_s: float
     holdout: float
+    growth: Growth | None = None
+    """The phases, where there is too little time for all networks from the beginning."""
 
     @property
     def held_out(self) -> float:
@@ -186,9 +203,9 @@ class Draft:
 def draft_for(folder: FolderSummary, hours: float) -> Draft:
     """Return a recipe whose training takes about `hours` here; times a few steps, which takes some seconds."""
     shape = shape_for(folder.sides[1])
-    image_s = _time_an_image(shape, len(folder.classes))
-    training = training_for(folder, shape, image_s, hours)
-    return Draft(folder, shape, training, search_for(training, shape, image_s, hours), machine())
+    times = _time_images(shape, len(folder.classes))
+    training = training_for(folder, shape, times, hours)
+    return Draft(folder, shape, training, search_for(training, shape, times.sandwich, hours), machine())
 
 
 def shape_for(side: int) -> Shape:
@@ -201,20 +218,30 @@ def shape_for(side: int) -> Shape:
     return Shape("alphanet", size, round(size * 8 / 7), AugmentSettings(policy="v0-mstd0.5"))
 
 
-def _time_an_image(shape: Shape, classes: int) -> float:
+def _time_images(shape: Shape, classes: int) -> ImageTimes:
     """Return seconds of training for one image, measured on this machine."""
     batch = 64 if has_gpu() else 2 if shape.space == "alphanet" else 32
-    return seconds_per_image(load_space(shape.space, classes), shape.size, batch)
+    space = load_space(shape.space, classes)
+    drawings = (sandwich_rule, smallest_alone, leading_and_smallest)
+    return ImageTimes(*(seconds_per_image(space, shape.size, batch, drawing) for drawing in drawings))
 
 
-def training_for(folder: FolderSummary, shape: Shape, image_s: float, hours: float) -> Training:
-    """Return epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many."""
+def training_for(folder: FolderSummary, shape: Shape, times: ImageTimes, hours: float) -> Training:
+    """Return epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many.
+
+    Where the time is too short for 100 epochs of the sandwich rule, the smallest network is trained first.
+    """
     images, holdout = images_for(folder)
     largest = 256 if has_gpu() else 32 if shape.space == "alphanet" else 64
     batch_size = max(8, min(largest, 1 << max(0, images // 16).bit_length()))
-    epoch_s = images * image_s
-    epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, int(3600 * hours / epoch_s)))
-    return Training(images, batch_size, epochs, epoch_s, holdout)
+    epoch_s = images * times.sandwich
+    epochs = int(3600 * hours / epoch_s)
+    if epochs >= _ENOUGH_EPOCHS:
+        return Training(images, batch_size, min(_MOST_EPOCHS, epochs), epoch_s, holdout)
+    found = growth_within(images * times.smallest, images * times.growing, 3600 * hours)
+    epochs = found.smallest + found.grown
+    epoch_s = (found.smallest * found.smallest_s + found.grown * found.grown_s) / epochs
+    return Training(images, batch_size, epochs, epoch_s, holdout, found)
 
 
 def images_for(folder: FolderSummary) -> tuple[int, float]:

@@ -15,6 +15,7 @@ from nasdeploy.importers.importer import Imported
 from nasdeploy.importers.start import open_model
 from nasdeploy.initial_recipe.choices import Draft, draft_for, fast_format
 from nasdeploy.initial_recipe.from_run import open_published, open_run, run_draft
+from nasdeploy.initial_recipe.growing import GROWN_RATE, LARGEST_SHARE, Growth
 from nasdeploy.initial_recipe.own_classifier import with_classifier_tried
 from nasdeploy.initial_recipe.pretrained import PretrainedDraft, pretrained_draft
 from nasdeploy.initial_recipe.pretrained_text import (
@@ -28,6 +29,7 @@ from nasdeploy.initial_recipe.pretrained_text import (
 )
 from nasdeploy.recipe import Recipe, parse_recipe
 from nasdeploy.supernet.settings import FROM_PUBLISHED, StartSettings
+from nasdeploy.training.settings import TrainSettings
 
 USUAL_START = "timm:efficientnet_b0"
 """The network that is recommended for photographs."""
@@ -208,6 +210,8 @@ def _train(draft: Draft) -> str:
     training = draft.training
     if isinstance(draft, PretrainedDraft):
         return phases_text(draft)
+    if training.growth is not None:
+        return _growing_train(draft, training.growth)
     warmup = min(5.0, round(training.epochs / 10, 1))
     # In a few epochs nothing is learned by heart.
     dropped = 0.2 if training.epochs >= 100 else 0.0
@@ -222,6 +226,39 @@ train:
 {noted(f"  dropout: {dropped}", "of the largest network; 0.2 for 100 epochs and more")}
   drop_connect: {dropped}
 {noted(f"  validate_every: {max(1, training.epochs // 20)}", "epochs")}
+"""
+
+
+def _growing_train(draft: Draft, growth: Growth) -> str:
+    """Return the section `train` of a short training: the smallest network first, then all, which grow from it."""
+    training, rate = draft.training, TrainSettings().learning_rate
+    warmups = (min(5.0, round(growth.smallest / 10, 1)), round(growth.grown / 10, 1))
+    return f"""\
+# Timed on {draft.machine} (too long if it was busy): an epoch of {training.images} images takes \
+{duration(growth.smallest_s)} for the smallest network,
+# {duration(growth.grown_s)} for all of them; all of training {duration(draft.training_s)}.
+train:
+  batch_size: {training.batch_size}
+{precision_text(draft)}\
+  learning_rate: {rate}
+  dropout: 0.0
+  drop_connect: 0.0
+{noted(f"  validate_every: {max(1, training.epochs // 20)}", "epochs")}
+  phases:
+    - name: smallest        # its steps are the quickest
+      epochs: {growth.smallest}
+      sampling: {{kind: smallest}}
+      distillation: {{kind: none}}
+{noted(f"      lowest: {GROWN_RATE}", "of the learning rate, which goes on from there")}
+      warmup_epochs: {warmups[0]}
+    - name: all             # a random network in each step, sometimes the largest; the smallest learns from it
+      epochs: {growth.grown}
+{noted("      grow: true", "all networks begin with what the smallest has learned")}
+      sampling: {{kind: sandwich, largest_share: {LARGEST_SHARE}}}
+      random_networks: 0
+      distillation: {{kind: kl, beta: 0.5}}
+      learning_rate: {round(GROWN_RATE * rate, 6)}
+      warmup_epochs: {warmups[1]}
 """
 
 

@@ -38,7 +38,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import Batch, CalibrationInputs, HeldOutSamples, Inputs, TaskData
 
 if TYPE_CHECKING:
-    from nasdeploy.training.settings import DistillationSettings
+    from nasdeploy.training.step_settings import DistillationSettings
 
 
 def sets_of_run(run: Run, settings: DataSettings, seed: int, data: OpenedData) -> ImageSets:

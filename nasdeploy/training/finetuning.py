@@ -6,7 +6,8 @@ from pydantic import Field
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.settings import Settings
-from nasdeploy.training.settings import DistillationSettings, SamplingSettings, TrainSettings
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import DistillationSettings, SamplingSettings
 
 DEFAULT_EPOCHS = 4
 """The epochs of a fine-tuning that is asked for where nothing says how many."""

@@ -28,7 +28,7 @@ from nasdeploy.supernet.networks import keep_network, load_network
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import CalibrationInputs, Task, TaskData
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 from nasdeploy.training.teacher import SizedTeacher, Teacher, without_gradient
 
 _SHARES = (0.75, 0.5, 0.25)

@@ -11,6 +11,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError, lookup
 from nasdeploy.core.plan import Block
 from nasdeploy.core.space import SearchSpace
+from nasdeploy.supernet.growth import require_growing
 from nasdeploy.supernet.importance import CRITERIA
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.training.optimizer import classifier_parameters
@@ -54,6 +55,8 @@ def require_trainable(settings: TrainSettings, space: SearchSpace) -> None:
     """Raise `UserError` if a phase asks for an unknown order of channels, or for a classifier that is not there."""
     if settings.sort_channels is not None:
         lookup("criterion in train.sort_channels", CRITERIA, settings.sort_channels)
+    if settings.grow:
+        require_growing(space)
     if settings.trains == "all" and settings.classifier_rate == 1.0:
         return
     with torch.device("meta"):

@@ -18,8 +18,9 @@ from nasdeploy.core.errors import UserError, suggestion
 from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import RESOLUTION, Codes, SearchSpace
 from nasdeploy.latency.table import LatencyTable
-from nasdeploy.training.sandwich import LARGEST, RANDOM, SMALLEST, Sandwich
-from nasdeploy.training.settings import StageSettings, TrainSettings
+from nasdeploy.training.sandwich import LARGEST, LEADING, RANDOM, SMALLEST, Sandwich
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import StageSettings
 
 ChoiceValues = Mapping[str, tuple[int, ...]]
 """Values of each choice, by name and ascending."""
@@ -174,10 +175,14 @@ def _allowed(space: SearchSpace, stage: StageSettings) -> Allowed:
     return Allowed(space, values)
 
 
-def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator) -> Sandwich:
-    """Draw the largest, `count` random and the smallest architecture of a space, or of what is allowed of one."""
+def draw(space: SearchSpace | Allowed, count: int, rng: np.random.Generator, leader: str = LARGEST) -> Sandwich:
+    """Draw the largest, `count` random and the smallest architecture of a space, or of what is allowed of one.
+
+    With another leader than the largest, one more random architecture leads.
+    """
+    first = space.largest() if leader == LARGEST else space.sample(rng)
     random = tuple(space.sample(rng) for _ in range(count))
-    return Sandwich({LARGEST: (space.largest(),), RANDOM: random, SMALLEST: (space.smallest(),)})
+    return Sandwich({leader: (first,), RANDOM: random, SMALLEST: (space.smallest(),)}, leader)
 
 
 class Sampler(Protocol):
@@ -199,6 +204,8 @@ class SandwichRule:
 
     stages: Stages
     random_networks: int
+    largest_share: float = 1.0
+    """The part of the steps that have the largest; in the others a random one takes its place."""
 
     def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
         """See `Sampler`."""
@@ -206,7 +213,8 @@ class SandwichRule:
 
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
-        return draw(_current(self.stages, epoch), self.random_networks, rng)
+        with_largest = self.largest_share == 1.0 or rng.random() < self.largest_share
+        return draw(_current(self.stages, epoch), self.random_networks, rng, LARGEST if with_largest else LEADING)
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,7 @@ class FixedNetwork:
     """Always the same network, which learns from the labels."""
 
     arch: Arch
+    role: str = LARGEST
 
     def allowed(self, epochs: int) -> Sequence[ChoiceValues]:
         """See `Sampler`."""
@@ -254,7 +263,7 @@ class FixedNetwork:
 
     def draw(self, rng: np.random.Generator, epoch: int, losses: CandidateLosses) -> Sandwich:
         """See `Sampler`."""
-        return Sandwich({LARGEST: (self.arch,)})
+        return Sandwich({self.role: (self.arch,)}, self.role)
 
 
 @dataclass(frozen=True)
@@ -307,15 +316,18 @@ class SamplerContext:
 
 
 SAMPLERS: Mapping[str, Callable[[SamplerContext], Sampler]] = {
-    "sandwich": lambda context: SandwichRule(context.stages, context.settings.random_networks),
+    "sandwich": lambda context: SandwichRule(
+        context.stages, context.settings.random_networks, context.settings.sampling.largest_share
+    ),
     "best-up": lambda context: context.attentive(lambda losses: int(np.argmin(losses))),
     "worst-up": lambda context: context.attentive(lambda losses: int(np.argmax(losses))),
     "single": lambda context: SingleNetwork(context.stages),
     "uniform": lambda context: UniformNetworks(context.stages, context.settings.random_networks),
     "largest": lambda context: context.largest,
+    "smallest": lambda context: FixedNetwork(context.space.smallest(), SMALLEST),
     "alone": lambda context: FixedNetwork(context.arch),
 }
-"""The ways of drawing networks, by the name that a recipe gives (`settings.SAMPLING_KEYS` says what each reads)."""
+"""The ways of drawing networks, by a recipe's name for them (`step_settings.SAMPLING_KEYS` says what each reads)."""
 
 
 def sampler_from(context: SamplerContext) -> Sampler:
@@ -331,8 +343,8 @@ def networks_to_validate(context: SamplerContext) -> dict[str, Arch]:
     space, settings = context.space, context.settings
     if settings.sampling.kind == "alone":
         return {"alone": context.arch}
-    if settings.sampling.kind == "largest":
-        return {LARGEST: space.largest()}
+    if settings.sampling.kind in (LARGEST, SMALLEST):
+        return {LARGEST: space.largest()} if settings.sampling.kind == LARGEST else {SMALLEST: space.smallest()}
     rng = generator(context.seed, "validation")
     found: SearchSpace | Allowed = space if settings.sampling.kind != "uniform" else context.stages[-1][1]
     between = _at_ends(found) if isinstance(found, Allowed) else {}

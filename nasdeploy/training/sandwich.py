@@ -26,7 +26,7 @@ from nasdeploy.tasks.task import Inputs, Objective, Outputs, Targets, Task
 from nasdeploy.training.optimizer import overflowed
 from nasdeploy.training.teacher import SizedTeacher, Teacher
 
-LARGEST, RANDOM, SMALLEST = "largest", "random", "smallest"
+LARGEST, LEADING, RANDOM, SMALLEST = "largest", "leading", "random", "smallest"
 ROLES = (LARGEST, RANDOM, SMALLEST)
 """The roles that metrics always name, with None where no network had them; a sampler may give others."""
 

@@ -26,6 +26,7 @@ from nasdeploy.nn.network import keep_freed_memory, set_threads
 from nasdeploy.spaces.mobilenet import drop_rates
 from nasdeploy.store.checkpoints import weights_in
 from nasdeploy.store.run import Run
+from nasdeploy.supernet.growth import grow
 from nasdeploy.supernet.importance import sort_channels
 from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
@@ -37,7 +38,8 @@ from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
 from nasdeploy.training.original import HeldOutScoring, keep_original, say_kept, say_sliced, teacher_of
 from nasdeploy.training.phase import Phase, trained_blocks
 from nasdeploy.training.sandwich import SandwichStep, StepComputation, skipped_text
-from nasdeploy.training.settings import ORIGINAL, TrainSettings
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import ORIGINAL
 
 
 @contextmanager
@@ -127,6 +129,8 @@ class Trainer:
         """Return the state before the first step of a phase, with the weights that the one before handed on."""
         if state.average is not None:
             state.supernet.load_state_dict(state.averaged.state_dict())
+        if phase.settings.grow:
+            grow(state.supernet, trained_blocks(self.space, self.phases, state.position.ended))
         criterion, leaves_original = phase.settings.sort_channels, self._leaves_original(state.position)
         with self.ranks.agreed():
             if self.ranks.first and (criterion is not None or leaves_original):

@@ -26,7 +26,7 @@ from nasdeploy.tasks.metrics import TOP1
 from nasdeploy.tasks.task import TaskData
 from nasdeploy.training.onnx_teacher import onnx_teacher
 from nasdeploy.training.optimizer import layout_of, mixed_precision
-from nasdeploy.training.settings import ORIGINAL
+from nasdeploy.training.step_settings import ORIGINAL
 from nasdeploy.training.teacher import (
     ReadTeacher,
     Teacher,

@@ -28,7 +28,7 @@ from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sandwich import Sandwich, SandwichStep
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 
 MODEL = "tf_efficientnet_lite0"
 LAYERS: tuple[tuple[int, int, int, int], ...] = (

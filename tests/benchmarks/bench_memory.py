@@ -29,7 +29,7 @@ from nasdeploy.tasks.classification import Classification
 from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sandwich import SandwichStep
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 
 MODEL = "tf_efficientnet_lite0"
 _FORWARD, _STEP = 256, 64

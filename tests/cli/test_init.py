@@ -26,7 +26,7 @@ def test_writes_a_recipe_that_fits_and_says_so(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "recipe.yaml"
-    init(photos, out, hours=0.1, as_json=True)
+    init(photos, out, hours=1.0, as_json=True)
     result = json.loads(capsys.readouterr().out)
     recipe = load_recipe(str(out))
     assert result["classes"] == ["a", "b"]

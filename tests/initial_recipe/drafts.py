@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nasdeploy.data.inspect import FolderSummary
-from nasdeploy.initial_recipe.choices import Draft, search_for, shape_for, training_for
+from nasdeploy.initial_recipe.choices import Draft, ImageTimes, search_for, shape_for, training_for
 
 
 def summary(
@@ -15,7 +15,12 @@ def summary(
     return FolderSummary(Path("/images") / name, labels, images, per_class, (side, side, side), ())
 
 
+def times(sandwich: float) -> ImageTimes:
+    """Times of an image that have about the ratios of space `cifar10`."""
+    return ImageTimes(sandwich, smallest=sandwich / 16, growing=sandwich / 3)
+
+
 def draft(folder: FolderSummary, image_s: float = 0.01, hours: float = 1.0) -> Draft:
     shape = shape_for(folder.sides[1])
-    training = training_for(folder, shape, image_s, hours)
+    training = training_for(folder, shape, times(image_s), hours)
     return Draft(folder, shape, training, search_for(training, shape, image_s, hours), "2 CPU cores")

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasdeploy.initial_recipe.choices import search_for, shape_for, training_for
+from nasdeploy.initial_recipe.choices import ImageTimes, search_for, shape_for, training_for
+from nasdeploy.initial_recipe.growing import Growth
 from nasdeploy.spaces import load_space
-from tests.initial_recipe.drafts import draft, summary
+from tests.initial_recipe.drafts import draft, summary, times
 
 
 @pytest.fixture(autouse=True)
@@ -38,23 +39,35 @@ def test_large_images_are_cropped_as_is_usual() -> None:
 
 def test_epochs_fill_the_hours() -> None:
     folder = summary(train=10_000, test=1000)
-    training = training_for(folder, shape_for(32), image_s=0.01, hours=1.0)
+    training = training_for(folder, shape_for(32), ImageTimes(0.001, 0.0001, 0.0003), hours=1.0)
     assert training.images == 9000
-    assert training.epoch_s == pytest.approx(90)
-    assert training.epochs == 40
+    assert training.epoch_s == pytest.approx(9)
+    assert (training.epochs, training.growth) == (360, None)
+    assert training_for(folder, shape_for(32), ImageTimes(0.003, 1.0, 1.0), hours=1.0).epochs == 133
+
+
+def test_in_little_time_networks_grow_from_the_smallest() -> None:
+    folder = summary(train=10_000, test=1000)
+    found = training_for(folder, shape_for(32), ImageTimes(0.01, 0.006, 0.01), hours=1.0)
+    # 55 % of the hour in epochs of 54 s, and what is left in epochs of 90 s.
+    assert found.growth == Growth(36, pytest.approx(54), 18, pytest.approx(90))
+    assert found.epochs == 54
+    assert found.epochs * found.epoch_s == pytest.approx(36 * 54 + 18 * 90)
+    quick = training_for(folder, shape_for(32), ImageTimes(0.01, 0.0001, 0.01), hours=1.0).growth
+    assert quick is not None and (quick.smallest, quick.grown) == (60, 39)
 
 
 def test_images_for_testing_are_not_trained_on() -> None:
-    assert training_for(summary(train=1000), shape_for(32), 0.01, 1.0).images == 720
+    assert training_for(summary(train=1000), shape_for(32), times(0.01), 1.0).images == 720
 
 
 def test_epochs_have_bounds() -> None:
-    assert training_for(summary(), shape_for(32), image_s=10.0, hours=0.1).epochs == 5
-    assert training_for(summary(), shape_for(32), image_s=1e-6, hours=10.0).epochs == 360
+    assert training_for(summary(), shape_for(32), times(10.0), hours=0.1).epochs == 5
+    assert training_for(summary(), shape_for(32), times(1e-6), hours=10.0).epochs == 360
 
 
 def test_no_more_is_held_out_than_the_search_needs() -> None:
-    training = training_for(summary(train=1_000_000, test=10), shape_for(224), 0.001, 1.0)
+    training = training_for(summary(train=1_000_000, test=10), shape_for(224), times(0.001), 1.0)
     assert training.holdout == 0.01
     search = search_for(training, shape_for(224), 0.001, 1.0)
     assert (search.batch_size, search.batches) == (256, 32)

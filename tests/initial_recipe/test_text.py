@@ -82,10 +82,24 @@ def test_a_range_is_measured_where_pictures_need_one(needs_range: bool) -> None:
 
 
 def test_comments_tell_the_estimates() -> None:
-    text = recipe_text(draft(summary(train=10_000, test=10)), "r.yaml")
-    assert "9000 images, an epoch, take 1.5 minutes; all of training 60.0 minutes" in text
-    assert "nasdeploy run r.yaml" in text
-    assert max(map(len, text.splitlines())) <= 130
+    folder = summary(train=10_000, test=10)
+    long = recipe_text(draft(folder, hours=3), "r.yaml")
+    assert "9000 images, an epoch, take 1.5 minutes; all of training 3.0 hours" in long
+    short = recipe_text(draft(folder), "r.yaml")
+    assert "an epoch of 9000 images takes 5.6 seconds for the smallest network,\n# 30 seconds for all of them; " in short
+    assert "all of training 59.6 minutes" in short
+    for text in (long, short):
+        assert "nasdeploy run r.yaml" in text
+        assert max(map(len, text.splitlines())) <= 130
+
+
+def test_in_little_time_networks_grow_from_the_smallest() -> None:
+    recipe = check(recipe_text(draft(summary(train=10_000, test=10)), "r.yaml"), "r.yaml")
+    first, then = recipe.train.of_phases
+    assert (first.sampling.kind, first.distillation.kind, first.lowest) == ("smallest", "none", 0.4)
+    assert (then.grow, then.sampling.largest_share, then.random_networks) == (True, 0.2, 0)
+    assert then.learning_rate == pytest.approx(first.lowest * first.learning_rate)
+    assert (first.epochs, then.epochs) == (60, 108)
 
 
 @pytest.mark.parametrize(

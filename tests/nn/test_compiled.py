@@ -28,7 +28,7 @@ from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 from tests.nn.reference import randomise
 
 SPACE = MobileNetTable.model_validate_json(

@@ -15,7 +15,7 @@ from nasdeploy.tasks.image_data import (
     kl_divergence,
     label_loss,
 )
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 
 Array = npt.NDArray[np.float64]
 CLIP = 5.0

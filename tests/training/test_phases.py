@@ -197,7 +197,8 @@ def test_every_way_of_drawing_networks_may_be_that_of_a_phase() -> None:
         line["phase"]: [role for role in ("largest", "random", "smallest") if line[f"loss_{role}"] is not None]
         for line in lines
     }
-    roles = {**{kind: ["largest"] for kind in ("single", "largest", "alone")}, "uniform": ["random"]}
+    roles = {kind: ["largest"] for kind in ("single", "largest", "alone")}
+    roles |= {"uniform": ["random"], "smallest": ["smallest"]}
     assert trained == {kind: roles.get(kind, ["largest", "random", "smallest"]) for kind in SAMPLERS}
 
 

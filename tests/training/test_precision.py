@@ -21,7 +21,8 @@ from nasdeploy.training.checkpoint import Checkpoints, Position, TrainingState
 from nasdeploy.training.optimizer import gradient_scaler, layout_of, mixed_precision, overflowed, set_tf32
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, SandwichStep, StepComputation
-from nasdeploy.training.settings import DistillationSettings, TrainSettings
+from nasdeploy.training.settings import TrainSettings
+from nasdeploy.training.step_settings import DistillationSettings
 from nasdeploy.workflows import train as step
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages

@@ -21,7 +21,7 @@ from nasdeploy.tasks.image_data import distillation_loss, kl_divergence, label_l
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import Losses, Sandwich, SandwichStep
-from nasdeploy.training.settings import DistillationSettings
+from nasdeploy.training.step_settings import DistillationSettings
 from tests.nn.reference import randomise
 from tests.small_spaces import two_stages
 

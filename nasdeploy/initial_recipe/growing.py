@@ -1,0 +1,52 @@
+"""A first recipe from random weights for little time: the smallest network first, then all, which grow from it.
+
+A step of the sandwich rule takes as long as ten to twenty of the smallest network, and a network that was trained a
+little teaches nothing. `tests/benchmarks/bench_phases.py` compares the ways.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasdeploy.core.space import SearchSpace
+from nasdeploy.training.sampling import SandwichRule, allowed_from
+from nasdeploy.training.sandwich import SMALLEST, Sandwich
+
+LARGEST_SHARE = 0.2
+"""The part of the steps that have the largest network while others grow from the smallest."""
+GROWN_RATE = 0.4
+"""The part of the learning rate at which the smallest network's phase ends, and that of all networks begins."""
+# The first phase's part of the time, the least epochs of both phases, and the most of the first one.
+_SMALLEST_SHARE, _FEWEST_ALONE, _FEWEST_GROWN, _MOST_ALONE = 0.55, 3, 2, 60
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A training in two phases: the smallest network alone, then all of them, which begin with what it learned."""
+
+    smallest: int
+    """The epochs of the smallest network alone."""
+    smallest_s: float
+    """The seconds of each of them."""
+    grown: int
+    """The epochs of all networks."""
+    grown_s: float
+    """The seconds of each of them."""
+
+
+def growth_within(smallest_s: float, grown_s: float, seconds: float) -> Growth:
+    """Return phases that take so many seconds, if that is enough for the least epochs."""
+    alone = min(_SMALLEST_SHARE * seconds, seconds - _FEWEST_GROWN * grown_s)
+    smallest = max(_FEWEST_ALONE, min(_MOST_ALONE, int(alone / smallest_s)))
+    grown = max(_FEWEST_GROWN, int((seconds - smallest * smallest_s) / grown_s))
+    return Growth(smallest, smallest_s, grown, grown_s)
+
+
+def smallest_alone(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
+    """Return the smallest network as the only one of a step."""
+    return Sandwich({SMALLEST: (space.smallest(),)}, SMALLEST)
+
+
+def leading_and_smallest(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
+    """Return the networks of a step in which others grow from the smallest."""
+    return SandwichRule(allowed_from(space, ()), 0, LARGEST_SHARE).draw(rng, 0, lambda archs: [])
