@@ -99,7 +99,7 @@ def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawin
 
 # Median shorter side in pixels up to which images go to the spaces `digits` and `cifar10`.
 _TINY, _SMALL = 16, 48
-_FEWEST_EPOCHS, _MOST_EPOCHS = 5, 360
+_MOST_EPOCHS = 360
 # With that many epochs of the sandwich rule a supernet learns from the beginning, as AlphaNet's does.
 _ENOUGH_EPOCHS = 100
 # A step runs four networks forward and, which takes twice as long, backward.
@@ -109,6 +109,8 @@ _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
 _SEARCH_SHARE = 0.5
 # The standard error of the accuracy on as many images is below half a per cent.
 _MOST_HELD_OUT = 10_000
+FEWEST_HELD_OUT = 500
+"""The number of held-out images that suffices to rank networks (docs/pretrained.md): more only where there is time."""
 _MANY_IMAGES = 100_000
 
 
@@ -227,18 +229,18 @@ def _time_images(shape: Shape, classes: int) -> ImageTimes:
 
 
 def training_for(folder: FolderSummary, shape: Shape, times: ImageTimes, hours: float) -> Training:
-    """Return epochs for `hours` of training, at least 5 and at most AlphaNet's 360; steps small enough to be many.
+    """Return epochs for `hours` of training, at least 2 and at most AlphaNet's 360; steps small enough to be many.
 
     Where the time is too short for 100 epochs of the sandwich rule, the smallest network is trained first.
     """
-    images, holdout = images_for(folder)
+    images, holdout = _division(folder, shape, times.sandwich, 3600 * hours)
     largest = 256 if has_gpu() else 32 if shape.space == "alphanet" else 64
     batch_size = max(8, min(largest, 1 << max(0, images // 16).bit_length()))
     epoch_s = images * times.sandwich
     epochs = int(3600 * hours / epoch_s)
     if epochs >= _ENOUGH_EPOCHS:
         return Training(images, batch_size, min(_MOST_EPOCHS, epochs), epoch_s, holdout)
-    found = growth_within(images * times.smallest, images * times.growing, 3600 * hours)
+    found = growth_within(images * times.smallest, images * times.growing, 3600 * hours, images / batch_size)
     epochs = found.smallest + found.grown
     epoch_s = (found.smallest * found.smallest_s + found.grown * found.grown_s) / epochs
     return Training(images, batch_size, epochs, epoch_s, holdout, found)
@@ -251,14 +253,28 @@ def images_for(folder: FolderSummary) -> tuple[int, float]:
     return round(given * (1 - holdout)), holdout
 
 
+def _division(folder: FolderSummary, shape: Shape, image_s: float, seconds: float) -> tuple[int, float]:
+    """Return how many images are learned from, and the part held out: what the search has time to score, if enough."""
+    images, holdout = images_for(folder)
+    given = images / (1 - holdout)
+    batch_size, batches = _calibration(images, shape)
+    each_s = _SEARCH_SHARE * seconds / _FEWEST_EVALUATIONS
+    in_time = each_s * FORWARD_PASSES_A_STEP / image_s - batch_size * batches
+    holdout = round(min(holdout, max(FEWEST_HELD_OUT, in_time) / given), 4)
+    return round(given * (1 - holdout)), holdout
+
+
+def _calibration(images: int, shape: Shape) -> tuple[int, int]:
+    """Return the size and number of the batches that a network is recalibrated on during the search."""
+    if images >= _MANY_IMAGES:
+        return 256, 32
+    return 128, max(2, min(8 if shape.space == "alphanet" else 16, ceil(2 * images / 128)))
+
+
 def search_for(training: Training, shape: Shape, image_s: float, hours: float) -> SearchShape:
     """Return a search of AlphaNet's proportions that takes about half of `hours`, if that allows for 100
     evaluations."""
-    if training.images >= _MANY_IMAGES:
-        batch_size, batches = 256, 32
-    else:
-        batch_size = 128
-        batches = max(2, min(8 if shape.space == "alphanet" else 16, ceil(2 * training.images / batch_size)))
+    batch_size, batches = _calibration(training.images, shape)
     evaluation_s = (batch_size * batches + training.held_out) * image_s / FORWARD_PASSES_A_STEP
     wanted = int(_SEARCH_SHARE * 3600 * hours / evaluation_s)
     evaluations = min(_MOST_EVALUATIONS, max(_FEWEST_EVALUATIONS, wanted))

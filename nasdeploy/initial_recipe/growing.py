@@ -5,6 +5,7 @@ little teaches nothing. `tests/benchmarks/bench_phases.py` compares the ways.
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -16,8 +17,10 @@ LARGEST_SHARE = 0.2
 """The part of the steps that have the largest network while others grow from the smallest."""
 GROWN_RATE = 0.4
 """The part of the learning rate at which the smallest network's phase ends, and that of all networks begins."""
-# The first phase's part of the time, the least epochs of both phases, and the most of the first one.
-_SMALLEST_SHARE, _FEWEST_ALONE, _FEWEST_GROWN, _MOST_ALONE = 0.55, 3, 2, 60
+# The first phase's part of the time, and its most epochs.
+_SMALLEST_SHARE, _MOST_ALONE = 0.55, 60
+# The least of both phases: so many steps, which may take so many epochs of few images.
+_FEWEST_STEPS, _FEWEST_ALONE, _FEWEST_GROWN = 300, 3, 2
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,13 @@ class Growth:
     """The seconds of each of them."""
 
 
-def growth_within(smallest_s: float, grown_s: float, seconds: float) -> Growth:
+def growth_within(smallest_s: float, grown_s: float, seconds: float, steps_per_epoch: float) -> Growth:
     """Return phases that take so many seconds, if that is enough for the least epochs."""
-    alone = min(_SMALLEST_SHARE * seconds, seconds - _FEWEST_GROWN * grown_s)
-    smallest = max(_FEWEST_ALONE, min(_MOST_ALONE, int(alone / smallest_s)))
-    grown = max(_FEWEST_GROWN, int((seconds - smallest * smallest_s) / grown_s))
+    enough = ceil(_FEWEST_STEPS / steps_per_epoch)
+    fewest_alone, fewest_grown = min(_FEWEST_ALONE, enough), min(_FEWEST_GROWN, enough)
+    alone = min(_SMALLEST_SHARE * seconds, seconds - fewest_grown * grown_s)
+    smallest = max(fewest_alone, min(_MOST_ALONE, int(alone / smallest_s)))
+    grown = max(fewest_grown, int((seconds - smallest * smallest_s) / grown_s))
     return Growth(smallest, smallest_s, grown, grown_s)
 
 

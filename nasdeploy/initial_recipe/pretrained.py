@@ -17,6 +17,7 @@ from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import ExpectedImages, Imported
 from nasdeploy.initial_recipe.choices import (
+    FEWEST_HELD_OUT,
     Draft,
     SearchShape,
     Shape,
@@ -64,8 +65,6 @@ _MANY_IMAGES = 4000
 _SEARCH_BATCH, _SEARCH_BATCHES = 64, 2
 _FORWARD = 0.3
 """What a forward pass of a network to choose from costs, in training steps of the original."""
-_FEWEST_HELD_OUT = 500
-"""The number of held-out images that suffices to rank networks (docs/pretrained.md): more only where there is time."""
 _WANTED_EVALUATIONS = 40
 """The number of networks scored for which fewer images are held out, as far as they have to be."""
 _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = {"additive": 24, "evolution": 100}, 200
@@ -220,7 +219,7 @@ def _division(folder: FolderSummary, table: int, step_s: float, seconds: float) 
     table_s = table * (_SEARCH_BATCH * _SEARCH_BATCHES + ENOUGH) * forward_s
     evaluation_s = (_SEARCH_SHARE * seconds - table_s) / _WANTED_EVALUATIONS
     in_time = evaluation_s / forward_s - _SEARCH_BATCH * _SEARCH_BATCHES
-    holdout = round(min(holdout, max(_FEWEST_HELD_OUT, in_time) / given), 4)
+    holdout = round(min(holdout, max(FEWEST_HELD_OUT, in_time) / given), 4)
     return round(given * (1 - holdout)), holdout
 
 
