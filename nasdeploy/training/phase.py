@@ -51,10 +51,17 @@ def trained_blocks(space: SearchSpace, phases: Sequence[Phase], ended: Sequence[
     return found
 
 
-def require_trainable(settings: TrainSettings, space: SearchSpace) -> None:
-    """Raise `UserError` if a phase asks for an unknown order of channels, or for a classifier that is not there."""
+def require_trainable(settings: TrainSettings, space: SearchSpace, *, started: bool) -> None:
+    """Raise `UserError` if a phase asks for what is not there: an order of channels, a classifier, room to grow.
+
+    `started`: whether the training begins with weights that were trained elsewhere.
+    """
     if settings.sort_channels is not None:
         lookup("criterion in train.sort_channels", CRITERIA, settings.sort_channels)
+    if settings.grow and started:
+        raise UserError(
+            "train.grow: what no phase has trained becomes zero, and this training starts from other weights; leave it out"
+        )
     if settings.grow:
         require_growing(space)
     if settings.trains == "all" and settings.classifier_rate == 1.0:

@@ -144,8 +144,9 @@ def _prepare(request: _Request, ranks: Ranks) -> _Prepared:
     space = recipe.load_space(data.outputs)
     request.require(space)
     begin = beginning(recipe, space, data.labels, request.init, directory if restart else None)
+    started = recipe.start is not None or request.init is not None
     for settings in recipe.train.of_phases:
-        require_trainable(settings, space)
+        require_trainable(settings, space, started=started)
     contexts = [_context(recipe, space, settings) for settings in recipe.train.of_phases]
     samplers = [sampler_from(context) for context in contexts]
     batch = max(1, min(recipe.train.batch_size, data.train_samples) // ranks.world)

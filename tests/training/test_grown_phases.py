@@ -92,3 +92,12 @@ def test_phases_that_cannot_grow_are_refused(phases: tuple[str, ...], more: tupl
         train(phased(*phases, more=more), QUIET)
     assert said in str(caught.value)
     assert not Path("runs").exists()
+
+
+def test_pretrained_weights_are_not_grown_over() -> None:
+    before = train(phased(FIRST, more=("name=before",)))
+    with pytest.raises(
+        UserError, match=r"train\.grow: what no phase has trained becomes zero, and this training starts from other"
+    ):
+        train(phased(FIRST, ALL), init=before.path)
+    assert not Path("runs/tiny").exists()
