@@ -60,7 +60,7 @@ def require_trainable(settings: TrainSettings, space: SearchSpace, *, started: b
         lookup("criterion in train.sort_channels", CRITERIA, settings.sort_channels)
     if settings.grow and started:
         raise UserError(
-            "train.grow: what no phase has trained becomes zero, and this training starts from other weights; leave it out"
+            "train.grow: what no phase has trained becomes zero, and this training starts from weights; leave it out"
         )
     if settings.grow:
         require_growing(space)
