@@ -19,7 +19,7 @@ from nasdeploy.core.randomness import generator
 from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings, DataSettings
-from nasdeploy.initial_recipe.growing import Growth, growth_within, leading_and_smallest, smallest_alone
+from nasdeploy.initial_recipe.growing import LARGEST_SHARE, Growth, growth_within
 from nasdeploy.nn.network import compute_device, keep_freed_memory, set_threads
 from nasdeploy.spaces import load_space
 from nasdeploy.supernet.supernet import Supernet
@@ -28,7 +28,7 @@ from nasdeploy.tasks.image_data import distillation_loss, label_loss
 from nasdeploy.tasks.task import Objective
 from nasdeploy.training.optimizer import layout_of, mixed_precision
 from nasdeploy.training.sampling import draw
-from nasdeploy.training.sandwich import Sandwich, SandwichStep, StepComputation
+from nasdeploy.training.sandwich import LARGEST, SMALLEST, Sandwich, SandwichStep, StepComputation
 from nasdeploy.training.settings import TrainSettings
 
 _MOST_STEPS = 6
@@ -72,6 +72,16 @@ Drawing = Callable[[SearchSpace, np.random.Generator], Sandwich]
 def sandwich_rule(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
     """Return the networks of a step as recipes have them by default."""
     return draw(space, TrainSettings().random_networks, rng)
+
+
+def original_alone(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
+    """Return the largest network of a space as all that a step trains."""
+    return Sandwich({LARGEST: (space.largest(),)})
+
+
+def smallest_alone(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
+    """Return the smallest network of a space as all that a step trains."""
+    return Sandwich({SMALLEST: (space.smallest(),)}, SMALLEST)
 
 
 def seconds_per_image(space: SearchSpace, size: int, batch: int, drawing: Drawing = sandwich_rule) -> float:
@@ -130,10 +140,20 @@ class ImageTimes:
 
     sandwich: float
     """By the sandwich rule."""
+    largest: float
+    """Of the largest network alone."""
     smallest: float
     """Of the smallest network alone."""
-    growing: float
-    """Of the networks that grow from the smallest."""
+
+    @property
+    def growing(self) -> float:
+        """Seconds of the networks that grow from the smallest: it, and a random network or sometimes the largest.
+
+        A random network takes what the sandwich rule does beside its ends; one that is drawn may be any.
+        """
+        random = (self.sandwich - self.largest - self.smallest) / TrainSettings().random_networks
+        leading = LARGEST_SHARE * self.largest + (1 - LARGEST_SHARE) * max(random, self.smallest)
+        return leading + self.smallest
 
 
 @dataclass(frozen=True)
@@ -224,7 +244,7 @@ def _time_images(shape: Shape, classes: int) -> ImageTimes:
     """Return seconds of training for one image, measured on this machine."""
     batch = 64 if has_gpu() else 2 if shape.space == "alphanet" else 32
     space = load_space(shape.space, classes)
-    drawings = (sandwich_rule, smallest_alone, leading_and_smallest)
+    drawings = (sandwich_rule, original_alone, smallest_alone)
     return ImageTimes(*(seconds_per_image(space, shape.size, batch, drawing) for drawing in drawings))
 
 

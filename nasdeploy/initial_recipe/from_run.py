@@ -13,8 +13,8 @@ from nasdeploy.core.errors import UserError
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.importers.importer import ExpectedImages
 from nasdeploy.importers.published import PublishedSupernet, read_published
-from nasdeploy.initial_recipe.choices import Shape, has_gpu, seconds_per_image
-from nasdeploy.initial_recipe.pretrained import PretrainedDraft, StartingNetwork, drafted, original_alone
+from nasdeploy.initial_recipe.choices import Shape, has_gpu, original_alone, seconds_per_image
+from nasdeploy.initial_recipe.pretrained import PretrainedDraft, StartingNetwork, drafted
 from nasdeploy.recipe import Recipe, load_recipe, recipe_of, space_of
 from nasdeploy.spaces import load_space, name_of
 from nasdeploy.spaces.kind import GivenSpace

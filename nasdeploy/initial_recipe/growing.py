@@ -7,12 +7,6 @@ little teaches nothing. `tests/benchmarks/bench_phases.py` compares the ways.
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-
-from nasdeploy.core.space import SearchSpace
-from nasdeploy.training.sampling import SandwichRule, allowed_from
-from nasdeploy.training.sandwich import SMALLEST, Sandwich
-
 LARGEST_SHARE = 0.2
 """The part of the steps that have the largest network while others grow from the smallest."""
 GROWN_RATE = 0.4
@@ -45,13 +39,3 @@ def growth_within(smallest_s: float, grown_s: float, seconds: float, steps_per_e
     smallest = max(fewest_alone, min(_MOST_ALONE, int(alone / smallest_s)))
     grown = max(fewest_grown, int((seconds - smallest * smallest_s) / grown_s))
     return Growth(smallest, smallest_s, grown, grown_s)
-
-
-def smallest_alone(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
-    """Return the smallest network as the only one of a step."""
-    return Sandwich({SMALLEST: (space.smallest(),)}, SMALLEST)
-
-
-def leading_and_smallest(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
-    """Return the networks of a step in which others grow from the smallest."""
-    return SandwichRule(allowed_from(space, ()), 0, LARGEST_SHARE).draw(rng, 0, lambda archs: [])

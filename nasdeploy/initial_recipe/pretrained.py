@@ -9,10 +9,7 @@ from math import ceil, sqrt
 from os.path import realpath
 from typing import Protocol
 
-import numpy as np
-
 from nasdeploy.core.settings import parse
-from nasdeploy.core.space import SearchSpace
 from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import ExpectedImages, Imported
@@ -25,6 +22,7 @@ from nasdeploy.initial_recipe.choices import (
     has_gpu,
     images_for,
     machine,
+    original_alone,
     seconds_per_image,
 )
 from nasdeploy.searching.loss_table import ENOUGH, cuts
@@ -33,7 +31,6 @@ from nasdeploy.spaces.grown import GrownSettings, cuts_of
 from nasdeploy.spaces.kind import SpaceSettings
 from nasdeploy.store.run import RUNS
 from nasdeploy.supernet.settings import StartSettings
-from nasdeploy.training.sandwich import LARGEST, Sandwich
 
 _ORIGINAL_SHARE = 1 / 3
 """The part of the time for training that the original takes; the rest is for the network that is chosen."""
@@ -155,11 +152,6 @@ def pretrained_draft(folder: FolderSummary, start: StartSettings, imported: Impo
     space = parse(GrownSettings, _space(imported, (largest,)), start.model)
     image_s = seconds_per_image(space.build(len(folder.classes)), largest, 64 if has_gpu() else 16, original_alone)
     return pretrained_from(folder, start, imported, image_s, hours)
-
-
-def original_alone(space: SearchSpace, rng: np.random.Generator) -> Sandwich:
-    """Return the largest network of a space as all that a step trains."""
-    return Sandwich({LARGEST: (space.largest(),)})
 
 
 def pretrained_from(

@@ -17,7 +17,7 @@ def summary(
 
 def times(sandwich: float) -> ImageTimes:
     """Times of an image that have about the ratios of space `cifar10`."""
-    return ImageTimes(sandwich, smallest=sandwich / 16, growing=sandwich / 3)
+    return ImageTimes(sandwich, largest=0.65 * sandwich, smallest=sandwich / 16)
 
 
 def draft(folder: FolderSummary, image_s: float = 0.01, hours: float = 1.0) -> Draft:

@@ -39,24 +39,26 @@ def test_large_images_are_cropped_as_is_usual() -> None:
 
 def test_epochs_fill_the_hours() -> None:
     folder = summary(train=10_000, test=1000)
-    training = training_for(folder, shape_for(32), ImageTimes(0.001, 0.0001, 0.0003), hours=1.0)
+    training = training_for(folder, shape_for(32), ImageTimes(0.001, 0.0006, 0.0001), hours=1.0)
     assert training.images == 9000
     assert training.epoch_s == pytest.approx(9)
     assert (training.epochs, training.growth) == (360, None)
-    assert training_for(folder, shape_for(32), ImageTimes(0.003, 1.0, 1.0), hours=1.0).epochs == 133
+    assert training_for(folder, shape_for(32), ImageTimes(0.003, 0.002, 0.001), hours=1.0).epochs == 133
 
 
 def test_in_little_time_networks_grow_from_the_smallest() -> None:
     folder = summary(train=10_000, test=1000)
-    found = training_for(folder, shape_for(32), ImageTimes(0.01, 0.006, 0.01), hours=1.0)
-    # 55 % of the hour in epochs of 54 s, and what is left in epochs of 90 s.
-    assert found.growth == Growth(36, pytest.approx(54), 18, pytest.approx(90))
-    assert found.epochs == 54
-    assert found.epochs * found.epoch_s == pytest.approx(36 * 54 + 18 * 90)
-    many = training_for(summary(train=50_000, test=1), shape_for(32), ImageTimes(0.1, 0.01, 0.1), hours=0.1).growth
+    # A random network takes 2 ms: a step of growing 0.2 x 5 + 0.8 x 2 + 1.
+    found = training_for(folder, shape_for(32), ImageTimes(0.01, largest=0.005, smallest=0.001), hours=1.0)
+    # 60 epochs of 9 s, and what is left of the hour in epochs of 32.4 s.
+    assert found.growth == Growth(60, pytest.approx(9), 94, pytest.approx(32.4))
+    assert found.epochs == 154
+    assert found.epochs * found.epoch_s == pytest.approx(60 * 9 + 94 * 32.4)
+    half = training_for(folder, shape_for(32), ImageTimes(0.01, largest=0.005, smallest=0.001), hours=0.1).growth
+    # 55 % of six minutes; fewer images are held out, so that an epoch has 9,500.
+    assert half is not None and (half.smallest, half.grown) == (20, 4)
+    many = training_for(summary(train=50_000, test=1), shape_for(32), times(0.1), hours=0.1).growth
     assert many is not None and (many.smallest, many.grown) == (1, 1)
-    quick = training_for(folder, shape_for(32), ImageTimes(0.01, 0.0001, 0.01), hours=1.0).growth
-    assert quick is not None and (quick.smallest, quick.grown) == (60, 39)
 
 
 def test_images_for_testing_are_not_trained_on() -> None:
