@@ -139,11 +139,11 @@ class ImageTimes:
     """Seconds of training for an image, by the networks of a step."""
 
     sandwich: float
-    """By the sandwich rule."""
+    """The time by the sandwich rule."""
     largest: float
-    """Of the largest network alone."""
+    """The time of the largest network alone."""
     smallest: float
-    """Of the smallest network alone."""
+    """The time of the smallest network alone."""
 
     @property
     def growing(self) -> float:

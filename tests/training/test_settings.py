@@ -9,7 +9,10 @@ from tests.training.recipes import tiny_recipe
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("train.sampling.kind=best", "'sandwich', 'best-up', 'worst-up', 'single', 'uniform', 'largest' or 'alone'"),
+        (
+            "train.sampling.kind=best",
+            "'sandwich', 'best-up', 'worst-up', 'single', 'uniform', 'largest', 'smallest' or 'alone'",
+        ),
         ("train.sampling.candidates=5", "candidates has an effect only with kind: best-up or worst-up"),
         ("train.sampling.prior=latency", "prior has an effect only with kind: best-up or worst-up"),
         ("train.sampling.arch={resolution: 8}", "arch has an effect only with kind: alone"),
