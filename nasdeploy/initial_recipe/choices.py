@@ -119,7 +119,7 @@ _FEWEST_EVALUATIONS, _MOST_EVALUATIONS = 100, 512 + 19 * 256
 _SEARCH_SHARE = 0.5
 # The standard error of the accuracy on as many images is below half a per cent.
 _MOST_HELD_OUT = 10_000
-FEWEST_HELD_OUT = 500
+_FEWEST_HELD_OUT = 500
 """The number of held-out images that suffices to rank networks (docs/pretrained.md): more only where there is time."""
 _MANY_IMAGES = 100_000
 
@@ -273,15 +273,22 @@ def images_for(folder: FolderSummary) -> tuple[int, float]:
     return round(given * (1 - holdout)), holdout
 
 
-def _division(folder: FolderSummary, shape: Shape, image_s: float, seconds: float) -> tuple[int, float]:
-    """Return how many images are learned from, and the part held out: what the search has time to score, if enough."""
+def divided(folder: FolderSummary, in_time: float) -> tuple[int, float]:
+    """Return how many images are learned from, and the part held out.
+
+    What the search has time to score is held out, `in_time` images, if that is enough, and no more than is usual.
+    """
     images, holdout = images_for(folder)
     given = images / (1 - holdout)
-    batch_size, batches = _calibration(images, shape)
-    each_s = _SEARCH_SHARE * seconds / _FEWEST_EVALUATIONS
-    in_time = each_s * FORWARD_PASSES_A_STEP / image_s - batch_size * batches
-    holdout = round(min(holdout, max(FEWEST_HELD_OUT, in_time) / given), 4)
+    holdout = round(min(holdout, max(_FEWEST_HELD_OUT, in_time) / given), 4)
     return round(given * (1 - holdout)), holdout
+
+
+def _division(folder: FolderSummary, shape: Shape, image_s: float, seconds: float) -> tuple[int, float]:
+    """Return images to learn from, and the part held out, for a search that takes its share of `seconds`."""
+    batch_size, batches = _calibration(images_for(folder)[0], shape)
+    each_s = _SEARCH_SHARE * seconds / _FEWEST_EVALUATIONS
+    return divided(folder, each_s * FORWARD_PASSES_A_STEP / image_s - batch_size * batches)
 
 
 def _calibration(images: int, shape: Shape) -> tuple[int, int]:

@@ -14,11 +14,11 @@ from nasdeploy.data.inspect import FolderSummary
 from nasdeploy.data.settings import AugmentSettings
 from nasdeploy.importers.importer import ExpectedImages, Imported
 from nasdeploy.initial_recipe.choices import (
-    FEWEST_HELD_OUT,
     Draft,
     SearchShape,
     Shape,
     Training,
+    divided,
     has_gpu,
     images_for,
     machine,
@@ -204,15 +204,11 @@ def _side(largest: int, epoch_s: float, seconds: float) -> int:
 
 
 def _division(folder: FolderSummary, table: int, step_s: float, seconds: float) -> tuple[int, float]:
-    """Return how many images are learned from, and the part held out: what the search has time to score, if enough."""
-    images, holdout = images_for(folder)
-    given = images / (1 - holdout)
+    """Return images to learn from, and the part held out, for a search that takes its share of `seconds`."""
     forward_s = _FORWARD * step_s
     table_s = table * (_SEARCH_BATCH * _SEARCH_BATCHES + ENOUGH) * forward_s
     evaluation_s = (_SEARCH_SHARE * seconds - table_s) / _WANTED_EVALUATIONS
-    in_time = evaluation_s / forward_s - _SEARCH_BATCH * _SEARCH_BATCHES
-    holdout = round(min(holdout, max(FEWEST_HELD_OUT, in_time) / given), 4)
-    return round(given * (1 - holdout)), holdout
+    return divided(folder, evaluation_s / forward_s - _SEARCH_BATCH * _SEARCH_BATCHES)
 
 
 def _sides(side: int) -> tuple[int, ...]:
