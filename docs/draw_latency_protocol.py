@@ -6,14 +6,14 @@ from pathlib import Path
 
 PATH = Path(__file__).with_name("latency-protocol.svg")
 WIDTH, HEIGHT = 760, 300
-RUNS = 4
-"""The number of runs drawn in a visit, of which the first does not count."""
+RUNS, DISCARDED = 4, 2
+"""The number of runs drawn in a visit, and how many of them, the first ones, do not count."""
 ORDER = ("ref", "a", "b", "c", "ref", "a", "b", "c", "ref", "a", "b", "c")
 SLOW = range(4, 7)
 """The visits that fall into a slow phase of the machine."""
 COLOURS = {"ref": "#888888", "a": "#4477aa", "b": "#228833", "c": "#ee6677"}
 STAGES = (
-    ("runs of a visit", "the first is discarded"),
+    ("runs of a visit", "first two discarded"),
     ("10th percentile", "nothing disturbed it"),
     ("drift correction", "by the reference graph"),
     ("sum of entries", "a network's blocks"),
@@ -41,8 +41,8 @@ def visits() -> Iterator[str]:
     for number, key in enumerate(ORDER):
         slow = 1.4 if number in SLOW else 1.0
         for run in range(RUNS):
-            height = slow * (62 if run == 0 else 46)
-            more = 'fill-opacity="0.3"' if run == 0 else ""
+            height = slow * (62, 58, 46, 46)[run]
+            more = 'fill-opacity="0.3"' if run < DISCARDED else ""
             yield rectangle(left + number * step + 12 * run, bottom - height, 10, height, COLOURS[key], more)
         yield text(
             left + number * step + 23, bottom + 16, "reference" if key == "ref" else f"block {key}", 11, "middle"

@@ -119,10 +119,11 @@ class Campaign:
     ) -> dict[str, Timing]:
         """Return the timings of all models; measured now is what the journal lacks, and again what was disturbed.
 
-        Again as often as the protocol says, but once where runs varied and nothing else is wrong: what a table adds up
-        are undisturbed runs, which are found among them. And only as far as it leaves `later_s` seconds of the given
-        time for what else is to be measured. Raises `UserError` if the runtime refuses some, after all others were
-        measured.
+        Again as often as the protocol says, but once where runs varied and no reference graph tells why. Where it tells
+        that the machine was as fast as usual they are not: undisturbed runs are found among them, and the one of two
+        timings that varies less is no better a guess at those. And only as far as it leaves `later_s` seconds of the
+        given time for what else is to be measured. Raises `UserError` if the runtime refuses some, after all others
+        were measured.
         """
         known, above = self.journal.outcomes[kind], self.protocol.drift_above
         missing = [key for key in models if key not in known]

@@ -47,14 +47,16 @@ class MeasurementProtocol:
     """
 
     blocks: Rounds = Rounds(group=50, visits=5)
-    """The rounds for blocks."""
-    networks: Rounds = Rounds(group=16, visits=10)
-    """The rounds for whole networks, in smaller groups, because an open network takes up to 200 MB."""
+    """The rounds for blocks. A table adds them up, so that what disturbs single ones is evened out."""
+    networks: Rounds = Rounds(group=16, visits=30)
+    """The rounds for whole networks, in smaller groups, because an open network takes up to 200 MB. Visits are many and
+    short: what slows a machine lasts longer than a visit, so that runs of one visit tell little more than one run."""
     warmup: int = 3
     """The runs thrown away before the first visit."""
-    discarded: int = 1
-    """The runs thrown away at the start of a visit: the session before has filled the caches."""
-    kept: int = 5
+    discarded: int = 2
+    """The runs thrown away at the start of a visit: the session before has filled the caches, and of a network of
+    millions of parameters the second run is nearly as slow as the first."""
+    kept: int = 2
     """The runs of a visit that count."""
     shortest_run_s: float = 1e-3
     """Seconds that a run lasts at least: it is as many calls as take about so long, one or more, and its time is their
@@ -63,7 +65,7 @@ class MeasurementProtocol:
     """Seconds of measured runs in a group at least, beyond its number of visits if need be. Other processes slow a
     machine for up to a second; a group of few fast models would otherwise fall into such a slow phase as a whole."""
     noisy_above: float = 1.2
-    """The p90/p50 above which a timing is flagged, and measured again."""
+    """The p90/p50 above which a timing is flagged; where there is no reference graph it is measured again, too."""
     drift_above: float = 1.05
     """The factor by which the reference graph was faster or slower than usual, above which a timing is flagged, and
     measured again."""
@@ -217,12 +219,15 @@ def quality(timing: Timing, usual: float | None = None, drift_above: float = inf
 def disturbance(timing: Timing, usual: float | None, drift_above: float) -> float:
     """Return how much a timing was disturbed, as a factor; 1 if it was not.
 
-    The larger of p90/p50, where its runs vary too much, and of how much slower or faster than usual the machine was.
-    Infinite where the timing says that something else disturbed it.
+    It is how much slower or faster than usual the machine was. Where no reference graph tells that, it is the p90/p50
+    of runs that vary too much. Infinite where the timing says that something else disturbed it.
     """
+    if timing.noise not in ("", "spread"):
+        return inf
+    if usual is None or timing.reference is None:
+        return timing.spread if timing.noisy else 1.0
     ratio = _drift(timing, usual, drift_above) or 1.0
-    varied = timing.spread if timing.noise == "spread" else inf if timing.noisy else 1.0
-    return max(ratio, 1 / ratio, varied)
+    return max(ratio, 1 / ratio)
 
 
 def disturbances(timings: Mapping[str, Timing], drift_above: float) -> dict[str, float]:
@@ -235,7 +240,7 @@ def disturbances(timings: Mapping[str, Timing], drift_above: float) -> dict[str,
 def disturbed_by(timings: Mapping[str, Timing], drift_above: float) -> str:
     """Say in words what disturbed some of these timings."""
     drifts = drifted(timings, drift_above).values()
-    spreads = [timing.spread for timing in timings.values() if timing.noise == "spread"]
+    spreads = [each.spread for each in timings.values() if each.noise == "spread" and each.reference is None]
     worst = max(drifts, key=lambda ratio: abs(log(ratio)), default=1.0)
     sensed = {timing.noise for timing in timings.values()}
     reasons = {

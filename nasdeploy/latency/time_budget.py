@@ -137,7 +137,7 @@ def with_networks_within(
 
 _SHARES_OF_VISITS = (1.0, 0.8, 0.6, 0.4)
 _SHARES_OF_NETWORKS = (0.75, 0.5, 0.375, 0.25)
-_LEAST_SHARE_OF_VISITS = 0.2
+_LEAST_SHARE_OF_VISITS = 0.1
 
 
 def _forms(protocol: MeasurementProtocol) -> Iterator[MeasurementProtocol]:

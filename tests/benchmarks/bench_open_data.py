@@ -142,7 +142,7 @@ def bench_digits(directory: Path, rounds: int) -> None:
     print(f"a search opens them up to {OPENINGS} times: {OPENINGS * cost:.1f} ms")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -151,3 +151,7 @@ if __name__ == "__main__":
         os.environ["HOME"] = folder
         bench_digits(Path(folder), given.rounds)
         bench_folder(Path(folder), given.images, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -212,10 +212,9 @@ def shrunk(experiment: Experiment) -> Training:
     """Train by progressive shrinking: the phases have parts of the time as by the recipe's epochs."""
     training, task = Training(experiment, experiment.begun()), task_of(experiment.recipe.task)
     phases, teacher = experiment.recipe.train.of_phases, None
-    weights = {slot: deepcopy(each) for slot, each in training.supernet.weights.items()}
-    step_s = []
+    weights, step_s = frozen(training.supernet), []
     for settings in phases:
-        given = None if settings.distillation.kind == "none" else _teacher(weights, experiment, task)
+        given = None if settings.distillation.kind == "none" else SizedTeacher(weights, experiment.space, task)
         step_s.append(training.step_s(settings, given))
     epoch_s = sum(settings.epochs * each for settings, each in zip(phases, step_s, strict=True))
     for number, settings in enumerate(phases):
@@ -223,13 +222,13 @@ def shrunk(experiment: Experiment) -> Training:
             training.sort(settings.sort_channels, phases[:number])
         training.learn(settings, max(1, round(experiment.seconds * settings.epochs / epoch_s)), teacher)
         if teacher is None:
-            frozen = {slot: deepcopy(each) for slot, each in training.supernet.weights.items()}
-            teacher = _teacher(frozen, experiment, task)
+            teacher = SizedTeacher(frozen(training.supernet), experiment.space, task)
     return training
 
 
-def _teacher(weights: dict[str, nn.Module], experiment: Experiment, task: Any) -> Teacher:
-    return SizedTeacher(nn.ModuleDict(weights).requires_grad_(False), experiment.space, task)
+def frozen(supernet: Supernet) -> nn.ModuleDict:
+    """Return a copy of a supernet's weights that learns no more."""
+    return nn.ModuleDict({slot: deepcopy(each) for slot, each in supernet.weights.items()}).requires_grad_(False)
 
 
 def sandwiched(experiment: Experiment) -> Training:

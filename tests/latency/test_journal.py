@@ -45,7 +45,7 @@ def test_unfinished_line_is_dropped_and_overwritten(path, cut):
         ({"space_digest": "0" * 12}, "space: toy"),
         ({"fingerprint": replace(FINGERPRINT, runtime="onnxruntime 2")}, "runtime: measured with onnxruntime 1"),
         ({"device": CONDITIONS.device.model_copy(update={"name": "other"})}, "device: cpu, now other"),
-        ({"protocol": replace(CONDITIONS.protocol, kept=7)}, "protocol, kept: 5, now 7"),
+        ({"protocol": replace(CONDITIONS.protocol, kept=7)}, "protocol, kept: 2, now 7"),
         ({"protocol": replace(CONDITIONS.protocol, blocks=Rounds(9, 9))}, "protocol, blocks: "),
     ],
 )

@@ -51,13 +51,16 @@ def test_the_first_reason_stays():
 
 
 def test_a_better_timing_is_less_disturbed_else_of_more_runs_else_later():
-    quiet, varied = at(1.0), replace(at(1.0), noise="spread", p90=2e-3, p95=2e-3)
+    quiet, varied = at(1.0), replace(timing(1e-3), noise="spread", p90=2e-3, p95=2e-3)
     slow, hot = at(1.3), replace(at(1.0), noise="throttling")
     more, later = replace(quiet, n=quiet.n + 1), replace(quiet, at="2099-01-01T00:00:00+00:00")
     worst_first = [hot, varied, slow, quiet, later, more]
     assert sorted([later, hot, more, quiet, slow, varied], key=lambda timing: quality(timing, 1.0, 1.05)) == worst_first
     # Without a usual speed a quiet timing is one whose runs do not vary.
     assert quality(slow) == quality(quiet)
+    # With one, runs that vary are no worse: the undisturbed ones count, which are among them.
+    assert quality(replace(varied, reference=1.0), 1.0, 1.05) == quality(quiet, 1.0, 1.05)
+    assert quality(replace(varied, reference=1.3), 1.0, 1.05) == quality(slow, 1.0, 1.05)
 
 
 def test_a_correction_divides_by_a_power_of_the_drift():
@@ -166,10 +169,13 @@ def test_without_retries_nothing_is_measured_again(tmp_path):
 
 
 class Varying:
-    """A runner where the runs of some models vary, as much as is said for each time that they are measured."""
+    """A runner where the runs of some models vary, as much as is said for each time that they are measured.
 
-    def __init__(self, spreads):
-        self.spreads = {key: iter(values) for key, values in spreads.items()}
+    It takes no reference graph, unless it is given its seconds.
+    """
+
+    def __init__(self, spreads, reference=None):
+        self.spreads, self.seconds = {key: iter(values) for key, values in spreads.items()}, reference
         self.asked, self.references = [], []
 
     def measure(self, models, rounds, protocol, *, on_visits, reference=None):
@@ -180,10 +186,17 @@ class Varying:
     def outcome(self, key):
         spread = next(self.spreads.get(key, iter([1.0])))
         slow = 1e-3 * spread
-        return replace(at(1e-4), p90=slow, p95=slow, noise="spread" if spread > 1.2 else "")
+        return replace(at(self.seconds), p90=slow, p95=slow, noise="spread" if spread > 1.2 else "")
 
 
-def test_what_varied_is_measured_again_once_together_and_its_quietest_timing_is_kept(tmp_path, capsys):
+def test_where_the_reference_was_as_fast_as_usual_what_varied_is_flagged_but_not_measured_again(tmp_path):
+    runner = Varying({"b": [1.5, 1.0]}, reference=1e-4)
+    found = measuring(runner, tmp_path).timings("blocks", MODELS, Rounds(6, 1))
+    assert runner.asked == [list("abcde")]
+    assert {key: timing.noise for key, timing in found.items() if timing.noisy} == {"b": "spread"}
+
+
+def test_what_varied_without_a_reference_is_measured_again_once_and_its_quietest_timing_is_kept(tmp_path, capsys):
     runner = Varying({"b": [1.5, 1.0], "e": [1.3, 1.6, 1.0]})
     work = measuring(runner, tmp_path, wait_s=7.0)
     paused = []

@@ -110,7 +110,7 @@ def test_after_slow_blocks_fewer_networks_fit():
     assert found.blocks == PROTOCOL.blocks
     # What cannot be left out is not: the table would be of no use.
     least = with_networks_within(0.0, PACE, SPACE, PROTOCOL, slower=1.0)
-    assert (least.calibration_networks, least.held_out_networks, least.networks.visits) == (6, 10, 2)
+    assert (least.calibration_networks, least.held_out_networks, least.networks.visits) == (6, 10, 3)
 
 
 def test_gaps_take_their_time():

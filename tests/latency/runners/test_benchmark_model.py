@@ -36,7 +36,7 @@ def test_what_says_nothing_of_them_is_no_timing(output):
 
 
 def test_a_visit_is_as_long_as_the_protocol_wants():
-    protocol = MeasurementProtocol()
+    protocol = MeasurementProtocol(kept=5)
     assert VisitLength.of(Rounds(50, 5), protocol, 50) == VisitLength(3, 5, pytest.approx(0.008))
     assert VisitLength.of(Rounds(16, 10), protocol, 1) == VisitLength(3, 5, pytest.approx(0.2))
     assert VisitLength.of(Rounds(16, 10, idle_s=0.5), protocol, 1) == VisitLength(1, 5, 0.0, 0.5)
