@@ -180,11 +180,13 @@ def search(
 
     Bounds are named as the options of `nasdeploy search`: `latency_ms=5`, `latency_ms={"cpu": 5, "pi": (None, 40)}`,
     `latency_p95_ms`, `macs_m`, `params_m`, `size_mb`, `memory_mb`; their names end in the units: milliseconds, millions
-    and megabytes. Without any, the recipe's latency counts. `data` and `space` are needed again where they were Python
-    objects in training. With `precisions`, such as fp32 and int8, the search chooses among these too. With
-    `changes={"search.prefer": "fast"}` the fastest finalist wins that is no worse than the best, as far as can be told.
-    With `strict` a latency table that was measured under other conditions is refused. Raises `InfeasibleBudget` with
-    the range that can be reached, and `UserError` in those processes of `torchrun` that only help.
+    and megabytes. Latencies may be told by what networks take on the device: `"0.5x"` what the largest or original one
+    does, or `"40%"` of the range. Without any bound, the recipe's latency counts. `data` and `space` are needed again
+    where they were Python objects in training. With `precisions`, such as fp32 and int8, the search chooses among these
+    too. With `changes={"search.prefer": "fast"}` the fastest finalist wins that is no worse than the best, as far as
+    can be told. With `strict` a latency table that was measured under other conditions is refused. Raises
+    `InfeasibleBudget` with the range that can be reached, and `UserError` in those processes of `torchrun` that only
+    help.
     """
     from nasdeploy.workflows.request import parse_precisions, request_searches
     from nasdeploy.workflows.search import search_all
@@ -211,10 +213,10 @@ def search_devices(
 ) -> "DeviceSearches":
     """Search a trained run for each of several `devices`, and return the results with the one of the best winner.
 
-    The `budget` is that of `search`, and the same for all devices, `latency_ms` at least; a part of the range, such as
-    `40%`, is that of each device. The best winner is the run's result from then on. With `strict` a latency table that
-    was measured under other conditions is refused. Raises `InfeasibleBudget` if no network meets the budget on any of
-    them, and `UserError` for a device that is named twice or has no table.
+    The `budget` is that of `search`, and the same for all devices, `latency_ms` at least; `40%` of the range, and
+    `0.5x` what the largest network takes, are those of each device. The best winner is the run's result from then on.
+    With `strict` a latency table that was measured under other conditions is refused. Raises `InfeasibleBudget` if no
+    network meets the budget on any of them, and `UserError` for a device that is named twice or has no table.
     """
     from nasdeploy.workflows.device_searches import request_by_device
     from nasdeploy.workflows.device_searches import search_devices as workflow

@@ -39,14 +39,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PART = "latency"
-"""The option for a latency as a part of the device's range, `--latency 40%`."""
+"""The option for a latency by what networks take on the device, `--latency 40%` or `--latency 0.5x`."""
 
 
 def _cost_options() -> dict[str, Any]:
     """Return the types of the options as Typer reads them, by the names that a command has for them."""
     found: dict[str, Any] = {}
     part = typer.Option(
-        f"--{_PART}", metavar="[DEVICE=]PART", help="Latency budget as a part of the device's range, e.g. 40%."
+        f"--{_PART}",
+        metavar="[DEVICE=]PART",
+        help="Latency budget: 0.5x what the original or largest network takes, or 40% of the device's range.",
     )
     for cost in COSTS.values():
         if not cost.of_device:
@@ -88,20 +90,19 @@ Given = Mapping[str, str | list[str] | None]
 
 def asked_of(given: Given) -> "Asked":
     """Return what is asked for by the options that were given; raises `UserError` for one in another's unit."""
-    from nasdeploy.searching.budget import is_latency, split_device
+    from nasdeploy.searching.budget import is_latency, relative_to_device, split_device
 
     texts = {name: (value,) if isinstance(value, str) else tuple(value or ()) for name, value in given.items()}
     for cost in COSTS.values():
         for text in texts.get(cost.key, ()) if cost.of_device else ():
-            if "%" in text:
-                raise UserError(
-                    f"{OPTIONS[cost.key]} {text}: give milliseconds; a part of the range is --latency {text}"
-                )
+            if relative_to_device(split_device(text)[1]):
+                raise UserError(f"{OPTIONS[cost.key]} {text}: give milliseconds, or write --latency {text}")
     for text in texts.get(_PART, ()):
         # 40 alone would be milliseconds, where nearly always 40 % is meant.
         if not is_latency(split_device(text)[1]):
             raise UserError(
-                f"--latency {text}: give a part of the range, such as 40%; write milliseconds with --latency-ms"
+                f"--latency {text}: give a multiple of what the largest network takes, such as 0.5x, or a part of the "
+                "range, such as 40%; write milliseconds with --latency-ms"
             )
     asked = {name: texts.get(cost.key, ()) for name, cost in COSTS.items()}
     asked["latency"] = (*asked["latency"], *texts.get(_PART, ()))

@@ -31,7 +31,7 @@ from nasdeploy.training.sampling import draw
 from nasdeploy.training.sandwich import LARGEST, SMALLEST, Sandwich, SandwichStep, StepComputation
 from nasdeploy.training.settings import TrainSettings
 
-_MOST_STEPS = 6
+_MOST_STEPS = 4
 _ENOUGH_S = 10.0
 
 

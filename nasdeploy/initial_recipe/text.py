@@ -138,7 +138,7 @@ def _head(draft: Draft, file: str) -> str:
 shorter side {smallest} to {largest} pixels, median {median}.
 # Written by nasdeploy init for {draft.machine}; change what you like. In one go, or step by step:
 #     nasdeploy run {shlex.quote(_plain(file))}
-#     nasdeploy train {shlex.quote(_plain(file))}; nasdeploy profile; nasdeploy search --latency 40%; nasdeploy export
+#     nasdeploy train {shlex.quote(_plain(file))}; nasdeploy profile; nasdeploy search; nasdeploy export
 name: {quoted(draft.name)}
 {noted("seed: 0", "of the split, weights, order and augmentation of images, and search")}
 
@@ -274,7 +274,7 @@ recalibration:
 
 {_search_comment(draft)}
 search:
-{noted("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")}
+{noted(*(_OF_ORIGINAL if isinstance(draft, PretrainedDraft) else _OF_RANGE))}
 {score_text(search) if isinstance(draft, PretrainedDraft) else ""}  rounds: {search.rounds}
 {noted(f"  parents: {search.parents}", _FIRST[search.strategy])}
 {noted(f"  mutations: {half}", "in each round")}
@@ -284,6 +284,10 @@ search:
 
 _FIRST = {"evolution": "random networks at first", "additive": "the best by the table of loss, at first"}
 """What the first networks of a search are, by its strategy."""
+
+
+_OF_RANGE = ("  latency: 40%", "of the range that the device reaches; or milliseconds, such as 2.5ms")
+_OF_ORIGINAL = ("  latency: 0.5x", "half of what the original takes on the device; or milliseconds, such as 2.5ms")
 
 
 def _search_comment(draft: Draft) -> str:

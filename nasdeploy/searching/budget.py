@@ -1,12 +1,13 @@
 """Budgets: what a network may cost, as ranges by the names of costs, and how users write them. Torch-free.
 
-A user writes `5`, `100..200`, `40%`, and `DEVICE=BOUND` where devices are several.
+A user writes `5`, `100..200`, `40%`, `0.5x`, and `DEVICE=BOUND` where devices are several.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from nasdeploy.core.cost_registry import COSTS, NETWORK_COSTS, Cost, on_device, split_name
 from nasdeploy.core.errors import UserError, suggestion
@@ -83,12 +84,17 @@ Asked = Mapping[str, tuple[str, ...]]
 """Bounds as the user writes them, by the names of `COSTS`; those of a device's costs as `DEVICE=BOUND` or `BOUND`."""
 
 _NUMBER = r"[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?"
-_LATENCY = re.compile(rf"({_NUMBER})(ms|%)?")
+_LATENCY = re.compile(rf"({_NUMBER})(ms|%|x)?")
 
 
 def is_latency(text: str) -> bool:
     """Return whether it is a latency with its unit, or a range of such; what it comes to depends on the device."""
-    return all(re.fullmatch(rf"{_NUMBER}(ms|%)", one) for one in text.split("..") if one) and text.strip(".") != ""
+    return all(re.fullmatch(rf"{_NUMBER}(ms|%|x)", one) for one in text.split("..") if one) and text.strip(".") != ""
+
+
+def relative_to_device(text: str) -> bool:
+    """Return whether a latency, or a bound of a range of such, is told by what networks take on a device."""
+    return re.search(rf"{_NUMBER}(%|x)", text) is not None
 
 
 def parse_amount(cost: Cost, text: str) -> Range:
@@ -105,24 +111,40 @@ def _number(key: str, text: str) -> float:
     return float(text)
 
 
-def parse_latency(text: str, span: tuple[float, float]) -> Range:
-    """Return seconds for `2.5ms`, `2.5` (milliseconds) or `40%` of the reachable `span` in seconds, or a range."""
-    return _parsed(text, lambda one: _seconds(one, text, span), f"latency budget '{text}'")
+class DeviceLatencies(NamedTuple):
+    """Seconds that networks of a space take on a device."""
+
+    fastest: float
+    slowest: float
+    largest: float
+    """The time of the largest network, which in a space that was grown from a pretrained network is the original."""
+
+    def times(self, factor: float) -> "DeviceLatencies":
+        """Return all of them times a factor."""
+        return DeviceLatencies(*(factor * seconds for seconds in self))
 
 
-def _seconds(one: str, text: str, span: tuple[float, float]) -> float:
+def parse_latency(text: str, reach: DeviceLatencies) -> Range:
+    """Return seconds for `2.5ms`, `2.5` (milliseconds), `40%` of the range that a device reaches, or `0.5x` what the
+    largest network takes there; or for a range of these."""
+    return _parsed(text, lambda one: _seconds(one, text, reach), f"latency budget '{text}'")
+
+
+def _seconds(one: str, text: str, reach: DeviceLatencies) -> float:
     match = _LATENCY.fullmatch(one)
     if match is None or float(match[1]) == inf:
         raise UserError(
-            f"latency budget '{text}': write milliseconds, such as 2.5ms, a part of the range, such as 40%, or a range "
-            "of either, such as 2ms..2.5ms"
+            f"latency budget '{text}': write milliseconds, such as 2.5ms, a part of the range, such as 40%, a multiple "
+            "of what the largest network takes, such as 0.5x, or a range of these, such as 2ms..2.5ms"
         )
     number = float(match[1])
+    if match[2] == "x":
+        return number * reach.largest
     if match[2] != "%":
         return number / 1e3
     if number > 100:
         raise UserError(f"latency budget '{text}': at most 100% of the reachable range")
-    return span[0] + (span[1] - span[0]) * number / 100
+    return reach.fastest + (reach.slowest - reach.fastest) * number / 100
 
 
 def _parsed(text: str, value: Callable[[str], float], where: str) -> Range:

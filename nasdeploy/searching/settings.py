@@ -129,7 +129,8 @@ class SearchSettings(Settings):
         for text in given.values() if isinstance(given, dict) else [given]:
             if text is not None and not is_latency(text):
                 raise ValueError(
-                    "write it as milliseconds, such as 2.5ms, or as a part of the reachable range, such as 40%"
+                    "write it as milliseconds, such as 2.5ms, as a part of the reachable range, such as 40%, or as a "
+                    "multiple of what the largest network takes, such as 0.5x"
                 )
         return given
 

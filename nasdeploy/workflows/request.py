@@ -22,7 +22,16 @@ from nasdeploy.recipe import Recipe, space_of
 from nasdeploy.runtimes import described_runtime, runtime_of
 from nasdeploy.runtimes.device import Device, load_device, missing_to_reach
 from nasdeploy.runtimes.runtime import Precision
-from nasdeploy.searching.budget import Asked, Budget, Range, parse_amount, parse_latency, split_device
+from nasdeploy.searching.budget import (
+    Asked,
+    Budget,
+    DeviceLatencies,
+    Range,
+    parse_amount,
+    parse_latency,
+    relative_to_device,
+    split_device,
+)
 from nasdeploy.searching.feasibility import require_feasible
 from nasdeploy.searching.problem import Problem
 from nasdeploy.searching.settings import require_parts, require_used
@@ -115,7 +124,7 @@ def require_any(asked: Asked) -> None:
     """Raise `UserError` unless something is bounded."""
     if not asked:
         raise UserError(
-            "no budget given: use `latency_ms=X`, `latency=40%`, `macs_m=X` or `params_m=X`, or set search.latency in "
+            "no budget given: use `latency_ms=X`, `latency=0.5x`, `macs_m=X` or `params_m=X`, or set search.latency in "
             "the recipe"
         )
 
@@ -148,10 +157,10 @@ def _latency(
     given, bound = split_device(text)
     device = load_device(given or recipe.device).name
     if device not in tables:
-        return device, parse_latency(bound, (0.0, 0.0))
-    low, high = tables[device].range(space)
-    ratio = tables[device].p95_ratio if name == "latency_p95" else 1.0
-    return device, parse_latency(bound, (ratio * low, ratio * high))
+        return device, parse_latency(bound, DeviceLatencies(0.0, 0.0, 0.0))
+    table = tables[device]
+    reach = DeviceLatencies(*table.range(space), table.predict(space.plan(space.largest())).seconds)
+    return device, parse_latency(bound, reach.times(table.p95_ratio) if name == "latency_p95" else reach)
 
 
 def latency_devices(recipe: Recipe, asked: Asked) -> list[Device]:
@@ -229,10 +238,8 @@ def _require_one_budget(asked: Asked, precisions: Sequence[Precision]) -> None:
     if processes() > 1:
         raise UserError("`precision`: several precisions are searched by one process; leave out torchrun, or name one")
     for text in latencies:
-        if "%" in text:
-            raise UserError(
-                f"latency budget '{text}': a part of the range is another budget in each precision; give milliseconds"
-            )
+        if relative_to_device(split_device(text)[1]):
+            raise UserError(f"latency budget '{text}': it comes to another in each precision; give milliseconds")
 
 
 def _within(asked: Asked, recipe: Recipe, precision: Precision) -> Asked:

@@ -34,13 +34,15 @@ def test_every_cost_has_an_option(command: str) -> None:
 
 
 def test_parts_of_the_range_are_no_milliseconds() -> None:
-    with assert_stops(UserError, match=r"--latency-ms 40%: give milliseconds; a part of the range is --latency 40%"):
+    with assert_stops(UserError, match=r"--latency-ms 40%: give milliseconds, or write --latency 40%"):
         asked_of({"latency_ms": ["40%"]})
 
 
 @pytest.mark.parametrize("text", ["40", "cpu=0.4", "40 percent", "", "1e3"])
 def test_a_part_of_the_range_has_its_unit(text: str) -> None:
-    with assert_stops(UserError, match=r"give a part of the range, such as 40%; write milliseconds with --latency-ms"):
+    with assert_stops(
+        UserError, match=r"such as 0.5x, or a part of the range, such as 40%; write milliseconds with --latency-ms"
+    ):
         asked_of({"latency": [text]})
 
 

@@ -98,7 +98,7 @@ def test_a_precision_that_cannot_meet_the_budget_is_left_out(run: Run) -> None:
 @pytest.mark.parametrize(
     ("latency", "bounds", "message"),
     [
-        (("40%",), {}, "latency budget '40%': a part of the range is another budget in each precision; give millisec"),
+        (("40%",), {}, "latency budget '40%': it comes to another in each precision; give millisec"),
         ((), {"macs": ("1",)}, "--precision: a precision is chosen by its latency; give a budget with --latency-ms X"),
         (("cpu-torch=1",), {}, "--precision int8: device cpu-torch would be cpu-torch-int8 in it: unknown device"),
         (("odd.yaml=1",), {}, "--precision int8: device odd-int8 is in fp32; correct its file"),

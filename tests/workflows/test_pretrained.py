@@ -79,7 +79,7 @@ def test_the_original_is_kept_and_knows_the_pictures(way: _Way) -> None:
 
 @pytest.mark.slow
 def test_the_winner_is_trained_further_and_exported(way: _Way) -> None:
-    assert way.asked == ["44%"]
+    assert way.asked == ["0.5x"]
     assert way.left["result"].winner.costs["macs"] <= 2e6
     exported, finetuned = way.left["export"], read(next(way.left["run"].path.glob("finetune/*/finetune.json")))
     assert not exported.manifest.artefacts[0].proof.problems

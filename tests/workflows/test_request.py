@@ -69,6 +69,16 @@ def test_parts_of_a_range_are_those_of_p95_where_that_is_bounded(run: Run) -> No
     assert found.budget["latency_p95 on cpu"] == Range(pytest.approx(ratio * low), pytest.approx(ratio * high))
 
 
+def test_multiples_are_of_what_the_largest_network_takes(run: Run) -> None:
+    whole = asked(run, latency=("0.9x",))
+    table = whole.tables[0]
+    seconds = table.predict(SPACE.plan(SPACE.largest())).seconds
+    assert whole.budget["latency on cpu"] == at_most(pytest.approx(0.9 * seconds))
+    assert asked(run, latency_p95=("1x..",)).budget["latency_p95 on cpu"].low == pytest.approx(
+        table.p95_ratio * seconds
+    )
+
+
 def test_without_bounds_the_recipe_decides(run: Run) -> None:
     found = asked(run, "search.latency=40%")
     assert found.budget.devices == ("cpu",)
@@ -81,7 +91,7 @@ def test_without_bounds_the_recipe_decides(run: Run) -> None:
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
-        ({}, "no budget given: use --latency-ms X, --latency 40%, --macs-m X or --params-m X"),
+        ({}, "no budget given: use --latency-ms X, --latency 0.5x, --macs-m X or --params-m X"),
         ({"latency": ("1", "cpu=40%")}, "device cpu has two latency budgets; use one of them, or name another device "),
         ({"latency": ("cup=1",)}, "unknown device 'cup'; did you mean 'cpu'?"),
         ({"latency": ("cpu=",)}, "latency budget '': write milliseconds, such as 2.5ms, a part of the range"),
