@@ -72,8 +72,8 @@ from nasdeploy.workflows.evaluate import regime_edges, sample_regimes
 RECIPE = "ofa-mbv3-cifar10"
 WAYS = ("shrinking", "sandwich", "init")
 _TEST_BATCH = 250
-PILOT = 4
-"""The steps by which the time of a step is found; the first one is not counted."""
+PILOT, PILOT_S = 4, 20.0
+"""The steps, and the seconds of them, by which the time of a step is found; the first one is not counted."""
 REGIMES = 4
 MEDIANS = 5
 """The networks of about the median of MACs."""
@@ -166,9 +166,10 @@ class Training:
         """Return the processor time of a step, from a few of a copy."""
         copy = Training(self.experiment, deepcopy(self.supernet))
         copy.learn(settings, 1, teacher)
-        copy.took = 0.0
-        copy.learn(settings, PILOT, teacher)
-        return copy.took / PILOT
+        copy.took, copy.steps = 0.0, 0
+        while copy.steps < PILOT or copy.took < PILOT_S:
+            copy.learn(settings, PILOT, teacher)
+        return copy.took / copy.steps
 
     def learn(self, settings: TrainSettings, steps: int, teacher: Teacher | None = None) -> None:
         """Make the steps of a phase, whose schedule is stretched over them."""
