@@ -95,7 +95,7 @@ def asked_of(given: Given) -> "Asked":
     texts = {name: (value,) if isinstance(value, str) else tuple(value or ()) for name, value in given.items()}
     for cost in COSTS.values():
         for text in texts.get(cost.key, ()) if cost.of_device else ():
-            if relative_to_device(split_device(text)[1]):
+            if relative_to_device(text):
                 raise UserError(f"{OPTIONS[cost.key]} {text}: give milliseconds, or write --latency {text}")
     for text in texts.get(_PART, ()):
         # 40 alone would be milliseconds, where nearly always 40 % is meant.

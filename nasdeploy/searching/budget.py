@@ -89,12 +89,19 @@ _LATENCY = re.compile(rf"({_NUMBER})(ms|%|x)?")
 
 def is_latency(text: str) -> bool:
     """Return whether it is a latency with its unit, or a range of such; what it comes to depends on the device."""
-    return all(re.fullmatch(rf"{_NUMBER}(ms|%|x)", one) for one in text.split("..") if one) and text.strip(".") != ""
+    units = _units(text)
+    return bool(units) and None not in units
 
 
 def relative_to_device(text: str) -> bool:
-    """Return whether a latency, or a bound of a range of such, is told by what networks take on a device."""
-    return re.search(rf"{_NUMBER}(%|x)", text) is not None
+    """Return whether `BOUND` or `DEVICE=BOUND` tells a latency by what networks take on the device."""
+    return any(unit in ("%", "x") for unit in _units(split_device(text)[1]))
+
+
+def _units(text: str) -> list[str | None]:
+    """Return the unit of each end of a range of latencies; None for one that has none, or is no latency."""
+    ends = (_LATENCY.fullmatch(one) for one in text.split("..") if one)
+    return [end and end[2] for end in ends]
 
 
 def parse_amount(cost: Cost, text: str) -> Range:

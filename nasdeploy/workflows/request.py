@@ -238,7 +238,7 @@ def _require_one_budget(asked: Asked, precisions: Sequence[Precision]) -> None:
     if processes() > 1:
         raise UserError("`precision`: several precisions are searched by one process; leave out torchrun, or name one")
     for text in latencies:
-        if relative_to_device(split_device(text)[1]):
+        if relative_to_device(text):
             raise UserError(f"latency budget '{text}': it comes to another in each precision; give milliseconds")
 
 

@@ -34,7 +34,7 @@ RUNS = 6
 """The runs of a visit."""
 COUNTED = {"runs 2 to 6": slice(1, 6), "runs 3 and 4": slice(2, 4), "run 4": slice(3, 4)}
 """Which runs of a visit may count."""
-VISITS = (5, 10, 20, 30, 40, 60)
+VISITS = (10, 15, 20, 30, 40, 60)
 
 
 def recorded(sessions: Sequence[Session], seconds: float) -> Floats:
