@@ -185,10 +185,11 @@ def test_one_thread_is_one_thread(device):
 def test_two_threads_are_two_threads(device):
     if needs_gpu(device.runtime):
         pytest.skip("threads are the processor's")
-    session = opened(device.model_copy(update={"threads": 2}), lambda form: matmul_chain(form, 384, 4))
+    # Where others use both cores, a thread waits for its slice of 3 ms, and the other one does its share meanwhile: so
+    # that a share takes longer than that, the products are large. It has a hundred rounds to appear.
+    session = opened(device.model_copy(update={"threads": 2}), lambda form: matmul_chain(form, 1024, 2))
     session.call()
     before = _thread_seconds()
-    # A core that others use may leave the second thread without work for some calls: it has a hundred rounds to appear.
     assert any(_shared_by_two(session, before) for _ in range(100))
     session.close()
 
