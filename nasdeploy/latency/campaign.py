@@ -26,6 +26,7 @@ from nasdeploy.latency.protocol import (
     corrected,
     disturbances,
     disturbed_by,
+    drifted,
     flagged,
     quality,
     usual_reference,
@@ -119,9 +120,9 @@ class Campaign:
     ) -> dict[str, Timing]:
         """Return the timings of all models; measured now is what the journal lacks, and again what was disturbed.
 
-        Again as often as the protocol says, but once where runs varied and no reference graph tells why. Where it tells
-        that the machine was as fast as usual they are not: undisturbed runs are found among them, and the one of two
-        timings that varies less is no better a guess at those. And only as far as it leaves `later_s` seconds of the
+        Again as often as the protocol says. Where runs merely varied it is once, for whole networks, of which the
+        faster timing is kept, and for what has no reference graph. Blocks have one that was as fast as usual, and are
+        so many that what one of them got too slow evens out. And only as far as it leaves `later_s` seconds of the
         given time for what else is to be measured. Raises `UserError` if the runtime refuses some, after all others
         were measured.
         """
@@ -132,7 +133,8 @@ class Campaign:
         each = (perf_counter() - start) / len(missing) if missing else 0.0
         timings = all_measured(kind, {key: known[key] for key in models})
         for attempt in range(self.protocol.retries):
-            again = self._worth_measuring_again(kind, _drifting(timings) if attempt else timings, each, later_s)
+            seen = _drifting(timings) if attempt else _varying(timings, above) if kind == "networks" else timings
+            again = self._worth_measuring_again(kind, seen, each, later_s)
             if not again:
                 break
             self.pause(self.protocol.wait_s)
@@ -189,6 +191,15 @@ class Campaign:
 def _drifting(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     """Return `timings` as if runs never varied, so that other disturbances alone are seen."""
     return {key: replace(timing, noise="") if timing.noise == "spread" else timing for key, timing in timings.items()}
+
+
+def _varying(timings: Mapping[str, Timing], above: float) -> dict[str, Timing]:
+    """Return `timings` as if no reference graph told how fast the machine was while those ran that merely varied."""
+    drifts = drifted(timings, above)
+    return {
+        key: replace(timing, reference=None) if timing.noise == "spread" and key not in drifts else timing
+        for key, timing in timings.items()
+    }
 
 
 def all_measured(kind: Kind, outcomes: Mapping[str, Outcome]) -> dict[str, Timing]:

@@ -32,9 +32,12 @@ class Rounds:
     idle_s: float = 0.0
     """Seconds of doing nothing before each call that is timed, as an application with a camera has them: caches and
     clocks are then what it finds. 0: calls are timed back to back."""
+    group_with_room: int = 0
+    """The number of sessions that are open together on this machine's processor while half of its free memory is left;
+    `group` are in any case. The more there are, the more time the visits to each are spread over."""
 
     def __post_init__(self) -> None:
-        if min(self.group, self.visits) < 1 or not 0 <= self.idle_s < float("inf"):
+        if min(self.group, self.visits) < 1 or self.group_with_room < 0 or not 0 <= self.idle_s < float("inf"):
             raise ValueError(f"a measurement needs a group and a visit at least, no pause below 0; found {self}")
 
 
@@ -48,9 +51,10 @@ class MeasurementProtocol:
 
     blocks: Rounds = Rounds(group=50, visits=5)
     """The rounds for blocks. A table adds them up, so that what disturbs single ones is evened out."""
-    networks: Rounds = Rounds(group=16, visits=30)
-    """The rounds for whole networks, in smaller groups, because an open network takes up to 200 MB. Visits are many and
-    short: what slows a machine lasts longer than a visit, so that runs of one visit tell little more than one run."""
+    networks: Rounds = Rounds(group=16, visits=30, group_with_room=65)
+    """The rounds for whole networks, in smaller groups where memory is scarce, because an open network takes up to
+    200 MB. Visits are many and short: what slows a machine lasts longer than a visit, so that runs of one visit tell
+    little more than one run. And they are spread over as much time as can be, because it may be slow for a minute."""
     warmup: int = 3
     """The runs thrown away before the first visit."""
     discarded: int = 2
@@ -208,12 +212,13 @@ def utc_now() -> str:
     return strftime("%Y-%m-%dT%H:%M:%S+00:00", gmtime())
 
 
-def quality(timing: Timing, usual: float | None = None, drift_above: float = inf) -> tuple[float, int, str]:
-    """Return a key by which better timings are larger: less disturbed, else of more runs, else later.
+def quality(timing: Timing, usual: float | None = None, drift_above: float = inf) -> tuple[float, int, float, str]:
+    """Return a key by which better timings are larger: less disturbed, else of more runs, else faster, else later.
 
+    Faster when nothing disturbs a call, since nothing makes one faster.
     `usual` are the seconds of the reference graph at the machine's usual speed, if they are known.
     """
-    return -disturbance(timing, usual, drift_above), timing.n, timing.at
+    return -disturbance(timing, usual, drift_above), timing.n, -timing.undisturbed, timing.at
 
 
 def disturbance(timing: Timing, usual: float | None, drift_above: float) -> float:

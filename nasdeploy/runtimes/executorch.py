@@ -43,6 +43,7 @@ class ExecuTorch:
     form: Form = "program"
     precisions: tuple[Precision, ...] = ("fp32",)
     largest_batch: int | None = None
+    needs_gpu: bool = False
     oldest: str | None = None
 
     def __init__(self) -> None:

@@ -46,6 +46,7 @@ class Mnn:
     form: Form = "mnn"
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     largest_batch: int | None = None
+    needs_gpu: bool = False
     oldest: str | None = None
 
     def missing(self) -> str | None:

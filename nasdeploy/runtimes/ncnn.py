@@ -80,6 +80,7 @@ class Ncnn:
     form: Form = "ncnn"
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     largest_batch: int | None = 1
+    needs_gpu: bool = False
     oldest: str | None = None
 
     def missing(self) -> str | None:

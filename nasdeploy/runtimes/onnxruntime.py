@@ -56,6 +56,7 @@ class OnnxRuntime:
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     largest_batch: int | None = None
+    needs_gpu: bool = False
     oldest: str | None = _OLDEST
 
     def missing(self) -> str | None:
@@ -87,6 +88,7 @@ class OnnxRuntimeCuda:
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     largest_batch: int | None = None
+    needs_gpu: bool = True
     oldest: str | None = _OLDEST
 
     def missing(self) -> str | None:

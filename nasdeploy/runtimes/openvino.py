@@ -47,6 +47,7 @@ class OpenVino:
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     largest_batch: int | None = None
+    needs_gpu: bool = False
     oldest: str | None = None
 
     def missing(self) -> str | None:

@@ -31,6 +31,7 @@ class PyTorch:
     form: Form = "module"
     precisions: tuple[Precision, ...] = ("fp32",)
     largest_batch: int | None = None
+    needs_gpu: bool = False
     oldest: str | None = None
 
     def missing(self) -> str | None:

@@ -156,6 +156,9 @@ class Runtime(Protocol):
     largest_batch: int | None
     """The largest batch that a device may have, which is that of timed calls; None for any."""
 
+    needs_gpu: bool
+    """Whether models are computed by a GPU, and lie in its memory."""
+
     @property
     def oldest(self) -> str | None:
         """The first version that opens the models that are measured; None where none is known to be too old."""

@@ -39,6 +39,7 @@ class TensorRt:
     form: Form = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "int8")
     largest_batch: int | None = None
+    needs_gpu: bool = True
     oldest: str | None = None
 
     def __init__(self, module: str, package: str) -> None:

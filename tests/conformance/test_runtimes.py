@@ -28,11 +28,7 @@ from tests.conformance.runtime_models import (
 
 def devices(*forms):
     names = [name for name in sorted(RUNTIMES) if RUNTIMES[name].form in forms]
-    return [pytest.param(name, marks=pytest.mark.gpu) if needs_gpu(name) else name for name in names]
-
-
-def needs_gpu(name):
-    return name.startswith("tensorrt") or name.endswith("-cuda")
+    return [pytest.param(name, marks=pytest.mark.gpu) if RUNTIMES[name].needs_gpu else name for name in names]
 
 
 def usable(name):
@@ -183,7 +179,7 @@ def test_one_thread_is_one_thread(device):
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor only")
 def test_two_threads_are_two_threads(device):
-    if needs_gpu(device.runtime):
+    if RUNTIMES[device.runtime].needs_gpu:
         pytest.skip("threads are the processor's")
     # Where others use both cores, a thread waits for its slice of 3 ms, and the other one does its share meanwhile: so
     # that a share takes longer than that, the products are large. It has a hundred rounds to appear.

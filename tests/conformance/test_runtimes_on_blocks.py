@@ -19,7 +19,7 @@ from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes import RUNTIMES, runtime_of
 from nasdeploy.runtimes.device import Device
 from nasdeploy.spaces import load_space
-from tests.conformance.test_runtimes import needs_gpu, usable
+from tests.conformance.test_runtimes import usable
 from tests.families.blocks import Attend, Embed, Join, Lift, Mix, Summary, Unembed
 from tests.families.families import registered
 
@@ -124,7 +124,7 @@ def agree(found, expected, precision):
 
 
 PAIRS = [
-    pytest.param(name, precision, marks=pytest.mark.gpu if needs_gpu(name) else (), id=f"{name}-{precision}")
+    pytest.param(name, precision, marks=pytest.mark.gpu if RUNTIMES[name].needs_gpu else (), id=f"{name}-{precision}")
     for name, runtime in RUNTIMES.items()
     for precision in runtime.precisions
     if runtime.form != "program"

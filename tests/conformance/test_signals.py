@@ -9,13 +9,13 @@ import pytest
 from nasdeploy.runtimes import RUNTIMES
 from tests.conformance.runtime_models import FILES, small_bytes, written
 from tests.conformance.test_formats import DIGITS, FORMATS, contents, network_of
-from tests.conformance.test_runtimes import needs_gpu, usable
+from tests.conformance.test_runtimes import usable
 
 ROOT = Path(__file__).parents[2]
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
-    gpu = [pytest.mark.gpu] if needs_gpu(name) else []
+    gpu = [pytest.mark.gpu] if RUNTIMES[name].needs_gpu else []
     return gpu + ([pytest.mark.slow] if RUNTIMES[name].form == "program" else [])
 
 

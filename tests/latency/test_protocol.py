@@ -347,3 +347,5 @@ def test_impossible_protocols_are_refused(wrong):
         replace(PLAIN, **wrong)
     with pytest.raises(ValueError, match="a group and a visit"):
         Rounds(group=0, visits=1)
+    with pytest.raises(ValueError, match="a group and a visit"):
+        Rounds(group=1, visits=1, group_with_room=-1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
+from nasdeploy.core.cpus import available_memory
 from nasdeploy.core.errors import ConversionRefused, UserError, one_line
 from nasdeploy.latency.machine import Fingerprint, fingerprint_here
 from nasdeploy.latency.measure import Group, Timed, in_groups, measure
@@ -127,13 +128,28 @@ class LocalRunner:
         reference: ModelMaker | None = None,
     ) -> Iterator[dict[str, Outcome]]:
         """Measure as `Runner.measure` says; a group's sessions are open only while it is measured."""
-        for group in in_groups(models, rounds.group, reference):
+        waiting = dict(models)
+        while waiting:
+            # What does not fit into memory is left for the next group.
+            size = max(rounds.group, 0 if self._runtime.needs_gpu else rounds.group_with_room)
+            group = next(in_groups(waiting, size, reference))
             beside = None if group.reference is None else self._opened(group.reference)
-            tried = {key: self._opened(maker) for key, maker in group.models.items()}
+            tried = self._opened_while_room(group.models, rounds.group - (group.reference is not None))
+            waiting = {key: maker for key, maker in waiting.items() if key not in tried}
             refused = {key: session for key, session in tried.items() if isinstance(session, Refusal)}
             sessions = {key: session for key, session in tried.items() if not isinstance(session, Refusal)}
             together = Group(sessions, None if isinstance(beside, Refusal) else beside)
             yield {**refused, **measure_sessions(together, rounds, protocol, lambda: on_visits(1))}
+
+    def _opened_while_room(self, makers: Mapping[str, ModelMaker], least: int) -> dict[str, Timed | Refusal]:
+        """Open `least` models, and more of them while half of the memory that was free before is left."""
+        tried: dict[str, Timed | Refusal] = {}
+        half = available_memory() / 2
+        for key, maker in makers.items():
+            if len(tried) >= least and available_memory() < half:
+                break
+            tried[key] = self._opened(maker)
+        return tried
 
     def _opened(self, maker: ModelMaker) -> Timed | Refusal:
         model = made(maker)
