@@ -56,7 +56,8 @@ def test_a_better_timing_is_less_disturbed_else_of_more_runs_else_faster_else_la
     more, later = replace(quiet, n=quiet.n + 1), replace(quiet, at="2099-01-01T00:00:00+00:00")
     faster = replace(quiet, p10=9e-4)
     worst_first = [hot, varied, slow, quiet, later, faster, more]
-    assert sorted([later, hot, more, quiet, faster, slow, varied], key=lambda timing: quality(timing, 1.0, 1.05)) == worst_first
+    shuffled = [later, hot, more, quiet, faster, slow, varied]
+    assert sorted(shuffled, key=lambda timing: quality(timing, 1.0, 1.05)) == worst_first
     # Without a usual speed a quiet timing is one whose runs do not vary.
     assert quality(slow) == quality(quiet)
     # With one, runs that vary are no worse: the undisturbed ones count, which are among them.
@@ -172,8 +173,8 @@ def test_without_retries_nothing_is_measured_again(tmp_path):
 class Varying:
     """A runner where the runs of some models vary, as much as is said for each time that they are measured.
 
-    It takes no reference graph, unless it is given its seconds. `undisturbed` are the milliseconds of a run that nothing
-    disturbs, each time.
+    It takes no reference graph, unless it is given its seconds. `undisturbed` are the milliseconds of a run that
+    nothing disturbs, each time.
     """
 
     def __init__(self, spreads, reference=None, undisturbed=None):
