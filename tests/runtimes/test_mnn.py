@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nasdeploy.convert import model_for
+from nasdeploy.convert import mnn, model_for
 from nasdeploy.convert.mnn import to_mnn
 from nasdeploy.core.errors import ConversionRefused, UserError
 from nasdeploy.core.progress import Progress
@@ -82,6 +82,42 @@ def test_an_operator_that_the_converter_lacks_is_named():
         to_mnn(unknown_operator("onnx"), half=False)
     with pytest.raises(ConversionRefused, match=r"^MNN does not convert it \(.*Invalid ONNX Model:it\)$"):
         to_mnn(b"", half=False)
+
+
+_FAKE = """
+import json, os, shutil, sys
+for line in sys.stdin:
+    begun, ended, words = json.loads(line)
+    open(begun, "w").close()
+    source, made = words[words.index("--modelFile") + 1], words[words.index("--MNNModel") + 1]
+    if os.path.getsize(source) == 5:
+        os.abort()
+    shutil.copyfile("made.mnn", made)
+    os.rename(begun, ended)
+"""
+
+
+def test_a_model_that_the_converter_crashes_at_costs_no_other(tmp_path, monkeypatch):
+    (tmp_path / "made.mnn").write_bytes(content())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnn, "_COMMAND", (sys.executable, "-c", _FAKE))
+    found = mnn.to_mnn_each([b"a", b"crash", b"bc", b"crash", b"crash"], half=False)
+    assert [isinstance(each, bytes) for each in found] == [True, False, True, False, False]
+    assert str(found[4]) == "MNN does not convert it (its converter crashes)"
+
+
+def test_a_converter_that_does_not_start_is_one_line(monkeypatch):
+    monkeypatch.setattr(mnn, "_COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    with pytest.raises(UserError, match=r"^MNN's converter cannot be started; install MNN again: pip install --force"):
+        to_mnn(small_onnx(1), half=False)
+
+
+def test_models_are_converted_in_their_order_whatever_their_number():
+    sources = [mnn_source(), small_onnx(1), mnn_source(), b""]
+    found = mnn.to_mnn_each(iter(sources), half=False)
+    assert found[:3] == [to_mnn(source, half=False) for source in sources[:3]]
+    assert isinstance(found[3], ConversionRefused)
+    assert mnn.to_mnn_each([], half=False) == []
 
 
 @pytest.mark.parametrize(
