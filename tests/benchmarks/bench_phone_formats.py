@@ -1,7 +1,7 @@
 """Figures of the formats of boards and phones: how exact files are, and how long blocks take to convert.
 
-    python -m tests.benchmarks.bench_phone_formats --format ncnn [--space alphanet ...] [--random 10]
-    python -m tests.benchmarks.bench_phone_formats --format ncnn --table [--space alphanet]
+    python -m tests.benchmarks.bench_phone_formats [--format ncnn mnn litert] [--space alphanet ...] [--random 10]
+    python -m tests.benchmarks.bench_phone_formats [--format ncnn mnn litert] --table [--space alphanet]
 
 The first writes, opens and runs networks of each space: the published `a0` and `a3`, and some at random, with random
 weights and recalibrated normalisations. `difference` is the largest of a network's logits from PyTorch's, as a part of
@@ -11,7 +11,7 @@ the largest logit. The second converts all blocks of a space's latency table, an
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -56,10 +56,10 @@ def network_of(supernet: Supernet, arch: Arch) -> tuple[Network, torch.Tensor]:
     return calibrate(extract(supernet, arch), [images]).eval(), images
 
 
-def agreement(name: str, network: Network, images: torch.Tensor) -> dict[str, Any]:
+def agreement(name: str, network: Network, made: Conversions, images: torch.Tensor) -> dict[str, Any]:
     """Write a file of format `name`, run it on one image, and compare its logits with PyTorch's."""
     form = FORMATS[name]
-    device, made = device_for(form, CPU, "fp32"), Conversions(network)
+    device = device_for(form, CPU, "fp32")
     with TemporaryDirectory() as folder:
         path, start = Path(folder, file_name(form, "fp32")), perf_counter()
         form.write(Source(network, lambda wanted: made.onnx(wanted, form.recipe(device)), "fp32", device), path)
@@ -74,12 +74,15 @@ def agreement(name: str, network: Network, images: torch.Tensor) -> dict[str, An
     return {"difference": difference, "problems": problems, "met": difference <= ALLOWED and not problems, "s": seconds}
 
 
-def exactness(name: str, space: str, random: int) -> Iterator[dict[str, Any]]:
-    """Yield how exact the files of a space's networks are."""
+def exactness(formats: Sequence[str], space: str, random: int) -> Iterator[dict[str, Any]]:
+    """Yield how exact the files of a space's networks are, in each format."""
     known = load_space(space, 100)
     supernet = supernet_of(known)
     for title, arch in chosen(known, random).items():
-        yield {"space": space, "network": title, **agreement(name, *network_of(supernet, arch))}
+        network, images = network_of(supernet, arch)
+        made = Conversions(network)
+        for name in formats:
+            yield {"space": space, "network": title, "format": name, **agreement(name, network, made, images)}
 
 
 def table(name: str, space: str) -> dict[str, Any]:
@@ -94,18 +97,19 @@ def table(name: str, space: str) -> dict[str, Any]:
         except ConversionRefused as error:
             refused[key] = str(error)
     seconds = perf_counter() - start
-    return {"space": space, "blocks": len(blocks), "s": seconds, "mb": size / 1e6, "refused": refused}
+    return {"format": name, "space": space, "blocks": len(blocks), "s": seconds, "mb": size / 1e6, "refused": refused}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--format", choices=PHONE_FORMATS, required=True)
+    parser.add_argument("--format", nargs="+", choices=PHONE_FORMATS, default=PHONE_FORMATS)
     parser.add_argument("--space", nargs="+", choices=SPACES)
     parser.add_argument("--random", type=int, default=10)
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     if given.table:
-        print(json.dumps([table(given.format, space) for space in given.space or ["alphanet"]], indent=2))
+        spaces = given.space or ["alphanet"]
+        print(json.dumps([table(name, space) for name in given.format for space in spaces], indent=2))
         return
     rows = []
     for space in given.space or SPACES:
