@@ -1,6 +1,6 @@
 """Modules as `.tflite` files: what is delivered, and what is measured, with the same operators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ class TfliteConverter:
 
     together = 1
 
-    def convert(self, modules: "Sequence[MeasuredModule]", device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: "Iterable[MeasuredModule]", device: Target) -> list[Model | ConversionRefused]:
         """Return files of the device's batch."""
         return [self._converted(each, device) for each in modules]
 

@@ -4,7 +4,7 @@ Some converters take seconds to start and hardly longer for a hundred modules th
 time, when the first of them is asked for; what they make lies in files until it is measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,9 +52,9 @@ class Converter(Protocol):
     def together(self) -> int:
         """The number of modules that are converted at a time."""
 
-    def convert(self, modules: Sequence[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: Iterable[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
         """Return a model for the device's batch and precision, or why there is none, for each of up to `together`
-        modules, which are left in evaluation mode."""
+        modules, which may be made as they are asked for and are left in evaluation mode."""
 
 
 class OnnxConverter:
@@ -63,7 +63,7 @@ class OnnxConverter:
 
     together = 1
 
-    def convert(self, modules: Sequence[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: Iterable[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
         """Return ONNX files."""
         return [self._converted(each, device) for each in modules]
 
@@ -81,7 +81,7 @@ class TorchConverter:
 
     together = 1
 
-    def convert(self, modules: Sequence[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: Iterable[MeasuredModule], device: Target) -> list[Model | ConversionRefused]:
         """Return the modules themselves."""
         return [self._converted(each) for each in modules]
 
@@ -162,7 +162,7 @@ class _Together:
         return found.read_bytes()
 
     def _convert(self) -> None:
-        converted = self._converter.convert([make() for make in self._modules.values()], self._device)
+        converted = self._converter.convert((make() for make in self._modules.values()), self._device)
         for number, (key, model) in enumerate(zip(self._modules, converted, strict=True)):
             if isinstance(model, ConversionRefused):
                 self._found[key] = model

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ class _Job:
         """Return what the program is told."""
         options = {"modelFile": str(self.source), "MNNModel": str(self.made), "bizCode": "nasdeploy"}
         words = ["mnnconvert", "-f", "ONNX", *(word for name in options for word in (f"--{name}", options[name]))]
-        return json.dumps([str(self.begun), str(self.ended), words + [f"--{_HALF}"] * half]) + "\n"
+        return json.dumps([str(self.source), str(self.begun), str(self.ended), words + [f"--{_HALF}"] * half]) + "\n"
 
     def outcome(self) -> bytes | ConversionRefused:
         """Return the file, or why there is none."""
@@ -151,8 +151,8 @@ def _reason(said: str) -> str:
 class MnnConverter:
     """MNN's files. What is measured in fp16 takes and gives fp32, single blocks too, which costs them copies."""
 
-    together = 24
+    together = 32
 
-    def convert(self, modules: Sequence["MeasuredModule"], device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: Iterable["MeasuredModule"], device: Target) -> list[Model | ConversionRefused]:
         """Return `.mnn` files."""
         return [*to_mnn_each((each.onnx(device.batch) for each in modules), half=device.precision == "fp16")]

@@ -8,7 +8,7 @@ both for the families of blocks that take images. What is no such block is trace
 import re
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -51,7 +51,7 @@ class NcnnConverter:
 
     together = _CALL * 2
 
-    def convert(self, modules: Sequence["MeasuredModule"], device: Target) -> list[Model | ConversionRefused]:
+    def convert(self, modules: Iterable["MeasuredModule"], device: Target) -> list[Model | ConversionRefused]:
         """Return models, by two calls of pnnx at a time; raises `UserError` if it is not installed."""
         pairs = [(each.module, each.inputs) for each in modules]
         calls = [pairs[first : first + _CALL] for first in range(0, len(pairs), _CALL)]

@@ -27,6 +27,7 @@ class Converting:
     calls: list[list[int]] = field(default_factory=list)
 
     def convert(self, modules, device):
+        modules = list(modules)
         channelss = [each.module.block.out_channels for each in modules]
         self.calls.append(channelss)
         models = module.OnnxConverter().convert(modules, device)

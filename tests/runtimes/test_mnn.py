@@ -87,9 +87,9 @@ def test_an_operator_that_the_converter_lacks_is_named():
 _FAKE = """
 import json, os, shutil, sys
 for line in sys.stdin:
-    begun, ended, words = json.loads(line)
+    source, begun, ended, words = json.loads(line)
     open(begun, "w").close()
-    source, made = words[words.index("--modelFile") + 1], words[words.index("--MNNModel") + 1]
+    made = words[words.index("--MNNModel") + 1]
     if os.path.getsize(source) == 5:
         os.abort()
     shutil.copyfile("made.mnn", made)
