@@ -57,6 +57,7 @@ def to_mnn_each(models: Iterable[bytes], *, half: bool) -> list[bytes | Conversi
             # The converter crashed: in the first of them.
             if not left[0].begun.exists():
                 raise UserError("MNN's converter cannot be started; install MNN again: pip install --force MNN")
+            left[0].made.unlink(missing_ok=True)
             left[0].ended.write_text(_CRASHED)
             _started(left[1:], half)
         return [job.outcome() for job in jobs]

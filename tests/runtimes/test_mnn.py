@@ -90,9 +90,9 @@ for line in sys.stdin:
     source, begun, ended, words = json.loads(line)
     open(begun, "w").close()
     made = words[words.index("--MNNModel") + 1]
+    shutil.copyfile("made.mnn", made)
     if os.path.getsize(source) == 5:
         os.abort()
-    shutil.copyfile("made.mnn", made)
     os.rename(begun, ended)
 """
 
