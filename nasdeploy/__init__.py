@@ -4,8 +4,12 @@
 when they are first used, so that importing the package takes no time and no PyTorch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# From 1.29 on ONNX Runtime tells its maker of models and machines, unless it is imported where this is set.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from nasdeploy.api import (

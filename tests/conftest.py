@@ -6,6 +6,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Some tests import ONNX Runtime before nasdeploy, which tells it to report nothing.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 settings.register_profile("nasdeploy", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("nasdeploy")
 

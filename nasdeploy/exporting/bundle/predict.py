@@ -199,6 +199,7 @@ def _runtimes(artefact: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _onnxruntime(path: Path) -> Model:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # From 1.29 on its import begins reports to its maker.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
