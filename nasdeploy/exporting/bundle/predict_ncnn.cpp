@@ -5,7 +5,7 @@
 // An application makes them by the steps in README.md. Printed are the numbers of the best five classes, which
 // are places in `labels` of manifest.json, with their logits.
 //
-// g++ -O2 -o predict predict_ncnn.cpp -lncnn
+// g++ -O2 -fopenmp -o predict predict_ncnn.cpp -lncnn
 
 #include <ncnn/net.h>
 

@@ -153,7 +153,7 @@ def _example(made: Artefact) -> str:
         return ""
     names = " ".join(file.name for file in made.files)
     return (
-        f"\n\nWithout Python, `{example.source}` runs it:\n\n"
+        f"\n\nWithout Python, `{example.source}` runs it. It needs {example.needs}.\n\n"
         "    python predict.py --save-input input.f32 IMAGE    (on any machine)\n"
         f"    {example.command}\n"
         f"    ./predict {names} input.f32\n\n"

@@ -59,6 +59,8 @@ class ExampleProgram:
     """The name of its file, in `nasdeploy.exporting.bundle` and in a bundle."""
     command: str
     """The command that compiles it."""
+    needs: str
+    """What has to be installed before, and how, in words."""
 
 
 class Format(Protocol):

@@ -29,7 +29,13 @@ class NcnnFormat(Interchange):
     suffixes = (".param", ".bin")
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     package = "ncnn"
-    example = ExampleProgram("predict_ncnn.cpp", "g++ -O2 -o predict predict_ncnn.cpp -lncnn")
+    # Without OpenMP ncnn's static library, which its own build installs, lacks symbols.
+    example = ExampleProgram(
+        "predict_ncnn.cpp",
+        "g++ -O2 -fopenmp -o predict predict_ncnn.cpp -lncnn",
+        "ncnn's library and headers, which its Python package does not have: build them\n"
+        "from https://github.com/Tencent/ncnn, by `cmake -DCMAKE_INSTALL_PREFIX=/usr/local` and `make install`",
+    )
 
     def runtime(self, device: Device) -> str:
         """Return ncnn."""
