@@ -3,6 +3,7 @@
 Options of a device are OpenVINO's properties, and may replace those that are set here.
 """
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -27,6 +28,22 @@ from nasdeploy.runtimes.runtime import (
 
 # What is computed in; the weights' type is the file's. int8 stands in the file too, as quantised operators.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "fp16": "f16", "int8": "f32"}
+_TELEMETRY = "openvino_telemetry"
+
+
+@cache
+def the_module() -> Any:
+    """Return OpenVINO's module, imported so that it does not report that to Google Analytics.
+
+    It has a stub for where its telemetry is not installed, and cannot import a module that is known as None.
+    """
+    hidden = sys.modules.setdefault(_TELEMETRY, None) is None  # type: ignore[arg-type]
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[_TELEMETRY]
+    return openvino
 
 
 @cache
@@ -36,9 +53,7 @@ def the_core() -> Any:
     Each sets up a stack for signal handlers and gives back the one before when it is closed. Of two that are closed in
     the order in which they were opened, the memory of the first stays the stack, and the next signal ends the process.
     """
-    import openvino
-
-    return openvino.Core()
+    return the_module().Core()
 
 
 class OpenVino:
@@ -60,9 +75,7 @@ class OpenVino:
 
     def version(self) -> str:
         """Return the version of the package."""
-        import openvino
-
-        return str(openvino.__version__)
+        return str(the_module().__version__)
 
     def computes(self, precision: Precision) -> Precision:
         """Return fp32 for fp16 on most processors: few compute in it."""
@@ -143,12 +156,10 @@ class _OpenVinoSession:
 
     def _bind(self) -> None:
         """Give the request inputs that it keeps, so that a call hands over nothing."""
-        from openvino import Tensor
-
         rng = timed_inputs_generator()
         for number, ((name, shape), dtype) in enumerate(zip(self._inputs.items(), self._types, strict=True)):
             values = random_input(shape, dtype, self._values.get(name), rng)
-            self._request.set_input_tensor(number, Tensor(values))
+            self._request.set_input_tensor(number, the_module().Tensor(values))
         self._bound = True
 
     def close(self) -> None:

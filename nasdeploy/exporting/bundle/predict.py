@@ -212,6 +212,8 @@ def _onnxruntime(path: Path) -> Model:
 @cache
 def _core() -> Any:
     """One for all models: of two that are closed a signal may end the process."""
+    # Else it reports that it is imported, to Google Analytics. It has a stub for where its telemetry is not installed.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino.Core()
@@ -375,9 +377,7 @@ def _complain(what: object) -> int:
 
 def _shown(text: object) -> str:
     r"""Return the text in one line: a newline in a name is `\n`, a byte that is not UTF-8 is `\xfc`."""
-    return _UNSHOWN.sub(
-        lambda found: found[0].encode("unicode_escape").decode("ascii").replace(r"\udc", r"\x"), str(text)
-    )
+    return _UNSHOWN.sub(lambda it: it[0].encode("unicode_escape").decode("ascii").replace(r"\udc", r"\x"), str(text))
 
 
 def _run() -> int:

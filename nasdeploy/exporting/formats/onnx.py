@@ -12,7 +12,7 @@ from nasdeploy.exporting.formats.format import Interchange, ServerBackend, Sourc
 from nasdeploy.exporting.manifest import TensorFacts
 from nasdeploy.runtimes import RUNTIMES
 from nasdeploy.runtimes.device import Device
-from nasdeploy.runtimes.openvino import the_core
+from nasdeploy.runtimes.openvino import the_core, the_module
 from nasdeploy.runtimes.runtime import Precision
 
 if TYPE_CHECKING:
@@ -123,14 +123,12 @@ class OpenVinoFormat(Interchange):
 
     def write(self, source: Source, path: Path) -> None:
         """Write both files; raises `UserError` if OpenVINO refuses the model."""
-        import openvino
-
         # It halves the weights better than a converted graph does: no casts, and none of its operators is asked to
         # compute in fp16 where the processor cannot.
         onnx = source.onnx("fp32" if source.precision == "fp16" else source.precision)
         try:
             model = the_core().read_model(onnx)
-            openvino.save_model(model, path, compress_to_fp16=source.precision == "fp16")
+            the_module().save_model(model, path, compress_to_fp16=source.precision == "fp16")
         except RuntimeError as error:
             raise UserError(
                 f"format openvino: OpenVINO refuses the network ({one_line(error)}); use another format"
