@@ -25,7 +25,7 @@ docs: $(INSTALLED)
 # none.
 RUNTIMES := tests/runtimes tests/exporting tests/conformance/test_runtimes.py tests/conformance/test_runtimes_on_blocks.py \
 	tests/conformance/test_formats.py tests/conformance/test_exported.py tests/conformance/test_signals.py \
-	tests/conformance/test_oldest.py tests/conformance/test_compared_runtimes.py
+	tests/conformance/test_oldest.py tests/conformance/test_compared_runtimes.py tests/conformance/test_offline.py
 
 test: style
 	$(MAKE) --no-print-directory -j2 ordinary beside
