@@ -120,9 +120,10 @@ class Campaign:
     ) -> dict[str, Timing]:
         """Return the timings of all models; measured now is what the journal lacks, and again what was disturbed.
 
-        Again as often as the protocol says. Where runs merely varied it is once, for whole networks, of which the
-        faster timing is kept, and for what has no reference graph. Blocks have one that was as fast as usual, and are
-        so many that what one of them got too slow evens out. And only as far as it leaves `later_s` seconds of the
+        Again as often as the protocol says. Where runs merely varied it is once, for what has no reference graph, and
+        for whole networks, of which the faster timing is kept: as many as two minutes are enough for, those that varied
+        most. Blocks have a reference graph that was as fast as usual, and are so many that what one of them got too
+        slow evens out. And only as far as it leaves `later_s` seconds of the
         given time for what else is to be measured. Raises `UserError` if the runtime refuses some, after all others
         were measured.
         """
@@ -133,8 +134,11 @@ class Campaign:
         each = (perf_counter() - start) / len(missing) if missing else 0.0
         timings = all_measured(kind, {key: known[key] for key in models})
         for attempt in range(self.protocol.retries):
-            seen = _drifting(timings) if attempt else _varying(timings, above) if kind == "networks" else timings
-            again = self._worth_measuring_again(kind, seen, each, later_s)
+            left = max(self.ends - later_s - perf_counter(), 0.0)
+            if kind == "networks" and not attempt:
+                again = self._worth_measuring_again(kind, _varying(timings, above), each, min(left, _VARYING_S))
+            else:
+                again = self._worth_measuring_again(kind, _drifting(timings) if attempt else timings, each, left)
             if not again:
                 break
             self.pause(self.protocol.wait_s)
@@ -143,9 +147,9 @@ class Campaign:
         return flagged(timings, above)
 
     def _worth_measuring_again(
-        self, kind: Kind, timings: Mapping[str, Timing], each: float, later_s: float
+        self, kind: Kind, timings: Mapping[str, Timing], each: float, left: float
     ) -> list[str]:
-        """Return the most disturbed ones, as many as there is time for at `each` seconds.
+        """Return the most disturbed ones, as many as `left` seconds are enough for at `each` seconds.
 
         Say how many, and why.
         """
@@ -154,7 +158,6 @@ class Campaign:
             return []
         worst = sorted(found, key=lambda key: found[key], reverse=True)
         why = disturbed_by(timings, self.protocol.drift_above)
-        left = max(self.ends - later_s - perf_counter(), 0.0)
         again = worst if left >= each * len(worst) else worst[: int(left / each)]
         if again:
             some = "" if len(again) == len(worst) else f" of {len(worst)}"
@@ -186,6 +189,10 @@ class Campaign:
         usual = usual_reference(timing for timing in known.values() if isinstance(timing, Timing))
         now, then = (quality(timing, usual, self.protocol.drift_above) for timing in (outcome, before))
         return now >= then
+
+
+_VARYING_S = 120.0
+"""The seconds that measuring again what merely varied takes at most: slow networks took minutes already."""
 
 
 def _drifting(timings: Mapping[str, Timing]) -> dict[str, Timing]:

@@ -213,6 +213,19 @@ def test_whole_networks_that_varied_are_measured_again_once_and_the_faster_timin
     assert "measuring 2 networks again: runs varied (p90/p50 up to 1.50)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("a_network_s", "again"), [(40.0, "bcd"), (50.0, "db"), (130.0, "")])
+def test_of_slow_networks_that_varied_those_that_varied_most_are_measured_again(
+    a_network_s, again, tmp_path, monkeypatch
+):
+    """Two minutes are enough for two or three of them, or for none."""
+    now = iter([0.0, *[5 * a_network_s] * 2])
+    monkeypatch.setattr(module, "perf_counter", lambda: next(now))
+    runner = Varying({"b": [1.5, 1.0], "c": [1.3, 1.0], "d": [1.6, 1.0]}, reference=1e-4)
+    found = measuring(runner, tmp_path, retries=1).timings("networks", MODELS, Rounds(6, 1))
+    assert [sorted(keys) for keys in runner.asked[1:]] == ([sorted(again)] if again else [])
+    assert {key for key, timing in found.items() if timing.noisy} == set("bcd") - set(again)
+
+
 def test_what_varied_without_a_reference_is_measured_again_once_and_its_quietest_timing_is_kept(tmp_path, capsys):
     runner = Varying({"b": [1.5, 1.0], "e": [1.3, 1.6, 1.0]})
     work = measuring(runner, tmp_path, wait_s=7.0)
