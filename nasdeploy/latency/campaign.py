@@ -146,9 +146,7 @@ class Campaign:
             timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
 
-    def _worth_measuring_again(
-        self, kind: Kind, timings: Mapping[str, Timing], each: float, left: float
-    ) -> list[str]:
+    def _worth_measuring_again(self, kind: Kind, timings: Mapping[str, Timing], each: float, left: float) -> list[str]:
         """Return the most disturbed ones, as many as `left` seconds are enough for at `each` seconds.
 
         Say how many, and why.
