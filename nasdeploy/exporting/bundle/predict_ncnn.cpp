@@ -12,10 +12,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <numeric>
+#include <string>
 #include <vector>
 
 static int complain(const char* what, const char* name)
@@ -33,6 +35,18 @@ static std::vector<float> numbers_in(const char* path)
     return numbers;
 }
 
+// The side that the graph was made for; 0 if it does not say. ncnn would compute something from another one, too.
+static int side_of(const char* path)
+{
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+        const size_t place = line.find(" 0=");
+        if (line.compare(0, 6, "Input ") == 0 && place != std::string::npos)
+            return std::atoi(line.c_str() + place + 3);
+    }
+    return 0;
+}
+
 int main(int count, char** arguments)
 {
     if (count != 4)
@@ -43,6 +57,8 @@ int main(int count, char** arguments)
     const int side = static_cast<int>(std::lround(std::sqrt(numbers.size() / 3.0)));
     if (side == 0 || numbers.size() != 3u * side * side)
         return complain("not 3 x side x side numbers in float32", input);
+    if (side_of(graph) != 0 && side_of(graph) != side)
+        return complain("of another side than the model takes", input);
 
     ncnn::Net net;
     // Where a processor computes in fp16, ncnn does so with every model unless it is told not to.

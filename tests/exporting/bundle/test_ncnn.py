@@ -86,6 +86,10 @@ def test_the_program_in_cpp_says_what_the_runtime_says(bundle: Path, picture: Pa
     found = [(int(number), float(logit)) for number, logit in (line.split("\t") for line in done.stdout.splitlines())]
     assert [number for number, _ in found] == np.argsort(-expected, kind="stable")[:5].tolist()
     np.testing.assert_allclose([logit for _, logit in found], np.sort(expected)[::-1][:5], atol=1e-4)
+    np.zeros((3, 8, 8), "<f4").tofile(tmp_path / "input.f32")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle)
+    refusal = f"predict: {tmp_path / 'input.f32'}: of another side than the model takes\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", refusal)
 
 
 def other_stride(param: str) -> str:
