@@ -212,8 +212,7 @@ def _onnxruntime(path: Path) -> Model:
 @cache
 def _core() -> Any:
     """One for all models: of two that are closed a signal may end the process."""
-    # Else it reports that it is imported, to Google Analytics. It has a stub for where its telemetry is not installed.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # It tells Google Analytics of imports.
     import openvino
 
     return openvino.Core()
