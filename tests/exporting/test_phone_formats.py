@@ -2,6 +2,7 @@
 
 import pytest
 
+from nasdeploy.exporting.conversions import Conversions
 from nasdeploy.exporting.formats import FORMATS
 from nasdeploy.spaces import load_space
 from tests.benchmarks.bench_phone_formats import ALLOWED, PHONE_FORMATS, agreement, chosen, network_of
@@ -16,6 +17,7 @@ def test_its_formats_are_there() -> None:
 def test_a_network_at_random_is_as_exact_as_fp32_allows() -> None:
     space = load_space("digits", 10)
     (arch,) = chosen(space, 1).values()
-    found = agreement("ncnn", *network_of(supernet_of(space), arch))
+    network, images = network_of(supernet_of(space), arch)
+    found = agreement("ncnn", network, Conversions(network), images)
     assert found["problems"] == []
     assert 0 <= found["difference"] <= ALLOWED
