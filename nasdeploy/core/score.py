@@ -62,6 +62,13 @@ class Metric:
         """Return `value`, negative where smaller ones are better: what is maximised, whatever the direction."""
         return value if self.maximise else -value
 
+    def lost(self, value: float, before: float) -> float:
+        """Return how much worse `value` is than `before`, in the unit that is shown; negative if it is better.
+
+        To nine decimals: 0.74 - 0.73 is a little more than a hundredth in floating point, and what may be lost is not.
+        """
+        return round(self.scale * (self.gain(before) - self.gain(value)), 9)
+
     def number(self, value: float) -> str:
         """Return `value` as it stands below `heading`, e.g. `91.25`."""
         return f"{self.scale * value:.{self.decimals}f}"

@@ -85,8 +85,7 @@ def fit(quantiser: LayerQuantiser, fp32: bytes, judge: Judge, max_drop: float, p
 
     def fitted(kept: tuple[str, ...]) -> FittedInt8:
         model = quantiser.quantised(kept)
-        lost = metric.gain(expected.value) - metric.gain(judge.score(model).value)
-        return FittedInt8(model, kept, metric.scale * lost)
+        return FittedInt8(model, kept, metric.lost(judge.score(model).value, expected.value))
 
     found = fitted(())
     if found.drop <= max_drop:

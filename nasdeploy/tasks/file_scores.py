@@ -47,7 +47,7 @@ class FileScore(Settings):
     @property
     def drop(self) -> float:
         """How much worse the file is than PyTorch, in the unit that is shown; negative if it is better."""
-        return self.metric.scale * (self.metric.gain(self.value_pytorch) - self.metric.gain(self.value))
+        return self.metric.lost(self.value, self.value_pytorch)
 
 
 class ClassAccuracy(Settings):
@@ -110,7 +110,7 @@ class Accuracy(Settings):
     @property
     def drop(self) -> float:
         """How many points the file loses against PyTorch; negative if it gains."""
-        return 100 * (self.top1_pytorch - self.top1)
+        return self.metric.lost(self.top1, self.top1_pytorch)
 
 
 ProvenScore = Accuracy | FileScore

@@ -1,6 +1,7 @@
 """Which of two networks is better, in either direction, and what parts of the samples say about all."""
 
 from dataclasses import replace
+from fractions import Fraction
 from math import exp, inf, nan, sqrt
 
 import pytest
@@ -36,6 +37,16 @@ def test_less_regret_is_more_gain(a: float, b: float) -> None:
     for metric in (ACCURACY, ERROR):
         assert (metric.gain(a) >= metric.gain(b)) == (metric.regret(a) <= metric.regret(b)) or abs(a - b) < 1e-15
         assert metric.regret(metric.best) == 0.0
+
+
+@given(st.integers(1, 400), st.integers(0, 400), st.integers(0, 400))
+def test_what_is_lost_is_a_whole_number_of_samples(samples: int, right: int, before: int) -> None:
+    """As decimals have it: of 300 images 3 are one point, and not more than one."""
+    percent = Metric("part", "part", maximise=True, best=1.0, aggregate="proportion", scale=100.0, unit="%")
+    found = percent.lost(right / samples, before / samples)
+    assert found == float(round(Fraction(100 * (before - right), samples), 9))
+    fewer_is_better = replace(percent, maximise=False, best=0.0)
+    assert fewer_is_better.lost(right / samples, before / samples) == -found
 
 
 def test_values_within_the_better_ones_standard_error_tie() -> None:
