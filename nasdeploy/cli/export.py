@@ -278,7 +278,7 @@ def _quantisation(found: "Quantisation") -> str:
     ranges = (
         "only weights" if found.ranges == "none" else f"ranges ({found.ranges}) from {found.images} training images"
     )
-    return f"{ranges}; {kept}; top-1 {-found.drop:+.2f} points on held-out images (allowed -{found.max_drop:g})"
+    return f"{ranges}; {kept}; top-1 {0 - found.drop:+.2f} points on held-out images (allowed -{found.max_drop:g})"
 
 
 def _half(found: "HalfPrecision") -> str:
