@@ -215,8 +215,8 @@ def utc_now() -> str:
 def quality(timing: Timing, usual: float | None = None, drift_above: float = inf) -> tuple[float, int, float, str]:
     """Return a key by which better timings are larger: less disturbed, else of more runs, else faster, else later.
 
-    Faster when nothing disturbs a call, since nothing makes one faster.
-    `usual` are the seconds of the reference graph at the machine's usual speed, if they are known.
+    Faster is better because what disturbs a call never shortens it. `usual` are the seconds of the reference graph at
+    the machine's usual speed, if they are known.
     """
     return -disturbance(timing, usual, drift_above), timing.n, -timing.undisturbed, timing.at
 

@@ -56,9 +56,9 @@ def network_of(supernet: Supernet, arch: Arch) -> tuple[Network, torch.Tensor]:
     return calibrate(extract(supernet, arch), [images]).eval(), images
 
 
-def agreement(name: str, network: Network, made: Conversions, images: torch.Tensor) -> dict[str, Any]:
+def agreement(name: str, made: Conversions, images: torch.Tensor) -> dict[str, Any]:
     """Write a file of format `name`, run it on one image, and compare its logits with PyTorch's."""
-    form = FORMATS[name]
+    form, network = FORMATS[name], made.network
     device = device_for(form, CPU, "fp32")
     with TemporaryDirectory() as folder:
         path, start = Path(folder, file_name(form, "fp32")), perf_counter()
@@ -82,7 +82,7 @@ def exactness(formats: Sequence[str], space: str, random: int) -> Iterator[dict[
         network, images = network_of(supernet, arch)
         made = Conversions(network)
         for name in formats:
-            yield {"space": space, "network": title, "format": name, **agreement(name, network, made, images)}
+            yield {"space": space, "network": title, "format": name, **agreement(name, made, images)}
 
 
 def table(name: str, space: str) -> dict[str, Any]:

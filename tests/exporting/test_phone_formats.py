@@ -18,6 +18,6 @@ def test_a_network_at_random_is_as_exact_as_fp32_allows() -> None:
     space = load_space("digits", 10)
     (arch,) = chosen(space, 1).values()
     network, images = network_of(supernet_of(space), arch)
-    found = agreement("ncnn", network, Conversions(network), images)
+    found = agreement("ncnn", Conversions(network), images)
     assert found["problems"] == []
     assert 0 <= found["difference"] <= ALLOWED

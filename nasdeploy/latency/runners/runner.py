@@ -128,10 +128,10 @@ class LocalRunner:
         reference: ModelMaker | None = None,
     ) -> Iterator[dict[str, Outcome]]:
         """Measure as `Runner.measure` says; a group's sessions are open only while it is measured."""
+        size = max(rounds.group, 0 if self._runtime.needs_gpu else rounds.group_with_room)
         waiting = dict(models)
         while waiting:
             # What does not fit into memory is left for the next group.
-            size = max(rounds.group, 0 if self._runtime.needs_gpu else rounds.group_with_room)
             group = next(in_groups(waiting, size, reference))
             beside = None if group.reference is None else self._opened(group.reference)
             tried = self._opened_while_room(group.models, rounds.group - (group.reference is not None))
