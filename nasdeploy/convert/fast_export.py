@@ -1,9 +1,9 @@
 """ONNX of a module that is only measured: its operations are written down while it computes.
 
 PyTorch's exporter takes 1 s for a block and 5 s for a network: too long for the hundreds of blocks and dozens of
-networks behind a latency table. This one takes little more than the forward pass. It knows the functions that block
-families are made of and gives the deliverable's operators for them, with batch normalisation folded into convolutions:
-outputs and latency are the deliverable's.
+networks behind a latency table. This one takes milliseconds, since of most results it computes the shape alone. It
+knows the functions that block families are made of and gives the deliverable's operators for them, with batch
+normalisation folded into convolutions: outputs and latency are the deliverable's.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -28,11 +28,12 @@ _Size = int | tuple[int, int]
 def quick_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> bytes:
     """Return a model to measure: `module` for inputs of these types and a fixed batch, in evaluation mode.
 
-    Raises `NotImplementedError` for a module that computes with a function that is not known here.
+    What the module does must not depend on the numbers that it computes, which are not the right ones. Raises
+    `NotImplementedError` for a module that computes with a function that is not known here.
     """
     device = next(module.parameters()).device
     types = {f"input.{number}": tensor for number, tensor in enumerate(inputs)}
-    given = {name: example(tensor, batch, device) for name, tensor in types.items()}
+    given = {name: _zeros(getattr(torch, each.dtype), device, batch, *each.shape) for name, each in types.items()}
     recorder = _Recorder(given)
     with torch.no_grad(), recorder:
         found = module.eval()(*given.values())
@@ -43,9 +44,12 @@ def quick_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> b
         "measured",
         [_value(name, tensor) for name, tensor in given.items()],
         [_value(recorder.name_of(result), result) for result in results],
-        [numpy_helper.from_array(tensor.numpy(force=True), name) for name, tensor in recorder.weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    # ONNX's helpers would copy the weights three more times.
+    for name, weight in recorder.weights.items():
+        kept = model.graph.initializer.add(name=name, data_type=_TYPES[weight.dtype], dims=weight.shape)
+        kept.raw_data = weight.numpy(force=True).tobytes()
     lowest(model)
     state_values(model, types)
     content: bytes = model.SerializeToString(deterministic=True)
@@ -55,6 +59,11 @@ def quick_onnx(module: nn.Module, inputs: Sequence[TensorType], batch: int) -> b
 def example(tensor: TensorType, batch: int, device: torch.device) -> Tensor:
     """Return zeros of a type, which are also integers of any range."""
     return torch.zeros(batch, *tensor.shape, dtype=getattr(torch, tensor.dtype), device=device)
+
+
+def _zeros(dtype: torch.dtype, device: torch.device, *shape: int) -> Tensor:
+    """Return zeros that are one number in memory, whatever their shape."""
+    return torch.zeros((), dtype=dtype, device=device).expand(shape)
 
 
 def state_values(model: ModelProto, inputs: Mapping[str, TensorType]) -> None:
@@ -88,10 +97,15 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run a function as PyTorch does; raises `NotImplementedError` for a function that is not known here."""
+        """Run a function as PyTorch does, or return a tensor as large.
+
+        Raises `NotImplementedError` for a function that is not known here.
+        """
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and any(each in self._names for each in _tensors((*args, *kwargs.values()))):
+        if not any(each in self._names for each in _tensors((*args, *kwargs.values()))):
+            return func(*args, **kwargs)
+        result = _SHAPES.get(func, func)(*args, **kwargs)
+        if isinstance(result, Tensor):
             if func not in _WRITERS:
                 raise NotImplementedError(f"ONNX: no operator is known for {resolve_name(func)}; {_EXTEND}")
             self._names[result] = _WRITERS[func](self, *args, **kwargs)
@@ -304,6 +318,30 @@ def _transpose(recorder: _Recorder, x: Tensor, one: int, other: int) -> str:
 def _product(recorder: _Recorder, x: Tensor, y: Tensor | float) -> str:
     return recorder.node("Mul", x, y if isinstance(y, Tensor) else torch.tensor(y, dtype=x.dtype))
 
+
+def _shape_of_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    every = zip(x.shape[2:], weight.shape[2:], _both(stride), _both(padding), _both(dilation), strict=True)
+    sides = [(side + 2 * pad - step * (taps - 1) - 1) // apart + 1 for side, taps, apart, pad, step in every]
+    return _zeros(x.dtype, x.device, len(x), len(weight), *sides)
+
+
+def _same_shape(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x.view_as(x)
+
+
+_SHAPES: Mapping[Any, Callable[..., Tensor]] = {
+    F.conv2d: _shape_of_conv,
+    **dict.fromkeys([F.batch_norm, F.silu, F.relu, F.relu6, F.hardswish, F.hardsigmoid, torch.sigmoid], _same_shape),
+}
+"""What is called in place of functions that take the most time, with their arguments: it returns as large a tensor."""
 
 _WRITERS: Mapping[Any, Callable[..., str]] = {
     F.conv2d: _conv,

@@ -21,7 +21,7 @@ from nasdeploy.convert.onnx import fixed_onnx
 from nasdeploy.convert.precision import to_fp16, to_int8_of_random_ranges
 from nasdeploy.core.errors import ConversionRefused, UserError
 from nasdeploy.core.plan import TensorType
-from nasdeploy.nn.network import Network, NetworkPart, StaticBlock
+from nasdeploy.nn.network import Network, NetworkPart, StaticBlock, one_thread
 from nasdeploy.runtimes import described_runtime
 from nasdeploy.runtimes.runtime import Form, Model, Target, TorchModel
 
@@ -162,7 +162,8 @@ class _Together:
         return found.read_bytes()
 
     def _convert(self) -> None:
-        converted = self._converter.convert((make() for make in self._modules.values()), self._device)
+        with one_thread():
+            converted = self._converter.convert((make() for make in self._modules.values()), self._device)
         for number, (key, model) in enumerate(zip(self._modules, converted, strict=True)):
             if isinstance(model, ConversionRefused):
                 self._found[key] = model

@@ -33,6 +33,7 @@ from nasdeploy.latency.time_budget import (
     with_networks_within,
     within,
 )
+from nasdeploy.nn.drawing import RowsRepeated
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -222,21 +223,23 @@ def block_models(blocks: Mapping[str, Block], device: Device) -> dict[str, Model
 
 def measured_block(block: Block) -> MeasuredModule:
     """Return a block with random weights and the normalisations of a trained one."""
-    return MeasuredModule(_as_trained(StaticBlock(block)), block.inputs)
+    return MeasuredModule(_as_trained(partial(StaticBlock, block)), block.inputs)
 
 
 def reference_model(space: SearchSpace, device: Device) -> Model:
     """Make the graph that tells whether the machine is as fast as usual."""
     block = reference_block(space)
-    return model_for(_as_trained(StaticBlock(block)), block.inputs, device)
+    return model_for(_as_trained(partial(StaticBlock, block)), block.inputs, device)
 
 
 def network_model(plan: Plan, device: Device) -> Model:
     """Make a whole network of one part with random weights, to be measured."""
-    return model_for(_as_trained(Network(plan)), [tensor for _, tensor in plan.only.inputs], device)
+    return model_for(_as_trained(partial(Network, plan)), [tensor for _, tensor in plan.only.inputs], device)
 
 
-def _as_trained(module: nn.Module) -> nn.Module:
+def _as_trained(make: Callable[[], nn.Module]) -> nn.Module:
+    with RowsRepeated():
+        module = make()
     randomise_norms(module)
     return module
 

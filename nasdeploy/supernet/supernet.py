@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, Step
 from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.nn import FAMILIES, Forward, TensorsOf, cover, eager, tensors_of
+from nasdeploy.nn.drawing import NothingDrawn
 from nasdeploy.nn.functional import BATCH, Context, Statistics
 from nasdeploy.nn.network import Network, fit_images, run_part
 
@@ -98,7 +98,7 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     so different that no weights of their own shapes serve them all.
     """
     plan, first = supernet.space.plan(arch), next(supernet.parameters())
-    with first.device, _NothingDrawn():
+    with first.device, NothingDrawn():
         network = Network(plan)
     if first.dtype != torch.get_default_dtype():
         network.to(first.dtype)
@@ -115,20 +115,6 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
             if not all(torch.equal(to, tensor) for to, tensor in _copies(supernet, network, step)):
                 raise ValueError(f"slot {step.slot}: its weights in a network of its own do not serve {step.name}")
     return network.train(supernet.training)
-
-
-_DRAWING = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
-"""The functions that initialise weights of PyTorch's modules."""
-
-
-class _NothingDrawn(TorchFunctionMode):
-    """Leaves new weights as memory holds them: drawing what is then copied over takes longer than copying it."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = kwargs or {}
-        return given["tensor"] if func in _DRAWING else func(*args, **given)
 
 
 def _copies(supernet: Supernet, network: Network, step: Step) -> Iterator[tuple[Tensor, Tensor]]:

@@ -76,3 +76,13 @@ def test_convolutions_pad_by_themselves_unless_something_else_takes_what_was_pad
     model = onnx.load_from_string(quick_onnx(Computing(taken_twice), [TensorType((3, 8, 8))], 2))
     assert [node.op_type for node in model.graph.node].count("Pad") == 1
     onnx.checker.check_model(model, full_check=True)
+
+
+def test_what_depends_on_the_input_is_not_computed():
+    """It would take half a minute, and 4 GB for each tensor."""
+    module = Computing(lambda m, x: F.relu(m.norm(m.conv_of_norm(x))))
+    module.conv_of_norm = nn.Conv2d(3, 4, 3, bias=False)
+    model = onnx.load_from_string(quick_onnx(module, [TensorType((3, 1 << 14, 1 << 14))], 1))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Relu"]
+    sides = [place.dim_value for place in model.graph.output[0].type.tensor_type.shape.dim]
+    assert sides == [1, 4, (1 << 14) - 2, (1 << 14) - 2]
