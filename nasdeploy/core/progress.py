@@ -162,10 +162,10 @@ def _spun(name: str) -> Iterator[Counter]:
         stage = shown.add_task(name, total=None)
 
         def counter(what: str, total: int) -> Work:
-            start = monotonic()
+            pace = _Pace(0, total)
 
             def show(done: int, note: str) -> None:
-                shown.update(stage, description=f"{name}, {what}: {_figures(done, 0, total, start)}")
+                shown.update(stage, description=f"{name}, {what}: {pace.figures(done)}")
 
             return Work(0, show)
 
@@ -178,23 +178,39 @@ _FIGURES = 28
 """The columns of figures beside the two numbers, such as `/, 0.125/s, 123:45 left`, and of what is between columns."""
 
 
-def _figures(done: int, first: int, total: int, start: float) -> str:
-    """Return how much is done, how fast since `start`, when `first` was, and how long the rest will take."""
-    rate = (done - first) / max(monotonic() - start, 1e-9)
-    left = int((total - done) / rate) if rate else 0
-    return f"{done}/{total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left"
+_MANY = 100
+"""Of more steps than these the first is not waited for: most of what precedes it is preparation."""
+
+
+class _Pace:
+    """How fast steps are made, from `first` on, which were made before, to `total`."""
+
+    def __init__(self, first: int, total: int) -> None:
+        self._first, self._total, self._start = first, total, monotonic()
+        self._prepared = total - first <= _MANY
+
+    def figures(self, done: int) -> str:
+        """Return how much is done, how fast, and how long the rest will take; after preparation the first alone."""
+        now = monotonic()
+        if not self._prepared:
+            self._first, self._start, self._prepared = done, now, True
+        if done == self._first:
+            return f"{done}/{self._total}"
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        left = int((self._total - done) / rate)
+        return f"{done}/{self._total}, {rate:.3g}/s, {left // 60}:{left % 60:02d} left"
 
 
 def _lines(progress: Progress, name: str, total: int, first: int) -> Work:
-    start = shown = monotonic()
+    shown, pace = monotonic(), _Pace(first, total)
 
     def show(done: int, note: str) -> None:
         nonlocal shown
-        now = monotonic()
+        now, figures = monotonic(), pace.figures(done)
         if now - shown < _PLAIN_INTERVAL_S and done < total:
             return
         shown = now
-        progress.say(f"{name}: {_figures(done, first, total, start)}  {note}".rstrip())
+        progress.say(f"{name}: {figures}  {note}".rstrip())
 
     return Work(first, show)
 
@@ -219,7 +235,7 @@ def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterat
         bars.TextColumn("{task.fields[figures]}", markup=False),
         console=console,
     )
-    start = drawn = monotonic()
+    drawn, pace = monotonic(), _Pace(first, total)
     bar = shown.add_task(name, total=total, completed=first, figures=f"{first}/{total}")
     noted: list[RenderableType] = []
     below: list[RenderableType] = []
@@ -227,7 +243,7 @@ def _bar(name: str, total: int, first: int, table: Callable[[], Rows]) -> Iterat
     def show(done: int, note: str) -> None:
         nonlocal drawn, noted, below
         now = monotonic()
-        shown.update(bar, completed=done, figures=_figures(done, first, total, start))
+        shown.update(bar, completed=done, figures=pace.figures(done))
         # Below the bar, which leaves it no room where the terminal is narrow.
         noted = [Text(note, no_wrap=True, overflow="ellipsis")] if note else []
         # Here rather than where it is drawn, which is another thread.

@@ -44,6 +44,16 @@ def test_a_resumed_task_counts_its_rate_from_where_it_resumed(
     assert capsys.readouterr().err == "training: 150/200, 5/s, 0:10 left\n"
 
 
+def test_what_precedes_the_first_of_many_steps_does_not_slow_the_others(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress().task("measuring, visits", total=1920, done=1500) as task:
+        for clock[0] in (44.0, 45.0, 55.0):
+            task.advance(10)
+    expected = "measuring, visits: 1510/1920\nmeasuring, visits: 1530/1920, 1.82/s, 3:34 left\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = Progress(quiet=True)
     quiet.say("hello")
@@ -78,10 +88,11 @@ def test_the_time_left_is_in_sight_whatever_the_name_and_the_note(
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
     with Progress().task("a long name " * 5, total=100_000) as task:
+        task.advance(1)
         clock[0] = 8.0
         task.advance(10, note="a long note " * 9)
     lines = terminal.getvalue().splitlines()
-    assert any("10/100000, 1.25/s, 1333:12 left" in line for line in lines)
+    assert any("11/100000, 1.25/s, 1333:11 left" in line for line in lines)
     assert any("a long note a long note" in line for line in lines)
 
 
