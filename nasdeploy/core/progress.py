@@ -179,7 +179,7 @@ _FIGURES = 28
 
 
 _MANY = 100
-"""Of more steps than these the first is not waited for: most of what precedes it is preparation."""
+"""A rate counts from the first of more steps than these: most of what precedes it is preparation."""
 
 
 class _Pace:

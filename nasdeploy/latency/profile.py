@@ -33,7 +33,7 @@ from nasdeploy.latency.time_budget import (
     with_networks_within,
     within,
 )
-from nasdeploy.nn.drawing import RowsRepeated
+from nasdeploy.nn.drawing import rows_repeated
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
@@ -238,7 +238,7 @@ def network_model(plan: Plan, device: Device) -> Model:
 
 
 def _as_trained(make: Callable[[], nn.Module]) -> nn.Module:
-    with RowsRepeated():
+    with rows_repeated():
         module = make()
     randomise_norms(module)
     return module

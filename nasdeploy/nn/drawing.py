@@ -10,11 +10,27 @@ from torch.overrides import TorchFunctionMode
 _DRAWING = (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.normal_)
 """The functions that initialise weights of PyTorch's modules, each with an argument `tensor`."""
 _DRAWN = 4096
-"""Of a matrix so many numbers are drawn at least, in whole rows."""
+"""So many numbers of a matrix are drawn at least, in whole rows."""
+_Draw = Callable[[Tensor, Callable[[Tensor], object]], None]
+"""Gives a tensor its numbers; the function beside it gives a tensor those that it would have."""
+
+
+def nothing_drawn() -> TorchFunctionMode:
+    """Leave new weights as memory holds them: drawing what is then copied over takes longer than copying it."""
+    return _Drawing(lambda tensor, drawn: None)
+
+
+def rows_repeated() -> TorchFunctionMode:
+    """Draw the first rows of new weights and repeat them: for what is only timed, which its numbers do not change."""
+    return _Drawing(_repeat_rows)
 
 
 class _Drawing(TorchFunctionMode):
     """Calls `draw` in place of a function that draws the numbers of a tensor."""
+
+    def __init__(self, draw: _Draw) -> None:
+        super().__init__()
+        self._draw = draw
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -23,30 +39,15 @@ class _Drawing(TorchFunctionMode):
         if func not in _DRAWING:
             return func(*args, **given)
         tensor = given.pop("tensor")
-        self.draw(tensor, lambda part: func(tensor=part, **given))
+        self._draw(tensor, lambda part: func(tensor=part, **given))
         return tensor
 
-    def draw(self, tensor: Tensor, drawn: Callable[[Tensor], object]) -> None:
-        """Give a tensor its numbers; `drawn` gives a tensor those that it would have."""
-        raise NotImplementedError
 
-
-class NothingDrawn(_Drawing):
-    """Leaves new weights as memory holds them: drawing what is then copied over takes longer than copying it."""
-
-    def draw(self, tensor: Tensor, drawn: Callable[[Tensor], object]) -> None:
-        """Do nothing."""
-
-
-class RowsRepeated(_Drawing):
-    """Draws the first rows of each weight and repeats them: for what is only timed, which its numbers don't change."""
-
-    @torch.no_grad()
-    def draw(self, tensor: Tensor, drawn: Callable[[Tensor], object]) -> None:
-        """Draw as many rows as have 4,096 numbers; those before them are repeated after them."""
-        rows = -(-_DRAWN // max(tensor[:1].numel(), 1))
-        drawn(tensor[:rows])
-        whole = len(tensor) // rows
-        if whole:
-            tensor[: whole * rows].view(whole, rows, *tensor.shape[1:])[1:] = tensor[:rows]
-            tensor[whole * rows :] = tensor[: len(tensor) - whole * rows]
+@torch.no_grad()
+def _repeat_rows(tensor: Tensor, drawn: Callable[[Tensor], object]) -> None:
+    rows = -(-_DRAWN // max(tensor[:1].numel(), 1))
+    drawn(tensor[:rows])
+    whole = len(tensor) // rows
+    if whole:
+        tensor[: whole * rows].view(whole, rows, *tensor.shape[1:])[1:] = tensor[:rows]
+        tensor[whole * rows :] = tensor[: len(tensor) - whole * rows]

@@ -11,7 +11,7 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.plan import Block, Plan, Step
 from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.nn import FAMILIES, Forward, TensorsOf, cover, eager, tensors_of
-from nasdeploy.nn.drawing import NothingDrawn
+from nasdeploy.nn.drawing import nothing_drawn
 from nasdeploy.nn.functional import BATCH, Context, Statistics
 from nasdeploy.nn.network import Network, fit_images, run_part
 
@@ -98,7 +98,7 @@ def extract(supernet: Supernet, arch: Arch) -> Network:
     so different that no weights of their own shapes serve them all.
     """
     plan, first = supernet.space.plan(arch), next(supernet.parameters())
-    with first.device, NothingDrawn():
+    with first.device, nothing_drawn():
         network = Network(plan)
     if first.dtype != torch.get_default_dtype():
         network.to(first.dtype)

@@ -13,6 +13,7 @@ from collections import Counter
 from itertools import combinations, permutations
 from pathlib import Path
 from threading import Thread
+from time import monotonic, sleep
 
 import numpy as np
 
@@ -32,7 +33,11 @@ def interrupt() -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         os.kill(os.getpid(), number)
     subprocess.run(["true"], check=True)
-    assert all(handled[number] > before[number] for number in SIGNALS), handled - before
+    # Another thread may take a signal, a moment later.
+    ends = monotonic() + 10
+    while not all(handled[number] > before[number] for number in SIGNALS):
+        assert monotonic() < ends, handled - before
+        sleep(0.001)
 
 
 def opened(name: str, file: str) -> Session:
