@@ -37,7 +37,7 @@ from nasdeploy.nn.drawing import rows_repeated
 from nasdeploy.nn.network import Network, StaticBlock
 from nasdeploy.runtimes.device import Device
 from nasdeploy.runtimes.runtime import Model
-from nasdeploy.store.files import locked, remove_partial_of
+from nasdeploy.store.files import locked_while_written, remove_partial_of
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ def profile(
     protocol = protocol.with_idle(device.idle_ms)
     started = perf_counter() if budget is None else budget.started
     ends = inf if budget is None else started + budget.seconds
-    with locked(path.with_name(f".{path.name}.lock"), path):
+    with locked_while_written(path):
         remove_partial_of(path)
         journal = path.with_name(f"{path.stem}.journal.jsonl")
         if restart:

@@ -167,6 +167,13 @@ def test_two_processes_never_measure_one_table(path, opened):
     assert visible(path.parent) == []
 
 
+def test_a_refusal_leaves_no_file(path):
+    missing = DEVICE.model_copy(update={"runtime": "tensorrt-rtx"})
+    with pytest.raises(UserError):
+        profile(SPACE, missing, path, QUIET, protocol=HASTY)
+    assert list(path.parent.iterdir()) == []
+
+
 def test_what_a_killed_process_left_half_written_is_removed(path):
     (path.parent / f".{path.name}.x1y2.partial").mkdir(parents=True)
     profile(SPACE, DEVICE, path, QUIET, protocol=HASTY)
