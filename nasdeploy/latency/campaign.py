@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
+from statistics import mean
 from time import perf_counter, sleep
 from typing import Literal
 
@@ -131,8 +132,9 @@ class Campaign:
         missing = [key for key in models if key not in known]
         start = perf_counter()
         self._measure(kind, models, missing, rounds)
-        each = (perf_counter() - start) / len(missing) if missing else 0.0
         timings = all_measured(kind, {key: known[key] for key in models})
+        # Of what the journal has from earlier nobody knows how long it took to open.
+        each = (perf_counter() - start) / len(missing) if missing else self._calling_s(timings, rounds)
         for attempt in range(self.protocol.retries):
             left = max(self.ends - later_s - perf_counter(), 0.0)
             if kind == "networks" and not attempt:
@@ -145,6 +147,11 @@ class Campaign:
             self._measure(kind, models, again, rounds)
             timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
+
+    def _calling_s(self, timings: Mapping[str, Timing], rounds: Rounds) -> float:
+        """Return the seconds of a model's runs, on average."""
+        runs = rounds.visits * (self.protocol.discarded + self.protocol.kept)
+        return runs * mean(max(timing.median, self.protocol.shortest_run_s) for timing in timings.values())
 
     def _worth_measuring_again(self, kind: Kind, timings: Mapping[str, Timing], each: float, left: float) -> list[str]:
         """Return the most disturbed ones, as many as `left` seconds are enough for at `each` seconds.

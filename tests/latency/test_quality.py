@@ -226,6 +226,17 @@ def test_of_slow_networks_that_varied_those_that_varied_most_are_measured_again(
     assert {key for key, timing in found.items() if timing.noisy} == set("bcd") - set(again)
 
 
+@pytest.mark.parametrize(("a_run_s", "again"), [(10.0, 3), (12.0, 2), (40.0, 0)])
+def test_networks_that_an_earlier_process_measured_have_two_minutes_as_well(a_run_s, again, tmp_path):
+    """Each is visited once, for four runs."""
+    runner = Varying({}, reference=1e-4)
+    work = measuring(runner, tmp_path, retries=1)
+    varied = replace(at(1e-4), p10=a_run_s, median=a_run_s, p90=2 * a_run_s, p95=2 * a_run_s, noise="spread")
+    work.journal.add("networks", dict.fromkeys(MODELS, varied))
+    work.timings("networks", MODELS, Rounds(6, 1))
+    assert sum(map(len, runner.asked)) == again
+
+
 def test_what_varied_without_a_reference_is_measured_again_once_and_its_quietest_timing_is_kept(tmp_path, capsys):
     runner = Varying({"b": [1.5, 1.0], "e": [1.3, 1.6, 1.0]})
     work = measuring(runner, tmp_path, wait_s=7.0)
