@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -132,15 +132,20 @@ def locked(lock: Path, used: Path) -> Iterator[None]:
 def locked_while_written(path: Path) -> Iterator[None]:
     """Hold the exclusive use by this process of a place that is written, by a hidden file beside it, which is removed.
 
-    Raises `UserError` if another process writes there, or if nobody can.
+    So are folders that were made for it, where nothing was written in the end. Raises `UserError` if another process
+    writes there, or if nobody can.
     """
     place = Path(os.path.realpath(path))
     lock = place.with_name(f".{place.name}.lock")
+    new = [folder for folder in lock.parents if not folder.exists()]
     with locked(lock, path):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                for folder in new:
+                    folder.rmdir()
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from nasdeploy.store import files
 from nasdeploy.store.files import (
     append_json_line,
     locked,
+    locked_while_written,
     read_json_lines,
     remove_partial,
     remove_partial_of,
@@ -168,6 +169,27 @@ def test_one_process_at_a_time_has_a_lock(tmp_path: Path) -> None:
     holder.communicate()
     with locked(lock, Path("table")):
         assert lock.exists()
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_new_folders_go_with_the_lock_if_nothing_was_written(refused: bool, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "here" / "a"
+    try:
+        with locked_while_written(path):
+            assert (path.parent / ".a.lock").exists()
+            if refused:
+                raise UserError("no")
+            path.write_text("x")
+    except UserError:
+        pass
+    assert sorted(tmp_path.rglob("*")) == ([] if refused else [tmp_path / "runs", path.parent, path])
+
+
+def test_folders_that_were_there_stay(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with locked_while_written(tmp_path / "runs" / "a"):
+        pass
+    assert names(tmp_path) == ["runs"]
 
 
 def test_a_file_system_without_locks_is_not_taken_for_another_process(
