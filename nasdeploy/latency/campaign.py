@@ -134,7 +134,7 @@ class Campaign:
         self._measure(kind, models, missing, rounds)
         timings = all_measured(kind, {key: known[key] for key in models})
         # Of what the journal has from earlier nobody knows how long it took to open.
-        each = (perf_counter() - start) / len(missing) if missing else self._calling_s(timings, rounds)
+        each = (perf_counter() - start) / len(missing) if missing else self._running_s(timings, rounds)
         for attempt in range(self.protocol.retries):
             left = max(self.ends - later_s - perf_counter(), 0.0)
             if kind == "networks" and not attempt:
@@ -148,10 +148,9 @@ class Campaign:
             timings = all_measured(kind, {key: known[key] for key in models})
         return flagged(timings, above)
 
-    def _calling_s(self, timings: Mapping[str, Timing], rounds: Rounds) -> float:
+    def _running_s(self, timings: Mapping[str, Timing], rounds: Rounds) -> float:
         """Return the seconds of a model's runs, on average."""
-        runs = rounds.visits * (self.protocol.discarded + self.protocol.kept)
-        return runs * mean(max(timing.median, self.protocol.shortest_run_s) for timing in timings.values())
+        return mean(self.protocol.running_s(timing.median, rounds.visits) for timing in timings.values())
 
     def _worth_measuring_again(self, kind: Kind, timings: Mapping[str, Timing], each: float, left: float) -> list[str]:
         """Return the most disturbed ones, as many as `left` seconds are enough for at `each` seconds.

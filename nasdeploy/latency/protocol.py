@@ -93,6 +93,13 @@ class MeasurementProtocol:
         if min(self.discarded, *others) < 0:
             raise ValueError(f"nothing in a protocol is negative; found {self}")
 
+    def running_s(self, seconds: float, visits: int) -> float:
+        """Return the seconds that the runs of `visits` visits take to a model whose calls take `seconds`.
+
+        The warm-up is included, pauses are not.
+        """
+        return (self.warmup + visits * (self.discarded + self.kept)) * max(seconds, self.shortest_run_s)
+
     def with_idle(self, idle_ms: float) -> "MeasurementProtocol":
         """Return this protocol for a device with gaps of `idle_ms` milliseconds: whole networks are measured after
         them.

@@ -63,8 +63,7 @@ class Pace:
         # Relative residuals; in units of the largest block, so that the columns are of one size.
         columns = np.stack([np.ones(len(macs)), macs / max(macs.max(), 1.0)], axis=1) / seconds[:, None]
         (call, per_largest), _ = nnls(columns, np.ones(len(macs)))
-        runs = protocol.warmup + protocol.blocks.visits * (protocol.discarded + protocol.kept)
-        measuring = runs * np.maximum(seconds, protocol.shortest_run_s).sum()
+        measuring = sum(protocol.running_s(each, protocol.blocks.visits) for each in seconds)
         opening = max(elapsed - float(measuring), 0.0) / len(blocks)
         return cls(opening, float(call), float(per_largest) / max(macs.max(), 1.0))
 
@@ -81,8 +80,7 @@ class Pace:
         return self._measuring(np.geomspace(fastest, slowest, number), opening, protocol.networks, protocol)
 
     def _measuring(self, seconds: Floats, opening: float, rounds: Rounds, p: MeasurementProtocol) -> float:
-        runs = p.warmup + rounds.visits * (p.discarded + p.kept)
-        measuring = runs * float(np.maximum(seconds, p.shortest_run_s).sum())
+        measuring = float(sum(p.running_s(each, rounds.visits) for each in seconds))
         references = 1 / max(rounds.group - 1, 1)
         shortest = p.shortest_group_s * len(seconds) * references
         idle = rounds.idle_s * rounds.visits * p.kept * len(seconds)

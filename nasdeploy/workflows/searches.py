@@ -172,7 +172,6 @@ def _seconds_to_measure(problem: Problem, device: Device) -> float:
     it."""
     protocol = MeasurementProtocol().with_idle(device.idle_ms)
     visits = protocol.networks.visits
-    runs = protocol.warmup + visits * (protocol.discarded + protocol.kept)
     slowest = max((bound for bound in problem.upper[: len(problem.tables)] if bound < float("inf")), default=0.0)
     gaps = visits * protocol.kept * protocol.networks.idle_s
-    return 1.0 + runs * max(float(slowest), protocol.shortest_run_s) + gaps
+    return 1.0 + protocol.running_s(float(slowest), visits) + gaps
