@@ -52,10 +52,10 @@ def has_gpu() -> bool:
 def fast_format(size: int) -> Literal["none", "bf16", "fp16"]:
     """Return the format of autocast in which this machine trains best on images of a side in pixels.
 
-    A GPU has one if it has units for products in it: with small images it waits for the host whatever it computes in.
+    A GPU has one if it has units for products in it: with tiny images it waits for the host whatever it computes in.
     TF32 is never the best: GPUs that have it have bf16 as well.
     """
-    if size <= _SMALL or not has_gpu():
+    if size <= _TINY or not has_gpu():
         return "none"
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16"

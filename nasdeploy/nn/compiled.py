@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
-from nasdeploy.core.errors import UserError, one_line
+from nasdeploy.core.errors import one_line
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, TensorsOf, eager
 from nasdeploy.nn.functional import Context
@@ -43,12 +43,13 @@ def _apart(compile_function: Callable[..., Any], forward: Callable[..., Tensor])
     return alone
 
 
-def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block], Forward]:
+def compiled(say: Callable[[str], None], backend: str | Callable[..., Any] = "inductor") -> Callable[[Block], Forward]:
     """Compiles a block when it is first computed, which takes seconds; inductor keeps graphs on disk for other runs.
 
-    Computing raises `UserError` where the backend cannot generate code: inductor needs a C++ compiler on a CPU, and
-    Triton on a GPU.
+    Where the backend cannot generate code, `say` is told once, and all blocks are computed operation by
+    operation from then on: inductor needs a C++ compiler on a CPU, and Triton on a GPU.
     """
+    works = True
 
     @cache
     def forward_of(block: Block) -> Forward:
@@ -59,15 +60,20 @@ def compiled(backend: str | Callable[..., Any] = "inductor") -> Callable[[Block]
 
         made = _apart(partial(torch.compile, fullgraph=True, dynamic=False, backend=backend), forward)
 
-        def checked(tensors: TensorsOf, *inputs: Tensor, context: Context) -> Tensor:
-            try:
-                result: Tensor = made(tensors, inputs, context)
-                return result
-            except BackendCompilerFailed as error:
-                raise UserError(
-                    f"train.compile: {block.key} cannot be compiled ({one_line(error)}); set it to false"
-                ) from None
+        def tried(tensors: TensorsOf, *inputs: Tensor, context: Context) -> Tensor:
+            nonlocal works
+            if works:
+                try:
+                    result: Tensor = made(tensors, inputs, context)
+                    return result
+                except BackendCompilerFailed as error:
+                    works = False
+                    say(
+                        f"train.compile: {block.key} cannot be compiled ({one_line(error)}); blocks are computed "
+                        "operation by operation"
+                    )
+            return computed(tensors, *inputs, context=context)
 
-        return checked
+        return tried
 
     return forward_of

@@ -6,13 +6,11 @@ Middle channels are leading ones, smaller kernels the central taps.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.blocks.convolutions import ConvBlock, FusedInvertedResidual
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import (
-    ACTIVATIONS,
     BatchNormFamily,
     Context,
     ConvTensors,
@@ -22,6 +20,7 @@ from nasdeploy.nn.functional import (
     drop_connect,
     norm_entries,
     pad_and_convolve,
+    project,
     slice_matrix,
     slice_norm,
 )
@@ -53,7 +52,7 @@ class ConvBlockFamily(BatchNormFamily):
     def forward(block: ConvBlock, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped beside a shortcut are samples."""
         y = pad_and_convolve(x, tensors.weight, block.stride, block.margins)
-        y = ACTIVATIONS[block.activation](batch_norm(y, tensors.norm, context.statistics, block.bn_eps))
+        y = batch_norm(y, tensors.norm, context.statistics, block.bn_eps, block.activation)
         return drop_connect(y, context.drop) + x if block.residual else y
 
 
@@ -118,8 +117,7 @@ class FusedInvertedResidualFamily(BatchNormFamily):
         """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped beside a shortcut are samples."""
         statistics, eps = context.statistics, block.bn_eps
         y = pad_and_convolve(x, tensors.expand.weight, block.stride, block.margins)
-        y = ACTIVATIONS[block.activation](batch_norm(y, tensors.expand.norm, statistics, eps))
+        y = batch_norm(y, tensors.expand.norm, statistics, eps, block.activation)
         if tensors.squeeze is not None:
             y = squeeze_and_excite(block, y, tensors.squeeze)
-        y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics, eps)
-        return drop_connect(y, context.drop) + x if block.residual else y
+        return project(y, tensors.project, x if block.residual else None, context, eps)

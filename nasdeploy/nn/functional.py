@@ -1,6 +1,6 @@
 """Functions that block families are made of, on explicit tensors, and what a computation is told beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasdeploy.core.space import Sharing
+from nasdeploy.nn import kernels
 from nasdeploy.nn.depthwise import depthwise, is_faster
 
 
@@ -106,8 +107,30 @@ def slice_norm(norm: nn.BatchNorm2d, channels: int) -> NormTensors:
     return NormTensors(weight[:channels], bias[:channels], mean[:channels], var[:channels])
 
 
-def batch_norm(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float = BN_EPS) -> Tensor:
-    """Return `[N, channels, H, W]` normalised over the batch or by running statistics; `eps` is added to variances."""
+def batch_norm(
+    x: Tensor,
+    norm: NormTensors,
+    statistics: Statistics,
+    eps: float = BN_EPS,
+    activation: str = "none",
+    shortcut: Tensor | None = None,
+) -> Tensor:
+    """Return `[N, channels, H, W]` normalised over the batch or by running statistics.
+
+    `eps` is added to variances. An `activation` follows, by its key in `ACTIVATIONS`, or `none`; after it the
+    `shortcut` is added, if there is one.
+    """
+    addable = shortcut is None or (activation == "none" and shortcut.dtype == x.dtype)
+    if statistics == BATCH and addable and kernels.pay(x):
+        from nasdeploy.nn.kernels.normalisation import batch_norm as fused
+
+        return fused(x, norm.weight, norm.bias, eps, activation, shortcut)
+    y = _normalised(x, norm, statistics, eps)
+    y = y if activation == "none" else ACTIVATIONS[activation](y)
+    return y if shortcut is None else y + shortcut
+
+
+def _normalised(x: Tensor, norm: NormTensors, statistics: Statistics, eps: float) -> Tensor:
     if statistics.synchronised:
         return synchronised_batch_norm(x, norm.weight, norm.bias, eps)
     if statistics.batch and not statistics.momentum:
@@ -127,6 +150,12 @@ def pad_and_convolve(x: Tensor, weight: Tensor, stride: int, margins: tuple[int,
     """Return the convolution of `[N, C, H, W]` without bias, with zeros before and after the rows and columns."""
     if is_faster(x, weight, stride, margins, groups):
         return depthwise(x, weight, stride, margins)
+    if kernels.serve(x) and groups == x.shape[1] == len(weight) and groups > 1:
+        from nasdeploy.nn.kernels import depthwise as on_gpu
+
+        if weight.shape[-1] in on_gpu.KERNELS and stride in on_gpu.STRIDES:
+            x = x.to(torch.get_autocast_dtype("cuda")) if torch.is_autocast_enabled("cuda") else x
+            return on_gpu.depthwise(x, weight.to(x.dtype), stride, margins)
     before, after = margins
     if before != after:
         x, before = F.pad(x, (before, after, before, after)), 0
@@ -240,12 +269,35 @@ def each_tensor(change: Callable[[Tensor], Tensor], tensors: Any) -> Any:
     return type(tensors)(*changed) if hasattr(tensors, "_fields") else tuple(changed)
 
 
+def tensors_in(nested: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples, in order; None is left out."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif nested is not None:
+        for each in nested:
+            yield from tensors_in(each)
+
+
 def drop_connect(x: Tensor, rate: float) -> Tensor:
     """Zero whole samples of `[N, ...]` with probability `rate`; the others are scaled by 1 / (1 - rate)."""
     if rate == 0.0:
         return x
     keep = torch.empty((x.shape[0], 1, 1, 1), dtype=x.dtype, device=x.device).bernoulli_(1.0 - rate)
     return x * (keep / (1.0 - rate))
+
+
+def project(
+    x: Tensor, conv: ConvTensors, shortcut: Tensor | None, context: Context, eps: float, activation: str = "none"
+) -> Tensor:
+    """Return the end of a block: its middle channels `[N, C, H, W]` summed up and normalised, and the shortcut added.
+
+    Beside a shortcut, whole samples are dropped as the context says.
+    """
+    x = F.conv2d(x, conv.weight)
+    if shortcut is None or not context.drop:
+        return batch_norm(x, conv.norm, context.statistics, eps, activation, shortcut)
+    x = batch_norm(x, conv.norm, context.statistics, eps, activation)
+    return drop_connect(x, context.drop) + shortcut
 
 
 def rescale(x: Tensor, side: int) -> Tensor:

@@ -58,7 +58,7 @@ class StemFamily(BatchNormFamily):
     def forward(block: Stem, tensors: ConvTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, 3, side, side] -> [N, out_channels, ...]`."""
         x = pad_and_convolve(x, tensors.weight, block.stride, block.margins)
-        return ACTIVATIONS[block.activation](batch_norm(x, tensors.norm, context.statistics, block.bn_eps))
+        return batch_norm(x, tensors.norm, context.statistics, block.bn_eps, block.activation)
 
 
 class PoolHeadWeights(nn.Module):
@@ -103,9 +103,9 @@ class PoolHeadFamily(BatchNormFamily):
     @staticmethod
     def forward(block: PoolHead, tensors: PoolHeadTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, classes]`; what is dropped are features before the classifier."""
-        activation = ACTIVATIONS[block.activation]
-        x = activation(batch_norm(F.conv2d(x, tensors.expand.weight), tensors.expand.norm, context.statistics))
-        x = activation(F.conv2d(F.adaptive_avg_pool2d(x, 1), tensors.project)).flatten(1)
+        x = F.conv2d(x, tensors.expand.weight)
+        x = batch_norm(x, tensors.expand.norm, context.statistics, activation=block.activation)
+        x = ACTIVATIONS[block.activation](F.conv2d(F.adaptive_avg_pool2d(x, 1), tensors.project)).flatten(1)
         if context.drop:
             x = F.dropout(x, context.drop)
         return F.linear(x, tensors.classifier, tensors.classifier_bias)
@@ -160,16 +160,15 @@ class ClassifierHeadFamily(BatchNormFamily):
     @staticmethod
     def forward(block: ClassifierHead, tensors: ClassifierHeadTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, classes]`; what is dropped are features before the classifier."""
-        activation = ACTIVATIONS[block.activation]
         if tensors.conv is not None:
             x = F.conv2d(x, tensors.conv.weight)
-            x = activation(batch_norm(x, tensors.conv.norm, context.statistics, block.bn_eps))
+            x = batch_norm(x, tensors.conv.norm, context.statistics, block.bn_eps, block.activation)
         x = F.adaptive_avg_pool2d(x, 1)
         if tensors.hidden is not None:
             x = F.conv2d(x, tensors.hidden.weight, tensors.hidden.bias)
             if tensors.hidden.norm is not None:
                 x = batch_norm(x, tensors.hidden.norm, context.statistics, block.bn_eps)
-            x = activation(x)
+            x = ACTIVATIONS[block.activation](x)
         x = x.flatten(1)
         if context.drop:
             x = F.dropout(x, context.drop)

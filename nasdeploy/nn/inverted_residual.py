@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nasdeploy.blocks.inverted_residual import InvertedResidual, KernelTransform
 from nasdeploy.core.space import Sharing
+from nasdeploy.nn import kernels
 from nasdeploy.nn.functional import (
     ACTIVATIONS,
     BatchNormFamily,
@@ -24,9 +25,9 @@ from nasdeploy.nn.functional import (
     Middle,
     batch_norm,
     centre_crop,
-    drop_connect,
     norm_entries,
     pad_and_convolve,
+    project,
     slice_matrix,
     slice_norm,
 )
@@ -159,20 +160,17 @@ class InvertedResidualFamily(BatchNormFamily):
 
         This drop-connect acts only where the shortcut is the input itself.
         """
-        activation, statistics, eps = ACTIVATIONS[block.activation], context.statistics, block.bn_eps
+        activation, statistics, eps = block.activation, context.statistics, block.bn_eps
         y = x
         if tensors.expand is not None:
-            y = activation(batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics, eps))
+            y = batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics, eps, activation)
         y = pad_and_convolve(y, tensors.depthwise.weight, block.stride, block.margins, block.mid_channels)
-        y = activation(batch_norm(y, tensors.depthwise.norm, statistics, eps))
+        y = batch_norm(y, tensors.depthwise.norm, statistics, eps, activation)
         if tensors.squeeze is not None:
             y = squeeze_and_excite(block, y, tensors.squeeze)
-        y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics, eps)
-        if block.out_activation != "none":
-            y = ACTIVATIONS[block.out_activation](y)
-        if context.drop and block.identity:
-            y = drop_connect(y, context.drop)
-        return y + _shortcut(block, tensors.shortcut, x) if block.residual else y
+        shortcut = _shortcut(block, tensors.shortcut, x) if block.residual else None
+        told = context if block.identity else Context(statistics)
+        return project(y, tensors.project, shortcut, told, eps, block.out_activation)
 
 
 def _between(weights: InvertedResidualWeights) -> Iterator[Middle]:
@@ -232,9 +230,17 @@ def slice_squeeze(reduce: nn.Conv2d, restore: nn.Conv2d, mid: int, squeezed: int
 
 def squeeze_and_excite(block: Squeezing, x: Tensor, tensors: SqueezeTensors) -> Tensor:
     """Scale the channels of `[N, channels, H, W]` by a gate computed from their means."""
-    gate = F.adaptive_avg_pool2d(x, 1)
-    gate = ACTIVATIONS[block.se_activation](F.conv2d(gate, tensors.reduce, tensors.reduce_bias))
-    return x * GATES[block.gate](F.conv2d(gate, tensors.restore, tensors.restore_bias))
+    if kernels.pay(x):
+        from nasdeploy.nn.kernels.squeeze import scaled, squeezed
+
+        x, means = squeezed(x)
+        return scaled(x, _gate(block, means, tensors))
+    return x * _gate(block, F.adaptive_avg_pool2d(x, 1), tensors)
+
+
+def _gate(block: Squeezing, means: Tensor, tensors: SqueezeTensors) -> Tensor:
+    gate = ACTIVATIONS[block.se_activation](F.conv2d(means, tensors.reduce, tensors.reduce_bias))
+    return GATES[block.gate](F.conv2d(gate, tensors.restore, tensors.restore_bias))
 
 
 def _shortcut(block: InvertedResidual, weight: Tensor | None, x: Tensor) -> Tensor:

@@ -71,14 +71,14 @@ class PoolingStemFamily(BatchNormFamily):
     @staticmethod
     def forward(block: PoolingStem, tensors: PoolingStemTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, out_channels, side / 4, side / 4]`."""
-        activation, statistics, stride = ACTIVATIONS[block.activation], context.statistics, 2
+        activation, statistics, stride = block.activation, context.statistics, 2
         for conv in tensors.convs:
             x = F.conv2d(x, conv.weight, None, stride, block.kernel_size // 2)
-            x, stride = activation(batch_norm(x, conv.norm, statistics, block.bn_eps)), 1
+            x, stride = batch_norm(x, conv.norm, statistics, block.bn_eps, activation), 1
         if tensors.pool is None:
             return F.max_pool2d(x, KERNEL, 2, _PADDING)
         x = F.conv2d(x, tensors.pool.weight, None, 2, _PADDING)
-        return activation(batch_norm(x, tensors.pool.norm, statistics, block.bn_eps))
+        return batch_norm(x, tensors.pool.norm, statistics, block.bn_eps, activation)
 
 
 class _ResidualWeights(nn.Module):
@@ -167,9 +167,9 @@ class BasicBlockFamily(BatchNormFamily):
     @staticmethod
     def forward(block: BasicBlock, tensors: BasicBlockTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped are whole samples of the branch."""
-        activation, statistics, eps = ACTIVATIONS[block.activation], context.statistics, block.bn_eps
+        activation, statistics, eps = block.activation, context.statistics, block.bn_eps
         y = F.conv2d(x, tensors.conv1.weight, None, block.stride, _PADDING)
-        y = activation(batch_norm(y, tensors.conv1.norm, statistics, eps))
+        y = batch_norm(y, tensors.conv1.norm, statistics, eps, activation)
         y = F.conv2d(y, tensors.conv2.weight, None, 1, _PADDING)
         return _finish(block, tensors.end, batch_norm(y, tensors.conv2.norm, statistics, eps), x, context)
 
@@ -226,11 +226,11 @@ class BottleneckFamily(BatchNormFamily):
     @staticmethod
     def forward(block: Bottleneck, tensors: BottleneckTensors, x: Tensor, *, context: Context) -> Tensor:
         """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped are whole samples of the branch."""
-        activation, statistics, eps = ACTIVATIONS[block.activation], context.statistics, block.bn_eps
+        activation, statistics, eps = block.activation, context.statistics, block.bn_eps
         y = F.conv2d(x, tensors.conv1.weight)
-        y = activation(batch_norm(y, tensors.conv1.norm, statistics, eps))
+        y = batch_norm(y, tensors.conv1.norm, statistics, eps, activation)
         y = F.conv2d(y, tensors.conv2.weight, None, block.stride, _PADDING, 1, block.groups)
-        y = activation(batch_norm(y, tensors.conv2.norm, statistics, eps))
+        y = batch_norm(y, tensors.conv2.norm, statistics, eps, activation)
         y = F.conv2d(y, tensors.conv3.weight)
         return _finish(block, tensors.end, batch_norm(y, tensors.conv3.norm, statistics, eps), x, context)
 

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from nasdeploy.blocks.universal_residual import UniversalInvertedResidual
 from nasdeploy.core.space import Sharing
 from nasdeploy.nn.functional import (
-    ACTIVATIONS,
     BatchNormFamily,
     Context,
     ConvTensors,
     Middle,
     batch_norm,
     centre_crop,
-    drop_connect,
     norm_entries,
     pad_and_convolve,
+    project,
     slice_matrix,
     slice_norm,
 )
@@ -93,15 +92,14 @@ class UniversalInvertedResidualFamily(BatchNormFamily):
         block: UniversalInvertedResidual, tensors: UniversalInvertedResidualTensors, x: Tensor, *, context: Context
     ) -> Tensor:
         """`[N, in_channels, side, side] -> [N, out_channels, ...]`; what is dropped beside a shortcut are samples."""
-        activation, statistics, eps = ACTIVATIONS[block.activation], context.statistics, block.bn_eps
+        activation, statistics, eps = block.activation, context.statistics, block.bn_eps
         first, second = block.strides
         y = x
         if tensors.start is not None:
             y = pad_and_convolve(y, tensors.start.weight, first, block.start_margins, block.in_channels)
             y = batch_norm(y, tensors.start.norm, statistics, eps)
-        y = activation(batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics, eps))
+        y = batch_norm(F.conv2d(y, tensors.expand.weight), tensors.expand.norm, statistics, eps, activation)
         if tensors.depthwise is not None:
             y = pad_and_convolve(y, tensors.depthwise.weight, second, block.middle_margins, block.mid_channels)
-            y = activation(batch_norm(y, tensors.depthwise.norm, statistics, eps))
-        y = batch_norm(F.conv2d(y, tensors.project.weight), tensors.project.norm, statistics, eps)
-        return drop_connect(y, context.drop) + x if block.residual else y
+            y = batch_norm(y, tensors.depthwise.norm, statistics, eps, activation)
+        return project(y, tensors.project, x if block.residual else None, context, eps)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from nasdeploy.core.plan import Block, Plan, Step
 from nasdeploy.core.space import SearchSpace, Slot
 from nasdeploy.nn import FAMILIES, Forward, TensorsOf, cover, eager, tensors_of
 from nasdeploy.nn.drawing import nothing_drawn
-from nasdeploy.nn.functional import BATCH, Context, Statistics
+from nasdeploy.nn.functional import BATCH, Context, Statistics, tensors_in
 from nasdeploy.nn.network import Network, fit_images, run_part
 
 
@@ -122,16 +121,7 @@ def _copies(supernet: Supernet, network: Network, step: Step) -> Iterator[tuple[
     family = FAMILIES[type(step.block)]
     source = family.slice(supernet.weights[step.slot], step.block)
     target = family.slice(network.block(step.name).weights, step.block)
-    return zip(_tensors(target), _tensors(source), strict=True)
-
-
-def _tensors(nested: Any) -> Iterator[Tensor]:
-    """Yield the tensors of nested tuples, in order; None is left out."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif nested is not None:
-        for item in nested:
-            yield from _tensors(item)
+    return zip(tensors_in(target), tensors_in(source), strict=True)
 
 
 def _cover(space: SearchSpace, slot: Slot) -> nn.Module:

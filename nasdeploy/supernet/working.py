@@ -65,6 +65,11 @@ class LearningNetwork:
     network: SubNetwork
     slices: Sequence[Slice]
 
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """The parameters that it learns by."""
+        return list(dict.fromkeys(each.parameter for each in self.slices if each.gradient is not None))
+
     def learn(self, loss: Tensor) -> None:
         """Make the backward pass of a loss, and add the gradients to those of the parameters."""
         learning = [each for each in self.slices if each.gradient is not None]

@@ -3,7 +3,7 @@
 Steps that were not made, because a loss or the gradient was not finite, are told: which, why, how many are too many.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +19,11 @@ from nasdeploy.core.arch import Arch
 from nasdeploy.core.errors import UserError
 from nasdeploy.core.plan import Block
 from nasdeploy.nn import Forward, eager
-from nasdeploy.nn.functional import BATCH, Statistics
+from nasdeploy.nn.functional import BATCH, Statistics, each_tensor, tensors_in
 from nasdeploy.supernet.supernet import SubNetwork, Supernet
 from nasdeploy.supernet.working import WorkingWeights
 from nasdeploy.tasks.task import Inputs, Objective, Outputs, Targets, Task
+from nasdeploy.training.graphs import Graphs, Learned
 from nasdeploy.training.optimizer import overflowed
 from nasdeploy.training.teacher import SizedTeacher, Teacher
 
@@ -76,6 +77,8 @@ class StepComputation:
     """The computation of a block, which may be compiled."""
     scale: Callable[[Tensor], Tensor] = lambda loss: loss
     """The scaling of a loss for its backward pass."""
+    graphs: Graphs | None = None
+    """The recordings of networks that come in step after step; None where each is computed anew."""
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,30 @@ class SandwichStep:
             for arch in archs:
                 leads = role == sandwich.leader
                 rates = self.drop_rates if leads or sandwich.all_regularised else None
-                with self.execution.precision():
-                    taken = self._working.take(self._bound(arch, rates))
-                    outputs = self.task.outputs(taken.network, inputs)
-                loss = self.objective.student(outputs, targets, teacher)
-                taken.learn(self.execution.scale(loss))
-                losses.setdefault(role, []).append(loss.detach())
+                learned = self._learned(arch, rates, (inputs, targets, teacher))
+                losses.setdefault(role, []).append(learned.loss)
                 if leads and teacher is None:
-                    teacher = _detached(outputs)
+                    teacher = learned.outputs
         # Numbers are asked for last: a GPU would wait at each of them.
         return Losses({role: sum(map(float, values)) / len(values) for role, values in losses.items()})
+
+    def _learned(
+        self, arch: Arch, drop_rates: Mapping[str, float] | None, given: tuple[Inputs, Targets, Outputs | None]
+    ) -> Learned:
+        """Add the gradients of a network on inputs and targets, with a teacher's outputs if there are any."""
+
+        def learn(inputs: Inputs, targets: Targets, teacher: Outputs | None) -> Learned:
+            with self.execution.precision():
+                taken = self._working.take(self._bound(arch, drop_rates))
+                outputs = self.task.outputs(taken.network, inputs)
+            loss = self.objective.student(outputs, targets, teacher)
+            taken.learn(self.execution.scale(loss))
+            return Learned(
+                each_tensor(lambda tensor: tensor.detach().clone(), outputs), loss.detach(), taken.parameters
+            )
+
+        graphs = self.execution.graphs
+        return learn(*given) if graphs is None else graphs((arch, drop_rates is None), learn, given)
 
     def losses_of(self, archs: Sequence[Arch], inputs: Inputs, targets: Targets) -> list[float]:
         """Return the label losses of architectures on a batch, averaged over all processes; leaves no gradients."""
@@ -143,19 +160,6 @@ class SandwichStep:
         teacher = self.teacher.beside(sandwich.archs) if isinstance(self.teacher, SizedTeacher) else self.teacher
         with self.execution.precision():
             return teacher(*inputs)
-
-
-def tensors_in(outputs: Outputs) -> Iterator[Tensor]:
-    """Yield the tensors of nested tuples, in order."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    else:
-        for each in outputs:
-            yield from tensors_in(each)
-
-
-def _detached(outputs: Outputs) -> Outputs:
-    return outputs.detach() if isinstance(outputs, Tensor) else tuple(map(_detached, outputs))
 
 
 @dataclass

@@ -161,6 +161,9 @@ class TrainSettings(LearningSettings):
     GPUs: on a CPU it is slower."""
     tf32: bool = False
     """Whether GPUs compute float32 convolutions and matrix products with TF32's 10 bits of mantissa."""
+    cuda_graphs: bool = True
+    """Whether GPUs replay networks that come in step after step, such as the largest and the smallest, as recorded CUDA
+    graphs, which the host starts in one go. Results are the same; memory for a second network is taken."""
     compile: bool = False
     """Whether blocks are compiled with `torch.compile`, each when it first occurs, which takes seconds: it is for long
     runs on GPUs. On a CPU it is slower than it is without."""

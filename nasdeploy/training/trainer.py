@@ -32,6 +32,7 @@ from nasdeploy.supernet.settings import RecalibrationSettings
 from nasdeploy.supernet.supernet import Supernet
 from nasdeploy.tasks.task import Task, TaskData
 from nasdeploy.training.checkpoint import Checkpoints, Position, SavedState, TrainingState, change_of_processes
+from nasdeploy.training.graphs import Graphs, cuda_capture
 from nasdeploy.training.loop import TrainingLoop
 from nasdeploy.training.monitor import Metrics, MetricsFile, PhaseSteps, monitored
 from nasdeploy.training.optimizer import layout_of, mixed_precision, set_tf32
@@ -211,7 +212,7 @@ class Trainer:
     @cached_property
     def forward_of(self) -> Callable[[Block], Forward]:
         """The computation of a block, the same in all phases."""
-        return compiled() if self.settings.compile else eager
+        return compiled(self.progress.say) if self.settings.compile else eager
 
     @property
     def layout(self) -> torch.memory_format:
@@ -227,6 +228,7 @@ class Trainer:
             partial(mixed_precision, settings, self.ranks.device),
             self.forward_of,
             state.scaler.scale,
+            self._graphs(state) if statistics is BATCH else None,
         )
         rates = drop_rates(self.space, settings.dropout, settings.drop_connect)
         objective, teacher = self.task.objective(settings, self.data), phase.teacher
@@ -234,6 +236,13 @@ class Trainer:
             where = (self.ranks.device, self.layout)
             teacher = teacher_of(self.directory, self.space, self.task, *where, settings.distillation)
         return SandwichStep(state.supernet, self.task, objective, rates, teacher, execution)
+
+    def _graphs(self, state: TrainingState) -> Graphs | None:
+        """Return what records networks, on a GPU."""
+        device = self.ranks.device
+        if not self.settings.cuda_graphs or device.type != "cuda":
+            return None
+        return Graphs(tuple(state.supernet.parameters()), cuda_capture(device), self.progress.say)
 
     def _prepare(self, begin: Callable[[Supernet], None]) -> TrainingState:
         torch.manual_seed(seed_for(self.seed, "weights"))

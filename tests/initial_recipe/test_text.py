@@ -116,13 +116,13 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_gpu_trains_on_photographs_in_the_format_that_it_is_fast_in(
     bf16: bool, capability: tuple[int, int], wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photographs, small = draft(summary(side=300)), draft(summary(side=32))
+    photographs, tiny = draft(summary(side=300)), draft(summary(side=12))
     assert "autocast" not in recipe_text(photographs, "recipe.yaml"), "there is no GPU here"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert check(recipe_text(photographs, "recipe.yaml"), "recipe.yaml").train.autocast == wanted
-    assert check(recipe_text(small, "recipe.yaml"), "recipe.yaml").train.autocast == "none"
-    assert of_precision(small) == []
+    assert check(recipe_text(tiny, "recipe.yaml"), "recipe.yaml").train.autocast == "none"
+    assert of_precision(tiny) == []
     said = f"training computes convolutions in {wanted}, which is fast on 2 CPU cores; `train.autocast=none` is exact"
     assert of_precision(photographs) == ([] if wanted == "none" else [said])

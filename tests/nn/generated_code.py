@@ -45,5 +45,5 @@ def test_generated_code_agrees() -> None:
     tensors = FAMILIES[type(block)].slice(supernet.weights[slot], block)
     x = torch.randn(2, *block.inputs[0].shape)
     expected = eager(block)(tensors, x, context=Context(BATCH))
-    found = compiled()(block)(tensors, x, context=Context(BATCH))
+    found = compiled(pytest.fail)(block)(tensors, x, context=Context(BATCH))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
