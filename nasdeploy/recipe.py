@@ -281,6 +281,7 @@ _TEACHES_NOTHING = (
     "data.on_unreadable",
     "data.max_pixels",
     "data.cache",
+    "train.cuda_graphs",
     "train.threads",
     "train.channels_last",
     "train.tensorboard",

@@ -38,7 +38,8 @@ def serve(x: Tensor) -> bool:
 
 def pay(x: Tensor) -> bool:
     """Return whether kernels `serve` images, and are worth the time to start them."""
-    return (_everywhere or x.numel() >= FEWEST) and serve(x)
+    # What is compiled would otherwise be compiled anew for each value of the flag.
+    return not torch.compiler.is_compiling() and (_everywhere or x.numel() >= FEWEST) and serve(x)
 
 
 @contextmanager
