@@ -29,17 +29,19 @@ _everywhere = False
 
 def serve(x: Tensor) -> bool:
     """Return whether kernels compute with images `[N, C, H, W]`: on a GPU and channels-last, unless traced."""
-    if x.device.type != "cuda" or x.ndim != 4 or x.dtype not in _DTYPES:
-        return False
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if not _computed_on_gpu(x) or x.ndim != 4 or x.dtype not in _DTYPES:
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous() and _work(x.device, x.dtype)
 
 
 def pay(x: Tensor) -> bool:
     """Return whether kernels `serve` images, and are worth the time to start them."""
-    # What is compiled would otherwise be compiled anew for each value of the flag.
-    return not torch.compiler.is_compiling() and (_everywhere or x.numel() >= FEWEST) and serve(x)
+    return _computed_on_gpu(x) and (_everywhere or x.numel() >= FEWEST) and serve(x)
+
+
+def _computed_on_gpu(x: Tensor) -> bool:
+    """Return whether a GPU computes with a tensor now. What is traced or exported may have no size to ask for."""
+    return x.is_cuda and not torch.compiler.is_compiling() and torch._C._get_tracing_state() is None
 
 
 @contextmanager

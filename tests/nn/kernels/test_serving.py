@@ -7,8 +7,10 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from nasdeploy.nn import kernels
+from nasdeploy.nn.functional import BATCH, NormTensors, batch_norm
 
 GPU = torch.device("cuda", 0)
 
@@ -29,12 +31,23 @@ def test_processors_have_none() -> None:
 
 def test_small_images_pay_in_recorded_graphs_only() -> None:
     images = torch.randn(2, 8, 4, 4)
-    with patch.object(kernels, "serve", lambda x: True):
+    with patch.object(kernels, "serve", lambda x: True), patch.object(kernels, "_computed_on_gpu", lambda x: True):
         assert not kernels.pay(images)
         assert kernels.pay(torch.empty(1).expand(1, 1, kernels.FEWEST))
         with kernels.everywhere():
             assert kernels.pay(images)
         assert not kernels.pay(images)
+
+
+def test_a_network_without_a_size_is_not_asked_for_it() -> None:
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scale = torch.ones(8)
+            return batch_norm(x, NormTensors(scale, scale, scale, scale), BATCH)
+
+    images = torch.randn(2, 8, 4, 4)
+    exported = torch.export.export(Normalised(), (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert exported.module()(torch.randn(5, 8, 4, 4)).shape == (5, 8, 4, 4)
 
 
 def test_without_triton_nothing_is_said() -> None:
