@@ -150,7 +150,7 @@ def pad_and_convolve(x: Tensor, weight: Tensor, stride: int, margins: tuple[int,
     """Return the convolution of `[N, C, H, W]` without bias, with zeros before and after the rows and columns."""
     if is_faster(x, weight, stride, margins, groups):
         return depthwise(x, weight, stride, margins)
-    if kernels.serve(x) and groups == x.shape[1] == len(weight) and groups > 1:
+    if groups > 1 and kernels.serve(x) and groups == x.shape[1] == len(weight):
         from nasdeploy.nn.kernels import depthwise as on_gpu
 
         if weight.shape[-1] in on_gpu.KERNELS and stride in on_gpu.STRIDES:

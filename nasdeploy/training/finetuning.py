@@ -13,15 +13,8 @@ DEFAULT_EPOCHS = 4
 """The epochs of a fine-tuning that is asked for where nothing says how many."""
 _OF_TRAINING = (
     *("label_smoothing", "sync_bn", "world_size_change", "channels_last", "autocast", "tf32", "compile"),
-    *(
-        "cuda_graphs",
-        "threads",
-        "checkpoint_steps",
-        "checkpoint_minutes",
-        "kept_checkpoints",
-        "most_skipped",
-        "tensorboard",
-    ),
+    *("cuda_graphs", "threads", "checkpoint_steps", "checkpoint_minutes", "kept_checkpoints"),
+    *("most_skipped", "tensorboard"),
 )
 """The settings that a fine-tuning has from the training of the supernet."""
 

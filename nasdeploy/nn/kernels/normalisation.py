@@ -1,8 +1,7 @@
 """Batch normalisation with an activation or a residual, fused for training on NVIDIA GPUs, in Triton.
 
 Memory limits both passes: forward, images are read twice and written once; backward, they and the gradient are read
-twice, and the gradient of the images is written once. Beside the images only each channel's mean and inverse deviation
-are kept for the backward pass, which computes the activation's input again.
+twice, and that of the images is written once. Images, means and inverse deviations are kept for the backward pass.
 
 Images are in channels-last layout: `[rows, channels]`, where a row is a position in an image. `fold` rows side by side
 make a long row of a matrix `[rows / fold, fold * channels]` of the same bytes, whose width fills blocks of `BLOCK`
