@@ -12,9 +12,13 @@ EfficientNet-Lite0 is fine-tuned on DIR/train/CLASS, all but a tenth, for `--ori
 - `sliced`: the best network is chosen at once, and trained alone with the original as its teacher;
 - `small-1`, `sandwich-1`, `features-1` (or other epochs): the supernet is trained before for so many epochs, the
   smallest and two random networks a step; the largest as well; or stages by themselves for the original's feature maps.
-  The network chosen is also trained alone from sliced weights for all of the time, which is `own`;
+  The network chosen is also trained alone from sliced weights for all of the time, which is `own` (not with
+  `--no-own`);
 - `width`, `depth`, `depth1+width` (one block less in each stage), `depth2+width`, `resolution`: the original is cut by
   hand, and trained alone in the same way. Latencies of cuts are measured where there is no file `--hand` yet.
+
+Each share of the latency has that time. With `--together` all have it in common: the original and the elastic epochs
+serve every share, and what they leave is divided evenly among the networks.
 
 The network chosen has the least cross-entropy and divergence from the original, on all held-out images, of the sixteen
 of least predicted loss. Its latency is predicted by the table. `--scores` tells of random networks how well each score
@@ -107,6 +111,7 @@ class Comparison:
         self.keep(way="original", epochs=options.original_epochs, after=experiment.folder.accuracy(self.teacher))
         sort_channels(self.supernet, "variation", experiment.folder.calibration)
         self.left = options.budget - options.original_epochs
+        self.networks = len(options.share) if options.together else 1
 
     def keep(self, **row: Any) -> None:
         """Write figures down, and say them."""
@@ -124,7 +129,7 @@ class Comparison:
         for share in self.options.share:
             arch = self.experiment.winner(supernet, self.teacher, losses, share)
             self.train(way, share, supernet, arch, self.left - time)
-            if time:
+            if time and self.options.own:
                 self.train(f"own of {way}", share, self.supernet, arch, self.left)
         if self.options.scores:
             self.scores(way, supernet, losses)
@@ -139,9 +144,9 @@ class Comparison:
         return supernet, float(epochs) * ELASTIC[kind]
 
     def train(self, way: str, share: float, supernet: Supernet, arch: Arch, time: float) -> None:
-        """Train a network for some time, and keep how accurate it was before and after."""
+        """Train a network for its part of some time, and keep how accurate it was before and after."""
         before = self.experiment.accuracy(supernet, arch)
-        epochs, after = self.experiment.alone(supernet, arch, self.teacher, time)
+        epochs, after = self.experiment.alone(supernet, arch, self.teacher, time / self.networks)
         self.keep(way=way, share=share, epochs=epochs, before=before, after=after, arch=dict(arch))
 
     def by_hand(self, family: str) -> None:
@@ -192,7 +197,7 @@ class Comparison:
 
 def times(options: argparse.Namespace) -> dict[str, float]:
     """Return the times of an experiment, in which figures are comparable."""
-    return {"budget": options.budget, "original_epochs": options.original_epochs}
+    return {"budget": options.budget, "original_epochs": options.original_epochs, "together": options.together}
 
 
 def tau_of(score: Floats, tested: Floats) -> float:
@@ -252,6 +257,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=12, help="all of the time, in epochs of the original")
     parser.add_argument("--original-epochs", type=float, default=4)
     parser.add_argument("--share", type=float, nargs="+", default=[0.5, 0.3])
+    parser.add_argument("--together", action="store_true", help="the time is that of all shares together")
+    parser.add_argument("--no-own", dest="own", action="store_false", help="leave out what is `own`")
     parser.add_argument("--scores", action="store_true", help="also tell how well scores rank random networks")
     parser.add_argument("--score-shares", type=float, nargs=2, default=[0.45, 0.55])
     parser.add_argument("--score-networks", type=int, default=60)
