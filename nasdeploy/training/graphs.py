@@ -50,20 +50,10 @@ Capture = Callable[[Callable[[], Learned]], tuple[Callable[[], None], Learned]]
 """What records a computation, without doing it: what replays it, and the tensors that hold its results then."""
 
 
-class _Given:
-    """Nested tensors that a recording reads."""
-
-    def __init__(self, nested: Any) -> None:
-        self.nested = each_tensor(torch.clone, nested)
-
-    def take(self, nested: Any) -> None:
-        """Take the numbers of tensors of the same shapes."""
-        torch._foreach_copy_([*tensors_in(self.nested)], [*tensors_in(nested)])
-
-
 @dataclass(frozen=True)
 class _RecordedNetwork:
-    given: _Given
+    given: Any
+    """The nested tensors that it reads."""
     replay: Callable[[], None]
     learned: Learned
     before: Sequence[Tensor | None]
@@ -77,7 +67,7 @@ class _RecordedNetwork:
         return all(parameter.grad is grad for parameter, grad in zip(parameters, self.before, strict=True))
 
     def __call__(self, given: Any) -> Learned:
-        self.given.take(given)
+        torch._foreach_copy_([*tensors_in(self.given)], [*tensors_in(given)])
         self.replay()
         for parameter, grad in zip(self.learned.parameters, self.after, strict=True):
             parameter.grad = grad
@@ -123,8 +113,8 @@ class Graphs:
         """Keep the recording of a network; gradients are as before then."""
         before = {parameter: parameter.grad for parameter in self._parameters}
         try:
-            kept = _Given(given)
-            replay, learned = self._capture(lambda: learn(*kept.nested))
+            kept = each_tensor(torch.clone, given)
+            replay, learned = self._capture(lambda: learn(*kept))
             grads = [before[parameter] for parameter in learned.parameters]
             after = [parameter.grad for parameter in learned.parameters]
             self._recordings[key] = _RecordedNetwork(kept, replay, learned, grads, after)

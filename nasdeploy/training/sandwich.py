@@ -120,9 +120,7 @@ class SandwichStep:
                 outputs = self.task.outputs(taken.network, inputs)
             loss = self.objective.student(outputs, targets, teacher)
             taken.learn(self.execution.scale(loss))
-            return Learned(
-                each_tensor(lambda tensor: tensor.detach().clone(), outputs), loss.detach(), taken.parameters
-            )
+            return Learned(each_tensor(torch.detach, outputs), loss.detach(), taken.parameters)
 
         graphs = self.execution.graphs
         return learn(*given) if graphs is None else graphs((arch, drop_rates is None), learn, given)

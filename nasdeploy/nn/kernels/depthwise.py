@@ -21,10 +21,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nasdeploy.nn.kernels.launching import aligned, launch
+from nasdeploy.nn.kernels.launching import VECTOR, aligned, launch, processors, vector
 
 KERNELS, STRIDES = (3, 5, 7), (1, 2)
-_EIGHT = 8
 _ROWS, _BLOCK, _WARPS = 4, 128, 4
 _STRIDED_ROWS = {3: 2, 5: 1, 7: 1}
 """Rows of output at once in the gradient of images for a stride of 2, by kernel; each is two rows of images."""
@@ -240,8 +239,8 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, margins: tuple[int, int]) 
 def launch_all(dtype: torch.dtype, device: torch.device) -> None:
     """Launch what convolutions of the usual kernels need, once each."""
     for kernel, stride in product(KERNELS[:2], STRIDES):
-        x = torch.empty((1, _EIGHT, kernel, kernel), dtype=dtype, device=device)
-        taps = torch.empty((kernel, kernel, _EIGHT), dtype=dtype, device=device)
+        x = torch.empty((1, VECTOR, kernel, kernel), dtype=dtype, device=device)
+        taps = torch.empty((kernel, kernel, VECTOR), dtype=dtype, device=device)
         side = (kernel - 1) // stride + 1
         y = _convolved(x, taps, stride, kernel // 2, (side, side), flipped=False)
         _gradient_of_weight(x, y, kernel, stride, kernel // 2)
@@ -279,18 +278,13 @@ class _DepthwiseOnGpu(torch.autograd.Function):
         return of_x, of_weight, None, None
 
 
-def _vector(channels: int) -> int:
-    """Return how many neighbouring channels a thread takes at once."""
-    return _EIGHT if channels % _EIGHT == 0 else 1
-
-
 def _convolved(x: Tensor, taps: Tensor, stride: int, before: int, out: Sequence[int], *, flipped: bool) -> Tensor:
     """Return the convolution, of sides `out`, with taps `[k, k, C]`, which may be turned by half a circle."""
     images, channels, height, width = x.shape
     kernel, (out_height, out_width) = len(taps), out
     y = torch.empty((images, channels, *out), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    vec = _vector(channels)
-    block = _BLOCK * _EIGHT // vec
+    vec = vector(channels)
+    block = _BLOCK * VECTOR // vec
     groups, bands = channels // vec, -(-out_height // _ROWS)
     blocks = -(-out_width * groups // block)
     first, step = (kernel * kernel - 1, -1) if flipped else (0, 1)
@@ -306,8 +300,8 @@ def _strided_image_gradient(gradient: Tensor, taps: Tensor, stride: int, before:
     images, channels, height, width = shape
     out_height, out_width = gradient.shape[2:]
     x = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
-    kernel, vec = len(taps), _vector(channels)
-    rows, block = _STRIDED_ROWS[kernel], _BLOCK * _EIGHT // vec
+    kernel, vec = len(taps), vector(channels)
+    rows, block = _STRIDED_ROWS[kernel], _BLOCK * VECTOR // vec
     groups, first = channels // vec, before // stride
     bands = -(-((before + height - 1) // stride - first + 1) // rows)
     columns = (before + width - 1) // stride - first + 1
@@ -324,10 +318,10 @@ def _gradient_of_weight(x: Tensor, gradient: Tensor, kernel: int, stride: int, b
     images, channels, height, width = x.shape
     out_height, out_width = gradient.shape[2:]
     rows, block_p, block_c, registers = _WEIGHT_TILES[kernel, stride]
-    vec, bands = _vector(channels), -(-out_height // rows)
+    vec, bands = vector(channels), -(-out_height // rows)
     places = images * bands * out_width
     tiles, pieces = -(-places // block_p), -(-channels // block_c)
-    steps = -(-tiles // max(1, _PROGRAMS * _processors(x.device) // pieces))
+    steps = -(-tiles // max(1, _PROGRAMS * processors(x.device) // pieces))
     chunks = -(-tiles // steps)
     partial = torch.empty((chunks, kernel, kernel, channels), dtype=torch.float32, device=x.device)
     grid = (pieces, chunks)
@@ -343,7 +337,3 @@ def _launch(
 ) -> None:
     images: Tensor = arguments[0]
     launch(kernel, grid, (images.device, images.dtype), arguments, constants, num_warps=_WARPS, num_stages=1, **options)
-
-
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -56,6 +56,20 @@ def compiling() -> Iterator[None]:
             _compiling = False
 
 
+VECTOR = 8
+"""Channels that a thread takes at once, 16 bytes of 16 bits each, where they come in so many."""
+
+
+def vector(channels: int) -> int:
+    """Return how many neighbouring channels a thread takes at once."""
+    return VECTOR if channels % VECTOR == 0 else 1
+
+
+def processors(device: torch.device) -> int:
+    """Return the number of a GPU's multiprocessors; 1 where kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
 def aligned(x: Tensor) -> Tensor:
     """Return images in channels-last layout that begin where 16 bytes can be loaded at once: themselves, or a copy."""
     x = x.contiguous(memory_format=torch.channels_last)

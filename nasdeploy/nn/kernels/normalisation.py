@@ -21,10 +21,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nasdeploy.nn.kernels.launching import aligned, compiling, launch
+from nasdeploy.nn.kernels.launching import VECTOR, aligned, compiling, launch, processors, vector
 
-VEC, BLOCK = 8, 128
-"""Columns that a thread reads together, 16 bytes of 16 bits each, and those of a program."""
+BLOCK = 128
+"""Columns of a program."""
 LANES, UNROLL, GRADIENT_UNROLL = 16, 4, 2
 """Long rows with sums of their own, and how many times as many, a tile, are read at once; and with gradients beside."""
 WARPS, REGISTERS, PROGRAMS_PER_PROCESSOR = 8, 80, 3
@@ -279,14 +279,13 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=65536)
 def _plan(rows: int, channels: int, device: torch.device) -> _Plan:
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    vec, fold, tile = VEC if channels % VEC == 0 else 1, 1, LANES * UNROLL
+    vec, fold, tile = vector(channels), 1, LANES * UNROLL
     # At most a sixteenth of the lanes may be idle. None is where the fold is `BLOCK`.
     while -(-channels * fold // BLOCK) * BLOCK * 15 > channels * fold * 16:
         fold *= 2
     groups, (full, odd), blocks = channels // vec, divmod(rows, fold), -(-channels * fold // BLOCK)
     tiles = -(-rows // (fold * tile))
-    steps = -(-tiles // max(1, PROGRAMS_PER_PROCESSOR * processors // blocks))
+    steps = -(-tiles // max(1, PROGRAMS_PER_PROCESSOR * processors(device) // blocks))
     chunks = -(-tiles // steps)
     sizes, pieces = (groups, groups * fold, full, groups * odd), (chunks * fold, full, odd, steps * tile, fold)
     return _Plan((blocks, chunks, 1), vec, sizes, steps, pieces)
@@ -369,8 +368,8 @@ class _BatchNorm(torch.autograd.Function):
 
 def launch_all(dtype: torch.dtype, device: torch.device, activation: str = "none") -> None:
     """Launch what normalisation needs with an activation, or with none and a residual, once each."""
-    x = torch.empty((1, VEC, 4, 4), dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    weight, statistics = (torch.empty(shape, device=device) for shape in (VEC, (2, VEC)))
+    x = torch.empty((1, VECTOR, 4, 4), dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    weight, statistics = (torch.empty(shape, device=device) for shape in (VECTOR, (2, VECTOR)))
     normalised = _Normalised(x, weight, weight, 1e-5, activation)
     normalised.forward(None)
     normalised.backward(x, statistics)

@@ -13,9 +13,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nasdeploy.nn.kernels.launching import aligned, launch
+from nasdeploy.nn.kernels.launching import VECTOR, aligned, launch, vector
 
-_EIGHT = 8
 _PLACES, _CHANNELS, _WARPS = 16, 64, 4
 
 
@@ -98,7 +97,7 @@ def scaled(images: Tensor, gate: Tensor) -> Tensor:
 
 def launch_all(dtype: torch.dtype, device: torch.device) -> None:
     """Launch each kernel once."""
-    x, gate = (torch.empty(shape, dtype=dtype, device=device) for shape in ((1, _EIGHT, 2, 2), (1, _EIGHT)))
+    x, gate = (torch.empty(shape, dtype=dtype, device=device) for shape in ((1, VECTOR, 2, 2), (1, VECTOR)))
     _launched(_means, x, x, gate)
     _launched(_means_back, x, x, gate, x)
     _launched(_scale, x, x, gate, x)
@@ -145,7 +144,7 @@ class _ScaleOnGpu(torch.autograd.Function):
 def _launched(kernel: Any, images: Tensor, *tensors: Tensor) -> None:
     """Launch a kernel for all images and channels."""
     count, channels, height, width = images.shape
-    vec = _EIGHT if channels % _EIGHT == 0 else 1
+    vec = vector(channels)
     grid, arguments = (count, -(-channels // _CHANNELS)), (*tensors, height * width, channels // vec)
     with torch.cuda.device_of(images):
         kind = (images.device, *(tensor.dtype for tensor in tensors))
